@@ -1,0 +1,57 @@
+# Everything done twice has a target here; `make help` lists them.
+PYTHON ?= python3
+OUT    ?= results/quickstart
+SEED   ?= 0
+
+BIN := .venv/bin
+# One line an epoch and nothing else; a failed notebook still says why.
+RUN := $(BIN)/papermill --kernel python3 --no-progress-bar --log-level ERROR --stdout-file -
+
+.DEFAULT_GOAL := help
+.PHONY: help study test test-all lint format lab clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,test]'
+	@touch $@
+
+study: .venv/installed  ## train TSN and CT-Net on the built-in data; the summary goes to $(OUT)
+	@mkdir -p $(OUT)
+	@$(BIN)/python -m ctlib arrow
+	@$(MAKE) --no-print-directory -j2 train-TSN train-CT-Net
+	@$(RUN) notebooks/quickstart.ipynb $(OUT)/quickstart.ipynb -p runs_dir $(OUT)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input --output-dir $(OUT) $(OUT)/quickstart.ipynb
+	@echo "read $(OUT)/quickstart.html"
+
+# Two runs side by side, a core each: the quickest way through two cores.
+train-TSN: MODEL = tsn_quickstart
+train-CT-Net: MODEL = ctnet_quickstart
+.PHONY: train-TSN train-CT-Net
+train-TSN train-CT-Net: train-%:
+	@$(RUN) notebooks/train.ipynb $(OUT)/train_$*.ipynb -p name $* -p model $(MODEL) -p seed $(SEED) -p out_dir $(OUT)
+
+test: .venv/installed  ## all tests but the slow ones (at most 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/installed  ## all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## ruff over modules and notebooks; stored outputs are refused
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution' notebooks/*.ipynb
+
+format: .venv/installed  ## mend what `make lint` can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution' notebooks/*.ipynb
+
+lab: .venv/installed  ## JupyterLab on notebooks/
+	$(BIN)/jupyter lab --notebook-dir=. notebooks/quickstart.ipynb
+
+clean:  ## remove .venv and caches; results and data stay
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

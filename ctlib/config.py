@@ -1,0 +1,148 @@
+"""What a run is made of, as frozen dataclasses: model, data, recipe, run.
+
+An ablation is `dataclasses.replace(base, part=other)`. Each value is checked when it is set, and an
+unknown key is refused with the nearest known one, so a run never starts with a parameter that
+nothing reads.
+"""
+
+import difflib
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields
+
+
+def unknown_name(kind: str, name: str, known) -> str:
+    """The text of an error: what is unknown, the nearest known name, and all that there are."""
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}"
+
+
+def check_choice(kind: str, name, known) -> None:
+    """Raise ValueError unless `name` is one of `known`."""
+    if name not in known:
+        raise ValueError(unknown_name(kind, name, known))
+
+
+def check_type(name: str, value, kind) -> None:
+    """Raise TypeError unless `value` is of the annotated type `kind`; an int serves as a float."""
+    if not _is_a(value, kind):
+        kind_name = getattr(kind, "__name__", str(kind))
+        raise TypeError(f"{name} must be {kind_name}, got {type(value).__name__} {value!r}")
+
+
+def _is_a(value, kind) -> bool:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_a(value, arg) for arg in args)
+    if origin is tuple:
+        kinds = [args[0]] * len(value) if isinstance(value, tuple) and args[-1] is Ellipsis else args
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, value, kinds))
+    if origin is list:
+        return isinstance(value, list) and all(_is_a(item, args[0]) for item in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _tuples(value):
+    """Lists, as JSON and papermill give them, to the tuples that a frozen dataclass holds."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+class Config:
+    """What the dataclasses below share: checked values, and the way to a dict and back."""
+
+    def __post_init__(self):
+        hints = typing.get_type_hints(type(self))
+        for entry in fields(self):
+            value = _tuples(getattr(self, entry.name))
+            object.__setattr__(self, entry.name, value)
+            check_type(entry.name, value, hints[entry.name])
+            low = entry.metadata.get("at_least")
+            if low is not None and value is not None and value < low:
+                raise ValueError(f"{entry.name} must be at least {low}, got {value}")
+            if "one_of" in entry.metadata:
+                check_choice(entry.name, value, entry.metadata["one_of"])
+
+    def to_dict(self) -> dict:
+        """Plain values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict):
+        """The inverse of `to_dict`. Raises ValueError on an unknown key, naming the nearest."""
+        hints = typing.get_type_hints(cls)
+        made = {}
+        for key, value in values.items():
+            check_choice(f"key of {cls.__name__}", key, hints)
+            nested = isinstance(hints[key], type) and issubclass(hints[key], Config) and isinstance(value, dict)
+            made[key] = hints[key].from_dict(value) if nested else value
+        return cls(**made)
+
+
+def at_least(low, default):
+    return field(default=default, metadata={"at_least": low})
+
+
+def one_of(choices, default):
+    return field(default=default, metadata={"one_of": tuple(choices)})
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """A network: a 2D trunk over frames, and what stands for the 3x3 convolution in which blocks."""
+
+    num_classes: int = at_least(1, 174)
+    num_frames: int = at_least(1, 8)  # T, frames a clip; the network takes any other T too
+    trunk: str = "resnet50"  # a name of `models.TRUNKS`
+    blocks: str | tuple[tuple[int, ...], ...] = "stage2-5"  # a name of `models.PLACEMENTS`, or indices a stage
+    dims: int | tuple[int, ...] = 2  # K, or the sizes (C_1, ..., C_K); -1 takes the rest
+    kernels: tuple[int, int, int] | tuple[tuple[int, int, int], ...] = (3, 3, 3)  # (t, h, w), one or one a size
+    connection: str = "parallel"  # of space and time: parallel, serial, coupling
+    pointwise: bool = True  # a dense point-wise convolution between sub-operations
+    excitation: str = "te"  # te, se, none
+    dropout: float = at_least(0, 0.5)  # before the classifier
+    weights: str | None = None  # of the trunk: None (random) or "imagenet"
+
+
+@dataclass(frozen=True)
+class DataConfig(Config):
+    """Which clips a network sees, in training and in testing."""
+
+    name: str = "arrow"  # a name of `data.catalog.DATASETS`
+    root: str = ""  # the folder of the data set
+    size: int = at_least(2, 256)  # pixels, height and width of the network's input
+    short_side: int | None = at_least(2, None)  # pixels, to which a test frame's shorter side is brought; None: size
+    flip: bool = False  # random horizontal flip, with the labels of left/right classes swapped by name
+    clips: int = at_least(1, 1)  # test clips a video
+    crops: int = one_of((1, 3), 1)  # test crops a clip
+    workers: int = at_least(0, 2)  # loader processes
+
+
+@dataclass(frozen=True)
+class RecipeConfig(Config):
+    """How a network is trained (appendix A.1; the defaults are its Something-Something recipe)."""
+
+    epochs: int = at_least(1, 45)
+    batch: int = at_least(1, 64)  # clips a step
+    lr: float = at_least(0, 0.02)  # at batch 64; scaled by batch / 64
+    warmup: float = at_least(0, 10)  # epochs of linear warm-up
+    momentum: float = at_least(0, 0.9)
+    weight_decay: float = at_least(0, 5e-4)  # not on biases and batch norms
+    clip_norm: float = at_least(0, 20.0)  # bound on the norm of all gradients together
+    label_smoothing: float = at_least(0, 0.0)
+    precision: str = one_of(("auto", "fp32", "bf16", "fp16"), "auto")  # auto: fp32 on CPU; bf16, else fp16, on GPU
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """One training run: everything that its numbers depend on, but for the machine."""
+
+    name: str = "ctnet"  # what the row is called in tables and figures
+    seed: int = at_least(0, 0)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    recipe: RecipeConfig = RecipeConfig()

@@ -1,0 +1,190 @@
+"""The Channel Tensorization Module: K sub-operations, one a sub-dimension (sections 3.1 and 3.2).
+
+A sub-operation convolves along its sub-dimension in space and time. Three connections of the two
+are compared in Table 2c; each is a class here, and a sub-operation of its own.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ctlib.excitation import EXCITATIONS
+from ctlib.tensorize import TensorSeparableConv, resolve_dims, rotate
+
+Kernel = tuple[int, int, int]
+
+
+class ConvBNReLU(nn.Sequential):
+    """ReLU(BN(TSConv(x))). (N, C, T, H, W) -> (N, C_out, T, H, W)."""
+
+    def __init__(self, channels: int, size: int, kernel_size: Kernel, out_channels: int | None = None):
+        conv = TensorSeparableConv(channels, size, kernel_size, out_channels)
+        super().__init__(conv, nn.BatchNorm3d(conv.out_channels), nn.ReLU(inplace=True))
+
+
+class Parallel(nn.Module):
+    """Spatial and temporal convolution side by side, added: Eq. (5); with excitation, Eq. (6)-(8).
+
+    Args:
+        channels: C of the input.
+        size: C_k.
+        kernel_size: (t, h, w); the spatial convolution takes 1 x h x w, the temporal t x 1 x 1.
+        excitation: a name of `EXCITATIONS`.
+        out_channels: C of the output; `channels` if not given.
+
+    Shape:
+        (N, C, T, H, W) -> (N, C_out, T, H, W)
+    """
+
+    def __init__(
+        self, channels: int, size: int, kernel_size: Kernel, excitation: str = "none", out_channels: int | None = None
+    ):
+        super().__init__()
+        t, h, w = kernel_size
+        self.spatial = ConvBNReLU(channels, size, (1, h, w), out_channels)
+        self.temporal = ConvBNReLU(channels, size, (t, 1, 1), out_channels)
+        self.excitation = _excitation(excitation, self.spatial[0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.excitation
+        return gate.channel(gate.spatial(self.spatial(x)) + gate.temporal(self.temporal(x)))
+
+
+class Serial(Parallel):
+    """The temporal convolution after the spatial one. Arguments and shapes as in `Parallel`.
+
+    The paper shows excitation with the parallel connection only; here each gate follows its own
+    convolution and the channel gate comes last.
+    """
+
+    def __init__(
+        self, channels: int, size: int, kernel_size: Kernel, excitation: str = "none", out_channels: int | None = None
+    ):
+        super().__init__(channels, size, kernel_size, excitation, out_channels)
+        wide = self.spatial[0].out_channels
+        self.temporal = ConvBNReLU(wide, wide // self.spatial[0].groups, (kernel_size[0], 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.excitation
+        return gate.channel(gate.temporal(self.temporal(gate.spatial(self.spatial(x)))))
+
+
+class Coupling(nn.Module):
+    """One t x h x w convolution, Eq. (2). Arguments and shapes as in `Parallel`.
+
+    Raises:
+        ValueError: `excitation` gates spatial and temporal features, which are not apart here.
+    """
+
+    def __init__(
+        self, channels: int, size: int, kernel_size: Kernel, excitation: str = "none", out_channels: int | None = None
+    ):
+        super().__init__()
+        if EXCITATIONS[excitation].has_branches:
+            raise ValueError(
+                f"excitation {excitation!r} needs spatial and temporal features apart: "
+                "take connection 'parallel' or 'serial', not 'coupling'"
+            )
+        self.conv = ConvBNReLU(channels, size, kernel_size, out_channels)
+        self.excitation = _excitation(excitation, self.conv[0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.excitation.channel(self.conv(x))
+
+
+CONNECTIONS = {"coupling": Coupling, "serial": Serial, "parallel": Parallel}
+
+
+def _excitation(name: str, conv: TensorSeparableConv) -> nn.Module:
+    """The excitation of what `conv` puts out: as many groups, so the size follows the channels."""
+    return EXCITATIONS[name](conv.out_channels, conv.out_channels // conv.groups)
+
+
+class PointwiseConv(nn.Sequential):
+    """The dense 1x1x1 convolution between two sub-operations, with BN and ReLU (section 3.3).
+
+    Shape:
+        (N, C, T, H, W) -> the same
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(
+            TensorSeparableConv(channels, channels, (1, 1, 1)), nn.BatchNorm3d(channels), nn.ReLU(inplace=True)
+        )
+
+
+class CTModule(nn.Module):
+    """Channel tensorization in place of a 3x3 convolution: (N, C, T, H, W) -> (N, C_out, T, H, W).
+
+    Sub-operation k mixes C_k channels over a spatio-temporal kernel; the channel grid then turns,
+    so that sub-operation k + 1 finds its own sub-dimension in front. After the last the channels
+    are in their first order again, all C have interacted, and the receptive field has grown with
+    each (section 3.1).
+
+    Three settings of it are known by other names (section 3.3), all with connection "coupling":
+    C3D is K = 1 with 3x3x3; R(2+1)D has dims (C, C) with 1x3x3 then 3x1x1; CSN has dims (C, 1)
+    with 1x1x1 then 3x3x3.
+
+    Args:
+        channels: C of the input.
+        dims: K, or the sizes (C_1, ..., C_K); see `resolve_dims`.
+        kernels: (t, h, w) for all sub-operations, or one for each.
+        connection: "parallel", "serial" or "coupling" of space and time.
+        pointwise: a dense point-wise convolution after each sub-operation but the last.
+        excitation: "te", "se" or "none".
+        out_channels: C_out, where the convolution replaced changes the channels; the first
+            sub-operation does so, with as many groups as it has on C.
+
+    Raises:
+        ValueError: sizes that do not multiply to C, another number of kernels than of sizes, an
+            unknown connection or excitation, or "te" with "coupling".
+
+    Example:
+        >>> module = CTModule(64)
+        >>> module.dims, module(torch.zeros(1, 64, 8, 14, 14)).shape
+        ((8, 8), torch.Size([1, 64, 8, 14, 14]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dims: int | tuple[int, ...] = 2,
+        kernels: Kernel | Sequence[Kernel] = (3, 3, 3),
+        connection: str = "parallel",
+        pointwise: bool = True,
+        excitation: str = "te",
+        out_channels: int | None = None,
+    ):
+        super().__init__()
+        out_channels = channels if out_channels is None else out_channels
+        if connection not in CONNECTIONS:
+            raise ValueError(f"connection must be one of {', '.join(CONNECTIONS)}, got {connection!r}")
+        if excitation not in EXCITATIONS:
+            raise ValueError(f"excitation must be one of {', '.join(EXCITATIONS)}, got {excitation!r}")
+        self.dims = resolve_dims(out_channels, dims)
+        if isinstance(kernels[0], int):
+            kernels = [kernels] * len(self.dims)
+        if len(kernels) != len(self.dims):
+            raise ValueError(f"{len(self.dims)} sub-dimensions need as many kernels, got {len(kernels)}: {kernels}")
+
+        self.sub_operations = nn.ModuleList()
+        width = channels
+        for size, kernel in zip(self.dims, kernels, strict=True):
+            groups = out_channels // size
+            if width % groups:
+                raise ValueError(f"{width} input channels do not divide into the {groups} groups of {out_channels}")
+            self.sub_operations.append(
+                CONNECTIONS[connection](width, width // groups, tuple(kernel), excitation, out_channels)
+            )
+            width = out_channels
+        between = len(self.dims) - 1 if pointwise else 0
+        self.pointwise = nn.ModuleList(PointwiseConv(out_channels) for _ in range(between))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for k, (sub_operation, size) in enumerate(zip(self.sub_operations, self.dims, strict=True)):
+            x = sub_operation(x)
+            if k < len(self.pointwise):
+                x = self.pointwise[k](x)
+            x = rotate(x, size)
+        return x

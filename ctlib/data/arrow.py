@@ -1,0 +1,331 @@
+"""Arrow of Time, the built-in data set: actions in pairs, the second the first played backwards.
+
+A pair's two classes share every single frame, so which of the two a clip shows is told by the
+order of its frames alone. A network that averages frame scores, as TSN does, finds the pair and
+cannot pass 50 %, however long it trains; all above that line is temporal modelling.
+
+Made data, not a benchmark: textured shapes on textured backgrounds, random in position, size,
+speed, phase and orientation, written as real video files with a training and a validation list.
+"""
+
+import colorsys
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from ctlib.config import Config, at_least
+from ctlib.data.video import write_frames
+
+VERSION = 1  # of the pictures drawn: a change of them is another data set
+
+
+@dataclass(frozen=True)
+class ArrowConfig(Config):
+    """What an Arrow of Time data set is made from; equal values give equal files."""
+
+    train_clips: int = at_least(2, 1600)
+    val_clips: int = at_least(2, 480)
+    num_frames: int = at_least(48, 48)  # a video; a multiple of 48, so that 8, 12, 16 and 24 segments are equal
+    size: int = at_least(16, 64)  # pixels, height and width
+    difficulty: float = at_least(0, 0.2)  # 0 to 1: smaller, shorter motion, distractors, camera shake, noise
+    seed: int = at_least(0, 0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.train_clips % 2 or self.val_clips % 2:
+            raise ValueError(f"clips come in pairs, got {self.train_clips} and {self.val_clips}")
+        if self.num_frames % 48:
+            raise ValueError(f"num_frames must be a multiple of 48, got {self.num_frames}")
+        if self.size % 2 or self.difficulty > 1:
+            raise ValueError(f"size must be even and difficulty at most 1, got {self.size} and {self.difficulty}")
+
+
+class Rendered(NamedTuple):
+    """A clip as drawn, before it is coded."""
+
+    frames: np.ndarray  # uint8 (n, H, W, 3)
+    mask: np.ndarray  # bool (n, H, W), where the acting object is
+
+
+# ---------------------------------------------------------------- the actions
+# An action turns progress s, (n,) from 0 to 1, into the poses of one or two objects. Lengths are in
+# heights of the picture, its centre at 0, y downwards; angles in radians, clockwise on the screen.
+
+
+def _pose(s, x=0.0, y=0.0, scale_x=1.0, scale_y=1.0, angle=0.0, opacity=1.0) -> np.ndarray:
+    """(n, 6): x, y, scale_x, scale_y, angle, opacity."""
+    return np.stack([np.broadcast_to(value, s.shape) for value in (x, y, scale_x, scale_y, angle, opacity)], axis=1)
+
+
+def _path(s, rng, extent, angle):
+    """Positions along a line of length `extent` in direction `angle` through a random place."""
+    room = max(0.0, 0.38 - extent / 2)
+    along, across = rng.uniform(-room, room), rng.uniform(-0.25, 0.25)
+    forth = (s - 0.5) * extent + along
+    return forth * math.cos(angle) - across * math.sin(angle), forth * math.sin(angle) + across * math.cos(angle)
+
+
+def _push_right(s, rng, reach):
+    x, y = _path(s, rng, 0.6 * reach, 0.0)
+    return [_pose(s, x, y)]
+
+
+def _fall(s, rng, reach):
+    x, y = _path(s, rng, 0.6 * reach, math.pi / 2)
+    return [_pose(s, x, y)]
+
+
+def _grow(s, rng, reach):
+    scale = 0.7 * (1 + 1.2 * reach) ** s
+    return [_pose(s, *_place(rng), scale, scale)]
+
+
+def _turn_clockwise(s, rng, reach):
+    return [_pose(s, *_place(rng), 1.6, 0.8, s * math.radians(130) * reach)]
+
+
+def _appear(s, rng, reach):
+    return [_pose(s, *_place(rng), opacity=1 - reach * (1 - s))]
+
+
+def _come_together(s, rng, reach):
+    angle, (x, y) = rng.uniform(0, math.pi), _place(rng, 0.1)
+    gap = 0.14 + (1 - s) * 0.22 * reach
+    dx, dy = gap * math.cos(angle), gap * math.sin(angle)
+    return [_pose(s, x + dx, y + dy, 0.8, 0.8), _pose(s, x - dx, y - dy, 0.8, 0.8)]
+
+
+def _cover(s, rng, reach):
+    angle, (x, y) = rng.uniform(0, 2 * math.pi), _place(rng, 0.1)
+    gap = (1 - s) * 0.38 * reach
+    still, over = _pose(s, x, y), _pose(s, x + gap * math.cos(angle), y + gap * math.sin(angle), 1.15, 1.15)
+    return [still, over]
+
+
+def _stretch(s, rng, reach):
+    ratio = (1 + 1.0 * reach) ** s
+    return [_pose(s, *_place(rng), ratio, 1 / ratio, rng.uniform(0, math.pi))]
+
+
+def _place(rng, room: float = 0.22):
+    return rng.uniform(-room, room, 2)
+
+
+# The pairs: what the action is called, what it is called backwards, and how it goes.
+ACTIONS: list[tuple[str, str, Callable]] = [
+    ("Pushing something from left to right", "Pushing something from right to left", _push_right),
+    ("Something falling down", "Something rising up", _fall),
+    ("Something growing", "Something shrinking", _grow),
+    ("Turning something clockwise", "Turning something counter-clockwise", _turn_clockwise),
+    ("Something appearing", "Something disappearing", _appear),
+    ("Two things coming together", "Two things moving apart", _come_together),
+    ("Covering something", "Uncovering something", _cover),
+    ("Stretching something", "Squeezing something", _stretch),
+]
+CLASSES = tuple(name for forward, backward, _ in ACTIONS for name in (forward, backward))
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def _noise(rng, channels: int, size: int, cells: tuple[int, ...]) -> torch.Tensor:
+    """Smooth random texture, (channels, size, size), roughly in [-1, 1]: one octave a cell count."""
+    octaves = [
+        F.interpolate(
+            torch.from_numpy(rng.uniform(-1, 1, (1, channels, n, n)).astype(np.float32)), (size, size), mode="bicubic"
+        )
+        for n in cells
+    ]
+    return torch.cat(octaves).mean(0)
+
+
+def _sprite(rng, size: int) -> torch.Tensor:
+    """A textured shape, (4, size, size): RGB in [0, 1] and its coverage."""
+    axis = torch.linspace(-1.25, 1.25, size)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    radius, angle = torch.hypot(x, y), torch.atan2(y, x)
+    lobes, depth, phase = int(rng.integers(2, 6)), rng.uniform(0.1, 0.3), rng.uniform(0, 2 * math.pi)
+    outline = 1 - depth * (1 + torch.cos(lobes * angle + phase)) / 2
+    coverage = ((outline - radius) * size / 4).clamp(0, 1)
+    colour = torch.tensor(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.6, 1.0)))
+    texture = 0.5 * _noise(rng, 3, size, (3, 5))
+    return torch.cat([(colour[:, None, None] + texture).clamp(0, 1), coverage[None]])
+
+
+def _drift(rng, n: int, reach: float) -> np.ndarray:
+    """A smooth random path, (n, 2), within about `reach`."""
+    t = np.linspace(0, 2 * math.pi, n)[:, None]
+    waves = [np.sin(t * rng.uniform(0.3, 2.0, 2) + rng.uniform(0, 2 * math.pi, 2)) for _ in range(2)]
+    return reach * (waves[0] + waves[1]) / 2
+
+
+def _layer(sprite: torch.Tensor, poses: np.ndarray, radius: float, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a sprite at each pose: RGB (n, 3, size, size) and its coverage (n, 1, size, size)."""
+    x, y, scale_x, scale_y, angle, opacity = torch.from_numpy(poses.astype(np.float32)).unbind(1)
+    cos, sin = angle.cos(), angle.sin()
+    # From a point of the picture ([-1, 1]) back to one of the sprite: shift, turn back, scale back.
+    to_x, to_y = 0.4 / (radius * scale_x), 0.4 / (radius * scale_y)  # the sprite's shape spans 0.8 of its picture
+    theta = torch.stack(
+        [
+            torch.stack([cos, sin, -2 * (cos * x + sin * y)], 1) * to_x[:, None],
+            torch.stack([-sin, cos, -2 * (cos * y - sin * x)], 1) * to_y[:, None],
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(theta, [len(poses), 4, size, size], align_corners=False)
+    drawn = F.grid_sample(sprite.expand(len(poses), -1, -1, -1), grid, align_corners=False)
+    return drawn[:, :3], drawn[:, 3:] * opacity[:, None, None, None]
+
+
+def _progress(rng, n: int, difficulty: float) -> np.ndarray:
+    """Progress of the action, (n,) from 0 to 1: still before and after it, smooth in between."""
+    still = 0.15 + 0.25 * difficulty
+    start, end = rng.uniform(0, still), 1 - rng.uniform(0, still)
+    s = np.clip((np.linspace(0, 1, n) - start) / (end - start), 0, 1)
+    ease = rng.uniform(0, 1)
+    return (1 - ease) * s + ease * s * s * (3 - 2 * s)
+
+
+def render(config: ArrowConfig, split: str, pair: int) -> Rendered:
+    """Draw the forward clip of a pair; its partner is the same, reversed. Pair i shows action i mod 8.
+
+    Deterministic: everything random is drawn from (seed, split, pair).
+    """
+    rng = np.random.default_rng([VERSION, config.seed, ("train", "val").index(split), pair])
+    n, size, hard = config.num_frames, config.size, config.difficulty
+    action = ACTIONS[pair % len(ACTIONS)][2]
+
+    margin = 1.3  # the background is wider than the picture, as the camera shakes
+    wide = int(size * margin)
+    contrast = 0.2 + 0.4 * hard
+    texture = 0.6 * _noise(rng, 1, wide, (3, 6, 12)) + 0.4 * _noise(rng, 3, wide, (3, 6, 12))
+    background = rng.uniform(0.35, 0.65) + contrast * texture
+    background = torch.cat([background, torch.ones(1, wide, wide)]).clamp(0, 1)
+    shake = _drift(rng, n, 0.05 * hard)
+
+    def moved(poses: np.ndarray, reach: float) -> np.ndarray:
+        poses = poses.copy()
+        poses[:, :2] += shake + _drift(rng, n, reach)
+        return poses
+
+    layers = []
+    for _ in range(rng.binomial(4, hard)):
+        where = _pose(np.zeros(n), *rng.uniform(-0.45, 0.45, 2), angle=rng.uniform(0, 2 * math.pi))
+        layers.append((_sprite(rng, 24), moved(where, 0.1 * hard), rng.uniform(0.04, 0.08), False))
+    reach = rng.uniform(0.75, 1.0) * (1 - 0.6 * hard)
+    turn, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.13, 0.19)
+    for poses in action(_progress(rng, n, hard), rng, reach):
+        poses[:, 4] += turn
+        layers.append((_sprite(rng, 32), moved(poses, 0.02 * hard), radius, True))
+
+    picture, _ = _layer(background, _pose(np.zeros(n)) + np.pad(shake, ((0, 0), (0, 4))), 0.4 * margin, size)
+    mask = torch.zeros(n, 1, size, size, dtype=torch.bool)
+    for sprite, poses, layer_radius, acting in layers:
+        colour, coverage = _layer(sprite, poses, layer_radius, size)
+        picture = picture + coverage * (colour - picture)
+        if acting:
+            mask |= coverage > 0.25
+    noise = torch.from_numpy(rng.standard_normal((n, 1, size, size), dtype=np.float32))
+    picture = (255 * picture + 6 * hard * noise).round().clamp(0, 255).to(torch.uint8)
+    return Rendered(picture.permute(0, 2, 3, 1).contiguous().numpy(), mask[:, 0].numpy())
+
+
+# ---------------------------------------------------------------- files
+
+
+class _PairWriter(Dataset):
+    """Item i draws pair i of a split and writes both of its videos; returns their list lines."""
+
+    def __init__(self, config: ArrowConfig, split: str, pairs: int, folder: Path):
+        self.config, self.split, self.pairs, self.folder = config, split, pairs, folder
+
+    def __len__(self) -> int:
+        return self.pairs
+
+    def __getitem__(self, pair: int) -> list[str]:
+        frames = render(self.config, self.split, pair).frames
+        lines = []
+        for backward, shown in enumerate((frames, frames[::-1])):
+            name = f"{self.split}/{pair:06d}_{('forward', 'backward')[backward]}.mp4"
+            write_frames(self.folder / name, shown)
+            lines.append(f"{name} {len(shown)} {2 * (pair % len(ACTIONS)) + backward}\n")
+        return lines
+
+
+def pair_of(source: str) -> str:
+    """What the two clips of a mirrored pair have in common in their file names."""
+    return Path(source).stem.rsplit("_", 1)[0]
+
+
+def write(
+    config: ArrowConfig, root: str | Path, workers: int = 2, on_clips: Callable[[int, int], None] | None = None
+) -> Path:
+    """Write the data set: videos, `classes.txt`, `train.txt`, `val.txt`, and `arrow.json` last.
+
+    All of it is written beside `root` and renamed, so that `root` holds a whole data set or nothing.
+
+    Args:
+        config: what to make.
+        root: the folder to make; must not exist.
+        workers: processes that draw and encode.
+        on_clips: called with how many clips are written and how many there will be.
+
+    Raises:
+        FileExistsError: `root` is there already.
+    """
+    root = Path(root)
+    if root.exists():
+        raise FileExistsError(f"{root} is there already; delete it or choose another folder")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        done, total = 0, config.train_clips + config.val_clips
+        for split, clips in (("train", config.train_clips), ("val", config.val_clips)):
+            (partial / split).mkdir()
+            writer = _PairWriter(config, split, clips // 2, partial)
+            with open(partial / f"{split}.txt", "w", encoding="utf-8") as lines:
+                for pair_lines in DataLoader(writer, batch_size=None, num_workers=workers):
+                    lines.writelines(pair_lines)
+                    done += len(pair_lines)
+                    if on_clips is not None:
+                        on_clips(done, total)
+        (partial / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+        (partial / "arrow.json").write_text(json.dumps(_stamp(config), indent=2) + "\n", encoding="utf-8")
+        partial.chmod(0o755)
+        os.rename(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def ensure(config: ArrowConfig, on_clips: Callable[[int, int], None] | None = None) -> Path:
+    """The folder of this data set in the cache, written now if it is not there.
+
+    The cache is `$CTLIB_CACHE`, or `~/.cache/ctlib`; each configuration has a folder of its own.
+    """
+    cache = Path(os.environ.get("CTLIB_CACHE") or Path.home() / ".cache" / "ctlib")
+    digest = hashlib.sha256(json.dumps(_stamp(config), sort_keys=True).encode()).hexdigest()[:10]
+    root = cache / f"arrow-{digest}"
+    if not root.exists():
+        try:
+            write(config, root, on_clips=on_clips)
+        except OSError:
+            if not root.exists():  # else another process has just made the same
+                raise
+    return root
+
+
+def _stamp(config: ArrowConfig) -> dict:
+    return {"version": VERSION, **config.to_dict()}

@@ -1,0 +1,143 @@
+"""Samples to batches of clips: sampling, decoding and transforms in one path, and its loaders."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ctlib.config import DataConfig, check_choice
+from ctlib.data import transforms, video
+from ctlib.data.catalog import Samples
+from ctlib.data.sampling import SAMPLINGS
+
+
+class ClipDataset(Dataset):
+    """Clips of the videos in `samples`, each decoded when it is asked for.
+
+    In training, an item is one random view; what is random about it depends on (seed, epoch, index)
+    alone, so neither the number of workers nor a restart changes it. In testing, an item holds all
+    views of the video, clips x crops of them, clip by clip.
+
+    Args:
+        samples: what to read.
+        num_frames: T.
+        size: pixels, height and width of a clip.
+        sampling: a name of `SAMPLINGS`; the data set's own if not given.
+        train: random views, or all test views.
+        flip: horizontal flips in training, with labels swapped by name (`transforms.flipped_labels`).
+        short_side: pixels, to which test frames are brought before the crop; `size` if not given.
+        clips, crops: test views a video.
+        seed: of everything random.
+
+    Shape:
+        item (epoch, index) in training -> (3, T, size, size), label
+        item index in testing -> (clips * crops, 3, T, size, size), label
+
+    Raises:
+        video.VideoError: a video is missing, unreadable, or has fewer frames than its list says.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        num_frames: int,
+        size: int,
+        sampling: str | None = None,
+        train: bool = False,
+        flip: bool = False,
+        short_side: int | None = None,
+        clips: int = 1,
+        crops: int = 1,
+        seed: int = 0,
+    ):
+        name = samples.sampling if sampling is None else sampling
+        check_choice("sampling", name, SAMPLINGS)
+        self.short_side = size if short_side is None else short_side
+        if self.short_side < size:
+            raise ValueError(f"short_side must be at least size, got {short_side} and {size}")
+        self.samples, self.num_frames, self.size, self.sampling = samples, num_frames, size, SAMPLINGS[name]
+        self.train, self.clips, self.crops, self.seed = train, clips, crops, seed
+        labels = np.arange(len(samples.classes))
+        self.flipped = transforms.flipped_labels(samples.classes) if flip else np.full_like(labels, -1)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
+        if not self.train:
+            return self._test_item(key)
+        epoch, index = key
+        return self._train_item(index, np.random.default_rng([self.seed, epoch, index]))
+
+    def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
+        source, label, length = self.samples[index]
+        length = length or video.count_frames(source)
+        frames = video.read_frames(source, self.sampling.train(length, self.num_frames, rng))
+        box = transforms.random_crop(*frames.shape[1:3], self.size, rng)
+        flip = self.flipped[label] >= 0 and rng.random() < 0.5
+        clip = transforms.train_view(frames, self.size, box, flip)
+        return clip, int(self.flipped[label]) if flip else label
+
+    def _test_item(self, index: int) -> tuple[torch.Tensor, int]:
+        source, label, length = self.samples[index]
+        length = length or video.count_frames(source)
+        indices = self.sampling.test(length, self.num_frames, self.clips)
+        frames = video.read_frames(source, indices.ravel())
+        views = [
+            transforms.test_views(clip, self.size, self.short_side, self.crops) for clip in np.split(frames, self.clips)
+        ]
+        return torch.cat(views), label
+
+
+class EpochSampler(Sampler):
+    """(epoch, index) for each index once, shuffled anew an epoch: by (seed, epoch) alone."""
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return ((self.epoch, int(index)) for index in order)
+
+
+def train_loader(samples: Samples, num_frames: int, config: DataConfig, batch: int, seed: int) -> DataLoader:
+    """Batches (batch, 3, T, size, size) and labels; a last batch that is not full is left out.
+
+    Raises:
+        ValueError: fewer samples than one batch.
+    """
+    if len(samples) < batch:
+        raise ValueError(f"a batch of {batch} needs as many training videos, the list has {len(samples)}")
+    dataset = ClipDataset(samples, num_frames, config.size, train=True, flip=config.flip, seed=seed)
+    sampler = EpochSampler(len(samples), seed)
+    return _loader(dataset, config, batch_size=batch, sampler=sampler, drop_last=True)
+
+
+def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: int) -> DataLoader:
+    """Batches (n, clips * crops, 3, T, size, size) and labels, every video once, in order."""
+    dataset = ClipDataset(
+        samples,
+        num_frames,
+        config.size,
+        short_side=config.short_side,
+        clips=config.clips,
+        crops=config.crops,
+    )
+    return _loader(dataset, config, batch_size=batch)
+
+
+def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:
+    return DataLoader(
+        dataset,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )

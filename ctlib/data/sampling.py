@@ -1,0 +1,54 @@
+"""Which frames of a video make a clip.
+
+All indices count from 0. A video shorter than T is spread over the T places, frames repeating in
+order (the authors' release repeats its first frame instead).
+"""
+
+import numpy as np
+
+
+class Sparse:
+    """TSN's segments (Wang et al., 2016): T equal parts of the video, one frame from each."""
+
+    def train(self, num_frames: int, clip_frames: int, rng: np.random.Generator) -> np.ndarray:
+        """A random frame of each segment: floor((i + u) n / T), u uniform in [0, 1). Shape (T,)."""
+        return _segments(num_frames, clip_frames, rng.random(clip_frames))
+
+    def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
+        """The centres of the segments, then their starts: the authors' first and second clip. (clips, T).
+
+        Raises:
+            ValueError: more than two clips are asked for.
+        """
+        if not 1 <= clips <= 2:
+            raise ValueError(f"this sampling has one or two test clips a video, asked for {clips}")
+        return np.stack([_segments(num_frames, clip_frames, offset) for offset in (0.5, 0.0)[:clips]])
+
+
+class Mirrored(Sparse):
+    """Segments whose test indices are their own mirror image, S = n - 1 - S.
+
+    A video and its reverse then give the same set of frames, so a network that averages frame
+    scores answers the same for both and is right on at most one. In training each set is as
+    likely as its mirror image.
+    """
+
+    def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
+        """As in `Sparse` up to the middle of the video, mirrored from there on. (clips, T).
+
+        Raises:
+            ValueError: T is odd, or more than two clips are asked for.
+        """
+        if clip_frames % 2:
+            raise ValueError(f"mirrored sampling needs an even number of frames a clip, got {clip_frames}")
+        first = super().test(num_frames, clip_frames, clips)[:, : clip_frames // 2]
+        return np.concatenate([first, num_frames - 1 - first[:, ::-1]], axis=1)
+
+
+def _segments(num_frames: int, clip_frames: int, offset) -> np.ndarray:
+    if num_frames < 1 or clip_frames < 1:
+        raise ValueError(f"a video and a clip need at least one frame, got {num_frames} and {clip_frames}")
+    return ((np.arange(clip_frames) + offset) * num_frames / clip_frames).astype(np.int64)
+
+
+SAMPLINGS = {"sparse": Sparse(), "mirrored": Mirrored()}

@@ -1,0 +1,108 @@
+"""Which pixels of its frames a clip shows: cropped, resized, flipped and normalised, all frames alike.
+
+Frames come as uint8 (T, H, W, 3) and leave as float32 (3, T, size, size).
+"""
+
+import re
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as tv
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SCALES = (1.0, 0.875, 0.75, 0.66)
+
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+def random_crop(height: int, width: int, size: int, rng: np.random.Generator) -> Box:
+    """A random box of the multi-scale crop that TSN and CT-Net train with.
+
+    Height and width are each one of four scales of the shorter side, at most one scale apart; the
+    box stands at one of 13 places (corners, edges, centre, and half-way to the corners).
+    """
+    short = min(height, width)
+    sides = [int(short * scale) for scale in SCALES]
+    sides = [size if abs(side - size) < 3 else side for side in sides]
+    sides = [min(side, short) for side in sides]
+    pairs = [(i, j) for i in range(len(sides)) for j in range(len(sides)) if abs(i - j) <= 1]
+    i, j = pairs[rng.integers(len(pairs))]
+    h, w = sides[i], sides[j]
+    quarters = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
+    down, right = quarters[rng.integers(len(quarters))]
+    return (height - h) // 4 * down, (width - w) // 4 * right, h, w
+
+
+def test_crops(height: int, width: int, size: int, crops: int) -> list[Box]:
+    """The centre box, or three boxes along the longer side: its start, its end and the centre."""
+    top, left = (height - size) // 2, (width - size) // 2
+    if crops == 1:
+        return [(top, left, size, size)]
+    if crops != 3:
+        raise ValueError(f"crops must be 1 or 3, got {crops}")
+    if width >= height:
+        return [(top, x, size, size) for x in (0, width - size, left)]
+    return [(y, left, size, size) for y in (0, height - size, top)]
+
+
+def train_view(frames: np.ndarray, size: int, box: Box, flip: bool) -> torch.Tensor:
+    """One clip of the pixels in `box`: (T, H, W, 3) uint8 -> (3, T, size, size) float32."""
+    clip = tv.resized_crop(_channels_first(frames), *box, [size, size], antialias=True)
+    return _normalised(tv.horizontal_flip(clip) if flip else clip)
+
+
+def test_views(frames: np.ndarray, size: int, short_side: int, crops: int) -> torch.Tensor:
+    """The crops of one clip: (T, H, W, 3) uint8 -> (crops, 3, T, size, size) float32."""
+    clip = tv.resize(_channels_first(frames), [short_side], antialias=True)
+    boxes = test_crops(*clip.shape[-2:], size, crops)
+    return torch.stack([_normalised(tv.crop(clip, *box)) for box in boxes])
+
+
+def _channels_first(frames: np.ndarray) -> torch.Tensor:
+    """(T, H, W, 3) -> (T, 3, H, W), a view."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+
+def _normalised(clip: torch.Tensor) -> torch.Tensor:
+    """(T, 3, H, W) uint8 -> (3, T, H, W) float32 with ImageNet's mean and deviation."""
+    clip = tv.normalize(tv.to_dtype(clip, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD)
+    return clip.transpose(0, 1)
+
+
+def to_pixels(clip: torch.Tensor) -> np.ndarray:
+    """A clip as people look at it: (3, T, H, W) normalised -> (T, H, W, 3) uint8."""
+    mean, std = (torch.tensor(values)[:, None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (255 * (clip * std + mean)).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+
+_SIDES = [
+    (r"left to right", "right to left"),
+    (r"right to left", "left to right"),
+    (r"camera left", "camera right"),
+    (r"camera right", "camera left"),
+    (r"(?:counter|anti)-?clockwise", "clockwise"),
+    (r"clockwise", "counter-clockwise"),
+]
+_SIDED = re.compile("|".join(f"({pattern})" for pattern, _ in _SIDES), re.IGNORECASE)
+
+
+def flipped_labels(classes: tuple[str, ...]) -> np.ndarray:
+    """The label of each class after a horizontal flip, found by the class names.
+
+    "... from left to right" becomes "... from right to left", and so for cameras turned left or
+    right and for clockwise motion. A class that has a side but whose opposite is not in `classes`
+    gets -1: it must not be flipped. "Pulling it right out" has no side in this sense.
+
+    Returns:
+        int64 (num_classes,).
+    """
+
+    def canonical(name: str) -> str:
+        return re.sub(r"(?:counter|anti)-?clockwise", "counter-clockwise", name.lower())
+
+    def other_side(match: re.Match) -> str:
+        return _SIDES[match.lastindex - 1][1]
+
+    labels = {canonical(name): label for label, name in enumerate(classes)}
+    return np.array([labels.get(canonical(_SIDED.sub(other_side, name.lower())), -1) for name in classes])

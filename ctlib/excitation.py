@@ -1,0 +1,114 @@
+"""Tensor Excitation (section 3.2), and Squeeze-and-Excitation to compare it with (Table 2g).
+
+An excitation offers a sub-operation three gates: `spatial` for what its spatial convolution gave,
+`temporal` for what its temporal one gave, and `channel` for the two together. Each takes and
+returns (N, C, T, H, W).
+"""
+
+import torch
+from torch import nn
+
+from ctlib.tensorize import TensorSeparableConv
+
+
+class NoExcitation(nn.Module):
+    """The three gates left open: features pass unchanged."""
+
+    has_branches = False  # whether `spatial` and `temporal` gate anything
+
+    def __init__(self, channels: int, size: int):
+        super().__init__()
+        self.spatial, self.temporal, self.channel = nn.Identity(), nn.Identity(), nn.Identity()
+
+
+class TensorGate(nn.Module):
+    """One branch of Tensor Excitation: X * sigmoid(TSConv(ReLU(BN(TSConv(Pool(X)))))).
+
+    Both convolutions mix the same sub-dimension as the convolution before them, "essentially
+    different from the SE mechanism" (section 3.2); appendix A.2 adds the batch norm. The first
+    reduces C by the largest r <= 4 that divides C_k: 4 in every published network.
+
+    Args:
+        channels: C.
+        size: C_k of the sub-operation.
+        pooled: axes of (N, C, T, H, W) that the average runs over.
+        kernel_size: (t, h, w) of both convolutions.
+
+    Shape:
+        (N, C, T, H, W) -> the same
+    """
+
+    def __init__(self, channels: int, size: int, pooled: tuple[int, ...], kernel_size: tuple[int, int, int]):
+        super().__init__()
+        reduction = max(r for r in (1, 2, 3, 4) if size % r == 0)
+        hidden = channels // reduction
+        self.pooled = pooled
+        self.reduce = TensorSeparableConv(channels, size, kernel_size, hidden)
+        self.bn = nn.BatchNorm3d(hidden)
+        self.relu = nn.ReLU(inplace=True)
+        self.expand = TensorSeparableConv(hidden, size // reduction, kernel_size, channels)
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        """The gate itself, in (0, 1): (N, C, T, H, W), with extent 1 along each pooled axis."""
+        hidden = self.relu(self.bn(self.reduce(x.mean(self.pooled, keepdim=True))))
+        return self.expand(hidden).sigmoid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.attention(x)
+
+
+class TensorExcitation(nn.Module):
+    """Spatial, temporal and channel attention along one sub-dimension, Eq. (6), (7) and (8).
+
+    The spatial gate averages over time and keeps the map (kernel 1x3x3); the temporal one averages
+    over the map and keeps time (3x1x1); the channel gate averages over the map of each frame
+    (1x1x1): the paper's S-Pool, so time is kept there too.
+
+    Args:
+        channels: C.
+        size: C_k of the sub-operation that it excites.
+    """
+
+    has_branches = True
+
+    def __init__(self, channels: int, size: int):
+        super().__init__()
+        self.spatial = TensorGate(channels, size, pooled=(2,), kernel_size=(1, 3, 3))
+        self.temporal = TensorGate(channels, size, pooled=(3, 4), kernel_size=(3, 1, 1))
+        self.channel = TensorGate(channels, size, pooled=(3, 4), kernel_size=(1, 1, 1))
+
+
+class SqueezeGate(nn.Module):
+    """Squeeze-and-Excitation (Hu et al., 2020) on clips: mean over T, H and W, dense C -> C/16 -> C.
+
+    The middle has at least 4 units, so that a thin trunk's gate is not one dead unit; every
+    published width is 64 or more.
+
+    Shape:
+        (N, C, T, H, W) -> the same
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = max(channels // 16, 4)
+        self.reduce = nn.Linear(channels, hidden)
+        self.relu = nn.ReLU(inplace=True)
+        self.expand = nn.Linear(hidden, channels)
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        """The gate itself, in (0, 1): (N, C, 1, 1, 1)."""
+        return self.expand(self.relu(self.reduce(x.mean((2, 3, 4))))).sigmoid()[:, :, None, None, None]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.attention(x)
+
+
+class SqueezeExcitation(NoExcitation):
+    """SE in Tensor Excitation's place, at the end of the sub-operation: "+SE" of Table 2g."""
+
+    def __init__(self, channels: int, size: int):
+        super().__init__(channels, size)
+        self.channel = SqueezeGate(channels)
+
+
+EXCITATIONS = {"none": NoExcitation, "se": SqueezeExcitation, "te": TensorExcitation}

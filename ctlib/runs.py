@@ -1,0 +1,163 @@
+"""A run's record on disk, and all records back as one table.
+
+A run folder holds `config.json` (every parameter), `history.csv` (a line an epoch),
+`predictions.csv` (a line a test video), `checkpoint.pt` and, written last, `result.json`. Each file
+is written beside its place and renamed, so none is ever half there.
+"""
+
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from ctlib.config import RunConfig
+
+
+class RunFolder:
+    """The folder of one run. It is finished when `result.json` is there."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    def is_finished(self, config: RunConfig) -> bool:
+        """Whether the run that `config` describes has been run to its end here.
+
+        Raises:
+            ValueError: the folder holds a run with other parameters, which are named.
+        """
+        if not (self.path / "config.json").exists():
+            return False
+        differing = _differences(json.loads((self.path / "config.json").read_text()), _comparable(config))
+        if differing:
+            raise ValueError(
+                f"{self.path} holds a run with other parameters ({'; '.join(differing)}): "
+                "delete it, or choose another folder"
+            )
+        return (self.path / "result.json").exists()
+
+    def start(self, config: RunConfig) -> None:
+        """Make the folder and write down what is about to run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "config.json", config.to_dict())
+
+    def write_history(self, rows: list[dict]) -> None:
+        write_csv(self.path / "history.csv", pd.DataFrame(rows))
+
+    def finish(self, result: dict, predictions: pd.DataFrame) -> None:
+        """Write what came out; after this the run counts as finished."""
+        write_csv(self.path / "predictions.csv", predictions)
+        write_json(self.path / "result.json", result)
+
+    def config(self) -> RunConfig:
+        return RunConfig.from_dict(json.loads((self.path / "config.json").read_text()))
+
+    def result(self) -> dict:
+        return json.loads((self.path / "result.json").read_text())
+
+    def history(self) -> pd.DataFrame:
+        return pd.read_csv(self.path / "history.csv")
+
+    def predictions(self) -> pd.DataFrame:
+        """A row a test video: source, label, predicted, confidence (a probability)."""
+        return pd.read_csv(self.path / "predictions.csv")
+
+
+# Where the data lies and how many processes read it changes nothing that comes out.
+_NOT_COMPARED = ("root", "workers")
+
+
+def _comparable(config: RunConfig) -> dict:
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        was, is_now = stored.get(key), wanted.get(key)
+        if isinstance(was, dict) and isinstance(is_now, dict):
+            found += _differences(was, is_now, f"{prefix}{key}.")
+        elif was != is_now and key not in _NOT_COMPARED:
+            found.append(f"{prefix}{key} {was!r} there, {is_now!r} asked for")
+    return found
+
+
+def load(folder: str | Path) -> pd.DataFrame:
+    """All finished runs below a folder, a row a run, ordered by path.
+
+    Columns, among others: name, model, data, top1 and top5 (percent), gflops (of one view), params (a
+    count), num_frames, size, clips, crops, seed, epochs, seconds, and `folder`.
+
+    Raises:
+        FileNotFoundError: the folder is not there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} to read runs from")
+    rows = [
+        {**json.loads(path.read_text()), "folder": str(path.parent)} for path in sorted(folder.rglob("result.json"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def provenance() -> dict:
+    """Versions, hardware and the commit that a run's numbers come from."""
+    packages = ("torch", "torchvision", "numpy", "accelerate", "torchmetrics")
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str:
+    """The git commit, with "+changes" when the tree differs from it, or "unknown" outside git."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} x {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict) -> None:
+    write_atomically(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    write_atomically(path, lambda partial: partial.write_text(text.getvalue()))

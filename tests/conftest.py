@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from ctlib.data import arrow
+from ctlib.data.catalog import load_samples
+
+torch.set_num_threads(1)  # the tests' tensors are small, and results then agree with the loader's workers
+
+TINY = arrow.ArrowConfig(train_clips=32, val_clips=32, size=32, difficulty=0.2)
+
+
+@pytest.fixture(scope="session")
+def arrow_root(tmp_path_factory):
+    """A small Arrow of Time data set, as files."""
+    return arrow.write(TINY, tmp_path_factory.mktemp("data") / "arrow", workers=0)
+
+
+@pytest.fixture
+def train_samples(arrow_root):
+    return load_samples("arrow", arrow_root, "train")
+
+
+@pytest.fixture
+def val_samples(arrow_root):
+    return load_samples("arrow", arrow_root, "val")

@@ -1,0 +1,115 @@
+import json
+
+import numpy as np
+import pytest
+
+from ctlib.data import arrow, video
+
+CONFIG = arrow.ArrowConfig(train_clips=4, val_clips=4, size=32, difficulty=0.4)
+
+
+def test_rendering_is_deterministic_and_every_pair_is_another():
+    first, again = arrow.render(CONFIG, "train", 3), arrow.render(CONFIG, "train", 3)
+    assert np.array_equal(first.frames, again.frames) and np.array_equal(first.mask, again.mask)
+    assert first.frames.shape == (48, 32, 32, 3) and first.mask.shape == (48, 32, 32)
+    for other in (("val", 3), ("train", 11)):
+        assert not np.array_equal(arrow.render(CONFIG, *other).frames, first.frames)
+
+
+@pytest.mark.parametrize("pair", range(8))
+def test_the_object_stays_in_sight_and_something_changes(pair):
+    for index in (pair, pair + 8, pair + 16):
+        clip = arrow.render(arrow.ArrowConfig(difficulty=0.2), "val", index)
+        if arrow.ACTIONS[pair][0] != "Something appearing":
+            assert clip.mask.any((1, 2)).all()
+        change = np.abs(clip.frames[-1].astype(float) - clip.frames[0]).mean()
+        assert change > 2, arrow.ACTIONS[pair][0]
+
+
+def centre(mask):
+    return np.array([axis.mean() for axis in mask.nonzero()])  # y, x
+
+
+def test_the_actions_go_the_way_that_they_are_called():
+    config = arrow.ArrowConfig(difficulty=0.0)
+    for start in (0, 8, 16):
+        masks = {i: arrow.render(config, "val", start + i).mask for i in range(8)}
+        assert (centre(masks[0][-1]) - centre(masks[0][0]))[1] > 5  # from left to right: x grows
+        assert (centre(masks[1][-1]) - centre(masks[1][0]))[0] > 5  # falling: y grows
+        assert masks[2][-1].sum() > 1.3 * masks[2][0].sum()  # growing
+        assert masks[4][-1].sum() > masks[4][0].sum()  # appearing
+        ys, xs = masks[5][0].nonzero()
+        ye, xe = masks[5][-1].nonzero()
+        assert xe.std() + ye.std() < xs.std() + ys.std()  # coming together
+
+
+def test_clockwise_is_clockwise_on_the_screen():
+    """The pose's angle turns a mark at the right of the object downwards."""
+    sprite = np.zeros((4, 32, 32), np.float32)
+    sprite[3, 14:18, 16:26] = 1  # a hand from the centre to the right
+    poses = arrow._pose(np.array([0.0, 1.0]), angle=np.array([0.0, np.pi / 2]))
+    _, coverage = arrow._layer(arrow.torch.from_numpy(sprite), poses, radius=0.3, size=64)
+    (y0, x0), (y1, x1) = (centre(frame[0].numpy() > 0.5) for frame in coverage)
+    assert x0 > 35 and abs(y0 - 31.5) < 1.5  # at three o'clock
+    assert y1 > 35 and abs(x1 - 31.5) < 1.5  # a quarter on: six o'clock, lower on the screen
+
+
+def test_a_written_data_set_is_mirrored_exactly(arrow_root):
+    lines = (arrow_root / "val.txt").read_text().splitlines()
+    assert len(lines) == 32
+    for forward, backward in zip(lines[::2], lines[1::2], strict=True):
+        (name_f, _, label_f), (name_b, _, label_b) = forward.split(), backward.split()
+        assert int(label_b) == int(label_f) + 1 and arrow.pair_of(name_f) == arrow.pair_of(name_b)
+        frames = [video.read_frames(arrow_root / name, range(48)) for name in (name_f, name_b)]
+        assert np.array_equal(frames[0], frames[1][::-1])
+
+
+def test_classes_are_balanced(arrow_root):
+    for split in ("train", "val"):
+        labels = [int(line.split()[-1]) for line in (arrow_root / f"{split}.txt").read_text().splitlines()]
+        assert np.bincount(labels).tolist() == [2] * 16
+
+
+def test_the_same_seed_writes_the_same_bytes(tmp_path):
+    a, b = (arrow.write(CONFIG, tmp_path / name, workers=workers) for name, workers in (("a", 0), ("b", 1)))
+    files = sorted(path.relative_to(a) for path in a.rglob("*") if path.is_file())
+    assert len(files) == 8 + 4
+    for file in files:
+        assert (a / file).read_bytes() == (b / file).read_bytes(), file
+    assert json.loads((a / "arrow.json").read_text())["difficulty"] == 0.4
+
+
+def test_an_interrupted_writing_leaves_nothing(tmp_path):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        arrow.write(CONFIG, tmp_path / "data", workers=0, on_clips=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_made_once_and_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
+    seen = []
+    root = arrow.ensure(CONFIG, on_clips=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (8, 8)
+    stamp = (root / "arrow.json").stat().st_mtime_ns
+    assert arrow.ensure(CONFIG, on_clips=lambda *_: pytest.fail("written again")) == root
+    assert (root / "arrow.json").stat().st_mtime_ns == stamp
+    with pytest.raises(FileExistsError, match="is there already"):
+        arrow.write(CONFIG, root)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"num_frames": 50}, "num_frames must be a multiple of 48, got 50"),
+        ({"train_clips": 3}, "clips come in pairs"),
+        ({"difficulty": 1.5}, "difficulty at most 1"),
+        ({"size": 33}, "size must be even"),
+        ({"val_clips": 0}, "val_clips must be at least 2, got 0"),
+    ],
+)
+def test_bad_settings(values, text):
+    with pytest.raises(ValueError, match=text):
+        arrow.ArrowConfig(**values)

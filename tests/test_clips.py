@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ctlib.config import DataConfig
+from ctlib.data import clips, transforms, video
+from ctlib.data.catalog import Sample, Samples
+
+
+def test_a_test_item_holds_the_frames_of_its_indices(val_samples):
+    dataset = clips.ClipDataset(val_samples, num_frames=8, size=32)
+    views, label = dataset[5]
+    frames = video.read_frames(val_samples[5].source, [3, 9, 15, 21, 26, 32, 38, 44])
+    assert views.shape == (1, 3, 8, 32, 32) and label == val_samples[5].label
+    assert np.array_equal(transforms.to_pixels(views[0]), frames)
+
+
+def test_views_are_clips_by_crops(val_samples):
+    dataset = clips.ClipDataset(val_samples, num_frames=4, size=16, short_side=24, clips=2, crops=3)
+    views, _ = dataset[0]
+    assert views.shape == (6, 3, 4, 16, 16)
+    one = clips.ClipDataset(val_samples, num_frames=4, size=16, short_side=24, crops=3)[0][0]
+    assert torch.equal(views[:3], one)  # the crops of a clip stay together
+
+
+def test_a_mirrored_pair_shows_the_same_frames_in_opposite_order(val_samples):
+    dataset = clips.ClipDataset(val_samples, num_frames=8, size=32, clips=2)
+    forward, backward = dataset[2][0], dataset[3][0]
+    assert torch.equal(forward, backward.flip(2))
+
+
+def test_a_training_item_depends_on_seed_epoch_and_index_alone(train_samples):
+    def item(seed, epoch, index):
+        return clips.ClipDataset(train_samples, 4, 32, train=True, flip=True, seed=seed)[epoch, index][0]
+
+    assert torch.equal(item(0, 1, 2), item(0, 1, 2))
+    for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert not torch.equal(item(0, 1, 2), item(*other))
+
+
+def test_flipped_clips_get_the_label_of_the_other_side(train_samples):
+    index = next(i for i, sample in enumerate(train_samples) if sample.label == 0)
+    frames = train_samples[index]
+    dataset = clips.ClipDataset(train_samples, 8, 32, train=True, flip=True)
+    still = clips.ClipDataset(train_samples, 8, 32, train=True, flip=False)
+    seen = set()
+    for epoch in range(20):
+        (clip, label), (plain, plain_label) = dataset[epoch, index], still[epoch, index]
+        assert plain_label == frames.label == 0
+        flipped = not torch.equal(clip, plain)
+        assert label == (1 if flipped else 0)  # pushed from right to left, once flipped
+        if flipped:
+            assert torch.equal(clip, plain.flip(3))
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_gives_the_same_batches_with_any_number_of_workers(train_samples, workers):
+    loader = clips.train_loader(train_samples, 4, DataConfig(size=32, flip=True, workers=workers), batch=6, seed=3)
+    loader.sampler.set_epoch(2)
+    batches = [(clip.sum().item(), label.tolist()) for clip, label in loader]
+    assert len(batches) == 32 // 6
+    plain = clips.ClipDataset(train_samples, 4, 32, train=True, flip=True, seed=3)
+    order = np.random.default_rng([3, 2]).permutation(32)
+    expected = [plain[2, int(i)] for i in order[:6]]
+    assert batches[0][1] == [label for _, label in expected]
+    assert batches[0][0] == pytest.approx(torch.stack([clip for clip, _ in expected]).sum().item())
+
+
+def test_every_epoch_has_each_video_once_in_another_order():
+    sampler = clips.EpochSampler(20, seed=0)
+    orders = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        assert [e for e, _ in keys] == [epoch] * 20 and sorted(i for _, i in keys) == list(range(20))
+        orders.append(keys)
+    assert [i for _, i in orders[0]] != [i for _, i in orders[1]]
+
+
+def with_a_bad_video(samples, path):
+    listed = [Sample(str(path), 0, 48), *samples][: len(samples)]
+    return Samples(listed, samples.classes, Path("/"), samples.sampling)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_video_stops_with_its_name(train_samples, tmp_path, workers):
+    (tmp_path / "broken.mp4").write_bytes(b"")
+    samples = with_a_bad_video(train_samples, tmp_path / "broken.mp4")
+    loader = clips.test_loader(samples, 4, DataConfig(size=32, workers=workers), batch=8)
+    with pytest.raises(video.VideoError, match="broken.mp4: the file is empty"):
+        list(loader)
+
+
+def test_a_video_shorter_than_its_list_says_stops_with_its_name(train_samples, tmp_path):
+    video.write_frames(tmp_path / "short.mp4", np.zeros((20, 32, 32, 3), np.uint8))
+    samples = with_a_bad_video(train_samples, tmp_path / "short.mp4")
+    with pytest.raises(video.VideoError, match="short.mp4: has 20 frames, asked for frame 26"):
+        clips.ClipDataset(samples, 8, 32)[0]
+
+
+def test_a_video_shorter_than_the_clip_is_spread(tmp_path):
+    video.write_frames(tmp_path / "short.mp4", np.zeros((3, 32, 32, 3), np.uint8))
+    samples = Samples([Sample(str(tmp_path / "short.mp4"), 0, None)], ("a",), tmp_path)
+    assert clips.ClipDataset(samples, 8, 32)[0][0].shape == (1, 3, 8, 32, 32)
+
+
+def test_refusals(train_samples):
+    with pytest.raises(ValueError, match="a batch of 64 needs as many training videos, the list has 32"):
+        clips.train_loader(train_samples, 4, DataConfig(size=32), batch=64, seed=0)
+    with pytest.raises(ValueError, match="short_side must be at least size, got 16 and 32"):
+        clips.ClipDataset(train_samples, 4, 32, short_side=16)
+    with pytest.raises(ValueError, match="unknown sampling 'mirored': did you mean 'mirrored'"):
+        clips.ClipDataset(train_samples, 4, 32, sampling="mirored")

@@ -1,0 +1,52 @@
+import dataclasses
+import json
+
+import pytest
+
+from ctlib.config import DataConfig, ModelConfig, RecipeConfig, RunConfig
+
+
+def test_a_run_makes_the_round_trip_through_json():
+    config = RunConfig(
+        name="x", model=ModelConfig(kernels=((1, 1, 1), (3, 3, 3)), dims=(-1, 4)), data=DataConfig(root="/data")
+    )
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_part_is_swapped_by_replace():
+    base = ModelConfig()
+    assert dataclasses.replace(base, excitation="se").excitation == "se" and base.excitation == "te"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        base.excitation = "se"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"epohcs": 3}, "unknown key of RecipeConfig 'epohcs': did you mean 'epochs'"),
+        ({"epochs": -1}, "epochs must be at least 1, got -1"),
+        ({"precision": "half"}, "unknown precision 'half'"),
+    ],
+)
+def test_bad_values(values, text):
+    with pytest.raises(ValueError, match=text):
+        RecipeConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"pointwise": "false"}, "pointwise must be bool, got str 'false'"),
+        ({"num_frames": 8.0}, "num_frames must be int, got float"),
+        ({"num_frames": True}, "num_frames must be int, got bool"),
+        ({"kernels": (3, 3)}, "kernels must be"),
+        ({"dropout": "0.5"}, "dropout must be float, got str"),
+    ],
+)
+def test_wrong_types(values, text):
+    with pytest.raises(TypeError, match=text):
+        ModelConfig.from_dict(values)
+
+
+def test_an_integer_serves_as_a_float():
+    assert RecipeConfig(lr=1).lr == 1

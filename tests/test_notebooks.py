@@ -1,0 +1,96 @@
+"""Every notebook, run as papermill runs it, on data small enough to take seconds."""
+
+import nbformat
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+from test_project import ROOT
+
+from ctlib import runs
+
+
+def execute(name, folder, **parameters):
+    return papermill.execute_notebook(
+        ROOT / "notebooks" / f"{name}.ipynb",
+        folder / f"{name}_{parameters.get('name', 'x')}.ipynb",
+        parameters=parameters,
+        cwd=ROOT,
+        kernel_name="python3",
+        progress_bar=False,
+        execution_timeout=300,
+    )
+
+
+def printed(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+
+
+@pytest.fixture(scope="module")
+def trained(arrow_root, tmp_path_factory):
+    """TSN and CT-Net trained for two epochs by the notebook, and what it printed."""
+    folder = tmp_path_factory.mktemp("results")
+    told = {}
+    for name, model in (("TSN", "tsn_quickstart"), ("CT-Net", "ctnet_quickstart")):
+        told[name] = execute(
+            "train", folder, name=name, model=model, root=str(arrow_root), num_frames=4, size=32, epochs=2, batch=8,
+            lr=0.05, workers=0, out_dir=str(folder),
+        )  # fmt: skip
+    return folder, told
+
+
+def test_train_prints_a_line_an_epoch_and_leaves_a_record(trained):
+    folder, told = trained
+    for name in ("TSN", "CT-Net"):
+        lines = [line for line in printed(told[name]).splitlines() if " epoch " in line]
+        assert [line.split()[2] for line in lines] == ["1/2", "2/2"]
+        config = runs.RunFolder(folder / name / "seed0").config()
+        assert (config.recipe.epochs, config.recipe.batch, config.recipe.lr) == (2, 8, 0.05)
+        assert (config.model.num_frames, config.data.size) == (4, 32)
+    assert runs.load(folder).name.tolist() == ["CT-Net", "TSN"]
+    assert runs.load(folder).set_index("name").top1["TSN"] <= 50
+
+
+def test_train_finds_a_finished_run(trained, arrow_root):
+    folder, told = trained
+    result = runs.RunFolder(folder / "TSN" / "seed0").result()
+    again = execute(
+        "train", folder, name="TSN", model="tsn_quickstart", root=str(arrow_root), num_frames=4, size=32, epochs=2,
+        batch=8, lr=0.05, workers=0, out_dir=str(folder),
+    )  # fmt: skip
+    assert "found the finished run" in printed(again) and " epoch " not in printed(again)
+    assert runs.RunFolder(folder / "TSN" / "seed0").result() == result
+
+
+def test_quickstart_shows_what_the_records_say(trained):
+    folder, _ = trained
+    notebook = execute("quickstart", folder, runs_dir=str(folder))
+    for run in runs.load(folder).itertuples():
+        assert f"{run.name}: top-1 {run.top1:.1f} ±" in printed(notebook)
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    names = ("learning_curves", "accuracy_vs_gflops", "confusion", "clips")
+    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    errors = [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+    assert errors == []
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "text"),
+    [
+        ("train", {"epohcs": 3}, "unknown parameter 'epohcs': did you mean 'epochs'"),
+        ("train", {"epochs": -1}, "epochs must be at least 1, got -1"),
+        ("train", {"epochs": "3"}, "epochs must be int, got str '3'"),
+        ("train", {"model": "ctnet_quickstrat"}, "did you mean 'ctnet_quickstart'"),
+        ("train", {"root": "/no/such/folder"}, "no folder /no/such/folder"),
+        ("quickstart", {"runs_dir": "no/such/folder"}, "no folder .*no/such/folder"),
+    ],
+)
+def test_a_bad_parameter_is_one_line_before_any_work(tmp_path, name, parameters, text):
+    where = {"out_dir": str(tmp_path / "out")} if name == "train" else {}
+    with pytest.raises(PapermillExecutionError, match=text) as caught:
+        execute(name, tmp_path, **parameters, **where)
+    assert caught.value.ename == "ParameterError" and caught.value.exec_count <= 4
+    assert caught.value.traceback == [f"ParameterError: {caught.value.evalue}"]
+    assert not (tmp_path / "out").exists()
+    (saved,) = tmp_path.glob("*.ipynb")
+    assert nbformat.read(saved, 4)

@@ -1,0 +1,111 @@
+"""The project's own files agree with one another, and its notebooks with the rules for them."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CONSTRAINTS = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+)
+
+
+def required():
+    lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    return [requirement for part in lists for requirement in part]
+
+
+def test_every_dependency_is_pinned_to_a_version_that_it_allows():
+    packaging = pytest.importorskip("packaging.requirements")
+    pinned = {name.lower().replace("_", "-"): pin for name, pin in CONSTRAINTS.items()}
+    for text in required():
+        requirement = packaging.Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate():
+            assert requirement.specifier.contains(pinned[requirement.name]), text
+
+
+def test_what_is_installed_here_is_what_is_pinned():
+    for name in ("torch", "torchvision", "papermill", "numpy"):
+        assert version(name).split("+")[0] == CONSTRAINTS[name]
+
+
+def test_environment_yml_installs_the_package_and_lists_nothing_twice():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "pip"]
+    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,test]"]}
+    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "test"}
+    python = re.search(r"[\d.]+", conda[0]).group()
+    assert PROJECT["requires-python"] == f">={python}"
+
+
+def test_the_makefile_installs_the_same_and_lists_its_targets():
+    assert "--constraint constraints.txt --editable '.[notebooks,test]'" in (ROOT / "Makefile").read_text()
+    told = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    assert {"study", "test", "test-all", "lint", "lab", "help"} <= set(re.findall(r"^([a-z-]+) ", told, re.M))
+
+
+def test_newer_torch_than_the_pinned_is_not_shut_out():
+    assert "torch>=2.11" in PROJECT["dependencies"]
+
+
+def test_ci_runs_the_readme_s_test_command():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
+    code = "import sys, ctlib; assert not {'decord', 'av', 'IPython'} & set(sys.modules), sorted(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
+
+
+LAYERS = """__main__ notebook study plotting train evaluate runs data.clips data.arrow data.catalog data.transforms
+data.sampling data.video cost models ct_module excitation tensorize config""".split()
+
+
+def test_imports_run_one_way():
+    """A module imports only from those after it in the list, which is the README's map from the top down."""
+    modules = {str(p.relative_to(ROOT / "ctlib"))[:-3].replace("/", ".") for p in (ROOT / "ctlib").rglob("*.py")}
+    assert modules - {"__init__", "data.__init__"} == set(LAYERS)
+    for at, name in enumerate(LAYERS):
+        text = (ROOT / "ctlib" / f"{name.replace('.', '/')}.py").read_text()
+        imported = re.findall(r"^from ctlib\.([\w.]+) import", text, re.M)
+        for package, names in re.findall(r"^from ctlib(\.data)? import (.+)", text, re.M):
+            imported += [f"{package[1:]}.{part}" if package else part for part in re.findall(r"\w+", names)]
+        for other in imported:
+            assert LAYERS.index(other) > at, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebookSource:
+    def test_it_is_stored_without_outputs(self, path):
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        assert notebook.metadata.kernelspec.name == "python3" and notebook.metadata.language_info.name == "python"
+        assert "widgets" not in notebook.metadata and "papermill" not in notebook.metadata
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                assert cell.outputs == [] and cell.execution_count is None
+
+    def test_it_says_at_its_top_what_it_asks_and_how_long_it_takes(self, path):
+        top = nbformat.read(path, 4).cells[0]
+        assert top.cell_type == "markdown"
+        assert "**The question.**" in top.source and re.search(r"minute|second", top.source)
+
+    def test_its_parameters_are_literals_with_types_and_help(self, path):
+        cells = nbformat.read(path, 4).cells
+        (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        for line in cell.source.splitlines():
+            assert re.fullmatch(r"\w+: (int|float|bool|str|list\[\w+\]) = .+  # .+", line), line
+        following = cells[cells.index(cell) + 1]
+        assert "notebook.check_parameters()" in following.source

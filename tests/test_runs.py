@@ -1,0 +1,62 @@
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from ctlib import runs
+from ctlib.config import RecipeConfig, RunConfig
+
+PREDICTIONS = pd.DataFrame({"source": ["a"], "label": [0], "predicted": [1], "confidence": [0.5]})
+
+
+def test_a_run_is_finished_when_its_result_is_written(tmp_path):
+    folder, config = runs.RunFolder(tmp_path / "x" / "seed0"), RunConfig()
+    assert not folder.is_finished(config)
+    folder.start(config)
+    folder.write_history([{"epoch": 1, "loss": 2.0}])
+    assert not folder.is_finished(config)
+    folder.finish({"top1": 50.0}, PREDICTIONS)
+    assert folder.is_finished(config)
+    assert folder.config() == config and folder.result() == {"top1": 50.0}
+    assert folder.history().loss.tolist() == [2.0] and folder.predictions().equals(PREDICTIONS)
+
+
+def test_another_configuration_is_refused_by_name(tmp_path):
+    folder = runs.RunFolder(tmp_path)
+    folder.start(RunConfig())
+    other = RunConfig(recipe=RecipeConfig(epochs=3, lr=0.5))
+    with pytest.raises(ValueError, match="recipe.epochs 45 there, 3 asked for; recipe.lr 0.02 there, 0.5 asked for"):
+        folder.is_finished(other)
+    moved = dataclasses.replace(RunConfig(), data=dataclasses.replace(RunConfig().data, root="/else", workers=7))
+    assert folder.is_finished(moved) is False  # where the data lies is no difference
+
+
+def test_load_reads_a_row_a_finished_run(tmp_path):
+    for name, top1 in (("tsn", 48.0), ("ctnet", 88.0)):
+        folder = runs.RunFolder(tmp_path / name / "seed0")
+        folder.start(RunConfig(name=name))
+        folder.finish({"name": name, "top1": top1}, PREDICTIONS)
+    runs.RunFolder(tmp_path / "half" / "seed0").start(RunConfig())
+    table = runs.load(tmp_path)
+    assert table[["name", "top1"]].to_numpy().tolist() == [["ctnet", 88.0], ["tsn", 48.0]]
+    assert table.folder.tolist() == [str(tmp_path / "ctnet" / "seed0"), str(tmp_path / "tsn" / "seed0")]
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        runs.load(tmp_path / "nowhere")
+
+
+def test_a_failed_write_leaves_the_file_before_it(tmp_path):
+    path = tmp_path / "x.json"
+    runs.write_json(path, {"a": 1})
+
+    def fail(partial):
+        partial.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        runs.write_atomically(path, fail)
+    assert path.read_text() == '{\n  "a": 1\n}\n' and list(tmp_path.iterdir()) == [path]
+
+
+def test_provenance_says_versions_and_hardware():
+    told = runs.provenance()
+    assert told["versions"]["torch"] and told["hardware"] and told["threads"] >= 1 and told["commit"]

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from ctlib.data.sampling import SAMPLINGS, Mirrored, Sparse
+
+
+def test_test_clips_are_the_authors_centres_and_starts():
+    centres, starts = Sparse().test(32, 8, clips=2).tolist()
+    assert centres == [2, 6, 10, 14, 18, 22, 26, 30]
+    assert starts == [0, 4, 8, 12, 16, 20, 24, 28]
+    assert Sparse().test(30, 8).tolist() == [[1, 5, 9, 13, 16, 20, 24, 28]]  # int(tick / 2 + tick * i), tick = 3.75
+
+
+@pytest.mark.parametrize(
+    ("length", "clip", "expected"), [(1, 4, [0, 0, 0, 0]), (3, 4, [0, 1, 1, 2]), (4, 4, [0, 1, 2, 3])]
+)
+def test_a_short_video_is_spread_over_the_clip(length, clip, expected):
+    for sampling in SAMPLINGS.values():
+        assert sampling.train(length, clip, np.random.default_rng(0)).max() < length
+    assert Sparse().test(length, clip).tolist() == [expected]
+
+
+@pytest.mark.parametrize("length", [1, 5, 7, 30, 48, 300])
+@pytest.mark.parametrize("clip", [1, 3, 8, 16])
+def test_training_draws_one_frame_from_each_segment(length, clip):
+    rng = np.random.default_rng(0)
+    drawn = np.array([Sparse().train(length, clip, rng) for _ in range(200)])
+    low = np.floor(np.arange(clip) * length / clip)
+    high = np.ceil(np.arange(1, clip + 1) * length / clip) - 1
+    assert (drawn >= low).all() and (drawn <= high).all()
+    if length >= clip:
+        assert len(np.unique(drawn)) == length  # no frame is out of reach, the tail of the video included
+
+
+@pytest.mark.parametrize("length", [48, 96, 50, 7])
+@pytest.mark.parametrize("clip", [2, 8, 12, 16, 24])
+def test_mirrored_sets_are_their_own_mirror_image(length, clip):
+    for indices in Mirrored().test(length, clip, clips=2):
+        assert sorted(indices) == sorted(length - 1 - indices)
+        assert list(indices) == sorted(indices) and 0 <= indices.min() and indices.max() < length
+
+
+def test_mirrored_indices():
+    assert Mirrored().test(48, 8, clips=2).tolist() == [[3, 9, 15, 21, 26, 32, 38, 44], [0, 6, 12, 18, 29, 35, 41, 47]]
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="even number of frames a clip, got 3"):
+        Mirrored().test(48, 3)
+    with pytest.raises(ValueError, match="one or two test clips a video, asked for 3"):
+        Sparse().test(48, 8, clips=3)
+    with pytest.raises(ValueError, match="at least one frame, got 0 and 8"):
+        Sparse().test(0, 8)
+
+
+def best_additive_accuracy(sample, length, clip, rng, count=4000):
+    """How well frames' positions alone tell a video from its reverse, scores added over frames.
+
+    A video shows frames S; its reverse, sampled in the same way, shows n - 1 - S' of the same
+    pictures. The best score of single pictures is fitted by logistic regression and tested anew.
+    """
+
+    def draw():
+        shown = np.zeros((count, length))
+        backward = np.arange(count) % 2
+        for row, reverse in enumerate(backward):
+            indices = sample(rng)
+            np.add.at(shown[row], length - 1 - indices if reverse else indices, 1 / clip)
+        return shown, 2 * backward - 1
+
+    train, sign = draw()
+    score = np.zeros(length)
+    for _ in range(300):
+        wrong = 1 / (1 + np.exp(sign * (train @ score)))
+        score += 20 * train.T @ (sign * wrong) / count
+    test, sign = draw()
+    margin = sign * (test @ score)
+    return np.mean(margin > 1e-9) + 0.5 * np.mean(np.abs(margin) <= 1e-9)
+
+
+CHANCE = 3 * 0.5 / 4000**0.5  # three standard errors
+
+
+@pytest.mark.parametrize("clip", [8, 12, 16, 24])
+def test_no_score_of_single_frames_finds_the_arrow_of_time(clip):
+    rng = np.random.default_rng(clip)
+    accuracy = best_additive_accuracy(lambda rng: Mirrored().train(48, clip, rng), 48, clip, rng)
+    assert abs(accuracy - 0.5) < CHANCE
+    for indices in Mirrored().test(48, clip, clips=2):
+        assert abs(best_additive_accuracy(lambda rng, s=indices: s, 48, clip, rng) - 0.5) < CHANCE
+
+
+def test_the_check_above_can_fail():
+    """The released code leaks the arrow twice: by its centres, and by the tail that it leaves out."""
+    rng = np.random.default_rng(0)
+    centres = Sparse().test(32, 8)[0]
+    assert best_additive_accuracy(lambda rng: centres, 32, 8, rng) == 1.0
+    segment = 32 // 12
+    assert (
+        best_additive_accuracy(lambda rng: np.arange(12) * segment + rng.integers(0, segment, 12), 32, 12, rng) > 0.75
+    )

@@ -1,0 +1,155 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ctlib import runs, train
+from ctlib.config import DataConfig, RecipeConfig, RunConfig
+from ctlib.data.video import VideoError
+from ctlib.models import model_config
+
+
+@pytest.fixture
+def config(arrow_root):
+    return RunConfig(
+        name="tiny",
+        model=model_config("ctnet_quickstart", num_classes=16, num_frames=4),
+        data=DataConfig(root=str(arrow_root), size=32, flip=True, workers=0),
+        recipe=RecipeConfig(epochs=2, batch=8, warmup=0.5),
+    )
+
+
+def test_learning_rate_of_chosen_steps():
+    recipe = RecipeConfig(epochs=45, batch=64, lr=0.02, warmup=10)
+    rates = [train.learning_rate(recipe, step, 100) for step in (0, 499, 999, 1000, 2750, 4499)]
+    assert rates == pytest.approx([0.02 / 1000, 0.01, 0.02, 0.02, 0.01, 0], abs=1e-6)
+    half = dataclasses.replace(recipe, batch=32)
+    assert train.learning_rate(half, 1000, 100) == pytest.approx(0.01)  # scales with the batch
+    assert train.learning_rate(RecipeConfig(epochs=1, warmup=0), 0, 10) == pytest.approx(0.02)
+
+
+def test_a_run_is_recorded_whole(config, tmp_path):
+    lines, steps = [], []
+    result = train.train(config, tmp_path / "run", lambda *at: steps.append(at), lines.append)
+    folder = runs.RunFolder(tmp_path / "run")
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "checkpoint.pt",
+        "config.json",
+        "history.csv",
+        "predictions.csv",
+        "result.json",
+    ]
+    assert steps == [(i, 8) for i in range(1, 9)]
+    assert [line["epoch"] for line in lines] == [1, 2] and folder.history().epoch.tolist() == [1, 2]
+    row = runs.load(tmp_path).iloc[0]
+    expected = {
+        "name": "tiny",
+        "model": "ctnet_quickstart",
+        "data": "arrow",
+        "num_frames": 4,
+        "size": 32,
+        "clips": 1,
+        "crops": 1,
+        "seed": 0,
+        "epochs": 2,
+    }
+    assert {key: row[key] for key in expected} == expected
+    assert row.gflops > 0 and row.params > 1e5 and row.seconds > 0 and 0 <= row.top1 <= row.top5 <= 100
+    predictions = folder.predictions()
+    right = (predictions.label == predictions.predicted).mean()
+    assert len(predictions) == 32 and row.top1 == pytest.approx(100 * right) == pytest.approx(result["top1"])
+    saved = torch.load(folder.checkpoint, weights_only=True)
+    assert saved["classes"][0].startswith("Pushing") and saved["model"]["trunk"] == "quickstart"
+
+
+def test_a_finished_run_is_found_and_not_run_again(config, tmp_path):
+    first = train.train(config, tmp_path)
+    again = train.train(config, tmp_path, on_step=lambda *_: pytest.fail("trained again"))
+    assert again == first
+    with pytest.raises(ValueError, match="holds a run with other parameters .seed 0 there, 1 asked for"):
+        train.train(dataclasses.replace(config, seed=1), tmp_path)
+
+
+def test_an_interrupted_run_is_run_again(config, tmp_path):
+    def interrupt(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, tmp_path, on_epoch=interrupt)
+    assert not (tmp_path / "result.json").exists()
+    assert train.train(config, tmp_path)["epochs"] == 2
+
+
+def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config, tmp_path):
+    train.train(config, tmp_path / "a")
+    two = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2))
+    train.train(two, tmp_path / "b")
+    first, second = (runs.RunFolder(tmp_path / name) for name in "ab")
+    numbers = ["loss", "train_top1", "top1"]
+    assert first.history()[numbers].equals(second.history()[numbers])
+    assert first.predictions().equals(second.predictions())
+    weights = [torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    train.train(dataclasses.replace(config, seed=1), tmp_path / "c")
+    assert not first.history().loss.equals(runs.RunFolder(tmp_path / "c").history().loss)
+
+
+def test_one_batch_can_be_learned_by_heart(config, tmp_path):
+    torch.manual_seed(0)
+    network = train.build_model(config.model)
+    optimizer = torch.optim.SGD(train.parameter_groups(network, 0), lr=0.02, momentum=0.9)
+    clips, labels = torch.randn(8, 3, 4, 32, 32), torch.arange(8)
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(network(clips), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1 < math.log(16)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, monkeypatch):
+    build = train.build_model
+
+    def broken(model):
+        network = build(model)
+        nn.init.constant_(network.fc.bias, float("nan"))
+        return network
+
+    monkeypatch.setattr(train, "build_model", broken)
+    with pytest.raises(train.TrainingError, match=r"the loss is nan at step 1 \(epoch 1, learning rate"):
+        train.train(config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_bad_data_stops_before_the_first_step(config, tmp_path):
+    wrong = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=5))
+    with pytest.raises(ValueError, match="the model has 5 classes, arrow has 16"):
+        train.train(wrong, tmp_path / "run")
+    nowhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "nowhere")))
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        train.train(nowhere, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(arrow_root, copy)
+    (copy / "train" / "000003_backward.mp4").unlink()
+    broken = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(copy), workers=2))
+    with pytest.raises(VideoError, match="train/000003_backward.mp4: no such file"):
+        train.train(broken, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("fp32", "no"), ("bf16", "bf16"), ("fp16", "fp16")])
+def test_precision(name, expected):
+    assert train._precision(name) == expected
+    assert train._precision("auto") == ("no" if not torch.cuda.is_available() else train._precision("auto"))
+
+
+def test_bf16_trains_on_a_cpu_too(config, tmp_path):
+    half = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, precision="bf16", epochs=1))
+    assert train.train(half, tmp_path)["precision"] == "bf16"
