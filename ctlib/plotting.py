@@ -94,16 +94,16 @@ def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str]) -> F
         classes: names in label order, partners next to each other (labels 2i and 2i + 1).
     """
     count = len(classes)
-    figure, axes = plt.subplots(1, len(predictions), figsize=(2.6 + 5.4 * len(predictions), 6.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(predictions), figsize=(3.2 + 4.1 * len(predictions), 6.2), squeeze=False)
     for column, (name, table) in enumerate(predictions.items()):
         matrix = np.zeros((count, count))
         np.add.at(matrix, (table.label, table.predicted), 1)
         matrix = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         axis = axes[0, column]
         sns.heatmap(
-            matrix, ax=axis, vmin=0, vmax=100, cmap="cividis", square=True, linewidths=0.3, cbar=column == len(axes[0]) - 1,
+            matrix, ax=axis, vmin=0, vmax=100, cmap="cividis", square=True, linewidths=0.3,
+            cbar=False,
             annot=np.where(matrix >= 10, np.char.mod("%.0f", matrix), ""), fmt="", annot_kws={"fontsize": 7},
-            cbar_kws={"label": "% of the true class", "shrink": 0.7},
             xticklabels=classes, yticklabels=classes if column == 0 else False,
         )  # fmt: skip
         for first in range(0, count - 1, 2):
@@ -112,6 +112,7 @@ def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str]) -> F
         axis.tick_params(labelsize=7)
         axis.tick_params(axis="x", rotation=90)
     axes[0, 0].set_ylabel("true class")
+    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="% of the true class", shrink=0.6)
     return figure
 
 

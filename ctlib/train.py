@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import nn
 from torch.nn import functional as F
@@ -100,20 +101,20 @@ def train(
     folder.start(config)
 
     set_seed(config.seed)
+    AcceleratorState._reset_state()  # else a notebook's second run could not have another precision than its first
     accelerator = Accelerator(mixed_precision=_precision(recipe.precision))
     model = build_model(config.model)
     counted = cost.count(model, config.model.num_frames, data.size)
     optimizer = torch.optim.SGD(parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     trainset = train_loader(train_samples, config.model.num_frames, data, recipe.batch, config.seed)
     testset = test_loader(test_samples, config.model.num_frames, data, recipe.batch)
-    sampler = trainset.sampler
     model, optimizer, trainset, testset = accelerator.prepare(model, optimizer, trainset, testset)
 
     history = []
     for epoch in range(recipe.epochs):
         epoch_began = time.perf_counter()
-        sampler.set_epoch(epoch)
-        row = _train_epoch(model, optimizer, trainset, accelerator, recipe, epoch, on_step)
+        trainset.set_epoch(epoch)
+        row = _train_epoch(model, optimizer, trainset, accelerator, config, epoch, on_step)
         scores = evaluate(model, testset, accelerator)
         row |= {"top1": scores.topk(1), "top5": scores.topk(5), "seconds": time.perf_counter() - epoch_began}
         history.append(row)
@@ -138,11 +139,11 @@ def train(
     return result
 
 
-def _train_epoch(model, optimizer, loader, accelerator, recipe, epoch, on_step) -> dict:
+def _train_epoch(model, optimizer, loader, accelerator, config, epoch, on_step) -> dict:
     """One pass over the training list; returns the epoch's line of the history, so far as it goes."""
-    num_classes = model.config.num_classes if hasattr(model, "config") else model.module.config.num_classes
+    recipe = config.recipe
     mean_loss = MeanMetric().to(accelerator.device)
-    top1 = MulticlassAccuracy(num_classes, average="micro").to(accelerator.device)
+    top1 = MulticlassAccuracy(config.model.num_classes, average="micro").to(accelerator.device)
     model.train()
     for index, (clips, labels) in enumerate(loader):
         step = epoch * len(loader) + index

@@ -98,7 +98,7 @@ def test_a_bad_video_stops_with_its_name(train_samples, tmp_path, workers):
 def test_a_video_shorter_than_its_list_says_stops_with_its_name(train_samples, tmp_path):
     video.write_frames(tmp_path / "short.mp4", np.zeros((20, 32, 32, 3), np.uint8))
     samples = with_a_bad_video(train_samples, tmp_path / "short.mp4")
-    with pytest.raises(video.VideoError, match="short.mp4: has 20 frames, asked for frame 26"):
+    with pytest.raises(video.VideoError, match="short.mp4: has 20 frames, asked for frame 21"):
         clips.ClipDataset(samples, 8, 32)[0]
 
 

@@ -9,10 +9,10 @@ from test_project import ROOT
 from ctlib import runs
 
 
-def execute(name, folder, **parameters):
+def execute(stem, folder, **parameters):
     return papermill.execute_notebook(
-        ROOT / "notebooks" / f"{name}.ipynb",
-        folder / f"{name}_{parameters.get('name', 'x')}.ipynb",
+        ROOT / "notebooks" / f"{stem}.ipynb",
+        folder / f"{stem}_{parameters.get('name', 'x')}.ipynb",
         parameters=parameters,
         cwd=ROOT,
         kernel_name="python3",

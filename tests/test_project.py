@@ -69,8 +69,10 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
     assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
 
 
-LAYERS = """__main__ notebook study plotting train evaluate runs data.clips data.arrow data.catalog data.transforms
-data.sampling data.video cost models ct_module excitation tensorize config""".split()
+LAYERS = """
+__main__ notebook study plotting train evaluate runs data.clips data.arrow data.catalog
+data.transforms data.sampling data.video cost models ct_module excitation tensorize config
+""".split()  # noqa: SIM905
 
 
 def test_imports_run_one_way():
@@ -80,6 +82,7 @@ def test_imports_run_one_way():
     for at, name in enumerate(LAYERS):
         text = (ROOT / "ctlib" / f"{name.replace('.', '/')}.py").read_text()
         imported = re.findall(r"^from ctlib\.([\w.]+) import", text, re.M)
+        imported = [other for other in imported if other != "data"]
         for package, names in re.findall(r"^from ctlib(\.data)? import (.+)", text, re.M):
             imported += [f"{package[1:]}.{part}" if package else part for part in re.findall(r"\w+", names)]
         for other in imported:

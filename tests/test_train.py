@@ -7,6 +7,7 @@ from torch import nn
 
 from ctlib import runs, train
 from ctlib.config import DataConfig, RecipeConfig, RunConfig
+from ctlib.data.clips import ClipDataset
 from ctlib.data.video import VideoError
 from ctlib.models import model_config
 
@@ -62,6 +63,22 @@ def test_a_run_is_recorded_whole(config, tmp_path):
     assert len(predictions) == 32 and row.top1 == pytest.approx(100 * right) == pytest.approx(result["top1"])
     saved = torch.load(folder.checkpoint, weights_only=True)
     assert saved["classes"][0].startswith("Pushing") and saved["model"]["trunk"] == "quickstart"
+
+
+def test_each_epoch_draws_other_views_in_another_order(config, tmp_path, monkeypatch):
+    keys = []
+    item = ClipDataset.__getitem__
+
+    def recorded(self, key):
+        if self.train:
+            keys.append(key)
+        return item(self, key)
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", recorded)
+    train.train(config, tmp_path)
+    assert [epoch for epoch, _ in keys] == [0] * 32 + [1] * 32
+    first, second = ([index for epoch, index in keys if epoch == wanted] for wanted in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(32)) and first != second
 
 
 def test_a_finished_run_is_found_and_not_run_again(config, tmp_path):

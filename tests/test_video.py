@@ -37,6 +37,17 @@ def test_any_frame_decodes_alone_as_it_does_in_line(path):
     assert count_frames(path) == 48
 
 
+@pytest.mark.parametrize("width", [16, 24, 40, 48, 64, 72, 100, 340])
+def test_any_even_width_has_its_pixels_in_place(tmp_path, width):
+    """decord pads the rows of some narrow videos."""
+    columns = np.linspace(20, 230, width).astype(np.uint8)
+    frames = np.broadcast_to(columns[None, None, :, None], (3, 32, width, 3))
+    write_frames(tmp_path / "ramp.mp4", frames, quantiser=10)
+    read = read_frames(tmp_path / "ramp.mp4", [2])
+    assert read.shape == (1, 32, width, 3)
+    assert np.abs(read[0].astype(int) - frames[0]).max() <= 6
+
+
 def test_a_text_path_serves_too(path):
     assert np.array_equal(read_frames(str(path), [7]), read_frames(path, [7]))
 
@@ -81,8 +92,9 @@ def test_a_frame_that_is_not_there_is_an_error(path, index):
 
 
 def test_indices_must_be_integers(path):
-    with pytest.raises(TypeError, match="indices must be a list of integers"):
-        read_frames(path, [0.5])
+    for indices in ([0.5], [], 3):
+        with pytest.raises(TypeError, match="indices must be one integer or more"):
+            read_frames(path, indices)
 
 
 @pytest.mark.parametrize(

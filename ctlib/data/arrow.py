@@ -39,7 +39,7 @@ class ArrowConfig(Config):
     val_clips: int = at_least(2, 480)
     num_frames: int = at_least(48, 48)  # a video; a multiple of 48, so that 8, 12, 16 and 24 segments are equal
     size: int = at_least(16, 64)  # pixels, height and width
-    difficulty: float = at_least(0, 0.2)  # 0 to 1: smaller, shorter motion, distractors, camera shake, noise
+    difficulty: float = at_least(0, 0.1)  # 0 to 1: smaller, shorter motion, distractors, camera shake, noise
     seed: int = at_least(0, 0)
 
     def __post_init__(self):
@@ -93,7 +93,7 @@ def _grow(s, rng, reach):
 
 
 def _turn_clockwise(s, rng, reach):
-    return [_pose(s, *_place(rng), 1.6, 0.8, s * math.radians(130) * reach)]
+    return [_pose(s, *_place(rng), 1.9, 0.65, s * math.radians(150) * reach)]
 
 
 def _appear(s, rng, reach):
@@ -115,8 +115,7 @@ def _cover(s, rng, reach):
 
 
 def _stretch(s, rng, reach):
-    ratio = (1 + 1.0 * reach) ** s
-    return [_pose(s, *_place(rng), ratio, 1 / ratio, rng.uniform(0, math.pi))]
+    return [_pose(s, *_place(rng), 0.8 * (1 + 1.4 * reach) ** s, 0.8, rng.uniform(0, math.pi))]
 
 
 def _place(rng, room: float = 0.22):
@@ -225,7 +224,7 @@ def render(config: ArrowConfig, split: str, pair: int) -> Rendered:
         where = _pose(np.zeros(n), *rng.uniform(-0.45, 0.45, 2), angle=rng.uniform(0, 2 * math.pi))
         layers.append((_sprite(rng, 24), moved(where, 0.1 * hard), rng.uniform(0.04, 0.08), False))
     reach = rng.uniform(0.75, 1.0) * (1 - 0.6 * hard)
-    turn, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.13, 0.19)
+    turn, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.16, 0.22)
     for poses in action(_progress(rng, n, hard), rng, reach):
         poses[:, 4] += turn
         layers.append((_sprite(rng, 32), moved(poses, 0.02 * hard), radius, True))

@@ -139,5 +139,7 @@ def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         pin_memory=torch.cuda.is_available(),
+        # Of its own: a loader draws from the global one now and then, which dropout would feel.
+        generator=torch.Generator(),
         **options,
     )
