@@ -87,7 +87,7 @@ def load_samples(name: str, root: str | Path, split: str) -> Samples:
 
     Args:
         name: one of `DATASETS`.
-        root: the folder in which the data set lies.
+        root: the folder in which the data set lies; `~` is the home folder.
         split: "train" or "val".
 
     Raises:
@@ -95,7 +95,7 @@ def load_samples(name: str, root: str | Path, split: str) -> Samples:
         FileNotFoundError: the folder or an annotation file is missing.
     """
     check_choice("data set", name, DATASETS)
-    root = Path(root)
+    root = Path(root).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root} for the data set {name!r}")
     return DATASETS[name](root, split)
