@@ -9,6 +9,7 @@ BIN := .venv/bin
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 # Prints what the notebook prints, a line an epoch, and nothing else; a failed notebook still says why.
 RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-level ERROR --stdout-file -
+STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
 .PHONY: help study test test-all lint format lab clean
@@ -20,7 +21,7 @@ help:  ## list the targets
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,test]'
-	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = 40' > .venv/etc/ipython/ipython_kernel_config.py
+	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = 50' > .venv/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
 study: .venv/installed  ## train TSN and CT-Net on the built-in data; the summary goes to $(OUT)
@@ -36,7 +37,7 @@ train-TSN: MODEL = tsn_quickstart
 train-CT-Net: MODEL = ctnet_quickstart
 .PHONY: train-TSN train-CT-Net
 train-TSN train-CT-Net: train-%:
-	@$(RUN) notebooks/train.ipynb $(OUT)/train_$*.ipynb -p name $* -p model $(MODEL) -p seed $(SEED) -p out_dir $(OUT)
+	@$(RUN) notebooks/train.ipynb $(OUT)/train_$*_seed$(SEED).ipynb -p name $* -p model $(MODEL) -p seed $(SEED) -p out_dir $(OUT) -p device cpu
 
 test: .venv/installed  ## all tests but the slow ones (at most 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow"
@@ -47,12 +48,12 @@ test-all: .venv/installed  ## all tests
 lint: .venv/installed  ## ruff over modules and notebooks; stored outputs are refused
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution' notebooks/*.ipynb
+	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
 
 format: .venv/installed  ## mend what `make lint` can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/nbstripout --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution' notebooks/*.ipynb
+	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
 
 lab: .venv/installed  ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/quickstart.ipynb

@@ -33,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"python -m ctlib {options.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"python -m ctlib {options.command}: interrupted; nothing was written", file=sys.stderr)
+        return 130
 
 
 def write_arrow(options: argparse.Namespace) -> int:

@@ -6,9 +6,11 @@ nothing reads.
 """
 
 import difflib
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 
 def unknown_name(kind: str, name: str, known) -> str:
@@ -64,6 +66,11 @@ class Config:
             low = entry.metadata.get("at_least")
             if low is not None and value is not None and value < low:
                 raise ValueError(f"{entry.name} must be at least {low}, got {value}")
+            high = entry.metadata.get("at_most")
+            if high is not None and value > high:
+                raise ValueError(f"{entry.name} must be at most {high}, got {value}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{entry.name} must be finite, got {value}")
             if "one_of" in entry.metadata:
                 check_choice(entry.name, value, entry.metadata["one_of"])
 
@@ -87,6 +94,10 @@ def at_least(low, default):
     return field(default=default, metadata={"at_least": low})
 
 
+def between(low, high, default):
+    return field(default=default, metadata={"at_least": low, "at_most": high})
+
+
 def one_of(choices, default):
     return field(default=default, metadata={"one_of": tuple(choices)})
 
@@ -104,7 +115,7 @@ class ModelConfig(Config):
     connection: str = "parallel"  # of space and time: parallel, serial, coupling
     pointwise: bool = True  # a dense point-wise convolution between sub-operations
     excitation: str = "te"  # te, se, none
-    dropout: float = at_least(0, 0.5)  # before the classifier
+    dropout: float = between(0, 1, 0.3)  # before the classifier
     weights: str | None = None  # of the trunk: None (random) or "imagenet"
 
 
@@ -117,9 +128,10 @@ class DataConfig(Config):
     size: int = at_least(2, 256)  # pixels, height and width of the network's input
     short_side: int | None = at_least(2, None)  # pixels, to which a test frame's shorter side is brought; None: size
     flip: bool = False  # random horizontal flip, with the labels of left/right classes swapped by name
-    clips: int = at_least(1, 1)  # test clips a video
+    clips: int = one_of((1, 2), 1)  # test clips a video
     crops: int = one_of((1, 3), 1)  # test crops a clip
     workers: int = at_least(0, 2)  # loader processes
+    fingerprint: str = ""  # of both lists; filled in when they are read
 
 
 @dataclass(frozen=True)
@@ -129,12 +141,18 @@ class RecipeConfig(Config):
     epochs: int = at_least(1, 45)
     batch: int = at_least(1, 64)  # clips a step
     lr: float = at_least(0, 0.02)  # at batch 64; scaled by batch / 64
-    warmup: float = at_least(0, 10)  # epochs of linear warm-up
+    warmup: float = at_least(0, 10)  # epochs of linear warm-up, at most all of them
     momentum: float = at_least(0, 0.9)
     weight_decay: float = at_least(0, 5e-4)  # not on biases and batch norms
     clip_norm: float = at_least(0, 20.0)  # bound on the norm of all gradients together
     label_smoothing: float = at_least(0, 0.0)
     precision: str = one_of(("auto", "fp32", "bf16", "fp16"), "auto")  # auto: fp32 on CPU; bf16, else fp16, on GPU
+    device: str = one_of(("auto", "cpu"), "auto")  # auto: a GPU if there is one
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup must be at most the {self.epochs} epochs, got {self.warmup}")
 
 
 @dataclass(frozen=True)
@@ -146,3 +164,8 @@ class RunConfig(Config):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     recipe: RecipeConfig = RecipeConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.name or self.name != Path(self.name).name:
+            raise ValueError(f"name must be usable as a folder's name, got {self.name!r}")

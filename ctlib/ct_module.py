@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ctlib.config import check_choice
 from ctlib.excitation import EXCITATIONS
 from ctlib.tensorize import TensorSeparableConv, resolve_dims, rotate
 
@@ -128,7 +129,7 @@ class CTModule(nn.Module):
 
     Args:
         channels: C of the input.
-        dims: K, or the sizes (C_1, ..., C_K); see `resolve_dims`.
+        dims: K, or the sizes (C_1, ..., C_K), which multiply to C_out; see `resolve_dims`.
         kernels: (t, h, w) for all sub-operations, or one for each.
         connection: "parallel", "serial" or "coupling" of space and time.
         pointwise: a dense point-wise convolution after each sub-operation but the last.
@@ -137,7 +138,7 @@ class CTModule(nn.Module):
             sub-operation does so, with as many groups as it has on C.
 
     Raises:
-        ValueError: sizes that do not multiply to C, another number of kernels than of sizes, an
+        ValueError: sizes that do not multiply to C_out, another number of kernels than of sizes, an
             unknown connection or excitation, or "te" with "coupling".
 
     Example:
@@ -158,10 +159,8 @@ class CTModule(nn.Module):
     ):
         super().__init__()
         out_channels = channels if out_channels is None else out_channels
-        if connection not in CONNECTIONS:
-            raise ValueError(f"connection must be one of {', '.join(CONNECTIONS)}, got {connection!r}")
-        if excitation not in EXCITATIONS:
-            raise ValueError(f"excitation must be one of {', '.join(EXCITATIONS)}, got {excitation!r}")
+        check_choice("connection", connection, CONNECTIONS)
+        check_choice("excitation", excitation, EXCITATIONS)
         self.dims = resolve_dims(out_channels, dims)
         if isinstance(kernels[0], int):
             kernels = [kernels] * len(self.dims)

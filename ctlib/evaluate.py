@@ -1,11 +1,11 @@
 """Testing: every view of every video scored, views averaged, videos counted once."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -27,30 +27,25 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, loader: DataLoader, accelerator: Accelerator, on_step: Callable[[int, int], None] | None = None
-) -> Scores:
+def evaluate(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> Scores:
     """Score all videos of a test loader: logits averaged over their views.
 
     Args:
         model: takes (N, 3, T, H, W); put into evaluation mode here, and back as it was after.
         loader: gives (n, views, 3, T, H, W) and labels; prepared by `accelerator`.
         accelerator: gathers what several processes scored, without the padding.
-        on_step: called with the batches done and their number.
     """
     logits, labels = [], []
     was_training = model.training
     model.eval()
     try:
-        for step, (views, label) in enumerate(loader, start=1):
+        for views, label in loader:
             videos = views.shape[0]
             with accelerator.autocast():
                 scores = model(views.flatten(0, 1)).float().unflatten(0, (videos, -1)).mean(1)
             scores, label = accelerator.gather_for_metrics((scores, label))
             logits.append(scores.cpu())
             labels.append(label.cpu())
-            if on_step is not None:
-                on_step(step, len(loader))
     finally:
         model.train(was_training)
     return Scores(torch.cat(logits), torch.cat(labels))
@@ -60,7 +55,7 @@ def interval(correct: np.ndarray, groups: list[str]) -> tuple[float, float]:
     """Mean accuracy, and half of its 95 % interval, in percent, over groups of dependent clips.
 
     Clips of one group (the two directions of a mirrored pair, say) are no independent evidence: the
-    spread is that of the group means.
+    spread is that of the group means, by Student's t.
 
     Args:
         correct: bool (clips,).
@@ -70,4 +65,4 @@ def interval(correct: np.ndarray, groups: list[str]) -> tuple[float, float]:
     means = np.bincount(index, weights=correct) / np.bincount(index)
     if len(means) < 2:
         return 100 * float(means.mean()), float("nan")
-    return 100 * float(np.mean(correct)), 196 * float(means.std(ddof=1)) / len(means) ** 0.5
+    return 100 * float(np.mean(correct)), 100 * float(stats.sem(means) * stats.t.ppf(0.975, len(means) - 1))

@@ -139,7 +139,6 @@ class VideoClassifier(nn.Module):
 # Trunks by name: what makes each, and where torchvision publishes its ImageNet weights.
 TRUNKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50": lambda: ResNetTrunk((3, 4, 6, 3)),
-    "resnet101": lambda: ResNetTrunk((3, 4, 23, 3)),
     "quickstart": lambda: ResNetTrunk((2, 2, 2, 2), width=16),
 }
 
@@ -208,6 +207,13 @@ def model_config(name: str, **parts) -> ModelConfig:
     if name not in MODELS:
         raise ValueError(unknown_name("model", name, MODELS))
     return ModelConfig.from_dict({**MODELS[name], **parts})
+
+
+def name_of(config: ModelConfig) -> str:
+    """The name in `MODELS` of this network, whatever its classes, frames, dropout and weights; else "custom"."""
+    free = ("num_classes", "num_frames", "dropout", "weights")
+    given = {key: getattr(config, key) for key in free}
+    return next((name for name in MODELS if model_config(name, **given) == config), "custom")
 
 
 def ctnet_r50(num_classes: int, num_frames: int = 8, weights: str | None = None, **parts) -> VideoClassifier:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from IPython import get_ipython
-from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ctlib.config import check_choice, check_type
@@ -38,6 +36,8 @@ def check_parameters() -> None:
     Raises:
         ParameterError: an unknown parameter, or a value of the wrong type ("false" for a bool, say).
     """
+    from IPython import get_ipython  # the command line uses this module too, and needs no Jupyter
+
     cells = get_ipython().user_ns["In"][:-1]
     with one_line_errors():
         _check(cells, get_ipython().user_ns)
@@ -88,6 +88,7 @@ class Progress:
     def __init__(self, name: str, epochs: int):
         self.name, self.epochs = name, epochs
         self.bar = None
+        self.lines = 0  # shown so far; none if the run was found finished
 
     def on_step(self, done: int, total: int) -> None:
         if not by_hand():
@@ -99,6 +100,7 @@ class Progress:
             self.bar.close()
 
     def on_epoch(self, row: dict) -> None:
+        self.lines += 1
         print(
             f"{self.name:>6}  epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
             f"  loss {row['loss']:.3f}  train {row['train_top1']:5.1f} %  test {row['top1']:5.1f} %"
@@ -122,8 +124,8 @@ def counting(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def keep(figure: Figure, folder: str | Path, name: str) -> Figure:
-    """Save a figure as PNG and SVG under `folder`, and hand it on to be shown."""
+def keep(figure, folder: str | Path, name: str):
+    """Save a matplotlib figure as PNG and SVG under `folder`, and hand it on to be shown."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("png", "svg"):

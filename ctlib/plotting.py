@@ -9,7 +9,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-LINES = ("-", "--", "-.", ":")
 
 
 def use_style() -> None:
@@ -30,7 +29,15 @@ def learning_curves(histories: dict[str, pd.DataFrame], bound: float | None = No
         colour, marker = f"C{index}", MARKERS[index % len(MARKERS)]
         left.plot(history.epoch, history.loss, color=colour, marker=marker, label=name)
         right.plot(history.epoch, history.top1, color=colour, marker=marker, label=f"{name}, test")
-        right.plot(history.epoch, history.train_top1, color=colour, ls=":", label=f"{name}, training")
+        right.plot(
+            history.epoch,
+            history.train_top1,
+            color=colour,
+            marker=marker,
+            mfc="none",
+            ls=":",
+            label=f"{name}, training",
+        )
     left.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy")
     right.set(title="Top-1 accuracy", xlabel="epoch", ylabel="%", ylim=(0, 100))
     if bound is not None:

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -34,9 +35,9 @@ class RunFolder:
         """Whether the run that `config` describes has been run to its end here.
 
         Raises:
-            ValueError: the folder holds a run with other parameters, which are named.
+            ValueError: the folder holds a finished run with other parameters, which are named.
         """
-        if not (self.path / "config.json").exists():
+        if not (self.path / "result.json").exists():
             return False
         differing = _differences(json.loads((self.path / "config.json").read_text()), _comparable(config))
         if differing:
@@ -44,7 +45,7 @@ class RunFolder:
                 f"{self.path} holds a run with other parameters ({'; '.join(differing)}): "
                 "delete it, or choose another folder"
             )
-        return (self.path / "result.json").exists()
+        return True
 
     def start(self, config: RunConfig) -> None:
         """Make the folder and write down what is about to run."""
@@ -73,8 +74,8 @@ class RunFolder:
         return pd.read_csv(self.path / "predictions.csv")
 
 
-# Where the data lies and how many processes read it changes nothing that comes out.
-_NOT_COMPARED = ("root", "workers")
+# Where the data lies (its fingerprint tells what it is) and how many processes read it changes nothing that comes out.
+_NOT_COMPARED = ("data.root", "data.workers")
 
 
 def _comparable(config: RunConfig) -> dict:
@@ -87,7 +88,7 @@ def _differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
         was, is_now = stored.get(key), wanted.get(key)
         if isinstance(was, dict) and isinstance(is_now, dict):
             found += _differences(was, is_now, f"{prefix}{key}.")
-        elif was != is_now and key not in _NOT_COMPARED:
+        elif was != is_now and prefix + key not in _NOT_COMPARED:
             found.append(f"{prefix}{key} {was!r} there, {is_now!r} asked for")
     return found
 
@@ -107,17 +108,38 @@ def load(folder: str | Path) -> pd.DataFrame:
     rows = [
         {**json.loads(path.read_text()), "folder": str(path.parent)} for path in sorted(folder.rglob("result.json"))
     ]
-    return pd.DataFrame(rows)
+    columns = [
+        "name",
+        "model",
+        "data",
+        "top1",
+        "top5",
+        "gflops",
+        "params",
+        "num_frames",
+        "size",
+        "clips",
+        "crops",
+        "seed",
+        "epochs",
+        "seconds",
+        "folder",
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
-def provenance() -> dict:
-    """Versions, hardware and the commit that a run's numbers come from."""
+def provenance(device: torch.device) -> dict:
+    """Versions, hardware, peak memory (MB, of the GPU or else of this process) and the commit of a run on `device`."""
+    cuda = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process()
     packages = ("torch", "torchvision", "numpy", "accelerate", "torchmetrics")
     return {
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "hardware": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device": device.type,
+        "peak_memory_mb": round(peak / 1e6),
         "threads": torch.get_num_threads(),
     }
 
@@ -134,6 +156,16 @@ def _commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _peak_of_process() -> int:
+    """The most memory that this process has held, in bytes."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # kilobytes, but on a Mac bytes
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ Face Accelerate carries device and precision. A run is recorded in its folder, a
 finished is not run again.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from ctlib.config import RecipeConfig, RunConfig
 from ctlib.data.catalog import Samples, load_samples
 from ctlib.data.clips import test_loader, train_loader
 from ctlib.evaluate import Scores, evaluate
-from ctlib.models import build_model
+from ctlib.models import build_model, name_of
 
 
 class TrainingError(RuntimeError):
@@ -88,27 +89,29 @@ def train(
         TrainingError: a loss that is not finite.
         video.VideoError: a video that cannot be read.
     """
-    folder = runs.RunFolder(folder)
-    if folder.is_finished(config):
-        return folder.result()
     began = time.perf_counter()
     data, recipe = config.data, config.recipe
     train_samples, test_samples = (load_samples(data.name, data.root, split) for split in ("train", "val"))
+    lists = f"{train_samples.fingerprint}-{test_samples.fingerprint}"
+    config = dataclasses.replace(config, data=dataclasses.replace(data, fingerprint=lists))
+    folder = runs.RunFolder(folder)
+    if folder.is_finished(config):
+        return folder.result()
     if len(train_samples.classes) != config.model.num_classes:
         raise ValueError(
             f"the model has {config.model.num_classes} classes, {data.name} has {len(train_samples.classes)}"
         )
-    folder.start(config)
 
     set_seed(config.seed)
-    AcceleratorState._reset_state()  # else a notebook's second run could not have another precision than its first
-    accelerator = Accelerator(mixed_precision=_precision(recipe.precision))
+    AcceleratorState._reset_state(reset_partial_state=True)  # a notebook's second run may differ in precision or device
+    accelerator = Accelerator(cpu=recipe.device == "cpu", mixed_precision=_precision(recipe))
     model = build_model(config.model)
     counted = cost.count(model, config.model.num_frames, data.size)
     optimizer = torch.optim.SGD(parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     trainset = train_loader(train_samples, config.model.num_frames, data, recipe.batch, config.seed)
     testset = test_loader(test_samples, config.model.num_frames, data, recipe.batch)
     model, optimizer, trainset, testset = accelerator.prepare(model, optimizer, trainset, testset)
+    folder.start(config)
 
     history = []
     for epoch in range(recipe.epochs):
@@ -129,10 +132,10 @@ def train(
         "gflops": counted.gflops,
         "params": counted.params,
         "seconds": time.perf_counter() - began,
-        "precision": accelerator.mixed_precision,
-        **runs.provenance(),
+        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        **runs.provenance(accelerator.device),
     }
-    state = accelerator.unwrap_model(model).state_dict()
+    state = {key: value.cpu() for key, value in accelerator.unwrap_model(model).state_dict().items()}
     saved = {"model": config.model.to_dict(), "classes": list(train_samples.classes), "state_dict": state}
     runs.write_atomically(folder.checkpoint, lambda partial: torch.save(saved, partial))
     folder.finish(result, _predictions(test_samples, scores))
@@ -174,27 +177,29 @@ def _train_epoch(model, optimizer, loader, accelerator, config, epoch, on_step) 
     }
 
 
-def _precision(name: str) -> str:
+def _precision(recipe: RecipeConfig) -> str:
     """Accelerate's name of the precision; auto is fp32 on a CPU, and bf16 or else fp16 on a GPU."""
-    if name == "auto":
-        if not torch.cuda.is_available():
+    if recipe.precision == "auto":
+        if recipe.device == "cpu" or not torch.cuda.is_available():
             return "no"
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return {"fp32": "no"}.get(name, name)
+    return {"fp32": "no"}.get(recipe.precision, recipe.precision)
 
 
 def _protocol(config: RunConfig, test_samples: Samples) -> dict:
     """What the accuracies were measured on, and how."""
     return {
         "name": config.name,
-        "model": ("tsn" if config.model.blocks == "none" else "ctnet") + "_" + config.model.trunk,
+        "model": name_of(config.model),
         "data": config.data.name,
-        "fingerprint": test_samples.fingerprint,
+        "fingerprint": config.data.fingerprint,
         "videos": len(test_samples),
         "num_frames": config.model.num_frames,
         "size": config.data.size,
         "clips": config.data.clips,
         "crops": config.data.crops,
+        "short_side": config.data.short_side or config.data.size,
+        "averaged": "logits",
         "seed": config.seed,
         "epochs": config.recipe.epochs,
     }

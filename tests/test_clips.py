@@ -113,5 +113,7 @@ def test_refusals(train_samples):
         clips.train_loader(train_samples, 4, DataConfig(size=32), batch=64, seed=0)
     with pytest.raises(ValueError, match="short_side must be at least size, got 16 and 32"):
         clips.ClipDataset(train_samples, 4, 32, short_side=16)
+    with pytest.raises(ValueError, match="even number of frames a clip, got 5"):
+        clips.ClipDataset(train_samples, 5, 32)
     with pytest.raises(ValueError, match="unknown sampling 'mirored': did you mean 'mirrored'"):
         clips.ClipDataset(train_samples, 4, 32, sampling="mirored")

@@ -25,6 +25,8 @@ def test_a_part_is_swapped_by_replace():
     [
         ({"epohcs": 3}, "unknown key of RecipeConfig 'epohcs': did you mean 'epochs'"),
         ({"epochs": -1}, "epochs must be at least 1, got -1"),
+        ({"lr": float("nan")}, "lr must be finite, got nan"),
+        ({"epochs": 3}, "warmup must be at most the 3 epochs, got 10"),
         ({"precision": "half"}, "unknown precision 'half'"),
     ],
 )

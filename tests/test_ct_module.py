@@ -104,8 +104,8 @@ def test_channels_may_change():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"connection": "paralel"}, "connection must be one of coupling, serial, parallel, got 'paralel'"),
-        ({"excitation": "SE"}, "excitation must be one of none, se, te, got 'SE'"),
+        ({"connection": "paralel"}, "unknown connection 'paralel': did you mean 'parallel'"),
+        ({"excitation": "SE"}, "unknown excitation 'SE'"),
         ({"connection": "coupling"}, "needs spatial and temporal features apart"),
         ({"kernels": [(3, 3, 3)]}, "2 sub-dimensions need as many kernels, got 1"),
         ({"dims": (8, 4)}, "multiply to 32, needed 16"),

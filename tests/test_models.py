@@ -4,7 +4,7 @@ import torchvision
 
 import ctlib
 from ctlib.config import ModelConfig
-from ctlib.models import MODELS, PLACEMENTS, ClipBlock, build_model, model_config
+from ctlib.models import MODELS, PLACEMENTS, ClipBlock, build_model, model_config, name_of
 from ctlib.train import parameter_groups
 
 CLIP = (2, 3, 8, 64, 64)
@@ -43,6 +43,7 @@ def test_a_state_dict_makes_the_round_trip(network):
 
 
 def test_only_ctnet_tells_a_clip_from_its_reverse():
+    torch.manual_seed(0)
     clips = torch.randn(CLIP, dtype=torch.double)
     differences = {}
     for name in ("ctnet_quickstart", "tsn_quickstart"):
@@ -55,12 +56,11 @@ def test_only_ctnet_tells_a_clip_from_its_reverse():
     assert differences["ctnet_quickstart"] > 1e-4
 
 
-@pytest.mark.parametrize("depth", [50, 101])
-def test_the_trunk_is_torchvision_s_resnet(depth):
+def test_the_trunk_is_torchvision_s_resnet():
     """The same state dict gives the same features, so ImageNet weights mean what they should."""
     torch.manual_seed(0)
-    theirs = getattr(torchvision.models, f"resnet{depth}")().double().eval()
-    ours = build_model(ModelConfig(trunk=f"resnet{depth}", blocks="none", num_classes=1000)).double().eval()
+    theirs = torchvision.models.resnet50().double().eval()
+    ours = build_model(ModelConfig(trunk="resnet50", blocks="none", num_classes=1000)).double().eval()
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
     ours.trunk.load_state_dict(state)
     ours.fc.load_state_dict(theirs.fc.state_dict())
@@ -143,5 +143,6 @@ def test_unknown_names_get_the_nearest():
 
 def test_every_named_model_can_be_configured():
     for name in MODELS:
-        assert model_config(name, num_classes=3).num_classes == 3
+        assert name_of(model_config(name, num_classes=3, dropout=0.1)) == name
+    assert name_of(model_config("ctnet_r50", excitation="se")) == "custom"
     assert set(PLACEMENTS) >= {"none", "stage2-5"}

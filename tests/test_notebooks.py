@@ -12,7 +12,7 @@ from ctlib import runs
 def execute(stem, folder, **parameters):
     return papermill.execute_notebook(
         ROOT / "notebooks" / f"{stem}.ipynb",
-        folder / f"{stem}_{parameters.get('name', 'x')}.ipynb",
+        folder / f"{stem}.ipynb",
         parameters=parameters,
         cwd=ROOT,
         kernel_name="python3",
@@ -80,6 +80,10 @@ def test_quickstart_shows_what_the_records_say(trained):
         ("train", {"epohcs": 3}, "unknown parameter 'epohcs': did you mean 'epochs'"),
         ("train", {"epochs": -1}, "epochs must be at least 1, got -1"),
         ("train", {"epochs": "3"}, "epochs must be int, got str '3'"),
+        ("train", {"num_frames": 7}, "num_frames must be even"),
+        ("train", {"dropout": 3.0}, "dropout must be at most 1, got 3.0"),
+        ("train", {"batch": 5000}, "batch must be at most the 1600 training videos, got 5000"),
+        ("train", {"name": "../x"}, "name must be usable as a folder's name, got '../x'"),
         ("train", {"model": "ctnet_quickstrat"}, "did you mean 'ctnet_quickstart'"),
         ("train", {"root": "/no/such/folder"}, "no folder /no/such/folder"),
         ("quickstart", {"runs_dir": "no/such/folder"}, "no folder .*no/such/folder"),

@@ -2,6 +2,7 @@ import dataclasses
 
 import pandas as pd
 import pytest
+import torch
 
 from ctlib import runs
 from ctlib.config import RecipeConfig, RunConfig
@@ -23,12 +24,14 @@ def test_a_run_is_finished_when_its_result_is_written(tmp_path):
 
 def test_another_configuration_is_refused_by_name(tmp_path):
     folder = runs.RunFolder(tmp_path)
+    other = RunConfig(recipe=RecipeConfig(epochs=13, lr=0.5))
     folder.start(RunConfig())
-    other = RunConfig(recipe=RecipeConfig(epochs=3, lr=0.5))
-    with pytest.raises(ValueError, match="recipe.epochs 45 there, 3 asked for; recipe.lr 0.02 there, 0.5 asked for"):
+    assert folder.is_finished(other) is False  # nothing is lost by starting over
+    folder.finish({"top1": 50.0}, PREDICTIONS)
+    with pytest.raises(ValueError, match="recipe.epochs 45 there, 13 asked for; recipe.lr 0.02 there, 0.5 asked for"):
         folder.is_finished(other)
     moved = dataclasses.replace(RunConfig(), data=dataclasses.replace(RunConfig().data, root="/else", workers=7))
-    assert folder.is_finished(moved) is False  # where the data lies is no difference
+    assert folder.is_finished(moved)  # where the data lies is no difference
 
 
 def test_load_reads_a_row_a_finished_run(tmp_path):
@@ -40,6 +43,8 @@ def test_load_reads_a_row_a_finished_run(tmp_path):
     table = runs.load(tmp_path)
     assert table[["name", "top1"]].to_numpy().tolist() == [["ctnet", 88.0], ["tsn", 48.0]]
     assert table.folder.tolist() == [str(tmp_path / "ctnet" / "seed0"), str(tmp_path / "tsn" / "seed0")]
+    (tmp_path / "none").mkdir()
+    assert {"name", "top1", "gflops"} <= set(runs.load(tmp_path / "none").columns)
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         runs.load(tmp_path / "nowhere")
 
@@ -58,5 +63,6 @@ def test_a_failed_write_leaves_the_file_before_it(tmp_path):
 
 
 def test_provenance_says_versions_and_hardware():
-    told = runs.provenance()
+    told = runs.provenance(torch.device("cpu"))
     assert told["versions"]["torch"] and told["hardware"] and told["threads"] >= 1 and told["commit"]
+    assert told["device"] == "cpu" and told["peak_memory_mb"] > 50

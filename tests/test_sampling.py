@@ -24,7 +24,7 @@ def test_a_short_video_is_spread_over_the_clip(length, clip, expected):
 @pytest.mark.parametrize("clip", [1, 3, 8, 16])
 def test_training_draws_one_frame_from_each_segment(length, clip):
     rng = np.random.default_rng(0)
-    drawn = np.array([Sparse().train(length, clip, rng) for _ in range(200)])
+    drawn = np.array([Sparse().train(length, clip, rng) for _ in range(2000)])
     low = np.floor(np.arange(clip) * length / clip)
     high = np.ceil(np.arange(1, clip + 1) * length / clip) - 1
     assert (drawn >= low).all() and (drawn <= high).all()

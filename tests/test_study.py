@@ -12,7 +12,7 @@ def test_arrow_accuracy_counts_pairs_as_one_piece_of_evidence():
     accuracy = study.arrow_accuracy(predictions)
     assert accuracy.top1 == 50 and accuracy.right_pair == 75
     means = pd.Series([0.5, 1.0, 0.0, 0.5])
-    assert accuracy.half == pytest.approx(196 * means.std() / 2)
+    assert accuracy.half == pytest.approx(318.2 * means.std() / 2, rel=1e-3)  # t of 3 degrees: 3.182
 
 
 def test_runs_are_told_apart_by_seed_where_names_repeat():

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
@@ -89,6 +90,26 @@ def test_a_finished_run_is_found_and_not_run_again(config, tmp_path):
         train.train(dataclasses.replace(config, seed=1), tmp_path)
 
 
+def test_a_finished_run_on_other_data_is_refused(config, tmp_path, arrow_root):
+    """The lists are the same; only what the videos were made from differs."""
+    train.train(config, tmp_path / "run")
+    shutil.copytree(arrow_root, tmp_path / "data")
+    stamp = tmp_path / "data" / "arrow.json"
+    stamp.write_text(stamp.read_text().replace('"difficulty": 0.2', '"difficulty": 0.6'))
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "data")))
+    with pytest.raises(ValueError, match="data.fingerprint .* there, .* asked for"):
+        train.train(other, tmp_path / "run")
+
+
+def test_a_refused_or_interrupted_run_does_not_block_its_correction(config, tmp_path):
+    wrong = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, batch=500))
+    with pytest.raises(ValueError, match="a batch of 500"):
+        train.train(wrong, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    runs.RunFolder(tmp_path).start(wrong)  # as an interrupted run leaves it
+    assert train.train(config, tmp_path)["epochs"] == 2
+
+
 def test_an_interrupted_run_is_run_again(config, tmp_path):
     def interrupt(row):
         raise KeyboardInterrupt
@@ -115,7 +136,7 @@ def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config,
 
 def test_one_batch_can_be_learned_by_heart(config, tmp_path):
     torch.manual_seed(0)
-    network = train.build_model(config.model)
+    network = train.build_model(dataclasses.replace(config.model, dropout=0.0))
     optimizer = torch.optim.SGD(train.parameter_groups(network, 0), lr=0.02, momentum=0.9)
     clips, labels = torch.randn(8, 3, 4, 32, 32), torch.arange(8)
     for _ in range(30):
@@ -151,8 +172,6 @@ def test_bad_data_stops_before_the_first_step(config, tmp_path):
 
 
 def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
-    import shutil
-
     copy = tmp_path / "data"
     shutil.copytree(arrow_root, copy)
     (copy / "train" / "000003_backward.mp4").unlink()
@@ -161,10 +180,30 @@ def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
         train.train(broken, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("name", "expected"), [("fp32", "no"), ("bf16", "bf16"), ("fp16", "fp16")])
-def test_precision(name, expected):
-    assert train._precision(name) == expected
-    assert train._precision("auto") == ("no" if not torch.cuda.is_available() else train._precision("auto"))
+@pytest.mark.parametrize(
+    ("precision", "device", "gpu", "bf16", "expected"),
+    [
+        ("auto", "auto", False, False, "no"),
+        ("auto", "auto", True, True, "bf16"),
+        ("auto", "auto", True, False, "fp16"),
+        ("auto", "cpu", True, True, "no"),
+        ("fp32", "auto", True, True, "no"),
+        ("fp16", "auto", True, True, "fp16"),
+    ],
+)
+def test_precision_follows_the_device(monkeypatch, precision, device, gpu, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert train._precision(RecipeConfig(precision=precision, device=device)) == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_trains_on_a_gpu(config, tmp_path, precision):
+    result = train.train(
+        dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, precision=precision)), tmp_path
+    )
+    assert (result["device"], result["precision"]) == ("cuda", precision)
 
 
 def test_bf16_trains_on_a_cpu_too(config, tmp_path):

@@ -72,5 +72,7 @@ def test_flips_of_something_something_s_names():
         "Spinning anticlockwise",
         "Spinning Clockwise",
         "Moving from left to right",
+        "Swiping Left",
+        "Swiping Right",
     )
-    assert transforms.flipped_labels(classes).tolist() == [2, 1, 0, 4, 3, -1]  # the last has no partner
+    assert transforms.flipped_labels(classes).tolist() == [2, 1, 0, 4, 3, -1, 7, 6]  # no partner for the sixth

@@ -1,0 +1,5 @@
+"""Video files to batches of clips."""
+
+from ctlib.data import video
+
+__all__ = ["video"]

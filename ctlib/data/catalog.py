@@ -23,12 +23,17 @@ class Samples(Sequence):
         classes: names in label order.
         sampling: name of the sampling (`sampling.SAMPLINGS`) that the data set is used with.
         fingerprint: 12 hex digits that change with any path (below the root), label, frame number
-            or class name.
+            or class name, and with `made_from`.
+
+    Args:
+        made_from: what else tells this data set from another with the same lists.
     """
 
-    def __init__(self, samples: list[Sample], classes: tuple[str, ...], root: Path, sampling: str = "sparse"):
+    def __init__(
+        self, samples: list[Sample], classes: tuple[str, ...], root: Path, sampling: str = "sparse", made_from: str = ""
+    ):
         self._samples, self.classes, self.root, self.sampling = samples, classes, root, sampling
-        digest = hashlib.sha256(repr(classes).encode())
+        digest = hashlib.sha256(repr((classes, made_from)).encode())
         for source, label, num_frames in samples:
             digest.update(f"{Path(source).relative_to(root).as_posix()} {label} {num_frames}\n".encode())
         self.fingerprint = digest.hexdigest()[:12]
@@ -44,7 +49,8 @@ def load_arrow(root: Path, split: str) -> Samples:
     """The built-in data set, as `arrow.write` lays it out."""
     check_choice("split", split, ("train", "val"))
     classes = tuple(_read_text(root / "classes.txt").splitlines())
-    return Samples(read_list(root / f"{split}.txt", root, len(classes)), classes, root, sampling="mirrored")
+    samples = read_list(root / f"{split}.txt", root, len(classes))
+    return Samples(samples, classes, root, sampling="mirrored", made_from=_read_text(root / "arrow.json"))
 
 
 def read_list(path: Path, root: Path, num_classes: int) -> list[Sample]:

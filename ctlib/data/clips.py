@@ -35,7 +35,7 @@ class ClipDataset(Dataset):
         item index in testing -> (clips * crops, 3, T, size, size), label
 
     Raises:
-        video.VideoError: a video is missing, unreadable, or has fewer frames than its list says.
+        video.VideoError: a video is missing, unreadable, or has no frame where its list says that there is one.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class ClipDataset(Dataset):
         if self.short_side < size:
             raise ValueError(f"short_side must be at least size, got {short_side} and {size}")
         self.samples, self.num_frames, self.size, self.sampling = samples, num_frames, size, SAMPLINGS[name]
+        self.sampling.test(max(1, num_frames), num_frames, clips)  # refuses now what it would refuse later
         self.train, self.clips, self.crops, self.seed = train, clips, crops, seed
         labels = np.arange(len(samples.classes))
         self.flipped = transforms.flipped_labels(samples.classes) if flip else np.full_like(labels, -1)

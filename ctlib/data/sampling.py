@@ -11,7 +11,11 @@ class Sparse:
     """TSN's segments (Wang et al., 2016): T equal parts of the video, one frame from each."""
 
     def train(self, num_frames: int, clip_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """A random frame of each segment: floor((i + u) n / T), u uniform in [0, 1). Shape (T,)."""
+        """A random frame of each segment: floor((i + u) n / T), u uniform in [0, 1). Shape (T,).
+
+        The authors' release draws from segments of floor(n / T) frames and never sees the last n mod T;
+        here every frame can be drawn.
+        """
         return _segments(num_frames, clip_frames, rng.random(clip_frames))
 
     def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:

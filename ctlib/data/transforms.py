@@ -92,7 +92,8 @@ def flipped_labels(classes: tuple[str, ...]) -> np.ndarray:
 
     "... from left to right" becomes "... from right to left", and so for cameras turned left or
     right and for clockwise motion. A class that has a side but whose opposite is not in `classes`
-    gets -1: it must not be flipped. "Pulling it right out" has no side in this sense.
+    gets -1: it must not be flipped. A bare "left" or "right" counts as a side where swapping it gives
+    another class ("Swiping left"); "Pulling it right out" has none.
 
     Returns:
         int64 (num_classes,).
@@ -104,5 +105,13 @@ def flipped_labels(classes: tuple[str, ...]) -> np.ndarray:
     def other_side(match: re.Match) -> str:
         return _SIDES[match.lastindex - 1][1]
 
+    def bare(match: re.Match) -> str:
+        return {"left": "right", "right": "left"}[match.group()]
+
     labels = {canonical(name): label for label, name in enumerate(classes)}
-    return np.array([labels.get(canonical(_SIDED.sub(other_side, name.lower())), -1) for name in classes])
+    flipped = []
+    for name in map(str.lower, classes):
+        swapped = labels.get(re.sub(r"\b(left|right)\b", bare, canonical(name)))
+        sided = labels.get(canonical(_SIDED.sub(other_side, name)), -1)
+        flipped.append(sided if swapped is None or sided != labels[canonical(name)] else swapped)
+    return np.array(flipped)

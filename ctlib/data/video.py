@@ -1,4 +1,8 @@
-"""Video files to frames and back: only the frames asked for are decoded, and each is the right one."""
+"""Video files to frames and back: only the frames asked for are decoded.
+
+decord's random access is exact for H.264 and VP9; MPEG-4 AVI files with B-frames are known to come out wrong and are to
+be re-encoded first.
+"""
 
 import os
 from collections.abc import Sequence
@@ -33,7 +37,7 @@ def _reader(path: str | os.PathLike):
 
 
 def _reason(error: Exception) -> str:
-    """The last line of decord's message that says something, without its C++ file and stack."""
+    """The line of decord's message that says something, without its C++ file and stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Stack trace", "[bt]"))] or ["no reason given"]
     return told[0].rsplit(": ", 1)[-1][:200]
