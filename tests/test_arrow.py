@@ -16,6 +16,13 @@ def test_rendering_is_deterministic_and_every_pair_is_another():
         assert not np.array_equal(arrow.render(CONFIG, *other).frames, first.frames)
 
 
+def test_another_picture_needs_another_version():
+    """Caches and records take equal settings for equal pictures: who changes these must raise `arrow.VERSION`."""
+    seen = [arrow.render(CONFIG, "val", pair).frames[24, 16, 16] for pair in range(4)]
+    assert arrow.VERSION == 1
+    assert np.abs(np.array(seen, int) - [[94, 72, 88], [126, 134, 130], [146, 129, 134], [91, 100, 82]]).max() <= 3
+
+
 @pytest.mark.parametrize("pair", range(8))
 def test_the_object_stays_in_sight_and_something_changes(pair):
     for index in (pair, pair + 8, pair + 16):
