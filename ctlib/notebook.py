@@ -129,7 +129,8 @@ def keep(figure, folder: str | Path, name: str):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("png", "svg"):
-        figure.savefig(folder / f"{name}.{suffix}", dpi=150, bbox_inches="tight")
+        dated = {"metadata": {"Date": None}} if suffix == "svg" else {}  # the same figure is the same file
+        figure.savefig(folder / f"{name}.{suffix}", dpi=150, bbox_inches="tight", **dated)
     return figure
 
 

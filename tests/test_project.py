@@ -95,7 +95,7 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 LAYERS = """
 __main__ notebook study plotting train evaluate runs data.clips data.arrow data.catalog
-data.transforms data.sampling data.video cost models ct_module excitation tensorize config
+data.transforms data.sampling data.video cost paper models ct_module excitation tensorize config
 """.split()  # noqa: SIM905
 
 
