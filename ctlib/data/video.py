@@ -1,7 +1,7 @@
 """Video files to frames and back: only the frames asked for are decoded.
 
-decord's random access is exact for VP9 and for H.264 with closed groups of pictures; MPEG-4 AVI files with B-frames, and
-H.264 with open groups, are known to give a wrong frame now and then and are to be re-encoded first.
+decord's random access is exact for VP9 and for H.264 with closed groups of pictures; MPEG-4 AVI files with B-frames,
+and H.264 with open groups, are known to give a wrong frame now and then and are to be re-encoded first.
 """
 
 import os
