@@ -1,8 +1,30 @@
 """The reference study of CT-Net, the Channel Tensorization Network (ICLR 2021)."""
 
-from ctlib import cost, data, runs
+from ctlib import checkpoints, cost, data, paper, runs
 from ctlib.config import ModelConfig
-from ctlib.models import build_model, ctnet_r50, tsn_r50
+from ctlib.models import (
+    build_model,
+    ctnet_inception_v3,
+    ctnet_r50,
+    ctnet_r101,
+    tsn_inception_v3,
+    tsn_r50,
+    tsn_r101,
+)
 
-__all__ = ["ModelConfig", "build_model", "cost", "ctnet_r50", "data", "runs", "tsn_r50"]
+__all__ = [
+    "ModelConfig",
+    "build_model",
+    "checkpoints",
+    "cost",
+    "ctnet_inception_v3",
+    "ctnet_r50",
+    "ctnet_r101",
+    "data",
+    "paper",
+    "runs",
+    "tsn_inception_v3",
+    "tsn_r50",
+    "tsn_r101",
+]
 __version__ = "0.1.0"

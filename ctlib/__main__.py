@@ -5,6 +5,9 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import pandas as pd
+
+from ctlib import study
 from ctlib.data import arrow
 from ctlib.notebook import counting
 
@@ -27,6 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
         )
     make.set_defaults(run=write_arrow, parts=[entry.name for entry in fields(defaults)])
 
+    ledger = commands.add_parser(
+        "costs",
+        help="every cost that the paper publishes, counted beside it",
+        description="Count every published cost that this code can build, beside the published figure: about "
+        "15 seconds. GFLOPs are as the paper's row gives them: of all views in Tables 3 and 6, of one view elsewhere.",
+    )
+    ledger.add_argument("--json", action="store_true", help="records instead of a table; parameters are counts")
+    ledger.set_defaults(run=print_costs)
+
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -42,6 +54,36 @@ def write_arrow(options: argparse.Namespace) -> int:
     config = arrow.ArrowConfig(**{name: getattr(options, name) for name in options.parts})
     show = counting("Arrow of Time, clips written")
     print(arrow.ensure(config, show) if options.root is None else arrow.write(config, options.root, on_clips=show))
+    return 0
+
+
+def print_costs(options: argparse.Namespace) -> int:
+    table = study.ledger()
+    if options.json:
+        print(table.to_json(orient="records", indent=2, double_precision=6))
+        return 0
+    shown = pd.DataFrame(
+        {
+            "table": table.table,
+            "row": table.row,
+            "frames": table.frames,
+            "size": table["size"],
+            "views": table.views,
+            "GFLOPs, paper": table.gflops_paper,
+            "counted": table.gflops.round(2),
+            "difference": (table.gflops - table.gflops_paper).round(2),
+            "params (M), paper": (table.params_paper / 1e6).round(1),
+            "counted ": (table.params / 1e6).round(2),
+            "difference ": ((table.params - table.params_paper) / 1e6).round(2),
+        }
+    )
+    print(shown.to_string(index=False, na_rep="-"))
+    noted = table[table.note != ""]
+    for line in noted.itertuples():
+        print(f"\nTable {line.table}, {line.row}: {line.note}.")
+    for what, name in (("gflops", "GFLOPs"), ("params", "numbers of parameters")):
+        meets = table[f"{what}_meets"].dropna()
+        print(f"\n{meets.sum()} of {len(meets)} published {name} are met.")
     return 0
 
 

@@ -108,8 +108,10 @@ class ModelConfig(Config):
 
     num_classes: int = at_least(1, 174)
     num_frames: int = at_least(1, 8)  # T, frames a clip; the network takes any other T too
-    trunk: str = "resnet50"  # a name of `models.TRUNKS`
-    blocks: str | tuple[tuple[int, ...], ...] = "stage2-5"  # a name of `models.PLACEMENTS`, or indices a stage
+    trunk: str = "resnet50"  # a name of `trunks.TRUNKS`
+    blocks: str | tuple[tuple[int, ...], ...] | tuple[str, ...] = "stage2-5"  # what is replaced: `trunks.PLACEMENTS`,
+    # indices a stage, or (InceptionV3) names of convolutions
+    module: str = "ct"  # what replaces it: ct (the CT-Module, of the five parts below), c3d, r2plus1d, csn
     dims: int | tuple[int, ...] = 2  # K, or the sizes (C_1, ..., C_K); -1 takes the rest
     kernels: tuple[int, int, int] | tuple[tuple[int, int, int], ...] = (3, 3, 3)  # (t, h, w), one or one a size
     connection: str = "parallel"  # of space and time: parallel, serial, coupling
@@ -117,6 +119,13 @@ class ModelConfig(Config):
     excitation: str = "te"  # te, se, none
     dropout: float = between(0, 1, 0.3)  # before the classifier
     weights: str | None = None  # of the trunk: None (random) or "imagenet"
+
+    def __post_init__(self):
+        super().__post_init__()
+        parts = ("dims", "kernels", "connection", "pointwise", "excitation")
+        swapped = [part for part in parts if getattr(self, part) != getattr(ModelConfig, part)]
+        if self.module != "ct" and swapped:
+            raise ValueError(f"{', '.join(swapped)} are parts of the CT-Module, which {self.module!r} does not have")
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,7 @@ class RecipeConfig(Config):
     label_smoothing: float = at_least(0, 0.0)
     precision: str = one_of(("auto", "fp32", "bf16", "fp16"), "auto")  # auto: fp32 on CPU; bf16, else fp16, on GPU
     device: str = one_of(("auto", "cpu"), "auto")  # auto: a GPU if there is one
+    frozen: str = one_of(("none", "trunk"), "none")  # trunk: `models.freeze_trunk`, as the authors' trainer does
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""What a network costs, in the paper's convention.
+"""What a network costs: counted in the paper's convention, timed on this device, and what it reaches.
 
 GFLOPs are multiply-accumulates of convolutions and linear layers plus 2 operations an output
 element of every batch norm, in 1e9, of one view (one clip, one crop). With this convention the
@@ -7,12 +7,24 @@ multiply-accumulate as two.
 """
 
 import copy
+import logging
+import os
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from ctlib.config import check_choice
+from ctlib.ct_module import Kernel, kernel_of_each
+from ctlib.tensorize import TensorSeparableConv, resolve_dims
 
 
 @dataclass(frozen=True)
@@ -34,18 +46,247 @@ def count(model: nn.Module, num_frames: int = 8, size: int = 256) -> Cost:
         num_frames: T.
         size: pixels, height and width.
     """
+    gflops = breakdown(model, num_frames, size).gflops.sum()
+    return Cost(float(gflops), sum(parameter.numel() for parameter in model.parameters()))
+
+
+def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.DataFrame:
+    """The GFLOPs of `count`, layer by layer in the order of the forward pass.
+
+    Arguments as in `count`.
+
+    Returns:
+        A row a layer that counts: `layer` (its name in the model), `kind` ("product" of convolutions
+        and linear layers, or "batch norm") and `gflops`.
+    """
     model = copy.deepcopy(model).to("meta").eval()
     clip = torch.zeros(1, 3, num_frames, size, size, device="meta")
-    norm_elements = 0
+    rows = []
 
-    def add(_module, _inputs, output):
-        nonlocal norm_elements
-        norm_elements += output.numel()
+    def watch(name: str, layer: nn.Module, counter: FlopCounterMode) -> None:
+        before = 0
 
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.register_forward_hook(add)
+        def enter(_layer, _inputs):
+            nonlocal before
+            before = counter.get_total_flops()
+
+        def leave(_layer, _inputs, output):
+            products = (counter.get_total_flops() - before) / 2  # the counter has 2 a multiply-accumulate
+            if products:
+                rows.append((name, "product", products / 1e9))
+            if isinstance(layer, _BatchNorm):
+                rows.append((name, "batch norm", 2 * output.numel() / 1e9))
+
+        layer.register_forward_pre_hook(enter)
+        layer.register_forward_hook(leave)
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for name, layer in model.named_modules():
+            if not list(layer.children()):
+                watch(name, layer, counter)
         model(clip)
-    operations = counter.get_total_flops() / 2 + 2 * norm_elements  # the counter has 2 a multiply-accumulate
-    return Cost(operations / 1e9, sum(parameter.numel() for parameter in model.parameters()))
+        total = counter.get_total_flops() / 2e9
+    table = pd.DataFrame(rows, columns=["layer", "kind", "gflops"])
+    products = table.gflops[table.kind == "product"].sum()
+    if abs(products - total) > 1e-9 * max(total, 1):
+        raise ValueError(f"{total} GFLOPs of products, of which only {products} happen in layers without sub-layers")
+    return table
+
+
+def ct_block_formula(
+    channels: int,
+    num_frames: int,
+    height: int,
+    width: int,
+    dims: int | tuple[int, ...] = 2,
+    kernels: Kernel | Sequence[Kernel] = (3, 3, 3),
+    pointwise: bool = True,
+    excitation: str = "te",
+) -> dict[str, int]:
+    """The operations of one CT-Block by formula, part by part: what `count` would find (section 3).
+
+    Args:
+        channels: C, the bottleneck's width; the block has 4C at both ends.
+        num_frames: T, of features of `height` x `width`.
+        dims: as in `CTModule`, with the parallel connection.
+        kernels: as there.
+        pointwise: as there.
+        excitation: "te" or "none".
+
+    Returns:
+        Operations (not 1e9) of "1x1 convolutions", "sub-operations", "point-wise" and "excitation".
+    """
+    check_choice("excitation", excitation, ("te", "none"))
+    c, positions, area = channels, num_frames * height * width, height * width
+    dims = resolve_dims(channels, dims)
+    parts = {"1x1 convolutions": positions * (4 * c * c + 2 * c) + positions * (4 * c * c + 2 * 4 * c)}
+    parts["sub-operations"] = sum(
+        positions * c * size * (h * w + t) + 2 * (2 * c * positions)  # two batch norms
+        for size, (t, h, w) in zip(dims, kernel_of_each(kernels, dims), strict=True)
+    )
+    parts["point-wise"] = (len(dims) - 1) * positions * (c * c + 2 * c) if pointwise else 0
+    parts["excitation"] = 0
+    for size in dims if excitation == "te" else ():
+        hidden = c // max(r for r in (1, 2, 3, 4) if size % r == 0)
+        for taps, places in ((9, area), (3, num_frames), (1, num_frames)):  # spatial, temporal, channel
+            # Reducing takes C/r outputs of C_k inputs, expanding C outputs of C_k/r: the same number.
+            parts["excitation"] += places * (2 * hidden * size * taps + 2 * hidden)
+    return parts
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one forward pass took, and under what conditions."""
+
+    milliseconds: float  # the median of all calls
+    low: float  # the first quartile, milliseconds
+    high: float  # the third
+    calls: int
+    batch: int  # clips a call
+    num_frames: int
+    size: int  # pixels
+    precision: str
+    device: str
+    hardware: str
+    threads: int  # of the CPU
+
+    @property
+    def clips_per_second(self) -> float:
+        return 1000 * self.batch / self.milliseconds
+
+
+def latency(
+    model: nn.Module, num_frames: int = 8, size: int = 256, batch: int = 1, precision: str = "fp32", seconds: float = 3
+) -> Latency:
+    """Time a network's forward pass where it is: GFLOPs do not tell seconds.
+
+    Calls are repeated for `seconds` after a warm-up of two, each waiting for the device; the median
+    counts. Compare two networks only when both were timed in one session, in turn.
+
+    Args:
+        model: takes (N, 3, T, H, W); its device is the one timed, its mode is restored.
+        num_frames: T.
+        size: pixels, height and width.
+        batch: N, clips a call.
+        precision: "fp32", or "bf16" or "fp16" by autocast.
+        seconds: how long to time; at least one call is made.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else the import tells of a missing GPU
+    from torch.utils.benchmark import Timer
+
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    check_choice("precision", precision, types)
+    device = next(model.parameters()).device
+    clips = torch.zeros(batch, 3, num_frames, size, size, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, types[precision], enabled=precision != "fp32"):
+            timer = Timer("model(clips)", globals={"model": model, "clips": clips}, num_threads=torch.get_num_threads())
+            timer.timeit(2)
+            measured = timer.blocked_autorange(min_run_time=seconds)
+    finally:
+        model.train(was_training)
+    times = torch.tensor(measured.times, dtype=torch.double) * 1000
+    low, median, high = times.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.double)).tolist()
+    return Latency(
+        median, low, high, len(times) * measured.number_per_run, batch, num_frames, size, precision,
+        device.type, hardware(device), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def hardware(device: torch.device) -> str:
+    """The name of a GPU, or the number and the name of this machine's processors."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} x {names[0] if names else platform.processor() or platform.machine()}"
+
+
+@dataclass(frozen=True)
+class InteractField:
+    """Which inputs one output depends on: Table 1's interact field, measured.
+
+    `reached` is bool (C, T, H, W), True where a change of that input can change the output.
+    """
+
+    reached: torch.Tensor
+
+    @property
+    def channels(self) -> int:
+        """How many input channels are reached, at any position."""
+        return int(self.reached.flatten(1).any(1).sum())
+
+    @property
+    def places(self) -> torch.Tensor:
+        """Bool (T, H, W): the positions from which some channel is reached."""
+        return self.reached.any(0)
+
+    @property
+    def positions(self) -> int:
+        """How many positions are reached: at most the box's volume."""
+        return int(self.places.sum())
+
+    @property
+    def box(self) -> tuple[int, int, int]:
+        """Extents of the bounding box of those positions, (t, h, w)."""
+        found = self.places.nonzero()
+        return tuple((found.amax(0) - found.amin(0) + 1).tolist())
+
+
+def interact_field(
+    module: nn.Module, num_frames: int = 11, size: int = 11, channels: int | None = None, channel: int = 0
+) -> InteractField:
+    """The set of inputs (channel, t, h, w) that one output depends on, by gradient.
+
+    What could hide a dependence is taken out of a copy: every weight and input is positive, so that
+    no paths cancel and no ReLU cuts; maxima are taken as means; the sigmoid of a gate, which
+    saturates to a gradient of zero, as x / (1 + |x|).
+
+    Args:
+        module: a module on clips, or a network (of which the features are looked at, not the scores).
+        num_frames: T of the clip that is put in. A field that reaches its border is cut off there.
+        size: pixels, its height and width.
+        channels: C of the clip; that of the module's first convolution if not given.
+        channel: the output is this channel, in the middle of the clip.
+
+    Example:
+        >>> from ctlib.ct_module import CTModule
+        >>> field = interact_field(CTModule(16, excitation="none"))
+        >>> field.channels, field.box, field.positions
+        (16, (5, 5, 5), 45)
+    """
+    module = copy.deepcopy(module).double().eval()
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, (TensorSeparableConv, nn.modules.conv._ConvNd, nn.Linear)):
+                layer.weight.fill_(1 / layer.weight[0].numel())  # so that values stay near 1
+    if channels is None:
+        kinds = TensorSeparableConv, nn.Conv2d, nn.Conv3d
+        first = next(layer for layer in module.modules() if isinstance(layer, kinds))
+        channels = first.channels if isinstance(first, TensorSeparableConv) else first.in_channels
+    clip = torch.ones(1, channels, num_frames, size, size, dtype=torch.double, requires_grad=True)
+    with _Unhidden():
+        output = getattr(module, "features", module)(clip)
+    middle = tuple(extent // 2 for extent in output.shape[2:])
+    output[(0, channel, *middle)].backward()
+    return InteractField(clip.grad[0] != 0)
+
+
+class _Unhidden(TorchFunctionMode):
+    """Functions that would hide a dependence from the gradient, replaced by ones that do not."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        return _INSTEAD.get(function, function)(*arguments, **(keywords or {}))
+
+
+def _mean_pool2d(x, kernel_size, stride=None, padding=0, *_rest, **_more):
+    return F.avg_pool2d(x, kernel_size, stride, padding)
+
+
+_INSTEAD = {torch.Tensor.sigmoid: F.softsign, torch.sigmoid: F.softsign, torch.max_pool2d: _mean_pool2d}

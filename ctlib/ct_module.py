@@ -94,6 +94,19 @@ class Coupling(nn.Module):
         return self.excitation.channel(self.conv(x))
 
 
+def kernel_of_each(kernels: Kernel | Sequence[Kernel], dims: tuple[int, ...]) -> list[Kernel]:
+    """One kernel a sub-dimension, from one for all of them or one for each.
+
+    Raises:
+        ValueError: another number of kernels than of sub-dimensions.
+    """
+    if isinstance(kernels[0], int):
+        return [tuple(kernels)] * len(dims)
+    if len(kernels) != len(dims):
+        raise ValueError(f"{len(dims)} sub-dimensions need as many kernels, got {len(kernels)}: {kernels}")
+    return [tuple(kernel) for kernel in kernels]
+
+
 CONNECTIONS = {"coupling": Coupling, "serial": Serial, "parallel": Parallel}
 
 
@@ -162,11 +175,7 @@ class CTModule(nn.Module):
         check_choice("connection", connection, CONNECTIONS)
         check_choice("excitation", excitation, EXCITATIONS)
         self.dims = resolve_dims(out_channels, dims)
-        if isinstance(kernels[0], int):
-            kernels = [kernels] * len(self.dims)
-        if len(kernels) != len(self.dims):
-            raise ValueError(f"{len(self.dims)} sub-dimensions need as many kernels, got {len(kernels)}: {kernels}")
-
+        kernels = kernel_of_each(kernels, self.dims)
         self.sub_operations = nn.ModuleList()
         width = channels
         for size, kernel in zip(self.dims, kernels, strict=True):
@@ -174,7 +183,7 @@ class CTModule(nn.Module):
             if width % groups:
                 raise ValueError(f"{width} input channels do not divide into the {groups} groups of {out_channels}")
             self.sub_operations.append(
-                CONNECTIONS[connection](width, width // groups, tuple(kernel), excitation, out_channels)
+                CONNECTIONS[connection](width, width // groups, kernel, excitation, out_channels)
             )
             width = out_channels
         between = len(self.dims) - 1 if pointwise else 0

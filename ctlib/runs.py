@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from ctlib.config import RunConfig
+from ctlib.cost import hardware
 
 
 class RunFolder:
@@ -137,7 +138,7 @@ def provenance(device: torch.device) -> dict:
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "hardware": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "hardware": hardware(device),
         "device": device.type,
         "peak_memory_mb": round(peak / 1e6),
         "threads": torch.get_num_threads(),
@@ -166,13 +167,6 @@ def _peak_of_process() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # kilobytes, but on a Mac bytes
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} x {names[0] if names else platform.processor() or platform.machine()}"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -22,12 +22,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from ctlib import cost, runs
+from ctlib import checkpoints, cost, runs
 from ctlib.config import RecipeConfig, RunConfig
 from ctlib.data.catalog import Samples, load_samples
 from ctlib.data.clips import test_loader, train_loader
 from ctlib.evaluate import Scores, evaluate
-from ctlib.models import build_model, name_of
+from ctlib.models import build_model, freeze_trunk, name_of
 
 
 class TrainingError(RuntimeError):
@@ -52,10 +52,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Parameters by how they are trained: `scale` multiplies the learning rate.
 
     As the authors do: no weight decay on batch norms and biases, and biases at twice the rate.
+    Frozen parameters are in no group.
     """
     weights, norms, biases = [], [], []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
             group = norms if isinstance(module, _BatchNorm) else biases if name == "bias" else weights
             group.append(parameter)
     return [
@@ -106,6 +109,8 @@ def train(
     AcceleratorState._reset_state(reset_partial_state=True)  # a notebook's second run may differ in precision or device
     accelerator = Accelerator(cpu=recipe.device == "cpu", mixed_precision=_precision(recipe))
     model = build_model(config.model)
+    if recipe.frozen == "trunk":
+        freeze_trunk(model)
     counted = cost.count(model, config.model.num_frames, data.size)
     optimizer = torch.optim.SGD(parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum)
     trainset = train_loader(train_samples, config.model.num_frames, data, recipe.batch, config.seed)
@@ -135,9 +140,7 @@ def train(
         "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
         **runs.provenance(accelerator.device),
     }
-    state = {key: value.cpu() for key, value in accelerator.unwrap_model(model).state_dict().items()}
-    saved = {"model": config.model.to_dict(), "classes": list(train_samples.classes), "state_dict": state}
-    runs.write_atomically(folder.checkpoint, lambda partial: torch.save(saved, partial))
+    checkpoints.save(folder.checkpoint, accelerator.unwrap_model(model), train_samples.classes)
     folder.finish(result, _predictions(test_samples, scores))
     return result
 

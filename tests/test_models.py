@@ -1,10 +1,10 @@
 import pytest
 import torch
-import torchvision
 
 import ctlib
 from ctlib.config import ModelConfig
-from ctlib.models import MODELS, PLACEMENTS, ClipBlock, build_model, model_config, name_of
+from ctlib.models import MODELS, build_model, freeze_trunk, model_config, name_of
+from ctlib.temporal import MODULES
 from ctlib.train import parameter_groups
 
 CLIP = (2, 3, 8, 64, 64)
@@ -56,63 +56,6 @@ def test_only_ctnet_tells_a_clip_from_its_reverse():
     assert differences["ctnet_quickstart"] > 1e-4
 
 
-def test_the_trunk_is_torchvision_s_resnet():
-    """The same state dict gives the same features, so ImageNet weights mean what they should."""
-    torch.manual_seed(0)
-    theirs = torchvision.models.resnet50().double().eval()
-    ours = build_model(ModelConfig(trunk="resnet50", blocks="none", num_classes=1000)).double().eval()
-    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
-    ours.trunk.load_state_dict(state)
-    ours.fc.load_state_dict(theirs.fc.state_dict())
-    frames = torch.randn(2, 3, 64, 64, dtype=torch.double)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(frames[:, :, None]), theirs(frames), rtol=1e-9, atol=1e-9)
-
-
-def replaced(trunk):
-    return [[i for i, block in enumerate(stage) if isinstance(block, ClipBlock)] for stage in trunk.stages]
-
-
-@pytest.mark.parametrize(
-    ("blocks", "expected"),
-    [
-        ("none", [[], [], [], []]),
-        ("stage5", [[], [], [], [1]]),
-        ("stage4-5", [[], [], [1, 3, 5], [1]]),
-        ("stage3-5", [[], [1, 3], [1, 3, 5], [1]]),
-        ("stage2-5", [[1], [1, 3], [1, 3, 5], [1]]),
-        ("all but first", [[1, 2], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2]]),
-        (((2,), (), (4,), ()), [[2], [], [4], []]),
-    ],
-)
-def test_which_blocks_are_replaced(blocks, expected):
-    with torch.device("meta"):
-        assert replaced(build_model(ModelConfig(blocks=blocks)).trunk) == expected
-
-
-def test_sub_dimensions_follow_the_bottleneck_width():
-    with torch.device("meta"):
-        trunk = ctlib.ctnet_r50(num_classes=2).trunk
-    assert [stage[1].conv2.dims for stage in trunk.stages] == [(8, 8), (16, 8), (16, 16), (32, 16)]
-
-
-def test_imagenet_weights_come_from_the_cache_and_stay_around_the_module(tmp_path, monkeypatch):
-    """Without a network: torch.hub's cache holds a file of the published name, made here."""
-    torch.manual_seed(0)
-    theirs = torchvision.models.resnet50()
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
-    torch.save(theirs.state_dict(), tmp_path / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[-1])
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    # torch.hub checks the digest in the name of what it downloads only; a file in the cache is trusted.
-    network = ctlib.ctnet_r50(num_classes=7, weights="imagenet")
-    block, source = network.trunk.layer2[1], theirs.layer2[1]
-    assert isinstance(block, ClipBlock)
-    for part in ("conv1", "bn1", "conv3", "bn3"):
-        assert torch.equal(getattr(block, part).weight, getattr(source, part).weight)
-    assert torch.equal(network.trunk.conv1.weight, theirs.conv1.weight)
-
-
 def test_parameter_groups_hold_every_parameter_once():
     network = build_model(model_config("ctnet_quickstart", num_classes=5))
     groups = parameter_groups(network, weight_decay=0.1)
@@ -145,4 +88,73 @@ def test_every_named_model_can_be_configured():
     for name in MODELS:
         assert name_of(model_config(name, num_classes=3, dropout=0.1)) == name
     assert name_of(model_config("ctnet_r50", excitation="se")) == "custom"
-    assert set(PLACEMENTS) >= {"none", "stage2-5"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_compared_with_stands_in_the_same_blocks(module):
+    torch.manual_seed(0)
+    network = build_model(model_config("ctnet_quickstart", num_classes=5, module=module))
+    kinds = {type(block.conv2) for block in network.trunk.replaced()}
+    assert kinds == {MODULES[module]} and len(list(network.trunk.replaced())) == 4
+    logits = network(torch.randn(CLIP))
+    (logits * torch.randn_like(logits)).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+def test_parts_that_nothing_would_read_are_refused():
+    with pytest.raises(ValueError, match="dims, excitation are parts of the CT-Module, which 'c3d' does not have"):
+        ModelConfig(module="c3d", dims=3, excitation="se")
+    with pytest.raises(ValueError, match="unknown module 'cd3': did you mean 'c3d'"):
+        build_model(ModelConfig(module="cd3"))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "quickstart" not in name])
+def test_each_named_network_classifies_and_trains_all_of_itself(name):
+    torch.manual_seed(0)
+    network = getattr(ctlib, name)(num_classes=3, num_frames=2, dropout=0.0)
+    size = 76 if "inception" in name else 34
+    logits = network(torch.randn(2, 3, 2, size, size))
+    assert logits.shape == (2, 3) and logits.isfinite().all()
+    (logits * torch.randn_like(logits)).sum().backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
+
+
+def test_inception_refuses_frames_below_its_smallest():
+    with torch.device("meta"):
+        network = ctlib.ctnet_inception_v3(num_classes=2)
+        assert network.eval()(torch.zeros(1, 3, 3, 76, 98)).shape == (1, 2)
+        with pytest.raises(ValueError, match=r"'inception_v3' needs frames of at least 75 x 75 pixels, got 74 x 80"):
+            network(torch.zeros(1, 3, 3, 74, 80))
+
+
+def test_the_frozen_trunk_of_the_released_trainer_is_an_option():
+    network = build_model(model_config("ctnet_quickstart", num_classes=5))
+    freeze_trunk(network)
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    blocks = [f"trunk.layer{stage}.1." for stage in (1, 2, 3, 4)]
+    assert trained == {name for name, _ in network.named_parameters() if name.startswith((*blocks, "fc."))}
+    grouped = [parameter for group in parameter_groups(network, 0.1) for parameter in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in network.parameters() if p.requires_grad}
+    tsn = build_model(model_config("tsn_quickstart", num_classes=5))
+    freeze_trunk(tsn)
+    assert {name for name, p in tsn.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+
+
+def compiled(network):
+    return torch.compile(network, fullgraph=True, backend="eager")  # a graph break would raise
+
+
+def exported(network):
+    clips = torch.zeros(2, 3, 2, 76, 76)
+    return torch.export.export(network, (clips,)).module()
+
+
+@pytest.mark.parametrize("name", ["ctnet_quickstart", "tsn_quickstart", "ctnet_r50", "ctnet_inception_v3"])
+@pytest.mark.parametrize("way", [compiled, exported])
+def test_compiled_and_exported_networks_give_the_same(name, way):
+    torch.manual_seed(0)
+    network = build_model(model_config(name, num_classes=3, num_frames=2)).eval()
+    clips = torch.randn(2, 3, 2, 76, 76)
+    with torch.no_grad():
+        torch.testing.assert_close(way(network)(clips), network(clips), rtol=1e-4, atol=1e-5)

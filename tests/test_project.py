@@ -67,9 +67,10 @@ def test_ci_runs_the_readme_s_test_command():
 
 
 def test_what_others_build_on_is_there_after_one_import():
-    code = (
-        "import ctlib; ctlib.cost.count, ctlib.runs.load, ctlib.data.video.read_frames, ctlib.ctnet_r50, ctlib.tsn_r50"
-    )
+    networks = (f"ctlib.{kind}_{trunk}" for kind in ("ctnet", "tsn") for trunk in ("r50", "r101", "inception_v3"))
+    others = "cost.count cost.latency cost.interact_field paper.table runs.load data.video.read_frames".split()  # noqa: SIM905
+    others += ["checkpoints.load", "checkpoints.save", "checkpoints.load_released", "build_model"]
+    code = "import ctlib; " + ", ".join([*networks, *(f"ctlib.{name}" for name in others)])
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -94,8 +95,8 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 
 LAYERS = """
-__main__ notebook study plotting train evaluate runs data.clips data.arrow data.catalog
-data.transforms data.sampling data.video cost paper models ct_module excitation tensorize config
+__main__ notebook study plotting train evaluate checkpoints runs data.clips data.arrow data.catalog
+data.transforms data.sampling data.video cost paper models trunks temporal ct_module excitation tensorize config
 """.split()  # noqa: SIM905
 
 
@@ -111,6 +112,12 @@ def test_imports_run_one_way():
             imported += [f"{package[1:]}.{part}" if package else part for part in re.findall(r"\w+", names)]
         for other in imported:
             assert LAYERS.index(other) > at, f"{name} imports {other}"
+
+
+def test_the_readme_s_map_is_this_list():
+    readme = (ROOT / "README.md").read_text()
+    listed = re.findall(r"^  ([\w/]+)\.py ", readme[readme.index("\nctlib/") :], re.M)
+    assert [name.replace("/", ".") for name in listed] == LAYERS
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,0 +1,271 @@
+"""Our checkpoints, and the authors': their network is built here in their layout, with their names."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import ctlib
+from ctlib import checkpoints
+from ctlib.checkpoints import CheckpointError
+from ctlib.models import build_model, model_config
+
+CLASSES = [f"class {index}" for index in range(5)]
+CLIPS = (2, 3, 8, 64, 64)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = build_model(model_config("ctnet_quickstart", num_classes=5, dropout=0.1)).eval()
+    nn.init.normal_(network.fc.weight)
+    nn.init.normal_(network.fc.bias)
+    return network
+
+
+@pytest.fixture
+def saved(network, tmp_path):
+    checkpoints.save(tmp_path / "made" / "c.pt", network, CLASSES)
+    return tmp_path / "made" / "c.pt"
+
+
+def logits(network):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return network(torch.randn(CLIPS))
+
+
+def test_a_checkpoint_makes_the_round_trip(network, saved):
+    found = checkpoints.load(saved)
+    assert torch.equal(logits(found.model), logits(network))
+    assert found.classes == tuple(CLASSES) and found.model.config == network.config and not found.model.training
+    assert set(found.versions) == {"ctlib", "torch", "torchvision"}
+    assert [path.name for path in saved.parent.iterdir()] == ["c.pt"]
+
+
+def test_its_file_holds_nothing_but_tensors_and_plain_values(saved):
+    content = torch.load(saved, weights_only=True)
+    assert content["classes"] == CLASSES and content["model"]["trunk"] == "quickstart"
+
+
+def test_published_weights_are_not_fetched_again(network, tmp_path):
+    config = ctlib.ModelConfig(trunk="resnet50", blocks="none", num_classes=2)
+    model = build_model(config)
+    object.__setattr__(model, "config", ctlib.ModelConfig(**{**config.to_dict(), "weights": "imagenet"}))
+    checkpoints.save(tmp_path / "c.pt", model, ["a", "b"])
+    assert checkpoints.load(tmp_path / "c.pt").model.config.weights == "imagenet"  # and no network was needed
+
+
+def test_the_same_classes_in_another_order_are_sorted_out_by_name(network, saved):
+    order = [3, 0, 4, 1, 2]
+    found = checkpoints.load(saved, classes=[CLASSES[index] for index in order])
+    torch.testing.assert_close(logits(found.model), logits(network)[:, order])
+
+
+def test_other_classes_are_refused_by_name(saved):
+    with pytest.raises(CheckpointError, match="has 5 classes, other ones than the 5 asked for") as error:
+        checkpoints.load(saved, classes=[*CLASSES[:4], "falling"])
+    assert "1 that it does not have: falling" in str(error.value) and "1 that you do not: class 4" in str(error.value)
+    with pytest.raises(CheckpointError, match="1 that you do not: class 4"):
+        checkpoints.load(saved, classes=CLASSES[:4])
+
+
+def test_other_classes_are_taken_when_told_how(network, saved):
+    found = checkpoints.load(saved, classes=["falling", "class 0"], class_map={"falling": "class 4"})
+    torch.testing.assert_close(logits(found.model), logits(network)[:, [4, 0]])
+    assert found.classes == ("falling", "class 0") and found.model.config.num_classes == 2
+    with pytest.raises(CheckpointError, match="class_map names 1 that are not among your classes: fallin"):
+        checkpoints.load(saved, classes=CLASSES, class_map={"fallin": "class 4"})
+    with pytest.raises(CheckpointError, match="asked for twice: class 0"):
+        checkpoints.load(saved, classes=["falling", "class 0"], class_map={"falling": "class 0"})
+
+
+def test_a_fresh_head_keeps_the_trunk(network, saved):
+    found = checkpoints.load(saved, classes=["a", "b"], fresh_head=True).model
+    assert found.fc.out_features == 2 and found.fc.bias.abs().sum() == 0
+    assert torch.equal(found.trunk.conv1.weight, network.trunk.conv1.weight)
+    with pytest.raises(ValueError, match="fresh_head needs the names of its classes"):
+        checkpoints.load(saved, fresh_head=True)
+
+
+def test_names_must_be_as_many_as_classes_and_differ(network, tmp_path):
+    with pytest.raises(ValueError, match="has 5 classes, got 2 names"):
+        checkpoints.save(tmp_path / "c.pt", network, ["a", "b"])
+    with pytest.raises(ValueError, match="got twice: a"):
+        checkpoints.save(tmp_path / "c.pt", network, ["a", "b", "c", "d", "a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_checkpoints(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*missing\.pt"):
+        checkpoints.load(tmp_path / "missing.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"text\.pt cannot be read as tensors"):
+        checkpoints.load(tmp_path / "text.pt")
+    (tmp_path / "cut.pt").write_bytes(saved.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"cut\.pt cannot be read as tensors"):
+        checkpoints.load(tmp_path / "cut.pt")
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "theirs.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of ctlib: it lacks format, model.*load_released"):
+        checkpoints.load(tmp_path / "theirs.pt")
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match="holds a list"):
+        checkpoints.load_released(ctlib.tsn_r50(2), tmp_path / "list.pt")
+    torch.save({"state_dict": nn.Linear(1, 1)}, tmp_path / "code.pt")  # a pickled class would run its code
+    with pytest.raises(CheckpointError, match="nothing else is loaded from a file"):
+        checkpoints.load(tmp_path / "code.pt")
+
+
+# The network of the authors' format: their layout (a convolution on 5D tensors, explicit permutations) and names.
+
+
+def conv_bn(channels, out, kernel, groups=1, bn=True):
+    padding = tuple(extent // 2 for extent in kernel)
+    kind, norm = (nn.Conv2d, nn.BatchNorm2d) if len(kernel) == 2 else (nn.Conv3d, nn.BatchNorm3d)
+    conv = kind(channels, out, kernel, padding=padding, groups=groups, bias=False)
+    return nn.Sequential(conv, norm(out)) if bn else nn.Sequential(conv)
+
+
+class TheirAttention(nn.Module):
+    def __init__(self, channels, groups, kernel, pooled):
+        super().__init__()
+        self.pooled = pooled
+        self.fc1 = conv_bn(channels, channels // 4, kernel, groups)
+        self.fc2 = conv_bn(channels // 4, channels, kernel, groups, bn=False)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean(self.pooled, keepdim=True)))))
+
+
+class TheirModule(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.x, self.y = {64: (8, 8), 128: (8, 16), 256: (16, 16), 512: (16, 32)}[channels]
+        for axis, spatial, temporal, groups in (
+            ("x", "conv1_x", "conv1_z", self.x),
+            ("y", "conv2_y", "conv2_z", self.y),
+        ):
+            self.add_module(spatial, conv_bn(channels, channels, (1, 3, 3), groups))
+            self.add_module(temporal, conv_bn(channels, channels, (3, 1, 1), groups))
+            self.add_module(f"s{axis}_attention", TheirAttention(channels, groups, (1, 3, 3), 2))
+            self.add_module(f"t{axis}_attention", TheirAttention(channels, groups, (3, 1, 1), (3, 4)))
+            self.add_module(f"c{axis}_attention", TheirAttention(channels, groups, (1, 1, 1), (3, 4)))
+        self.fusion = conv_bn(channels, channels, (1, 1, 1))
+
+    def forward(self, x):  # (N, C, T, H, W)
+        u = self.sx_attention(F.relu(self.conv1_x(x)))
+        v = self.tx_attention(F.relu(self.conv1_z(x)))
+        x = F.relu(self.fusion(self.cx_attention(u + v)))
+        x = x.unflatten(1, (self.x, self.y)).transpose(1, 2).flatten(1, 2)
+        u = self.sy_attention(F.relu(self.conv2_y(x)))
+        v = self.ty_attention(F.relu(self.conv2_z(x)))
+        x = self.cy_attention(u + v)
+        return x.unflatten(1, (self.y, self.x)).transpose(1, 2).flatten(1, 2)
+
+
+class TheirBlock(nn.Module):
+    def __init__(self, block, num_frames):
+        super().__init__()
+        width, outer = block.conv1.out_channels, block.conv3.out_channels
+        self.num_frames = num_frames
+        self.conv1 = conv_bn(outer, width, (1, 1))
+        self.conv2 = TheirModule(width)
+        self.conv3 = conv_bn(width, outer, (1, 1))
+
+    def forward(self, x):
+        out = F.relu(self.conv1(x)).unflatten(0, (-1, self.num_frames)).transpose(1, 2)
+        return F.relu(self.conv3(self.conv2(out).transpose(1, 2).flatten(0, 1)) + x)
+
+
+class Theirs(nn.Module):
+    def __init__(self, num_classes, num_frames):
+        super().__init__()
+        import torchvision
+
+        self.num_frames = num_frames
+        self.base_model = torchvision.models.resnet50()
+        for stage in (1, 2, 3, 4):
+            layer = getattr(self.base_model, f"layer{stage}")
+            for index in range(1, len(layer), 2):
+                layer[index] = TheirBlock(layer[index], num_frames)
+        self.base_model.fc = nn.Identity()
+        self.new_fc = nn.Linear(2048, num_classes)
+
+    def forward(self, x):  # (N, T * 3, H, W)
+        scores = self.new_fc(self.base_model(x.reshape(-1, 3, *x.shape[2:])))
+        return scores.unflatten(0, (-1, self.num_frames)).mean(1)
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    torch.manual_seed(0)
+    network = Theirs(num_classes=7, num_frames=4)
+    for name, tensor in network.state_dict().items():  # a trained network's statistics are not 0 and 1
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif tensor.ndim == 1 and tensor.is_floating_point():
+            tensor.uniform_(0.2, 0.6)
+    return network.eval()
+
+
+def same_logits(ours, theirs):
+    torch.manual_seed(2)
+    clips = torch.randn(2, 3, 4, 64, 64)
+    with torch.no_grad():
+        expected = theirs(clips.transpose(1, 2).flatten(1, 2))
+        assert expected.std() > 0.01
+        torch.testing.assert_close(ours(clips), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_released_checkpoint_computes_what_theirs_computes(theirs, prefix, tmp_path):
+    state = {prefix + key: value for key, value in theirs.state_dict().items()}
+    torch.save(
+        {"epoch": 45, "arch": "resnet50", "state_dict": state, "best_prec1": torch.tensor(50.1)}, tmp_path / "r.pth"
+    )
+    ours = ctlib.ctnet_r50(num_classes=7)
+    assert checkpoints.load_released(ours, tmp_path / "r.pth") is ours and not ours.training
+    same_logits(ours, theirs)
+
+
+def test_a_state_dict_and_an_old_one_without_counters_are_taken(theirs):
+    state = {key: value for key, value in theirs.state_dict().items() if "num_batches_tracked" not in key}
+    state = {key.replace("new_fc", "base_model.fc"): value for key, value in state.items()}  # as without dropout
+    same_logits(checkpoints.load_released(ctlib.ctnet_r50(num_classes=7), state), theirs)
+
+
+def test_what_does_not_fit_is_listed_by_count_and_name_and_nothing_is_loaded(theirs):
+    state = dict(theirs.state_dict())
+    del state["base_model.conv1.weight"], state["base_model.layer2.1.conv2.conv1_x.0.weight"]
+    state["base_model.extra.weight"] = torch.zeros(1)
+    ours = ctlib.ctnet_r50(num_classes=9)
+    before = {key: value.clone() for key, value in ours.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.load_released(ours, state)
+    text = str(error.value)
+    assert "2 missing: trunk.conv1.weight, trunk.layer2.1.conv2.sub_operations.0.spatial.0.weight" in text
+    assert "1 unexpected: base_model.extra.weight" in text
+    assert "2 of another shape: new_fc.bias (7,), needed (9,), new_fc.weight (7, 2048), needed (9, 2048)" in text
+    assert "fresh_head=True" in text
+    assert all(torch.equal(before[key], value) for key, value in ours.state_dict().items())
+
+
+def test_another_number_of_classes_needs_a_fresh_head(theirs):
+    state = theirs.state_dict()
+    with pytest.raises(CheckpointError, match="2 of another shape"):
+        checkpoints.load_released(ctlib.ctnet_r50(num_classes=9), state)
+    ours = ctlib.ctnet_r50(num_classes=9)
+    head = ours.fc.weight.clone()
+    checkpoints.load_released(ours, state, fresh_head=True)
+    assert torch.equal(ours.fc.weight, head)
+    assert torch.equal(ours.trunk.conv1.weight, theirs.base_model.conv1.weight)
+
+
+def test_a_network_of_another_shape_is_told_so_in_few_lines(theirs):
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.load_released(ctlib.tsn_r50(num_classes=7), theirs.state_dict())
+    assert re.search(r"\d+ missing: .*, and \d+ more", str(error.value)) and len(str(error.value)) < 3000
