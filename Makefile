@@ -12,7 +12,7 @@ RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
-.PHONY: help study test test-all lint format lab clean
+.PHONY: help study costs test test-all lint format lab clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -38,6 +38,13 @@ train-CT-Net: MODEL = ctnet_quickstart
 .PHONY: train-TSN train-CT-Net
 train-TSN train-CT-Net: train-%:
 	@$(RUN) notebooks/train.ipynb $(OUT)/train_$*_seed$(SEED).ipynb -p name $* -p model $(MODEL) -p seed $(SEED) -p out_dir $(OUT) -p device cpu
+
+costs: OUT = results/costs
+costs: .venv/installed  ## count every cost that the paper publishes; the page goes to results/costs
+	@mkdir -p $(OUT)
+	@$(RUN) notebooks/costs.ipynb $(OUT)/costs.ipynb -p out_dir $(OUT)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/costs.ipynb
+	@echo "read $(OUT)/costs.html"
 
 test: .venv/installed  ## all tests but the slow ones (at most 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow"

@@ -93,6 +93,33 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
     return table
 
 
+def by_stage(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.DataFrame:
+    """The GFLOPs of a network on a ResNet, by stage and by part.
+
+    Arguments as in `count`.
+
+    Returns:
+        A row for the stem, each of stages 2 to 5, and the head; a column for "1x1 and stem", "3x3 or sub-operations"
+        (whatever stands where the 3x3 convolution was, with its batch norms), "point-wise" and "excitation".
+
+    Raises:
+        ValueError: the network's trunk has no stages.
+    """
+    if not hasattr(model.trunk, "stages"):
+        raise ValueError("stages are a ResNet's: for another network, see `breakdown`")
+    table = breakdown(model, num_frames, size)
+    stages = {f"trunk.layer{number - 1}.": f"stage {number}" for number in (2, 3, 4, 5)} | {"fc": "head"}
+    parts = {".excitation.": "excitation", ".pointwise.": "point-wise", r"\.(?:conv|bn)2": "3x3 or sub-operations"}
+    table["stage"], table["part"] = "stem", "1x1 and stem"
+    for start, stage in stages.items():
+        table.loc[table.layer.str.startswith(start), "stage"] = stage
+    for pattern, part in reversed(parts.items()):
+        table.loc[table.layer.str.contains(pattern), "part"] = part
+    order = ["1x1 and stem", *reversed(parts.values())]
+    summed = table.pivot_table(index="stage", columns="part", values="gflops", aggfunc="sum", fill_value=0.0)
+    return summed.reindex(index=["stem", *stages.values()], columns=order, fill_value=0.0)
+
+
 def ct_block_formula(
     channels: int,
     num_frames: int,

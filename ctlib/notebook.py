@@ -112,13 +112,15 @@ class Progress:
 def counting(what: str) -> Callable[[int, int], None]:
     """A callback (done, total) that shows a bar where the notebook is open, else a line at each quarter."""
     bar = None
+    quarter = 0
 
     def show(done: int, total: int) -> None:
-        nonlocal bar
+        nonlocal bar, quarter
         if by_hand():
             bar = bar or tqdm(total=total, desc=what, mininterval=0.5)
             bar.update(done - bar.n)
-        elif done == total or done * 4 // total > max(0, done - 2) * 4 // total:
+        elif done * 4 // total > quarter:
+            quarter = done * 4 // total
             print(f"{what}: {done} of {total}", flush=True)
 
     return show

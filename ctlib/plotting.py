@@ -1,5 +1,6 @@
 """Every figure of the study, in one style: readable in grey, and by colour-blind readers."""
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -146,4 +148,162 @@ def clips_in_rows(
         axis.grid(False)
         sns.despine(ax=axis, left=True, bottom=True)
     figure.suptitle("time runs from left to right", x=0.99, ha="right", fontsize="small")
+    return figure
+
+
+def published_vs_counted(ledger: pd.DataFrame) -> Figure:
+    """GFLOPs and parameters of every row on a diagonal, and how much of the allowed difference each takes.
+
+    Args:
+        ledger: `study.ledger()`.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), width_ratios=(1, 1, 1.15))
+    names = list(dict.fromkeys(ledger.table))
+    panels = (("gflops", 1, "GFLOPs"), ("params", 1e6, "parameters, M"))
+    for axis, (column, unit, label) in zip(axes, panels, strict=False):
+        known = ledger[ledger[f"{column}_paper"].notna()]
+        for index, name in enumerate(names):
+            part = known[known.table == name]
+            if len(part):
+                published = part[f"{column}_paper"].astype(float) / unit
+                axis.plot(
+                    published, part[column] / unit, _marker(index), color=f"C{index % 10}", mfc="none", label=name
+                )
+        ends = np.array([known[column].min() / unit / 1.3, known[column].max() / unit * 1.3])
+        axis.plot(ends, ends, color="0.4", lw=1, zorder=0)
+        axis.set(title=label, xlabel="published", ylabel="counted", xscale="log", yscale="log", xlim=ends, ylim=ends)
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ticks.set_major_formatter("{x:g}")
+            ticks.set_minor_formatter("")
+    axes[0].legend(title="Table", fontsize="x-small", title_fontsize="x-small", ncols=2)
+
+    known = ledger[ledger.gflops_paper.notna()]
+    share = (known.gflops - known.gflops_paper) / known.gflops_allowed
+    for index, name in enumerate(names):
+        part = share[known.table == name]
+        axes[2].plot(part, [name] * len(part), _marker(index), color=f"C{index % 10}", mfc="none")
+    for row, value in share[share.abs() > 1].items():
+        line = known.loc[row]
+        text = f"{line.row}: {line.gflops_paper:g} published, {line.gflops:.1f} counted"
+        axes[2].annotate(text, (value, line.table), (0, 9), textcoords="offset points", fontsize="small", ha="left")
+    axes[2].axvspan(-1, 1, color="0.9", zorder=0)
+    axes[2].invert_yaxis()
+    axes[2].set(title="GFLOPs: difference / allowed", xlabel="counted - published, in units of what is allowed")
+    axes[2].set_ylabel("Table")
+    return figure
+
+
+def _marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]
+
+
+def cost_by_stage(parts: dict[str, pd.DataFrame], protocol: str) -> Figure:
+    """Where the GFLOPs go: stacked bars, a stage a group, a network a bar.
+
+    Args:
+        parts: name of the network -> GFLOPs, a row a stage and a column a part.
+        protocol: of what clip, for the axis.
+    """
+    figure, axes = plt.subplots(figsize=(9, 4.2))
+    width = 0.8 / len(parts)
+    stages = list(next(iter(parts.values())).index)
+    columns = list(dict.fromkeys(column for table in parts.values() for column in table.columns))
+    for number, (name, table) in enumerate(parts.items()):
+        at = np.arange(len(stages)) + (number - (len(parts) - 1) / 2) * width
+        bottom = np.zeros(len(stages))
+        for index, column in enumerate(columns):
+            values = table.get(column, pd.Series(0.0, stages)).to_numpy()
+            axes.bar(
+                at, values, 0.92 * width, bottom=bottom, color=f"C{index}", ec="0.2", lw=0.5,
+                label=column if number == 0 else None,
+            )  # fmt: skip
+            bottom += values
+        for x, top in zip(at, bottom, strict=True):
+            axes.text(x, top, f"{name}\n{top:.1f}", ha="center", va="bottom", fontsize="x-small")
+    axes.set(xticks=range(len(stages)), xticklabels=stages, ylabel=f"GFLOPs of {protocol}")
+    axes.margins(y=0.12)
+    axes.grid(axis="x", visible=False)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def dimension_sizes(sweeps: dict[int, pd.DataFrame]) -> Figure:
+    """What the split C = C_1 x C_2 costs, against C_2, a line a width.
+
+    Args:
+        sweeps: C -> columns `c2` and `relative` (cost over that of the cheapest split).
+    """
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for index, (channels, table) in enumerate(sweeps.items()):
+        axes.plot(table.c2, table.relative, f"-{_marker(index)}", color=f"C{index}", label=f"C = {channels}")
+        cheapest = table.loc[table.relative.idxmin()]
+        axes.plot(cheapest.c2, 1, _marker(index), ms=13, mfc="none", color=f"C{index}")
+    axes.set(xscale="log", yscale="log", xlabel="$C_2$ (with $C_1 = C / C_2$)", ylabel="products, cheapest split = 1")
+    axes.set_xscale("log", base=2)
+    axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    axes.legend(title="ring: the cheapest", fontsize="small", title_fontsize="small")
+    return figure
+
+
+def interact_fields(fields: dict, margin: int = 1) -> Figure:
+    """The positions that one output depends on, as blocks in space and time, a panel a module.
+
+    Args:
+        fields: name of the module -> `cost.InteractField`, all on clips of one size.
+        margin: how many positions around the largest field are shown.
+    """
+    reach = max(max(field.box) for field in fields.values()) // 2 + margin
+    figure = plt.figure(figsize=(3.4 * len(fields), 4))
+    for index, (name, field) in enumerate(fields.items()):
+        axes = figure.add_subplot(1, len(fields), index + 1, projection="3d")
+        middle = [extent // 2 for extent in field.places.shape]
+        window = tuple(slice(max(0, at - reach), at + reach + 1) for at in middle)
+        places = field.places[window].permute(0, 2, 1).numpy()  # height upwards
+        axes.voxels(places, facecolors=f"C{index}", edgecolor="0.25", linewidth=0.3, alpha=0.85)
+        t, h, w = field.box
+        _box(axes, [(reach + 0.5 - extent / 2, reach + 0.5 + extent / 2) for extent in field.box])
+        axes.set_title(f"{name}\nbox {t} x {h} x {w}, {field.positions} of {t * h * w} positions", fontsize="small")
+        ends = (0, 2 * reach + 1)
+        axes.set(xlabel="time", ylabel="width", zlabel="height", xlim=ends, ylim=ends, zlim=ends)
+        axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
+        axes.view_init(22, -52)
+    return figure
+
+
+def _box(axes, ends: Sequence[tuple[float, float]]) -> None:
+    """The twelve edges of a box in three dimensions."""
+    for along in range(3):
+        others = [ends[axis] for axis in range(3) if axis != along]
+        for fixed in itertools.product(*others):
+            line = [(value, value) for value in fixed]
+            line.insert(along, ends[along])
+            axes.plot(*line, color="0.35", lw=0.8)
+
+
+def latency_vs_gflops(timed: pd.DataFrame) -> Figure:
+    """Measured milliseconds against GFLOPs, a point a network; the line is what GFLOPs alone would promise.
+
+    Args:
+        timed: columns name, gflops, milliseconds, low, high, and the conditions of `cost.Latency`. The line
+            goes through the first row.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    for index, row in enumerate(timed.itertuples()):
+        error = [[row.milliseconds - row.low], [row.high - row.milliseconds]]
+        axes.errorbar(row.gflops, row.milliseconds, error, fmt=_marker(index), ms=8, capsize=3, color=f"C{index}")
+        side, align = (9, "left") if index % 2 == 0 else (-9, "right")
+        axes.annotate(
+            row.name, (row.gflops, row.milliseconds), (side, -3), textcoords="offset points", fontsize="small", ha=align
+        )
+    first = timed.iloc[0]
+    reach = np.array([0, 1.15 * timed.gflops.max()])
+    axes.plot(reach, reach * first.milliseconds / first.gflops, "--", color="0.4", lw=1, zorder=0)
+    axes.set(
+        xlabel=f"GFLOPs of one clip ({first.num_frames} x {first['size']} x {first['size']})",
+        ylabel=f"ms a call, batch {first.batch}, {first.precision}",
+        title=f"{first.hardware}" + (f", {first.threads} threads" if first.device == "cpu" else ""),
+        xlim=reach,
+        ylim=(0, 1.2 * max(timed.high.max(), reach[1] * first.milliseconds / first.gflops)),
+    )
     return figure

@@ -46,6 +46,21 @@ def test_the_breakdown_names_every_layer_that_counts(ctnet):
     assert set(table.kind) == {"product", "batch norm"} and not table.duplicated("layer").any()
 
 
+def test_stages_and_parts_hold_all_of_it(ctnet):
+    stages = cost.by_stage(ctnet)
+    assert stages.to_numpy().sum() == pytest.approx(cost.count(ctnet).gflops, rel=1e-12)
+    assert list(stages.index) == ["stem", "stage 2", "stage 3", "stage 4", "stage 5", "head"]
+    formula = cost.ct_block_formula(64, 8, 64, 64)
+    assert stages.excitation["stage 2"] == pytest.approx(formula["excitation"] / 1e9, rel=1e-12)
+    assert stages["point-wise"]["stage 2"] == pytest.approx(formula["point-wise"] / 1e9, rel=1e-12)
+    with torch.device("meta"):
+        tsn = cost.by_stage(ctlib.tsn_r50(num_classes=174))
+        assert (tsn[["point-wise", "excitation"]] == 0).all(axis=None)
+        assert (tsn["1x1 and stem"] == stages["1x1 and stem"]).all()
+        with pytest.raises(ValueError, match="stages are a ResNet's"):
+            cost.by_stage(ctlib.tsn_inception_v3(num_classes=2), size=75)
+
+
 def test_products_outside_of_layers_are_not_lost():
     class Net(nn.Module):
         def __init__(self):

@@ -74,6 +74,20 @@ def test_quickstart_shows_what_the_records_say(trained):
     assert errors == []
 
 
+def test_costs_counts_measures_and_draws(tmp_path):
+    notebook = execute("costs", tmp_path, size=64, num_frames=4, seconds=0.1, out_dir=str(tmp_path))
+    told = printed(notebook)
+    assert "64 of 65 published GFLOPs" in told and "19 of 19 published numbers of parameters" in told
+    assert "Not met: Table 6, CT-Net 16x1x2: 151 GFLOPs, counted 149.1." in told
+    assert "reaches 11, 45, 119, 249 positions" in told
+    names = ("published_vs_counted", "cost_by_stage", "dimension_sizes", "interact_fields", "latency_vs_gflops")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{n}.{kind}" for n in names for kind in ("png", "svg")
+    }
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
     [
@@ -86,6 +100,7 @@ def test_quickstart_shows_what_the_records_say(trained):
         ("train", {"name": "../x"}, "name must be usable as a folder's name, got '../x'"),
         ("train", {"model": "ctnet_quickstrat"}, "did you mean 'ctnet_quickstart'"),
         ("train", {"root": "/no/such/folder"}, "no folder /no/such/folder"),
+        ("costs", {"size": 16}, "size must be at least 32, got 16"),
         ("quickstart", {"runs_dir": "no/such/folder"}, "no folder .*no/such/folder"),
     ],
 )
