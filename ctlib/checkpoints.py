@@ -24,7 +24,17 @@ FORMAT = 1
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or one that does not fit; the message says what does not."""
+    """A file that is no checkpoint, or one that does not fit; the message says what does not.
+
+    Attributes:
+        missing: names that the model has and the file lacks, as the model calls them.
+        unexpected: names that the file has and the model does not, as the file calls them.
+        mis_shaped: "name shape, needed shape" of what both have, as the file calls it.
+    """
+
+    def __init__(self, message: str, missing=(), unexpected=(), mis_shaped=()):
+        super().__init__(message)
+        self.missing, self.unexpected, self.mis_shaped = tuple(missing), tuple(unexpected), tuple(mis_shaped)
 
 
 @dataclass(frozen=True)
@@ -42,18 +52,17 @@ def save(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> No
     Raises:
         ValueError: another number of names than the model has classes, or a name twice.
     """
-    classes = list(classes)
+    model = getattr(model, "_orig_mod", model)  # of a compiled network, the network itself
+    classes = _names(classes)
     if len(classes) != model.fc.out_features:
         raise ValueError(f"the model has {model.fc.out_features} classes, got {len(classes)} names")
-    if len(set(classes)) != len(classes):
-        raise ValueError(f"class names must differ, got twice: {_some(_repeated(classes))}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "format": FORMAT,
         "model": model.config.to_dict(),
         "classes": classes,
-        "versions": {name: version(name) for name in ("ctlib", "torch", "torchvision")},
+        "versions": {name: str(version(name)) for name in ("ctlib", "torch", "torchvision")},
         "state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
     }
     runs.write_atomically(path, lambda partial: torch.save(content, partial))
@@ -65,7 +74,7 @@ def load(
     class_map: dict[str, str] | None = None,
     fresh_head: bool = False,
 ) -> Checkpoint:
-    """Read a network that `save` wrote, on the CPU, in evaluation mode.
+    """Read a network that `save` wrote, on the CPU, in evaluation mode, in the precision in which it was saved.
 
     Args:
         path: the file.
@@ -78,31 +87,43 @@ def load(
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is no checkpoint of ours, or its classes are not those asked for.
+        ValueError: arguments that do not go together, or a class name twice.
     """
+    if fresh_head and (classes is None or class_map):
+        raise ValueError("fresh_head needs the names of its classes, and no class_map")
     content = _read(path)
-    missing = [key for key in ("format", "model", "classes", "versions", "state_dict") if key not in content]
-    if missing:
-        raise CheckpointError(
-            f"{path} is no checkpoint of ctlib: it lacks {', '.join(missing)} "
-            "(for one that the authors released, use load_released)"
-        )
-    if content["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {content['format']}, this version of ctlib reads {FORMAT}")
-    state, own = dict(content["state_dict"]), list(content["classes"])
-    wanted = own if classes is None else list(classes)
+    config, own, state = _ours(content, path)
+    wanted = own if classes is None else _names(classes)
     if fresh_head:
-        if classes is None:
-            raise ValueError("fresh_head needs the names of its classes")
         del state["fc.weight"], state["fc.bias"]
     else:
         rows = _rows(path, wanted, own, class_map or {})
         state["fc.weight"], state["fc.bias"] = state["fc.weight"][rows], state["fc.bias"][rows]
     # The weights come from this file: the published ones that training began with need not be there.
-    config = ModelConfig.from_dict({**content["model"], "num_classes": len(wanted), "weights": None})
-    model = build_model(config)
+    model = build_model(replace(config, num_classes=len(wanted), weights=None))
+    model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
     _fill(model, state, path, allowed=("fc.weight", "fc.bias") if fresh_head else ())
-    model.config = replace(config, weights=content["model"]["weights"])
+    model.config = replace(model.config, weights=config.weights)
     return Checkpoint(model.eval(), tuple(wanted), content["versions"])
+
+
+def _ours(content: dict, path: str | Path) -> tuple[ModelConfig, list[str], dict[str, torch.Tensor]]:
+    """The parts of a file that `save` wrote: configuration, class names, state dict."""
+    kinds = {"format": int, "model": dict, "classes": list, "versions": dict, "state_dict": dict}
+    missing = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
+    if missing:
+        older = "it was written by an older ctlib" if "model" in content else "for the authors' own, use load_released"
+        raise CheckpointError(f"{path} is no checkpoint of this ctlib: it lacks {', '.join(missing)} ({older})")
+    if content["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {content['format']}, this version of ctlib reads {FORMAT}")
+    state, classes = dict(content["state_dict"]), list(content["classes"])
+    heads = [state.get(key) for key in ("fc.weight", "fc.bias")]
+    if any(not isinstance(head, torch.Tensor) or len(head) != len(classes) for head in heads):
+        raise CheckpointError(f"{path} names {len(classes)} classes, and its classifier is not one of as many")
+    try:
+        return ModelConfig.from_dict(content["model"]), classes, state
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} describes a network that this version of ctlib does not know: {error}") from None
 
 
 def load_released(
@@ -128,9 +149,14 @@ def load_released(
     content = source if isinstance(source, dict) else _read(source)
     released = content.get("state_dict", content)
     name = "the state dict" if isinstance(source, dict) else str(source)
-    if not released or not all(isinstance(value, torch.Tensor) for value in released.values()):
+    tensors = released.values() if isinstance(released, dict) else ()
+    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors):
         raise CheckpointError(f"{name} holds no state dict of tensors")
-    theirs = {_our_name(key): key for key in released}
+    theirs = {}
+    for key in released:
+        other = theirs.setdefault(_our_name(key), key)
+        if other != key:
+            raise CheckpointError(f"{name} has {other} and {key}, which stand for the same parameter")
     state = {ours: released[key] for ours, key in theirs.items() if not (fresh_head and ours.startswith("fc."))}
     _fill(model, state, name, allowed=("fc.weight", "fc.bias") if fresh_head else (), called=theirs)
     return model.eval()
@@ -172,8 +198,9 @@ def _read(path: str | Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read as tensors and plain values, and nothing else is loaded from a file: {error}"
+            f"{path} cannot be read as tensors and plain values ({reason[:120]}); nothing else is loaded from a file"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, needed a dict with a state dict")
@@ -189,21 +216,25 @@ def _fill(
     counters = {key for key in needed if key.endswith("num_batches_tracked")}  # older files lack them
     missing = sorted(needed.keys() - state.keys() - counters - set(allowed))
     unexpected = sorted(called.get(key, key) for key in state.keys() - needed.keys())
-    shapes = [
-        f"{called.get(key, key)} {tuple(state[key].shape)}, needed {tuple(needed[key].shape)}"
-        for key in sorted(needed.keys() & state.keys())
-        if state[key].shape != needed[key].shape
-    ]
-    if missing or unexpected or shapes:
-        found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    differing = [key for key in sorted(needed.keys() & state.keys()) if not _fits(state[key], needed[key])]
+    mis_shaped = [f"{called.get(key, key)} {_kind(state[key])}, needed {_kind(needed[key])}" for key in differing]
+    if missing or unexpected or mis_shaped:
+        found = {"missing": missing, "unexpected": unexpected, "of another shape": mis_shaped}
         lines = [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
         hint = ""
-        if any(
-            state[key].shape != needed[key].shape for key in needed.keys() & state.keys() & {"fc.weight", "fc.bias"}
-        ):
+        if {"fc.weight", "fc.bias"} & set(differing):
             hint = "\n  (another number of classes: fresh_head=True takes the rest and leaves the classifier new)"
-        raise CheckpointError(f"{name} does not fit the model:\n  " + "\n  ".join(lines) + hint)
+        text = f"{name} does not fit the model:\n  " + "\n  ".join(lines) + hint
+        raise CheckpointError(text, missing, unexpected, mis_shaped)
     model.load_state_dict({**needed, **state})
+
+
+def _fits(value: torch.Tensor, needed: torch.Tensor) -> bool:
+    return value.shape == needed.shape and value.is_floating_point() == needed.is_floating_point()
+
+
+def _kind(value: torch.Tensor) -> str:
+    return f"{tuple(value.shape)}" + ("" if value.is_floating_point() else f" of {value.dtype}")
 
 
 def _rows(path, wanted: list[str], own: list[str], class_map: dict[str, str]) -> list[int]:
@@ -228,6 +259,16 @@ def _rows(path, wanted: list[str], own: list[str], class_map: dict[str, str]) ->
             + "\n  (class_map says which of its classes stand for yours; fresh_head=True takes a new classifier)"
         )
     return [own.index(name) for name in sources]
+
+
+def _names(classes: Sequence[str]) -> list[str]:
+    """Class names as plain strings, each once."""
+    if isinstance(classes, str):
+        raise ValueError(f"classes must be a sequence of names, got the one string {classes!r}")
+    names = [str(name) for name in classes]
+    if len(set(names)) != len(names):
+        raise ValueError(f"class names must differ, got twice: {_some(_repeated(names))}")
+    return names
 
 
 def _repeated(names: list[str]) -> list[str]:

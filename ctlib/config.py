@@ -15,7 +15,8 @@ from pathlib import Path
 
 def unknown_name(kind: str, name: str, known) -> str:
     """The text of an error: what is unknown, the nearest known name, and all that there are."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    known = [str(one) for one in known]
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}"
 
@@ -126,6 +127,8 @@ class ModelConfig(Config):
         swapped = [part for part in parts if getattr(self, part) != getattr(ModelConfig, part)]
         if self.module != "ct" and swapped:
             raise ValueError(f"{', '.join(swapped)} are parts of the CT-Module, which {self.module!r} does not have")
+        if self.blocks == "none" and (swapped or self.module != "ct"):
+            raise ValueError(f"{', '.join(swapped or ['module'])} would stand in replaced blocks, and blocks is 'none'")
 
 
 @dataclass(frozen=True)
@@ -134,13 +137,25 @@ class DataConfig(Config):
 
     name: str = "arrow"  # a name of `data.catalog.DATASETS`
     root: str = ""  # the folder of the data set
+    fold: int | None = None  # which of the splits of UCF101 and HMDB51; None: the first
+    val_share: float | None = None  # of a folder without splits that is tested on; None: a fifth
+    checked: str = ""  # the folder of `check-videos`' lists; what it found bad is left out
+    on_error: str = one_of(("stop", "skip"), "stop")  # what an unreadable video does; skip: counted, up to max_skipped
+    max_skipped: float = between(0, 100, 1.0)  # percent of a list that may be skipped
     size: int = at_least(2, 256)  # pixels, height and width of the network's input
     short_side: int | None = at_least(2, None)  # pixels, to which a test frame's shorter side is brought; None: size
-    flip: bool = False  # random horizontal flip, with the labels of left/right classes swapped by name
-    clips: int = one_of((1, 2), 1)  # test clips a video
+    sampling: str | None = None  # a name of `data.sampling.SAMPLINGS`; None: the data set's own
+    flip: bool | None = None  # random horizontal flip, left/right labels swapped by name; None: the data set's own
+    clips: int = at_least(1, 1)  # test clips a video
     crops: int = one_of((1, 3), 1)  # test crops a clip
+    decoder: str = one_of(("pyav", "decord"), "pyav")  # of video files; decord for those on which it is exact
     workers: int = at_least(0, 2)  # loader processes
     fingerprint: str = ""  # of both lists; filled in when they are read
+
+    def options(self) -> dict:
+        """What `data.catalog.load_samples` takes beside name, root and split."""
+        given = {"checked": self.checked or None, "fold": self.fold, "val_share": self.val_share}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ multiply-accumulate as two.
 """
 
 import copy
-import logging
 import os
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,8 @@ class Cost:
 def count(model: nn.Module, num_frames: int = 8, size: int = 256) -> Cost:
     """Count a network on one clip of `num_frames` frames of `size` x `size` pixels.
 
-    Nothing is computed: the network is copied to the meta device, so any size costs milliseconds
-    and no memory, and the model given is left as it is.
+    Nothing is computed: a copy of the network runs on the meta device, so any size of clip takes a fraction of
+    a second and no memory, and the model given is left as it is.
 
     Args:
         model: takes (N, 3, T, H, W).
@@ -105,7 +105,7 @@ def by_stage(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.DataF
     Raises:
         ValueError: the network's trunk has no stages.
     """
-    if not hasattr(model.trunk, "stages"):
+    if not hasattr(getattr(model, "trunk", None), "stages"):
         raise ValueError("stages are a ResNet's: for another network, see `breakdown`")
     table = breakdown(model, num_frames, size)
     stages = {f"trunk.layer{number - 1}.": f"stage {number}" for number in (2, 3, 4, 5)} | {"fc": "head"}
@@ -172,7 +172,7 @@ class Latency:
     batch: int  # clips a call
     num_frames: int
     size: int  # pixels
-    precision: str
+    precision: str  # of the arithmetic; "tf32" where a GPU rounds the float32 inputs of convolutions so
     device: str
     hardware: str
     threads: int  # of the CPU
@@ -187,11 +187,11 @@ def latency(
 ) -> Latency:
     """Time a network's forward pass where it is: GFLOPs do not tell seconds.
 
-    Calls are repeated for `seconds` after a warm-up of two, each waiting for the device; the median
-    counts. Compare two networks only when both were timed in one session, in turn.
+    After two calls to warm up, calls are timed one by one for `seconds`, each until the device has
+    finished. Compare two networks only when both were timed in one session, in turn.
 
     Args:
-        model: takes (N, 3, T, H, W); its device is the one timed, its mode is restored.
+        model: takes (N, 3, T, H, W), in float32; its device is the one timed, its mode is restored.
         num_frames: T.
         size: pixels, height and width.
         batch: N, clips a call.
@@ -199,30 +199,47 @@ def latency(
         seconds: how long to time; at least one call is made.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision, a model in another one than float32, or fewer than one clip, frame or pixel.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else the import tells of a missing GPU
-    from torch.utils.benchmark import Timer
-
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     check_choice("precision", precision, types)
-    device = next(model.parameters()).device
+    parameter = next(model.parameters())
+    device = parameter.device
+    if parameter.dtype != torch.float32:
+        raise ValueError(f"the model must be in float32, got {parameter.dtype}: `precision` asks for another")
+    if min(batch, num_frames, size) < 1:
+        raise ValueError(f"batch, num_frames and size must be at least 1, got {batch}, {num_frames} and {size}")
     clips = torch.zeros(batch, 3, num_frames, size, size, device=device)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    times = []
     try:
         with torch.inference_mode(), torch.autocast(device.type, types[precision], enabled=precision != "fp32"):
-            timer = Timer("model(clips)", globals={"model": model, "clips": clips}, num_threads=torch.get_num_threads())
-            timer.timeit(2)
-            measured = timer.blocked_autorange(min_run_time=seconds)
+            for _ in range(2):
+                _timed(model, clips)
+            while not times or sum(times) < 1000 * seconds:
+                times.append(_timed(model, clips))
     finally:
-        model.train(was_training)
-    times = torch.tensor(measured.times, dtype=torch.double) * 1000
-    low, median, high = times.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.double)).tolist()
+        for module, training in modes:
+            module.training = training
+    low, median, high = torch.tensor(times).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    if precision == "fp32" and device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        precision = "tf32"
     return Latency(
-        median, low, high, len(times) * measured.number_per_run, batch, num_frames, size, precision,
-        device.type, hardware(device), torch.get_num_threads(),
+        median, low, high, len(times), batch, num_frames, size, precision, device.type, hardware(device),
+        torch.get_num_threads(),
     )  # fmt: skip
+
+
+def _timed(model: nn.Module, clips: torch.Tensor) -> float:
+    """Milliseconds of one call, until the device has finished."""
+    if clips.is_cuda:
+        torch.cuda.synchronize(clips.device)
+    began = time.perf_counter()
+    model(clips)
+    if clips.is_cuda:
+        torch.cuda.synchronize(clips.device)
+    return 1000 * (time.perf_counter() - began)
 
 
 def hardware(device: torch.device) -> str:
@@ -261,8 +278,10 @@ class InteractField:
 
     @property
     def box(self) -> tuple[int, int, int]:
-        """Extents of the bounding box of those positions, (t, h, w)."""
+        """Extents of the bounding box of those positions, (t, h, w); zeros if there are none."""
         found = self.places.nonzero()
+        if not len(found):
+            return 0, 0, 0
         return tuple((found.amax(0) - found.amin(0) + 1).tolist())
 
 
@@ -271,9 +290,9 @@ def interact_field(
 ) -> InteractField:
     """The set of inputs (channel, t, h, w) that one output depends on, by gradient.
 
-    What could hide a dependence is taken out of a copy: every weight and input is positive, so that
-    no paths cancel and no ReLU cuts; maxima are taken as means; the sigmoid of a gate, which
-    saturates to a gradient of zero, as x / (1 + |x|).
+    What could hide a dependence is taken out of a copy: every weight and input is positive and every
+    batch norm and bias as new, so that no paths cancel and every ReLU is the identity; maxima are taken
+    as means; the sigmoid of a gate, which saturates to a gradient of zero, as x / (1 + |x|).
 
     Args:
         module: a module on clips, or a network (of which the features are looked at, not the scores).
@@ -282,20 +301,29 @@ def interact_field(
         channels: C of the clip; that of the module's first convolution if not given.
         channel: the output is this channel, in the middle of the clip.
 
+    Raises:
+        ValueError: `channels` is not given and there is no convolution to tell.
+
     Example:
         >>> from ctlib.ct_module import CTModule
         >>> field = interact_field(CTModule(16, excitation="none"))
         >>> field.channels, field.box, field.positions
         (16, (5, 5, 5), 45)
     """
-    module = copy.deepcopy(module).double().eval()
+    module = copy.deepcopy(module).cpu().double().eval()
+    convolutions = TensorSeparableConv, nn.Conv2d, nn.Conv3d
     with torch.no_grad():
         for layer in module.modules():
-            if isinstance(layer, (TensorSeparableConv, nn.modules.conv._ConvNd, nn.Linear)):
+            if isinstance(layer, _BatchNorm):
+                layer.reset_parameters()  # weight 1, bias 0, mean 0, variance 1
+            elif isinstance(layer, (*convolutions, nn.Linear)):
                 layer.weight.fill_(1 / layer.weight[0].numel())  # so that values stay near 1
+                if getattr(layer, "bias", None) is not None:
+                    layer.bias.zero_()
     if channels is None:
-        kinds = TensorSeparableConv, nn.Conv2d, nn.Conv3d
-        first = next(layer for layer in module.modules() if isinstance(layer, kinds))
+        first = next((layer for layer in module.modules() if isinstance(layer, convolutions)), None)
+        if first is None:
+            raise ValueError("the module has no convolution that tells its channels: give `channels`")
         channels = first.channels if isinstance(first, TensorSeparableConv) else first.in_channels
     clip = torch.ones(1, channels, num_frames, size, size, dtype=torch.double, requires_grad=True)
     with _Unhidden():

@@ -100,7 +100,7 @@ def kernel_of_each(kernels: Kernel | Sequence[Kernel], dims: tuple[int, ...]) ->
     Raises:
         ValueError: another number of kernels than of sub-dimensions.
     """
-    if isinstance(kernels[0], int):
+    if len(kernels) == 3 and isinstance(kernels[0], int):
         return [tuple(kernels)] * len(dims)
     if len(kernels) != len(dims):
         raise ValueError(f"{len(dims)} sub-dimensions need as many kernels, got {len(kernels)}: {kernels}")

@@ -4,6 +4,9 @@ Clips are (N, 3, T, H, W). The trunk runs on their N * T frames, as TSN does. Th
 frame, classifies it, and averages the scores of the T frames.
 """
 
+from pathlib import Path
+from pickle import UnpicklingError
+
 import torch
 from torch import nn
 from torchvision.models import get_model_weights
@@ -42,6 +45,8 @@ class VideoClassifier(nn.Module):
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise ValueError(f"clips must be (N, 3, T, H, W), got {tuple(clips.shape)}")
         num_frames, height, width = clips.shape[2:]
+        if num_frames < 1:
+            raise ValueError(f"a clip needs at least one frame, got {tuple(clips.shape)}")
         if height < self.trunk.smallest or width < self.trunk.smallest:
             raise ValueError(
                 f"the trunk {self.config.trunk!r} needs frames of at least {self.trunk.smallest} x "
@@ -72,8 +77,7 @@ def build_model(config: ModelConfig) -> VideoClassifier:
     if config.weights == "imagenet":
         if config.trunk == "quickstart":
             raise ValueError("there are no ImageNet weights for the trunk 'quickstart'")
-        published = get_model_weights(config.trunk).IMAGENET1K_V1
-        trunk.load_published(published.get_state_dict(progress=False, weights_only=True))
+        trunk.load_published(_published(config.trunk))
 
     def make_module(channels: int, out_channels: int) -> nn.Module:
         if config.module != "ct":
@@ -83,6 +87,18 @@ def build_model(config: ModelConfig) -> VideoClassifier:
 
     trunk.replace(config.blocks, make_module)
     return VideoClassifier(trunk, config)
+
+
+def _published(trunk: str) -> dict[str, torch.Tensor]:
+    """torchvision's ImageNet weights from torch.hub's cache, or fetched into it and checked by their digest."""
+    weights = get_model_weights(trunk).IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+        state = "holds no weights" if cached.is_file() else f"is not there and cannot be fetched from {weights.url}"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"no ImageNet weights for {trunk!r}: {cached} {state} ({reason})") from error
 
 
 def freeze_trunk(model: VideoClassifier) -> None:
@@ -119,6 +135,8 @@ def model_config(name: str, **parts) -> ModelConfig:
     """
     if name not in MODELS:
         raise ValueError(unknown_name("model", name, MODELS))
+    if parts.get("trunk", MODELS[name]["trunk"]) != MODELS[name]["trunk"]:
+        raise ValueError(f"{name} is a network on {MODELS[name]['trunk']}, got the trunk {parts['trunk']!r}")
     return ModelConfig.from_dict({**MODELS[name], **parts})
 
 

@@ -95,12 +95,13 @@ def _bound_line(axes, bound: float) -> None:
     )
 
 
-def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str]) -> Figure:
-    """Confusion matrices side by side, in percent of each true class; the two classes of a pair are framed.
+def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str], pairs: bool = False) -> Figure:
+    """Confusion matrices side by side, in percent of each true class.
 
     Args:
         predictions: name of the run -> columns label and predicted.
-        classes: names in label order, partners next to each other (labels 2i and 2i + 1).
+        classes: names in label order.
+        pairs: classes 2i and 2i + 1 belong together, and are framed.
     """
     count = len(classes)
     figure, axes = plt.subplots(1, len(predictions), figsize=(3.2 + 4.1 * len(predictions), 6.2), squeeze=False)
@@ -115,7 +116,7 @@ def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str]) -> F
             annot=np.where(matrix >= 10, np.char.mod("%.0f", matrix), ""), fmt="", annot_kws={"fontsize": 7},
             xticklabels=classes, yticklabels=classes if column == 0 else False,
         )  # fmt: skip
-        for first in range(0, count - 1, 2):
+        for first in range(0, count - 1, 2) if pairs else ():
             axis.add_patch(plt.Rectangle((first, first), 2, 2, fill=False, ec="white", lw=1.8))
         axis.set(title=f"{name}: {100 * (table.label == table.predicted).mean():.1f} % right", xlabel="predicted")
         axis.tick_params(labelsize=7)
@@ -222,6 +223,7 @@ def cost_by_stage(parts: dict[str, pd.DataFrame], protocol: str) -> Figure:
         for x, top in zip(at, bottom, strict=True):
             axes.text(x, top, f"{name}\n{top:.1f}", ha="center", va="bottom", fontsize="x-small")
     axes.set(xticks=range(len(stages)), xticklabels=stages, ylabel=f"GFLOPs of {protocol}")
+    axes.use_sticky_edges = False  # else the tallest bar touches the frame
     axes.margins(y=0.12)
     axes.grid(axis="x", visible=False)
     axes.legend(fontsize="small")
@@ -246,25 +248,31 @@ def dimension_sizes(sweeps: dict[int, pd.DataFrame]) -> Figure:
     return figure
 
 
-def interact_fields(fields: dict, margin: int = 1) -> Figure:
-    """The positions that one output depends on, as blocks in space and time, a panel a module.
+def interact_fields(fields: dict, stated: dict[str, int], margin: int = 1) -> Figure:
+    """The positions that one output depends on, as blocks, in the box that the paper states, a panel a module.
 
     Args:
         fields: name of the module -> `cost.InteractField`, all on clips of one size.
+        stated: name of the module -> the extent of Table 1's box, 3 or 2K + 1.
         margin: how many positions around the largest field are shown.
     """
-    reach = max(max(field.box) for field in fields.values()) // 2 + margin
-    figure = plt.figure(figsize=(3.4 * len(fields), 4))
+    reach = max(max(*field.box, stated[name]) for name, field in fields.items()) // 2 + margin
+    figure = plt.figure(figsize=(3.4 * len(fields), 4.3))
     for index, (name, field) in enumerate(fields.items()):
         axes = figure.add_subplot(1, len(fields), index + 1, projection="3d")
+        side = 2 * reach + 1
         middle = [extent // 2 for extent in field.places.shape]
-        window = tuple(slice(max(0, at - reach), at + reach + 1) for at in middle)
-        places = field.places[window].permute(0, 2, 1).numpy()  # height upwards
+        places = np.zeros((side,) * 3, dtype=bool)
+        for place in field.places.nonzero().tolist():
+            t, h, w = (at - centre + reach for at, centre in zip(place, middle, strict=True))
+            if max(t, h, w) < side and min(t, h, w) >= 0:
+                places[t, w, h] = True  # height upwards
         axes.voxels(places, facecolors=f"C{index}", edgecolor="0.25", linewidth=0.3, alpha=0.85)
-        t, h, w = field.box
-        _box(axes, [(reach + 0.5 - extent / 2, reach + 0.5 + extent / 2) for extent in field.box])
-        axes.set_title(f"{name}\nbox {t} x {h} x {w}, {field.positions} of {t * h * w} positions", fontsize="small")
-        ends = (0, 2 * reach + 1)
+        extent = stated[name]
+        _box(axes, [(reach + 0.5 - extent / 2, reach + 0.5 + extent / 2)] * 3)
+        text = f"paper: {extent} x {extent} x {extent}\nmeasured: {field.positions} of {extent**3} positions"
+        axes.set_title(f"{name}\n{text}", fontsize="small")
+        ends = (0, side)
         axes.set(xlabel="time", ylabel="width", zlabel="height", xlim=ends, ylim=ends, zlim=ends)
         axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
         axes.view_init(22, -52)
@@ -306,4 +314,50 @@ def latency_vs_gflops(timed: pd.DataFrame) -> Figure:
         xlim=reach,
         ylim=(0, 1.2 * max(timed.high.max(), reach[1] * first.milliseconds / first.gflops)),
     )
+    return figure
+
+
+def frames_sampled(frames: np.ndarray, clips: dict[str, np.ndarray], thumbnails: int = 16) -> Figure:
+    """A contact sheet of a video, and which of its frames each sampling takes.
+
+    Args:
+        frames: uint8 (n, H, W, 3), the whole video.
+        clips: what was sampled -> frame indices (clips, T); a line of dots a clip.
+        thumbnails: how many frames of the video are shown above, evenly spread.
+    """
+    lines = [(name, clip) for name, indices in clips.items() for clip in np.atleast_2d(indices)]
+    figure, (top, axes) = plt.subplots(
+        2, 1, figsize=(11, 1.6 + 0.32 * len(lines)), height_ratios=(1.1, 0.32 * len(lines)), sharex=True
+    )
+    count = len(frames)
+    shown = np.linspace(0, count - 1, min(thumbnails, count)).round().astype(int)
+    width = count / len(shown)
+    for place, index in enumerate(shown):
+        top.imshow(frames[index], extent=(place * width - 0.5, (place + 1) * width - 0.5, 0, 1), aspect="auto")
+    top.set(yticks=[], ylim=(0, 1), xlim=(-0.5, count - 0.5))
+    top.tick_params(labelbottom=False)
+    top.grid(False)
+    names = list(clips)
+    for row, (name, clip) in enumerate(lines):
+        axes.plot(clip, [row] * len(clip), "o", ms=5, color=f"C{names.index(name)}")
+    first = [next(row for row, (other, _) in enumerate(lines) if other == name) for name in names]
+    axes.set(yticks=first, yticklabels=names, ylim=(len(lines) - 0.5, -0.5), xlabel="frame of the video")
+    return figure
+
+
+def crops_seen(frame: np.ndarray, boxes: dict[str, Sequence[tuple[int, int, int, int]]]) -> Figure:
+    """Where crops lie in a frame, a panel a kind.
+
+    Args:
+        frame: uint8 (H, W, 3).
+        boxes: what was cropped -> (top, left, height, width) in pixels of the frame.
+    """
+    figure, axes = plt.subplots(1, len(boxes), figsize=(3.6 * len(boxes), 3.4), squeeze=False)
+    for axis, (name, kind) in zip(axes[0], boxes.items(), strict=True):
+        axis.imshow(frame)
+        for index, (top, left, height, width) in enumerate(kind):
+            corner = (left - 0.5, top - 0.5)
+            axis.add_patch(plt.Rectangle(corner, width, height, fill=False, ec=f"C{index % 10}", lw=1.8))
+        axis.set(title=name, xticks=[], yticks=[])
+        axis.grid(False)
     return figure

@@ -11,6 +11,7 @@ from ctlib.config import ModelConfig
 from ctlib.data.arrow import pair_of
 from ctlib.evaluate import interval
 from ctlib.models import build_model, model_config
+from ctlib.trunks import INCEPTION_BLOCKS
 
 
 class Network(NamedTuple):
@@ -105,16 +106,23 @@ ROWS: dict[str, dict[str, tuple[Network, ...]]] = {
 }
 
 # What a reader should know of a row whose count rests on a guess, or misses.
+_R101 = (
+    "which 7 of stage 4's 23 blocks were replaced is not published; here every third (2, 5, ..., 20 from 0), as any 7 "
+    "cost the same; every other block (11) would be 138.5 GFLOPs"
+)
 NOTES: dict[tuple[str, str], str] = {
     ("6", "CT-Net 16x1x2"): (
         "cannot be met: two views of the 16-frame network (74.6 in Table 4) are 149, and a third of the paper's own "
         "447 for six views is 149 too; we take 151 for a misprint"
     ),
-    ("4", "CT-Net R101"): "which 7 blocks of stage 4 were replaced is not published: every third here",
-    ("4", "CT-Net_EN R50+R101"): "as for R101",
-    ("8", "CT-Net InceptionV3"): "which convolutions were replaced is not published: those that meet both numbers best",
+    ("4", "CT-Net R101"): _R101,
+    ("4", "CT-Net_EN R50+R101"): f"R101: {_R101}",
+    ("8", "CT-Net InceptionV3"): (
+        "which convolutions were replaced is not published. Of all choices among the ten 3x3 convolutions that keep "
+        f"the size, these meet both numbers best: {', '.join(INCEPTION_BLOCKS)}. What remains is 0.09 GFLOPs and "
+        "0.07M parameters; the runner-up (0.10 and 0.10) has Conv2d_2b_3x3 for two of the branch3x3dbl_2"
+    ),
 }
-
 
 # InceptionV3's ten 3x3 convolutions that keep the size, by kind: one of the kind, and how many there are.
 INCEPTION_KINDS = {
@@ -156,14 +164,19 @@ def _counted(config: ModelConfig, size: int) -> cost.Cost:
         return cost.count(build_model(config), config.num_frames, size)
 
 
+# Which of a table's columns print GFLOPs, whether of all views, and half of the last digit printed.
+_PRINTED = {"3": [("gflops_total", True, 0.5)], "6": [("gflops_total", True, 0.5)]}
+_PRINTED["4"] = [("gflops_view", False, 0.05), ("gflops_total", True, 0.5)]
+
+
 def ledger() -> pd.DataFrame:
     """Every published cost that this code can build, counted beside the published figure.
 
     GFLOPs are as the paper's row gives them: of all views and networks in Tables 3 and 6, of one view
-    elsewhere. Parameters are counts, an ensemble's together.
+    elsewhere; Table 4 prints both, so its rows are here twice. Parameters are counts, an ensemble's together.
 
     Returns:
-        A row a line of a table: `table`, `row`, `gflops_paper`, `gflops`, `params_paper`, `params` (published
+        A row a published figure: `table`, `row`, `gflops_paper`, `gflops`, `params_paper`, `params` (published
         ones are missing where the paper prints none), then `frames`, `size` (pixels), `views` (that the
         GFLOPs are of), `note`, `gflops_allowed` (the largest of 0.1, half the last printed digit and 0.2 %),
         `gflops_meets` and `params_meets` (within 0.1M); missing where there is nothing to meet.
@@ -171,33 +184,28 @@ def ledger() -> pd.DataFrame:
     records = []
     for name, rows in ROWS.items():
         published = paper.table(name)
-        of_all_views = "gflops_total" in published and name != "4"
         for row, networks in rows.items():
             line = published.loc[row]
             counts = [_counted(*network) for network in networks]
-            views = int(line["views"]) if of_all_views else 1
-            printed = line.get("gflops_total" if of_all_views else "gflops_view" if name == "4" else "gflops")
-            printed_params = line.get("params_m")
-            gflops = views * sum(counted.gflops for counted in counts)
-            params = sum(counted.params for counted in counts)
-            last_digit = 0.5 if of_all_views else 0.05  # half of it: Tables 3 and 6 print whole numbers
-            records.append(
-                {
-                    "table": name,
-                    "row": row,
-                    "gflops_paper": _number(printed),
-                    "gflops": gflops,
-                    "params_paper": None if _number(printed_params) is None else round(1e6 * printed_params),
-                    "params": params,
-                    "frames": "+".join(str(network.config.num_frames) for network in networks),
-                    "size": networks[0].size,
-                    "views": views,
-                    "last_digit": last_digit,
-                    "note": NOTES.get((name, row), ""),
-                }
-            )
-    table = pd.DataFrame(records)
-    table = table.astype({"gflops_paper": "Float64", "params_paper": "Int64"})
+            params_paper = _number(line.get("params_m"))
+            for column, of_all_views, last_digit in _PRINTED.get(name, [("gflops", False, 0.05)]):
+                views = int(line["views"]) if of_all_views else 1
+                records.append(
+                    {
+                        "table": name,
+                        "row": f"{row}, {views} views" if name == "4" and of_all_views else row,
+                        "gflops_paper": _number(line.get(column)),
+                        "gflops": views * sum(counted.gflops for counted in counts),
+                        "params_paper": None if params_paper is None else round(1e6 * params_paper),
+                        "params": sum(counted.params for counted in counts),
+                        "frames": "+".join(str(network.config.num_frames) for network in networks),
+                        "size": networks[0].size,
+                        "views": views,
+                        "last_digit": last_digit,
+                        "note": "" if name == "4" and of_all_views else NOTES.get((name, row), ""),
+                    }
+                )
+    table = pd.DataFrame(records).astype({"gflops_paper": "Float64", "params_paper": "Int64"})
     allowed = pd.concat([0.002 * table.gflops_paper, table.pop("last_digit").clip(lower=0.1)], axis=1).max(axis=1)
     table["gflops_allowed"] = allowed.where(table.gflops_paper.notna())
     table["gflops_meets"] = (table.gflops - table.gflops_paper).abs() <= table.gflops_allowed

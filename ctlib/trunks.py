@@ -122,6 +122,8 @@ class ResNetTrunk(nn.Module):
         if len(blocks) != 4 or any(isinstance(indices, str) for indices in blocks):
             raise ValueError(f"blocks must be the indices in each of the four stages of a ResNet, got {blocks}")
         for number, (stage, indices) in enumerate(zip(self.stages, blocks, strict=True), start=2):
+            if len(set(indices)) != len(indices):
+                raise ValueError(f"stage {number} names a block twice: {tuple(indices)}")
             for index in indices:
                 if not 0 <= index < len(stage):
                     raise ValueError(f"stage {number} has blocks 0 to {len(stage) - 1}, got {index}")
@@ -182,7 +184,10 @@ class InceptionTrunk(nn.Module):
         for classifier in ("avgpool", "dropout", "fc"):
             delattr(network, classifier)
         chain = nn.Sequential(OrderedDict(network.named_children()))
-        self.body = fx.GraphModule(chain, _KeepConvolutions().trace(chain))
+        graph = _KeepConvolutions().trace(chain)
+        with graph.inserting_after(next(iter(graph.nodes))):
+            graph.placeholder("num_frames")  # for the convolutions that will be replaced
+        self.body = fx.GraphModule(chain, graph)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("scale", std / 0.5, persistent=False)
         self.register_buffer("shift", (mean - 0.5) / 0.5, persistent=False)
@@ -210,15 +215,16 @@ class InceptionTrunk(nn.Module):
             raise ValueError(
                 f"blocks of InceptionV3 must be 'none' or names of convolutions ({choices}), got {blocks!r}"
             )
-        graph = self.body.graph
-        with graph.inserting_after(next(iter(graph.nodes))):
-            num_frames = graph.placeholder("num_frames")
+        if len(set(names)) != len(names):
+            raise ValueError(f"blocks of InceptionV3 name a convolution twice: {names}")
         for name in names:
             if name not in known:
                 raise ValueError(unknown_name("3x3 convolution of InceptionV3", name, known))
+        _, num_frames = (node for node in self.body.graph.nodes if node.op == "placeholder")
+        for name in names:
             conv = self.body.get_submodule(name).conv
             self.body.set_submodule(name, OnClips(make_module(conv.in_channels, conv.out_channels)))
-            (node,) = (node for node in graph.nodes if node.target == name)
+            (node,) = (node for node in self.body.graph.nodes if node.target == name)
             node.args = (*node.args, num_frames)
         self.body.recompile()
 

@@ -1,7 +1,9 @@
 """Our checkpoints, and the authors': their network is built here in their layout, with their names."""
 
+import dataclasses
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -50,12 +52,59 @@ def test_its_file_holds_nothing_but_tensors_and_plain_values(saved):
     assert content["classes"] == CLASSES and content["model"]["trunk"] == "quickstart"
 
 
-def test_published_weights_are_not_fetched_again(network, tmp_path):
-    config = ctlib.ModelConfig(trunk="resnet50", blocks="none", num_classes=2)
-    model = build_model(config)
-    object.__setattr__(model, "config", ctlib.ModelConfig(**{**config.to_dict(), "weights": "imagenet"}))
-    checkpoints.save(tmp_path / "c.pt", model, ["a", "b"])
-    assert checkpoints.load(tmp_path / "c.pt").model.config.weights == "imagenet"  # and no network was needed
+def test_published_weights_are_not_looked_for_again(tmp_path, monkeypatch):
+    with torch.device("meta"):
+        model = ctlib.ctnet_r50(num_classes=5, weights=None)
+    model = model.to_empty(device="cpu")
+    model.config = dataclasses.replace(model.config, weights="imagenet")
+    checkpoints.save(tmp_path / "c.pt", model, CLASSES)
+    monkeypatch.setattr(ctlib.models, "_published", lambda trunk: pytest.fail("looked for published weights"))
+    assert checkpoints.load(tmp_path / "c.pt").model.config == model.config
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_precision_makes_the_round_trip(network, tmp_path, dtype):
+    checkpoints.save(tmp_path / "c.pt", network.to(dtype), CLASSES)
+    found = checkpoints.load(tmp_path / "c.pt", classes=CLASSES[::-1]).model
+    assert found.fc.weight.dtype == found.trunk.conv1.weight.dtype == dtype
+    assert torch.equal(found.fc.weight, network.fc.weight.flip(0))
+
+
+def test_a_compiled_network_is_saved_as_the_network(network, tmp_path):
+    checkpoints.save(tmp_path / "c.pt", torch.compile(network, backend="eager"), np.array(CLASSES))
+    found = checkpoints.load(tmp_path / "c.pt")
+    assert torch.equal(logits(found.model), logits(network)) and found.classes == tuple(CLASSES)
+
+
+def changed(saved, **parts):
+    content = torch.load(saved, weights_only=True)
+    torch.save({**content, **parts}, saved)
+    return content
+
+
+def test_a_file_that_contradicts_itself_is_refused(saved):
+    content = changed(saved, classes=CLASSES[:3])
+    with pytest.raises(CheckpointError, match=r"c\.pt names 3 classes, and its classifier is not one of as many"):
+        checkpoints.load(saved)
+    changed(saved, classes=CLASSES, model={**content["model"], "newer": 1})
+    with pytest.raises(CheckpointError, match=r"c\.pt describes a network that this version .*'newer'"):
+        checkpoints.load(saved)
+    changed(saved, model=content["model"], state_dict={"fc.weight": torch.zeros(5, 1), "fc.bias": torch.zeros(5)})
+    with pytest.raises(
+        CheckpointError, match=r"\d+ missing: trunk.*\n.*1 of another shape: fc.weight \(5, 1\)"
+    ) as error:
+        checkpoints.load(saved)
+    assert len(error.value.missing) > 50 and error.value.mis_shaped == ("fc.weight (5, 1), needed (5, 512)",)
+    changed(saved, format=2)
+    with pytest.raises(CheckpointError, match="has format 2, this version of ctlib reads 1"):
+        checkpoints.load(saved)
+
+
+def test_a_checkpoint_of_before_says_so(saved):
+    content = torch.load(saved, weights_only=True)
+    torch.save({key: content[key] for key in ("model", "classes", "state_dict")}, saved)
+    with pytest.raises(CheckpointError, match="lacks format, versions .*written by an older ctlib"):
+        checkpoints.load(saved)
 
 
 def test_the_same_classes_in_another_order_are_sorted_out_by_name(network, saved):
@@ -86,8 +135,9 @@ def test_a_fresh_head_keeps_the_trunk(network, saved):
     found = checkpoints.load(saved, classes=["a", "b"], fresh_head=True).model
     assert found.fc.out_features == 2 and found.fc.bias.abs().sum() == 0
     assert torch.equal(found.trunk.conv1.weight, network.trunk.conv1.weight)
-    with pytest.raises(ValueError, match="fresh_head needs the names of its classes"):
-        checkpoints.load(saved, fresh_head=True)
+    for other in ({}, {"classes": ["a"], "class_map": {"a": "class 0"}}):
+        with pytest.raises(ValueError, match="fresh_head needs the names of its classes, and no class_map"):
+            checkpoints.load(saved, fresh_head=True, **other)
 
 
 def test_names_must_be_as_many_as_classes_and_differ(network, tmp_path):
@@ -95,6 +145,8 @@ def test_names_must_be_as_many_as_classes_and_differ(network, tmp_path):
         checkpoints.save(tmp_path / "c.pt", network, ["a", "b"])
     with pytest.raises(ValueError, match="got twice: a"):
         checkpoints.save(tmp_path / "c.pt", network, ["a", "b", "c", "d", "a"])
+    with pytest.raises(ValueError, match="got the one string 'abcde'"):
+        checkpoints.save(tmp_path / "c.pt", network, "abcde")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +160,7 @@ def test_files_that_are_no_checkpoints(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"cut\.pt cannot be read as tensors"):
         checkpoints.load(tmp_path / "cut.pt")
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "theirs.pt")
-    with pytest.raises(CheckpointError, match="no checkpoint of ctlib: it lacks format, model.*load_released"):
+    with pytest.raises(CheckpointError, match="no checkpoint of this ctlib: it lacks format, model.*load_released"):
         checkpoints.load(tmp_path / "theirs.pt")
     torch.save([1], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="holds a list"):
@@ -252,6 +304,19 @@ def test_what_does_not_fit_is_listed_by_count_and_name_and_nothing_is_loaded(the
     assert "2 of another shape: new_fc.bias (7,), needed (9,), new_fc.weight (7, 2048), needed (9, 2048)" in text
     assert "fresh_head=True" in text
     assert all(torch.equal(before[key], value) for key, value in ours.state_dict().items())
+
+
+def test_two_names_for_one_parameter_are_refused(theirs):
+    state = theirs.state_dict()
+    for more in ({"base_model.fc.bias": torch.zeros(7)}, {"module.new_fc.bias": torch.zeros(7)}):
+        with pytest.raises(CheckpointError, match="new_fc.bias and .*fc.bias, which stand for the same parameter"):
+            checkpoints.load_released(ctlib.ctnet_r50(num_classes=7), {**state, **more})
+    with pytest.raises(CheckpointError, match=r"new_fc.bias \(7,\) of torch.int64, needed \(7,\)"):
+        whole = {**state, "new_fc.bias": torch.zeros(7, dtype=torch.long)}
+        checkpoints.load_released(ctlib.ctnet_r50(num_classes=7), whole)
+    for nothing in ({}, {"state_dict": [1]}, {"state_dict": {}}, {"epoch": 3}):
+        with pytest.raises(CheckpointError, match="holds no state dict of tensors"):
+            checkpoints.load_released(ctlib.ctnet_r50(num_classes=7), nothing)
 
 
 def test_another_number_of_classes_needs_a_fresh_head(theirs):

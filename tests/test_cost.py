@@ -145,6 +145,30 @@ def test_interact_field_with_excitation_is_the_whole_clip():
     assert cost.interact_field(CTModule(16, excitation="se"), num_frames=9, size=7).positions == 9 * 7 * 7
 
 
+def test_interact_field_does_not_depend_on_what_was_learned():
+    torch.manual_seed(0)
+    module = CTModule(16, 4, excitation="none")
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm3d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.1, 2)
+    field = cost.interact_field(module)
+    assert (field.channels, field.box, field.positions) == (16, (9, 9, 9), 249)
+    biased = nn.Conv3d(4, 4, 3, padding=1)
+    nn.init.constant_(biased.bias, -5)
+    assert cost.interact_field(nn.Sequential(biased, nn.ReLU())).positions == 27
+
+
+def test_interact_field_of_nothing():
+    with pytest.raises(ValueError, match="no convolution that tells its channels"):
+        cost.interact_field(nn.ReLU())
+    alone = cost.interact_field(nn.ReLU(), channels=3)
+    assert (alone.channels, alone.box, alone.positions) == (1, (1, 1, 1), 1)
+    assert cost.InteractField(torch.zeros(1, 3, 3, 3, dtype=torch.bool)).box == (0, 0, 0)
+
+
 def test_interact_field_of_networks():
     """TSN sees one frame; four CT-Modules of two sub-operations see eight further to either side."""
     tsn = ctlib.build_model(model_config("tsn_quickstart", num_classes=2))
@@ -158,10 +182,29 @@ def test_interact_field_of_networks():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_latency_says_what_was_timed_and_restores_the_mode(precision):
     network = ctlib.build_model(model_config("tsn_quickstart", num_classes=2))
+    network.trunk.bn1.eval()  # as with a frozen batch norm
+    called = []
+    network.register_forward_hook(lambda *_: called.append(torch.is_autocast_enabled("cpu")))
     timed = cost.latency(network, num_frames=2, size=32, batch=3, precision=precision, seconds=0.05)
-    assert 0 < timed.low <= timed.milliseconds <= timed.high and timed.calls >= 1
+    assert 0 < timed.low <= timed.milliseconds <= timed.high and timed.calls == len(called) - 2 >= 1
+    assert set(called) == {precision == "bf16"}
     assert (timed.batch, timed.num_frames, timed.size, timed.precision, timed.device) == (3, 2, 32, precision, "cpu")
     assert timed.clips_per_second == pytest.approx(3000 / timed.milliseconds)
-    assert timed.hardware and network.training
+    assert timed.hardware and network.training and not network.trunk.bn1.training
+
+
+def test_latency_is_the_median_of_single_calls(monkeypatch):
+    times = iter([50.0, 50.0, 1.0, 9.0, 2.0, 3.0, 100.0])  # two to warm up
+    monkeypatch.setattr(cost, "_timed", lambda model, clips: next(times))
+    timed = cost.latency(ctlib.build_model(model_config("tsn_quickstart", num_classes=2)), 2, 32, seconds=0.115)
+    assert (timed.milliseconds, timed.low, timed.high, timed.calls) == (3, 2, 9, 5)
+
+
+def test_latency_refuses_what_it_would_not_time_right():
+    network = ctlib.build_model(model_config("tsn_quickstart", num_classes=2))
     with pytest.raises(ValueError, match="unknown precision 'fp8'"):
         cost.latency(network, precision="fp8")
+    with pytest.raises(ValueError, match="at least 1, got 0, 8 and 256"):
+        cost.latency(network, batch=0)
+    with pytest.raises(ValueError, match=r"must be in float32, got torch\.float64"):
+        cost.latency(network.double())

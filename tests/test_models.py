@@ -24,6 +24,19 @@ def test_logits_are_finite_and_every_parameter_gets_a_gradient(network):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+def test_a_clip_without_frames_is_refused(network):
+    with pytest.raises(ValueError, match=r"at least one frame, got \(1, 3, 0, 32, 32\)"):
+        network(torch.zeros(1, 3, 0, 32, 32))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "quickstart" not in name])
+def test_the_networks_of_the_paper_take_any_clip(name):
+    with torch.device("meta"):
+        network = build_model(model_config(name, num_classes=3)).eval()
+        for frames, height, width in ((1, 76, 76), (5, 128, 98), (24, 76, 256)):
+            assert network(torch.zeros(2, 3, frames, height, width)).shape == (2, 3)
+
+
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 64, 64), (3, 32, 96), (16, 50, 34), (5, 2, 2)])
 def test_any_number_of_frames_and_any_even_size(network, frames, height, width):
     assert network.eval()(torch.randn(1, 3, frames, height, width)).shape == (1, 5)
@@ -102,6 +115,14 @@ def test_a_module_compared_with_stands_in_the_same_blocks(module):
 
 
 def test_parts_that_nothing_would_read_are_refused():
+    with pytest.raises(ValueError, match="dims, connection would stand in replaced blocks, and blocks is 'none'"):
+        ctlib.tsn_r50(num_classes=2, dims=3, connection="seriel")
+    with pytest.raises(ValueError, match="module would stand in replaced blocks"):
+        ctlib.tsn_r50(num_classes=2, module="c3d")
+    with pytest.raises(ValueError, match="ctnet_r50 is a network on resnet50, got the trunk 'quickstart'"):
+        ctlib.ctnet_r50(num_classes=2, trunk="quickstart")
+    with pytest.raises(ValueError, match="unknown weights 'imagenett': did you mean 'imagenet'"):
+        ctlib.ctnet_r50(num_classes=2, weights="imagenett")
     with pytest.raises(ValueError, match="dims, excitation are parts of the CT-Module, which 'c3d' does not have"):
         ModelConfig(module="c3d", dims=3, excitation="se")
     with pytest.raises(ValueError, match="unknown module 'cd3': did you mean 'c3d'"):
@@ -141,20 +162,50 @@ def test_the_frozen_trunk_of_the_released_trainer_is_an_option():
     assert {name for name, p in tsn.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
 
 
-def compiled(network):
-    return torch.compile(network, fullgraph=True, backend="eager")  # a graph break would raise
+def compiled(network, clips):
+    return torch.compile(network, fullgraph=True, backend="aot_eager")  # a graph break would raise
 
 
-def exported(network):
-    clips = torch.zeros(2, 3, 2, 76, 76)
+def exported(network, clips):
     return torch.export.export(network, (clips,)).module()
 
 
-@pytest.mark.parametrize("name", ["ctnet_quickstart", "tsn_quickstart", "ctnet_r50", "ctnet_inception_v3"])
-@pytest.mark.parametrize("way", [compiled, exported])
+def decomposed(network, clips):
+    return torch.export.export(network, (clips,)).run_decompositions().module()
+
+
+NETWORKS = ["ctnet_quickstart", "tsn_quickstart", "ctnet_r50", "ctnet_inception_v3"]
+WAYS = [*((name, way) for name in NETWORKS for way in (compiled, exported)), ("ctnet_quickstart", decomposed)]
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
 def test_compiled_and_exported_networks_give_the_same(name, way):
     torch.manual_seed(0)
     network = build_model(model_config(name, num_classes=3, num_frames=2)).eval()
     clips = torch.randn(2, 3, 2, 76, 76)
     with torch.no_grad():
-        torch.testing.assert_close(way(network)(clips), network(clips), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(way(network, clips)(clips), network(clips), rtol=1e-4, atol=1e-5)
+
+
+def test_exported_with_any_number_of_clips_frames_and_pixels():
+    torch.manual_seed(0)
+    network = build_model(model_config("ctnet_quickstart", num_classes=3)).eval()
+    dim = torch.export.Dim
+    sizes = {0: dim.AUTO, 2: dim.AUTO, 3: dim.AUTO, 4: dim.AUTO}
+    program = torch.export.export(network, (torch.randn(2, 3, 4, 64, 96),), dynamic_shapes=(sizes,))
+    clips = torch.randn(3, 3, 6, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(clips), network(clips), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_training_a_compiled_network_gives_the_same_gradients():
+    torch.manual_seed(0)
+    network = build_model(model_config("ctnet_quickstart", num_classes=3, dropout=0.0)).double()
+    clips, weights = torch.randn(2, 3, 4, 64, 64, dtype=torch.double), torch.randn(2, 3, dtype=torch.double)
+    (network(clips) * weights).sum().backward()
+    expected = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    (torch.compile(network, fullgraph=True)(clips) * weights).sum().backward()
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9)

@@ -36,16 +36,17 @@ def test_every_published_cost_that_can_be_built_is_in_the_ledger(ledger):
 
 def test_every_published_cost_is_met_but_for_one(ledger):
     """Within 0.1 GFLOPs, half the last printed digit or 0.2 %, and 0.1M parameters; worked out here once more."""
-    whole = ledger.index.get_level_values("table").isin(["3", "6"])
-    difference = (ledger.gflops - ledger.gflops_paper).abs()
-    allowed = pd.concat([0.002 * ledger.gflops_paper, pd.Series(0.1 + 0.4 * whole, ledger.index)], axis=1).max(axis=1)
+    whole = ledger.index.get_level_values("table").isin(["3", "6"]) | (ledger.views == 12)
+    paper_s = ledger.gflops_paper.astype("float64")
+    difference = (ledger.gflops - paper_s).abs()
+    allowed = pd.concat([0.002 * paper_s, pd.Series(0.1 + 0.4 * whole, ledger.index)], axis=1).max(axis=1)
     missed = ledger.index[difference > allowed]
     assert list(missed) == [("6", "CT-Net 16x1x2")]
     assert list(missed) == list(ledger.index[~ledger.gflops_meets.fillna(True)])
     assert ledger.gflops["6", "CT-Net 16x1x2"] == pytest.approx(149.1, abs=0.05)
     assert ((ledger.params - ledger.params_paper).abs().dropna() <= 100_000).all()
     assert ledger.params_meets.dropna().all()
-    assert ledger.gflops_paper.notna().sum() == 65 and ledger.params_paper.notna().sum() == 19
+    assert ledger.gflops_paper.notna().sum() == 68 and ledger.params_paper.notna().sum() == 19
 
 
 def test_ensembles_and_views_add_up(ledger):
@@ -54,6 +55,12 @@ def test_ensembles_and_views_add_up(ledger):
     assert six == pytest.approx(6 * one) and ledger.views["6", "CT-Net 8x3x2"] == 6
     both = ledger.gflops["4", "CT-Net R50"] + ledger.gflops["4", "CT-Net R101"]
     assert ledger.gflops["4", "CT-Net_EN R50+R101"] == pytest.approx(both) and ledger.views["4", "CT-Net R50"] == 1
+    totals = [(row, ledger.gflops_paper["4", row]) for row in ledger.loc["4"].index if "views" in row]
+    assert totals == [
+        ("CT-Net R50, 12 views", 895),
+        ("CT-Net R101, 12 views", 1746),
+        ("CT-Net_EN R50+R101, 12 views", 2641),
+    ]
 
 
 def test_what_rests_on_a_guess_says_so(ledger):
@@ -69,3 +76,4 @@ def test_inception_s_placement_meets_both_numbers_best():
     assert len(choices) == 2 * 5 * 4 * 3
     counted = study.ledger().set_index(["table", "row"]).loc[("8", "CT-Net InceptionV3")]
     assert best.gflops == pytest.approx(counted.gflops, abs=1e-6) and best.params == counted.params
+    assert (choices.miss <= 1).sum() == 2 and choices.iloc[1].tolist()[:4] == [1, 1, 1, 1]

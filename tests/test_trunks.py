@@ -1,5 +1,7 @@
 """The 2D networks under the classifier: torchvision's, with its names and weights, and what is replaced in them."""
 
+import urllib.error
+
 import pytest
 import torch
 import torchvision
@@ -100,13 +102,20 @@ def test_blocks_that_are_not_there_are_refused():
         ctlib.ctnet_r50(num_classes=2, blocks=((1,), (1,)))
 
 
+def test_a_block_named_twice_is_refused():
+    with pytest.raises(ValueError, match=r"stage 2 names a block twice: \(1, 1\)"):
+        ctlib.ctnet_r50(num_classes=2, blocks=((1, 1), (), (), ()))
+    with pytest.raises(ValueError, match="name a convolution twice"):
+        ctlib.ctnet_inception_v3(num_classes=2, blocks=("Mixed_5b.branch3x3dbl_2",) * 2)
+
+
 def test_resnet_101_spreads_seven_modules_over_its_long_stage():
     with torch.device("meta"):
         assert replaced(ctlib.ctnet_r101(num_classes=2).trunk) == [[1], [1, 3], [2, 5, 8, 11, 14, 17, 20], [1]]
 
 
 def put_in_the_cache(folder, name, weights):
-    """A file of the published name in torch.hub's cache; hub checks digests of what it downloads only."""
+    """A file of the published name in torch.hub's cache; the digest in a name is that of downloads and not checked."""
     torch.manual_seed(0)
     options = {} if name.startswith("resnet") else {"aux_logits": True, "init_weights": False}
     theirs = getattr(torchvision.models, name)(**options)
@@ -125,6 +134,26 @@ def test_imagenet_weights_come_from_the_cache_and_stay_around_the_module(tmp_pat
     for part in ("conv1", "bn1", "conv3", "bn3"):
         assert torch.equal(getattr(block, part).weight, getattr(source, part).weight)
     assert torch.equal(network.trunk.conv1.weight, theirs.conv1.weight)
+
+
+def test_imagenet_weights_that_cannot_be_had_are_told_by_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = torchvision.models.ResNet101_Weights.IMAGENET1K_V1
+    file = tmp_path / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+
+    def unreachable(*_arguments, **_options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(
+        ValueError, match=f"no ImageNet weights for 'resnet101': {file} is not there and cannot be fetched"
+    ):
+        ctlib.ctnet_r101(num_classes=2, weights="imagenet")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for content in (b"", b"<html>not found</html>"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{file} holds no weights"):
+            ctlib.ctnet_r101(num_classes=2, weights="imagenet")
 
 
 def test_imagenet_weights_of_inception(tmp_path, monkeypatch):
