@@ -12,10 +12,10 @@ RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
-.PHONY: help study costs test test-all lint format lab clean
+.PHONY: help study costs bench-loading test test-all lint format lab clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}")'
@@ -45,6 +45,9 @@ costs: .venv/installed  ## count every cost that the paper publishes; the page g
 	@$(RUN) notebooks/costs.ipynb $(OUT)/costs.ipynb -p out_dir $(OUT)
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/costs.ipynb
 	@echo "read $(OUT)/costs.html"
+
+bench-loading: .venv/installed  ## clips a second that one core loads, ours and other ways (2 minutes)
+	@$(BIN)/python benchmarks/loading.py
 
 test: .venv/installed  ## all tests but the slow ones (at most 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,5 +1,6 @@
 """Testing: every view of every video scored, views averaged, videos counted once."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,18 +11,31 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from ctlib.data.clips import SKIPPED
+
 
 class Scores(NamedTuple):
-    """What a network says of each video of a list, in the list's order."""
+    """What a network says of each video of a list, in the list's order.
+
+    A video that could not be read, and was to be skipped, has the label -1 and counts nowhere.
+    """
 
     logits: torch.Tensor  # float32 (videos, num_classes), the mean over views
     labels: torch.Tensor  # int64 (videos,)
+    classes: tuple[str, ...] = ()  # names in label order
+    fingerprint: str = ""  # of the list
+
+    @property
+    def skipped(self) -> int:
+        """How many videos could not be read."""
+        return int((self.labels == SKIPPED).sum())
 
     def topk(self, k: int) -> float:
-        """Top-k accuracy over all videos, in percent. `k` above the number of classes counts as all."""
+        """Top-k accuracy over all videos read, in percent. `k` above the number of classes counts as all."""
+        read = self.labels != SKIPPED
         num_classes = self.logits.shape[1]
         fraction = multiclass_accuracy(
-            self.logits, self.labels, num_classes, average="micro", top_k=min(k, num_classes)
+            self.logits[read], self.labels[read], num_classes, average="micro", top_k=min(k, num_classes)
         )
         return 100 * fraction.item()
 
@@ -48,7 +62,31 @@ def evaluate(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> 
             labels.append(label.cpu())
     finally:
         model.train(was_training)
-    return Scores(torch.cat(logits), torch.cat(labels))
+    samples = loader.dataset.samples
+    return Scores(torch.cat(logits), torch.cat(labels), samples.classes, samples.fingerprint)
+
+
+def ensemble(parts: Sequence[Scores]) -> Scores:
+    """The scores of several networks averaged as logits, video by video (CT-Net_EN, Table 6).
+
+    Raises:
+        ValueError: fewer than one part, or parts that scored other classes, an other class order, or other
+            videos.
+    """
+    if not parts:
+        raise ValueError("an ensemble needs the scores of at least one network")
+    first = parts[0]
+    for number, part in enumerate(parts[1:], start=2):
+        if part.classes != first.classes:
+            differing = [f"{a!r} and {b!r}" for a, b in zip(first.classes, part.classes, strict=False) if a != b]
+            told = differing[0] if differing else f"{len(first.classes)} and {len(part.classes)} classes"
+            raise ValueError(f"networks 1 and {number} of the ensemble have other classes or another order: {told}")
+        if part.fingerprint != first.fingerprint or not torch.equal(part.labels, first.labels):
+            raise ValueError(
+                f"networks 1 and {number} of the ensemble scored other videos: lists {first.fingerprint} "
+                f"({len(first.labels)} videos) and {part.fingerprint} ({len(part.labels)})"
+            )
+    return first._replace(logits=torch.stack([part.logits for part in parts]).mean(0))
 
 
 def interval(correct: np.ndarray, groups: list[str]) -> tuple[float, float]:

@@ -40,7 +40,9 @@ class RunFolder:
         """
         if not (self.path / "result.json").exists():
             return False
-        differing = _differences(json.loads((self.path / "config.json").read_text()), _comparable(config))
+        differing = _differences(
+            _comparable(self.config()), _comparable(config)
+        )  # a part that is newer has its default
         if differing:
             raise ValueError(
                 f"{self.path} holds a run with other parameters ({'; '.join(differing)}): "

@@ -23,9 +23,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ctlib import checkpoints, cost, runs
-from ctlib.config import RecipeConfig, RunConfig
+from ctlib.config import DataConfig, RecipeConfig, RunConfig
 from ctlib.data.catalog import Samples, load_samples
-from ctlib.data.clips import test_loader, train_loader
+from ctlib.data.clips import SKIPPED, test_loader, train_loader
 from ctlib.evaluate import Scores, evaluate
 from ctlib.models import build_model, freeze_trunk, name_of
 
@@ -89,12 +89,14 @@ def train(
 
     Raises:
         ValueError: parameters that do not fit the data, or a folder that holds another run.
-        TrainingError: a loss that is not finite.
+        TrainingError: a loss that is not finite, or more unreadable videos than may be skipped.
         video.VideoError: a video that cannot be read.
     """
     began = time.perf_counter()
     data, recipe = config.data, config.recipe
-    train_samples, test_samples = (load_samples(data.name, data.root, split) for split in ("train", "val"))
+    train_samples, test_samples = (
+        load_samples(data.name, data.root, split, **data.options()) for split in ("train", "val")
+    )
     lists = f"{train_samples.fingerprint}-{test_samples.fingerprint}"
     config = dataclasses.replace(config, data=dataclasses.replace(data, fingerprint=lists))
     folder = runs.RunFolder(folder)
@@ -124,6 +126,7 @@ def train(
         trainset.set_epoch(epoch)
         row = _train_epoch(model, optimizer, trainset, accelerator, config, epoch, on_step)
         scores = evaluate(model, testset, accelerator)
+        _refuse_many(scores.skipped, len(test_samples), data, "test")
         row |= {"top1": scores.topk(1), "top5": scores.topk(5), "seconds": time.perf_counter() - epoch_began}
         history.append(row)
         folder.write_history(history)
@@ -131,7 +134,9 @@ def train(
             on_epoch(row)
 
     result = {
-        **_protocol(config, test_samples),
+        **_protocol(config, train_samples, test_samples),
+        "train_skipped": max(row["skipped"] for row in history),
+        "skipped": scores.skipped,
         "top1": scores.topk(1),
         "top5": scores.topk(5),
         "gflops": counted.gflops,
@@ -151,7 +156,15 @@ def _train_epoch(model, optimizer, loader, accelerator, config, epoch, on_step) 
     mean_loss = MeanMetric().to(accelerator.device)
     top1 = MulticlassAccuracy(config.model.num_classes, average="micro").to(accelerator.device)
     model.train()
+    skipped = 0
     for index, (clips, labels) in enumerate(loader):
+        read = labels != SKIPPED
+        if not read.all():
+            skipped += int((~read).sum())
+            _refuse_many(skipped, len(loader.dataset), config.data, "training")
+            clips, labels = clips[read], labels[read]
+            if not len(labels):
+                raise TrainingError(f"no video of step {index + 1} of epoch {epoch + 1} could be read")
         step = epoch * len(loader) + index
         rate = learning_rate(recipe, step, len(loader))
         for group in optimizer.param_groups:
@@ -177,7 +190,16 @@ def _train_epoch(model, optimizer, loader, accelerator, config, epoch, on_step) 
         "lr": rate,
         "loss": mean_loss.compute().item(),
         "train_top1": 100 * top1.compute().item(),
+        "skipped": skipped,
     }
+
+
+def _refuse_many(skipped: int, videos: int, data: DataConfig, which: str) -> None:
+    if 100 * skipped > data.max_skipped * videos:
+        raise TrainingError(
+            f"{skipped} of the {videos} {which} videos could not be read, more than the {data.max_skipped} % that may "
+            "be skipped: see the warnings above for their names, or run check-videos"
+        )
 
 
 def _precision(recipe: RecipeConfig) -> str:
@@ -189,14 +211,19 @@ def _precision(recipe: RecipeConfig) -> str:
     return {"fp32": "no"}.get(recipe.precision, recipe.precision)
 
 
-def _protocol(config: RunConfig, test_samples: Samples) -> dict:
+def _protocol(config: RunConfig, train_samples: Samples, test_samples: Samples) -> dict:
     """What the accuracies were measured on, and how."""
     return {
         "name": config.name,
         "model": name_of(config.model),
         "data": config.data.name,
         "fingerprint": config.data.fingerprint,
+        "train_videos": len(train_samples),
+        "train_listed": train_samples.listed,
         "videos": len(test_samples),
+        "listed": test_samples.listed,
+        "sampling": config.data.sampling or test_samples.sampling,
+        "flip": train_samples.flip if config.data.flip is None else config.data.flip,
         "num_frames": config.model.num_frames,
         "size": config.data.size,
         "clips": config.data.clips,
@@ -212,7 +239,7 @@ def _predictions(samples: Samples, scores: Scores) -> pd.DataFrame:
     confidence, predicted = scores.logits.softmax(1).max(1)
     return pd.DataFrame(
         {
-            "source": [Path(sample.source).relative_to(samples.root).as_posix() for sample in samples],
+            "source": [samples.path(index) for index in range(len(samples))],
             "label": scores.labels.numpy(),
             "predicted": predicted.numpy(),
             "confidence": confidence.numpy().round(4),

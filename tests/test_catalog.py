@@ -1,17 +1,266 @@
+"""Every data set from its publisher's own files, in a small copy of its layout; no video is decoded here."""
+
+import json
+import pickle
+import re
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from ctlib.data import annotations
 from ctlib.data.arrow import CLASSES
-from ctlib.data.catalog import load_samples
+from ctlib.data.catalog import DATASETS, Samples, load_samples
+
+
+def write(root, files):
+    """Files by their path below `root`: text, or None for an empty file."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text or "", encoding="utf-8")
+    return root
+
+
+def listed(samples):
+    """(path below the root, class name, number of frames) of each."""
+    return [(samples.path(i), samples.classes[sample.label], sample.num_frames) for i, sample in enumerate(samples)]
+
+
+KINETICS = "label,youtube_id,time_start,time_end,split\n"
+LAYOUTS = {
+    "something-v1": {
+        "something-something-v1-labels.csv": "Turning something\nDropping something\n",
+        "something-something-v1-train.csv": "12;Dropping something\n7;Turning something\n",
+        "something-something-v1-validation.csv": "3;Dropping something\n",
+        "20bn-something-something-v1/12/00001.jpg": None,
+    },
+    "something-v2": {
+        "something-something-v2-labels.json": json.dumps({"Dropping something": "0", "Turning something": "1"}),
+        "something-something-v2-train.json": json.dumps(
+            [
+                {"id": "12", "label": "dropping a cup", "template": "Dropping [something]", "placeholders": ["a cup"]},
+                {"id": "7", "label": "turning a cup", "template": "Turning [something]", "placeholders": ["a cup"]},
+            ]
+        ),
+        "something-something-v2-validation.json": json.dumps([{"id": "3", "template": "Dropping [something]"}]),
+        "20bn-something-something-v2/12.webm": None,
+    },
+    "kinetics-400": {
+        "annotations/train.csv": KINETICS + 'zumba,abc,10,20,train\n"air drumming",d-_f,0,10,train\n',
+        "annotations/val.csv": KINETICS + "zumba,xyz,3,13,val\n",
+        "train/zumba/abc_000010_000020.mp4": None,
+        "train/air_drumming/d-_f_000000_000010.mkv": None,
+        "val/zumba/xyz_000003_000013.mp4": None,
+    },
+    "mini-kinetics-200": {
+        "train.csv": KINETICS
+        + "zumba,abc,10,20,train\nzumba,left,0,9,train\nair drumming,def,0,10,train\nyoga,y,0,10,train\n",
+        "val.csv": KINETICS + "zumba,xyz,3,13,val\n",
+        "train_ytid_list.txt": "abc\ndef\n",
+        "val_ytid_list.txt": "xyz\nleft\n",
+        "train/abc_000010_000020.mp4": None,
+        "train/def_000000_000010.mp4": None,
+        "train/left_000000_000009.mp4": None,
+        "val/xyz_000003_000013.mp4": None,
+    },
+    "ucf101": {
+        "ucfTrainTestlist/classInd.txt": "1 ApplyEyeMakeup\n2 Archery\n",
+        "ucfTrainTestlist/trainlist01.txt": "ApplyEyeMakeup/v_A_g08_c01.avi 1\nArchery/v_B_g08_c01.avi 2\n",
+        "ucfTrainTestlist/testlist01.txt": "Archery/v_B_g01_c01.avi\n",
+        "ucfTrainTestlist/trainlist03.txt": "Archery/v_B_g01_c01.avi 2\n",
+        "ucfTrainTestlist/testlist03.txt": "ApplyEyeMakeup/v_A_g08_c01.avi\n",
+        "UCF-101/ApplyEyeMakeup/v_A_g08_c01.avi": None,
+    },
+    "hmdb51": {
+        "testTrainMulti_7030_splits/wave_test_split1.txt": "w one.avi 1 \nw2.avi 2 \nw3.avi 0 \n",
+        "testTrainMulti_7030_splits/brush_hair_test_split1.txt": "b1.avi 1 \nb2.avi 1 \n",
+        "testTrainMulti_7030_splits/wave_test_split2.txt": "w one.avi 2 \nw2.avi 1 \n",
+        "testTrainMulti_7030_splits/brush_hair_test_split2.txt": "b1.avi 1 \nb2.avi 2 \n",
+        "hmdb51_org/wave/w one.avi": None,
+    },
+    "list": {
+        "classes.txt": "fall\nrise\n",
+        "train.txt": "a b/1 30 0\nc.mp4 12 1\n",
+        "val.txt": "视频/d.mp4 9 1\n",
+    },
+    "folder": {
+        "train/rise/1.mp4": None,
+        "train/fall/2.MOV": None,
+        "train/fall/clip 3/00001.jpg": None,
+        "train/fall/notes.txt": None,
+        "val/rise/4.webm": None,
+    },
+}
+EXPECTED = {
+    "something-v1": (
+        ("Dropping something", "Turning something"),
+        [
+            ("20bn-something-something-v1/12", "Dropping something", None),
+            ("20bn-something-something-v1/7", "Turning something", None),
+        ],
+        [("20bn-something-something-v1/3", "Dropping something", None)],
+    ),
+    "something-v2": (
+        ("Dropping something", "Turning something"),
+        [
+            ("20bn-something-something-v2/12.webm", "Dropping something", None),
+            ("20bn-something-something-v2/7.webm", "Turning something", None),
+        ],
+        [("20bn-something-something-v2/3.webm", "Dropping something", None)],
+    ),
+    "kinetics-400": (
+        ("air drumming", "zumba"),
+        [
+            ("train/zumba/abc_000010_000020.mp4", "zumba", None),
+            ("train/air_drumming/d-_f_000000_000010.mkv", "air drumming", None),
+        ],
+        [("val/zumba/xyz_000003_000013.mp4", "zumba", None)],
+    ),
+    "mini-kinetics-200": (
+        ("air drumming", "zumba"),
+        [("train/abc_000010_000020.mp4", "zumba", None), ("train/def_000000_000010.mp4", "air drumming", None)],
+        [("val/xyz_000003_000013.mp4", "zumba", None), ("train/left_000000_000009.mp4", "zumba", None)],
+    ),
+    "ucf101": (
+        ("ApplyEyeMakeup", "Archery"),
+        [
+            ("UCF-101/ApplyEyeMakeup/v_A_g08_c01.avi", "ApplyEyeMakeup", None),
+            ("UCF-101/Archery/v_B_g08_c01.avi", "Archery", None),
+        ],
+        [("UCF-101/Archery/v_B_g01_c01.avi", "Archery", None)],
+    ),
+    "hmdb51": (
+        ("brush_hair", "wave"),
+        [
+            ("hmdb51_org/brush_hair/b1.avi", "brush_hair", None),
+            ("hmdb51_org/brush_hair/b2.avi", "brush_hair", None),
+            ("hmdb51_org/wave/w one.avi", "wave", None),
+        ],
+        [("hmdb51_org/wave/w2.avi", "wave", None)],
+    ),
+    "list": (("fall", "rise"), [("a b/1", "fall", 30), ("c.mp4", "rise", 12)], [("视频/d.mp4", "rise", 9)]),
+    "folder": (
+        ("fall", "rise"),
+        [("train/fall/2.MOV", "fall", None), ("train/fall/clip 3", "fall", None), ("train/rise/1.mp4", "rise", None)],
+        [("val/rise/4.webm", "rise", None)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_is_read_as_its_publisher_ships_it(name, tmp_path):
+    root = write(tmp_path, LAYOUTS[name])
+    classes, train, val = EXPECTED[name]
+    for split, rows in (("train", train), ("val", val)):
+        samples = load_samples(name, root, split)
+        assert samples.classes == classes and listed(samples) == rows
+        assert samples[0].source == str(root / samples.path(0)) and samples.coverage == 100
+
+
+def test_every_data_set_is_tried_here():
+    assert set(LAYOUTS) | {"arrow"} == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_sampling_and_flip_follow_the_authors(name, tmp_path):
+    samples = load_samples(name, write(tmp_path, LAYOUTS[name]), "train")
+    assert samples.sampling == ("dense" if "kinetics" in name else "sparse")
+    assert samples.flip == ("something" not in name)
+
+
+def test_the_splits_of_ucf101_and_hmdb51(tmp_path):
+    ucf = write(tmp_path / "ucf", LAYOUTS["ucf101"])
+    assert listed(load_samples("ucf101", ucf, "train", fold=3)) == [
+        ("UCF-101/Archery/v_B_g01_c01.avi", "Archery", None)
+    ]
+    hmdb = write(tmp_path / "hmdb", LAYOUTS["hmdb51"])
+    paths = [path for path, _, _ in listed(load_samples("hmdb51", hmdb, "val", fold=2))]
+    assert paths == ["hmdb51_org/brush_hair/b2.avi", "hmdb51_org/wave/w one.avi"]
+    with pytest.raises(ValueError, match="unknown fold '?4"):
+        load_samples("ucf101", ucf, "train", fold=4)
+    with pytest.raises(ValueError, match="'list' has no option 'fold': it has none"):
+        load_samples("list", write(tmp_path / "list", LAYOUTS["list"]), "train", fold=1)
+
+
+def test_the_newer_release_of_something_v2(tmp_path):
+    old = LAYOUTS["something-v2"]
+    files = {name.replace("something-something-v2-", "labels/"): text for name, text in old.items() if "json" in name}
+    samples = load_samples(
+        "something-v2", write(tmp_path, files | {"20bn-something-something-v2/12.webm": None}), "val"
+    )
+    assert listed(samples) == [("20bn-something-something-v2/3.webm", "Dropping something", None)]
+
+
+def test_kinetics_as_flat_files_named_by_id_and_with_videos_missing(tmp_path):
+    files = {name: text for name, text in LAYOUTS["kinetics-400"].items() if name.endswith("csv")}
+    root = write(tmp_path, files | {"videos_train/abc.mp4": None, "val/xyz_000003_000013.webm": None})
+    paths = [path for path, _, _ in listed(load_samples("kinetics-400", root, "train"))]
+    assert paths == [
+        "videos_train/abc.mp4",
+        "videos_train/air drumming/d-_f_000000_000010.mp4",
+    ]  # the second is missing
+    (root / "videos_train" / "abc.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match="none of the 2 videos of .*train.csv is in .*videos_train"):
+        load_samples("kinetics-400", root, "train")
+
+
+def test_frames_of_ucf101_in_folders(tmp_path):
+    files = dict(LAYOUTS["ucf101"])
+    del files["UCF-101/ApplyEyeMakeup/v_A_g08_c01.avi"]
+    root = write(tmp_path, files | {"UCF-101/ApplyEyeMakeup/v_A_g08_c01/img_00001.jpg": None})
+    assert load_samples("ucf101", root, "train").path(1) == "UCF-101/Archery/v_B_g08_c01"
+
+
+def test_lists_without_frame_numbers_or_class_names(tmp_path):
+    root = write(tmp_path, {"train.txt": "some clip.mp4 2\nother.mp4 0\n", "val.txt": "third.mp4 3\n"})
+    samples = load_samples("list", root, "train")
+    assert samples.classes == ("0", "1", "2", "3")
+    assert listed(samples) == [("some clip.mp4", "2", None), ("other.mp4", "0", None)]
+
+
+def test_a_prepared_set_is_used_as_the_one_it_was_made_from(tmp_path):
+    root = write(tmp_path, LAYOUTS["list"] | {"prepared.json": '{"sampling": "dense", "flip": false}'})
+    samples = load_samples("list", root, "train")
+    assert (samples.sampling, samples.flip) == ("dense", False)
+    (root / "prepared.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"prepared\.json: needed the sampling and flip"):
+        load_samples("list", root, "train")
+
+
+def test_a_folder_without_splits_is_split_by_name(tmp_path):
+    names = [f"{label}/{index}.mp4" for label in ("a", "b") for index in range(10)]
+    root = write(tmp_path, dict.fromkeys(names))
+    train, val = (load_samples("folder", root, split) for split in ("train", "val"))
+    paths = [[path for path, _, _ in listed(samples)] for samples in (train, val)]
+    assert sorted(paths[0] + paths[1]) == sorted(names) and len(paths[1]) == 4
+    assert [sum(path.startswith(label) for path in paths[1]) for label in ("a/", "b/")] == [2, 2]
+    assert len(load_samples("folder", root, "val", val_share=0.5)) == 10
+    shutil.rmtree(root / "b")
+    still = [path for path, _, _ in listed(load_samples("folder", root, "val"))]
+    assert still == [path for path in paths[1] if path.startswith("a/")]
+    with pytest.raises(ValueError, match="val_share must be between 0 and 1, got 1"):
+        load_samples("folder", root, "val", val_share=1)
+    with pytest.raises(ValueError, match="at least 2 videos, one for testing, got 1"):
+        load_samples("folder", write(root, {"c/1.mp4": None}), "val")
+
+
+def test_a_class_that_training_does_not_have(tmp_path):
+    root = write(tmp_path, LAYOUTS["folder"] | {"val/jump/5.mp4": None})
+    with pytest.raises(ValueError, match="classes that train does not have: jump"):
+        load_samples("folder", root, "val")
 
 
 def test_the_built_in_data_set_is_read_from_its_lists(arrow_root):
     train, val = (load_samples("arrow", arrow_root, split) for split in ("train", "val"))
     assert len(train) == 32 and len(val) == 32 and val.classes == CLASSES
     assert val[1].source == str(arrow_root / "val" / "000000_backward.mp4")
-    assert (val[1].label, val[1].num_frames) == (1, 48)
+    assert (val[1].label, val[1].num_frames, val[-1].label) == (1, 48, val[31].label)
     assert not {sample.source for sample in train} & {sample.source for sample in val}
+    assert (val.sampling, val.flip) == ("mirrored", True)
+    with pytest.raises(IndexError, match="no sample 32 among 32"):
+        val[32]
 
 
 def test_the_fingerprint_follows_the_lists_and_not_the_place(arrow_root, tmp_path):
@@ -24,39 +273,160 @@ def test_the_fingerprint_follows_the_lists_and_not_the_place(arrow_root, tmp_pat
     assert load_samples("arrow", copy, "val").fingerprint != before
 
 
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("a.mp4 48", "line 2: needed 'path num_frames label'"),
-        ("a.mp4 48 x", "line 2: needed"),
-        ("a.mp4 48 16", "line 2: label 16 is outside 0..15"),
-        ("a.mp4 0 3", "line 2: a video of 0 frames"),
-    ],
-)
-def test_a_bad_line_is_named(arrow_root, tmp_path, line, text):
-    shutil.copytree(arrow_root, tmp_path / "copy")
-    (tmp_path / "copy" / "val.txt").write_text(f"ok.mp4 48 0\n{line}\n")
-    with pytest.raises(ValueError, match=f"val.txt, {text}"):
-        load_samples("arrow", tmp_path / "copy", "val")
+BAD = [
+    ("list", "val.txt", "ok.mp4 9 0\na.mp4 48\n", "line 2: needed 'path num_frames label', got 'a.mp4 48'"),
+    ("list", "val.txt", "ok.mp4 9 0\na.mp4 48 x\n", "line 2: needed"),
+    ("list", "val.txt", "ok.mp4 0\na.mp4 b\n", "line 2: needed 'path label' or 'path num_frames label'"),
+    ("list", "val.txt", "ok.mp4 9 0\r\n\r\na.mp4 48 2\r\n", "line 3: label 2 is outside 0..1"),
+    ("list", "val.txt", "a.mp4 48 -1\n", "line 1: label -1 is outside 0..1"),
+    ("list", "val.txt", "a.mp4 0 1\n", "line 1: a video of 0 frames"),
+    ("list", "val.txt", "a.mp4 3 1\nb.mp4 3 1\na.mp4 4 1\n", "line 3: a.mp4 is in line 1 already"),
+    ("list", "val.txt", "../a.mp4 3 1\n", "line 1: ../a.mp4 is outside the root"),
+    ("list", "val.txt", "/etc/a.mp4 3 1\n", "line 1: /etc/a.mp4 is outside the root"),
+    ("list", "val.txt", "\n \n", "the list names no video"),
+    ("list", "classes.txt", "a\nb\na\n", "line 3: class 'a' is in line 1 already"),
+    ("something-v1", "something-something-v1-validation.csv", "3,Dropping", "line 1: needed 'id;label'"),
+    ("something-v1", "something-something-v1-validation.csv", "3;Droping", "line 1: unknown class 'Droping'"),
+    ("something-v2", "something-something-v2-validation.json", "[{]", "line 1: no JSON"),
+    ("something-v2", "something-something-v2-validation.json", '[{"id": 3}]', "line 1: needed an entry with id and"),
+    ("something-v2", "something-something-v2-labels.json", '{"a": "0", "b": "2"}', "labels must be 0..1, each once"),
+    ("kinetics-400", "annotations/val.csv", "label,youtube_id\n", "line 1: needed the columns .*, lacks time_start"),
+    (
+        "kinetics-400",
+        "annotations/val.csv",
+        KINETICS + "zumba,x,3,b,val\n",
+        "line 2: needed a label, an id and two times",
+    ),
+    ("kinetics-400", "annotations/val.csv", KINETICS + "yodeling,xyz,3,13,val\n", "line 2: unknown class 'yodeling'"),
+    ("mini-kinetics-200", "val_ytid_list.txt", "xyz\nnope\n", "line 2: nope is in neither list of Kinetics"),
+    ("ucf101", "ucfTrainTestlist/testlist01.txt", "v_B_g01_c01.avi\n", "line 1: needed 'Class/video.avi'"),
+    ("ucf101", "ucfTrainTestlist/testlist01.txt", "Archery/v.avi 1\n", "line 1: class Archery is number 2, got 1"),
+    ("ucf101", "ucfTrainTestlist/classInd.txt", "1 A\n3 B\n", "line 2: needed '2 ClassName', got '3 B'"),
+    (
+        "hmdb51",
+        "testTrainMulti_7030_splits/wave_test_split1.txt",
+        "w.avi 3\n",
+        "line 1: needed 'video.avi' and 0, 1 or 2",
+    ),
+]
 
 
-def test_harmless_differences_are_accepted(arrow_root, tmp_path):
-    shutil.copytree(arrow_root, tmp_path / "copy")
-    (tmp_path / "copy" / "val.txt").write_bytes("\ufeffwith space.mp4 48 0\r\n\r\n视频.mp4 48 1\r\n".encode())
-    samples = load_samples("arrow", tmp_path / "copy", "val")
-    assert [sample.source.rsplit("/")[-1] for sample in samples] == ["with space.mp4", "视频.mp4"]
+@pytest.mark.parametrize(("name", "file", "text", "told"), BAD)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path, name, file, text, told):
+    root = write(tmp_path, LAYOUTS[name] | {file: text})
+    with pytest.raises(ValueError, match=f"{re.escape(file.rsplit('/')[-1])}.*{told}"):
+        load_samples(name, root, "val")
+
+
+def test_harmless_differences_are_accepted(tmp_path):
+    root = write(tmp_path, LAYOUTS["list"])
+    lines = ["with space.mp4 48 0", "", "视频.mp4 48 1", f"{root}/inside.mp4 3 1", "./dot.mp4 3 1"]
+    (root / "val.txt").write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:]]).encode())
+    paths = [path for path, _, _ in listed(load_samples("list", root, "val"))]
+    assert paths == ["with space.mp4", "视频.mp4", "inside.mp4", "dot.mp4"]
+
+
+def test_text_that_is_not_utf8_is_named_by_line(tmp_path):
+    root = write(tmp_path, LAYOUTS["list"])
+    (root / "val.txt").write_bytes("a.mp4 3 0\nü.mp4 3 0\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"val\.txt, line 2: no UTF-8 text"):
+        load_samples("list", root, "val")
 
 
 def test_what_is_not_there_is_said(arrow_root, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         load_samples("arrow", tmp_path / "nowhere", "val")
-    with pytest.raises(FileNotFoundError, match="no annotation file .*classes.txt"):
-        load_samples("arrow", tmp_path, "val")
+    for name in DATASETS:
+        if name != "folder":
+            with pytest.raises(FileNotFoundError, match="no annotation file"):
+                load_samples(name, tmp_path, "val")
+    with pytest.raises(ValueError, match="no class folders"):
+        load_samples("folder", tmp_path, "val")
     with pytest.raises(ValueError, match="unknown data set 'arow': did you mean 'arrow'"):
         load_samples("arow", arrow_root, "val")
     with pytest.raises(ValueError, match="unknown split 'test'"):
         load_samples("arrow", arrow_root, "test")
-    shutil.copytree(arrow_root, tmp_path / "copy")
-    (tmp_path / "copy" / "val.txt").write_text("\n")
-    with pytest.raises(ValueError, match="names no video"):
-        load_samples("arrow", tmp_path / "copy", "val")
+
+
+PARSERS = {
+    "classes": lambda file: annotations.read_classes(file),
+    "list": lambda file: annotations.read_list(file, file.parent, ("a", "b")),
+    "list without classes": lambda file: annotations.read_list(file, file.parent),
+    "something-v1": lambda file: annotations.read_something_v1(file, file.parent, ("a", "b"), ""),
+    "something-v2": lambda file: annotations.read_something_v2(file, file.parent, ("a", "b"), ""),
+    "something-v2 classes": lambda file: annotations.read_something_v2_classes(file),
+    "kinetics": lambda file: list(annotations.read_kinetics(file)),
+    "ucf101 classes": lambda file: annotations.read_ucf101_classes(file),
+    "ucf101": lambda file: annotations.read_ucf101(file, file.parent, ("a", "b"), ""),
+    "hmdb51": lambda file: annotations.read_hmdb51(file, file.parent, ("a", "b"), "", "a", 1),
+}
+HEADER = b"label,youtube_id,time_start,time_end\n"
+PIECES = [
+    b"a",
+    b"b",
+    b"a/x.avi",
+    b" ",
+    b";",
+    b",",
+    b"\n",
+    b"\r\n",
+    b"1",
+    b"-2",
+    b"0",
+    b"\xff",
+    b"\0",
+    b"..",
+    b"/",
+    HEADER,
+]
+PIECES += [b'"', b"[", b"{", b"}", b"]", b":", b'"id"', b'"template"', b"\xef\xbb\xbf", "视".encode()]
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join)))
+def test_random_bytes_are_read_or_refused_by_name(name, content, tmp_path):
+    """Whatever is in the file: rows that make sense, or one ValueError that names the file."""
+    file = tmp_path / "annotations.txt"
+    file.write_bytes(content)
+    try:
+        rows = PARSERS[name](file)
+    except ValueError as error:
+        assert str(error).startswith(str(file)), error
+        return
+    if "list" in name:
+        for path, label, num_frames in rows:
+            assert path and ".." not in path.split("/") and not path.startswith("/") and label >= 0
+            assert num_frames is None or num_frames > 0
+
+
+def test_deep_json_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"x\.json"):
+        annotations.read_something_v2(tmp_path / "x.json", tmp_path, ("a",), "")
+
+
+def test_samples_are_buffers_and_not_objects(tmp_path):
+    rows = [(f"train/class {index % 400}/video_{index:07d}.mp4", index % 400, None) for index in range(100_000)]
+    samples = Samples(rows, [str(label) for label in range(400)], tmp_path)
+    assert samples[99_999] == (str(tmp_path / rows[-1][0]), 399, None) and samples.path(-1) == rows[-1][0]
+    assert len(pickle.dumps(samples)) < 60 * len(samples)  # bytes a video, its path of 34 included
+
+
+def checked(folder, good, bad):
+    folder.mkdir(parents=True)
+    (folder / "good.csv").write_text("path,frames\n" + "".join(f"{path},{frames}\n" for path, frames in good.items()))
+    (folder / "bad.csv").write_text("path,reason\n" + "".join(f"{path},{reason}\n" for path, reason in bad.items()))
+    return folder
+
+
+def test_videos_that_a_check_found_bad_are_left_out_and_counted(tmp_path):
+    root = write(tmp_path / "data", LAYOUTS["hmdb51"])
+    paths = [path for path, _, _ in EXPECTED["hmdb51"][1]]
+    folder = checked(tmp_path / "checked", {paths[0]: 71, paths[2]: 80}, {paths[1]: "truncated"})
+    samples = load_samples("hmdb51", root, "train", checked=folder)
+    assert listed(samples) == [(paths[0], "brush_hair", 71), (paths[2], "wave", 80)]
+    assert samples.listed == 3 and samples.coverage == pytest.approx(66.7, abs=0.1)
+    assert samples.fingerprint != load_samples("hmdb51", root, "train").fingerprint
+    with pytest.raises(ValueError, match="does not know 1 of the 1 videos listed, the first being .*w2.avi"):
+        load_samples("hmdb51", root, "val", checked=folder)

@@ -6,7 +6,7 @@ import torch
 
 from ctlib.config import DataConfig
 from ctlib.data import clips, transforms, video
-from ctlib.data.catalog import Sample, Samples
+from ctlib.data.catalog import Samples
 
 
 def test_a_test_item_holds_the_frames_of_its_indices(val_samples):
@@ -82,8 +82,8 @@ def test_every_epoch_has_each_video_once_in_another_order():
 
 
 def with_a_bad_video(samples, path):
-    listed = [Sample(str(path), 0, 48), *samples][: len(samples)]
-    return Samples(listed, samples.classes, Path("/"), samples.sampling)
+    rows = [(str(path), 0, 48), *samples][: len(samples)]
+    return Samples(rows, samples.classes, Path("/"), samples.sampling)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -98,13 +98,36 @@ def test_a_bad_video_stops_with_its_name(train_samples, tmp_path, workers):
 def test_a_video_shorter_than_its_list_says_stops_with_its_name(train_samples, tmp_path):
     video.write_frames(tmp_path / "short.mp4", np.zeros((20, 32, 32, 3), np.uint8))
     samples = with_a_bad_video(train_samples, tmp_path / "short.mp4")
-    with pytest.raises(video.VideoError, match="short.mp4: has 20 frames, asked for frame 21"):
-        clips.ClipDataset(samples, 8, 32)[0]
+    for train, key in ((False, 0), (True, (0, 0))):
+        with pytest.raises(video.VideoError, match=r"short\.mp4.* 20 .* 48"):
+            clips.ClipDataset(samples, 2, 32, train=train)[key]  # although both frames asked for may be there
+
+
+def test_an_unreadable_video_is_skipped_by_name_when_asked(train_samples, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"")
+    samples = with_a_bad_video(train_samples, tmp_path / "broken.mp4")
+    testing = clips.ClipDataset(samples, 4, 32, clips=2, crops=3, on_error="skip")
+    with pytest.warns(UserWarning, match=r"skipped: .*broken\.mp4: the file is empty"):
+        views, label = testing[0]
+    assert label == clips.SKIPPED and views.shape == testing[1][0].shape and (views == 0).all()
+    training = clips.ClipDataset(samples, 4, 32, train=True, on_error="skip")
+    with pytest.warns(UserWarning, match="skipped"):
+        clip, label = training[0, 0]
+    assert label == clips.SKIPPED and clip.shape == training[0, 1][0].shape
+
+
+def test_flips_are_the_data_set_s_unless_told(train_samples):
+    def flips(**options):
+        return (clips.ClipDataset(train_samples, 4, 32, train=True, **options).flipped >= 0).any()
+
+    assert train_samples.flip and flips() and not flips(flip=False)
+    train_samples.flip = False
+    assert not flips() and flips(flip=True)
 
 
 def test_a_video_shorter_than_the_clip_is_spread(tmp_path):
     video.write_frames(tmp_path / "short.mp4", np.zeros((3, 32, 32, 3), np.uint8))
-    samples = Samples([Sample(str(tmp_path / "short.mp4"), 0, None)], ("a",), tmp_path)
+    samples = Samples([("short.mp4", 0, None)], ("a",), tmp_path)
     assert clips.ClipDataset(samples, 8, 32)[0][0].shape == (1, 3, 8, 32, 32)
 
 

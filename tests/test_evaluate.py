@@ -6,7 +6,7 @@ from torch import nn
 
 from ctlib.config import DataConfig
 from ctlib.data.clips import test_loader as make_loader
-from ctlib.evaluate import Scores, evaluate, interval
+from ctlib.evaluate import Scores, ensemble, evaluate, interval
 from ctlib.models import build_model, model_config
 
 
@@ -15,6 +15,39 @@ def test_topk_is_percent_of_all_videos():
     scores = Scores(logits, torch.tensor([0, 2, 0, 2]))
     assert scores.topk(1) == pytest.approx(25) and scores.topk(2) == pytest.approx(50)
     assert scores.topk(5) == pytest.approx(100)
+
+
+def scores(logits, labels=(0, 1), classes=("a", "b"), fingerprint="f"):
+    return Scores(torch.tensor(logits), torch.tensor(labels), classes, fingerprint)
+
+
+def test_an_ensemble_averages_logits_of_the_same_videos():
+    first, second = scores([[2.0, 1.0], [0.0, 1.0]]), scores([[-4.0, 1.0], [1.0, 3.0]])
+    both = ensemble([first, second])
+    assert both.logits.tolist() == [[-1, 1], [0.5, 2]] and both.topk(1) == 50
+    assert ensemble([first]).logits.tolist() == first.logits.tolist()
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        ({"classes": ("b", "a")}, "networks 1 and 2 .* other classes or another order: 'a' and 'b'"),
+        ({"classes": ("a", "b", "c")}, "2 and 3 classes"),
+        ({"fingerprint": "g"}, r"other videos: lists f \(2 videos\) and g"),
+        ({"labels": (0, -1)}, "other videos"),
+    ],
+)
+def test_an_ensemble_refuses_what_does_not_belong_together(other, text):
+    logits = [[0.0, 1.0], [0.0, 1.0]]
+    with pytest.raises(ValueError, match=text):
+        ensemble([scores(logits), scores(logits, **other)])
+    with pytest.raises(ValueError, match="at least one network"):
+        ensemble([])
+
+
+def test_skipped_videos_count_nowhere():
+    part = scores([[0.0, 1.0], [0.0, 1.0], [5.0, 1.0]], labels=(1, 0, -1))
+    assert part.skipped == 1 and part.topk(1) == 50
 
 
 def test_views_are_averaged_as_logits_and_every_video_counts_once(val_samples):
@@ -26,6 +59,7 @@ def test_views_are_averaged_as_logits_and_every_video_counts_once(val_samples):
     model = MeanColour().train()
     scores = evaluate(model, loader, Accelerator(cpu=True))
     assert scores.labels.tolist() == [sample.label for sample in val_samples]
+    assert (scores.classes, scores.fingerprint) == (val_samples.classes, val_samples.fingerprint)
     expected = torch.stack([loader.dataset[i][0].mean((2, 3, 4)).mean(0) for i in range(len(val_samples))])
     torch.testing.assert_close(scores.logits, expected)
     assert model.training

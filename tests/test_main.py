@@ -1,10 +1,14 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from ctlib.__main__ import main
+from ctlib.data.catalog import load_samples
+from ctlib.data.check import read_check
 
 
 def test_help_lists_the_commands():
@@ -24,15 +28,61 @@ def test_arrow_writes_a_data_set(tmp_path, capsys):
 def test_costs_prints_the_ledger(capsys):
     assert main(["costs"]) == 0
     text = capsys.readouterr().out
-    assert "64 of 65 published GFLOPs are met." in text and "19 of 19 published numbers of parameters" in text
+    assert "67 of 68 published GFLOPs are met." in text and "19 of 19 published numbers of parameters" in text
     assert "Table 6, CT-Net 16x1x2: cannot be met" in text
     assert main(["costs", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
-    assert len(records) == 68
+    assert len(records) == 71
     found = next(record for record in records if (record["table"], record["row"]) == ("8", "CT-Net ResNet-50"))
     names = ("gflops_paper", "gflops", "params_paper", "params")
     assert [found[name] for name in names] == [37.3, pytest.approx(37.319419), 21_000_000, 20_959_150]
     assert next(record for record in records if record["table"] == "2c")["gflops_paper"] is None
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A data set of four good videos, two of them for training."""
+    root = tmp_path / "clips"
+    assert main(["arrow", "--root", str(root), "--train-clips", "2", "--val-clips", "2", "--size", "16"]) == 0
+    return root
+
+
+def test_check_videos_states_the_coverage(clips, capsys):
+    command = ["check-videos", "list", str(clips), "--workers", "1"]
+    capsys.readouterr()
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert "train, videos checked: 2 of 2" in told.out and "\r" not in told.err  # lines, where there is no terminal
+    assert "train: 2 of 2 videos are good (100.0 %)\nval: 2 of 2 videos are good (100.0 %)\n" in told.out
+    assert set(read_check(clips / ".checked")[0].values()) == {48}
+
+    (clips / "train" / "000000_forward.mp4").write_text("no video")
+    assert main([*command, "--out", str(clips.parent / "other"), "--split", "train"]) == 1
+    assert "train: 1 of 2 videos are good (50.0 %)\n  unreadable: 1\n" in capsys.readouterr().out
+    assert main(command) == 0  # judged before the file was spoilt
+    assert main([*command, "--again", "all"]) == 1
+    assert main([*command, "--fold", "2"]) == 2
+    assert "has no option 'fold'" in capsys.readouterr().err
+    assert main([*command, "--workers", "0"]) == 2
+    assert main(["check-videos", "list", str(clips / "nowhere")]) == 2
+
+
+def test_interrupted_check_videos_says_that_it_goes_on(clips, capsys, monkeypatch):
+    monkeypatch.setattr("ctlib.__main__.check", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["check-videos", "list", str(clips)]) == 130
+    assert "interrupted; what is judged is kept" in capsys.readouterr().err
+
+
+def test_prepare_makes_a_data_set_and_says_what_it_gained(clips, capsys):
+    (clips / "train" / "000000_forward.mp4").unlink()
+    out = str(clips.parent / "small")
+    assert main(["prepare", "list", str(clips), out, "--short-side", "8", "--workers", "1"]) == 1
+    text = capsys.readouterr().out
+    assert "train: 1 of 2 videos are re-encoded (50.0 %)\nval: 2 of 2 videos are re-encoded (100.0 %)\n" in text
+    assert "  missing: 1\n" in text and "times as fast)" in text
+    assert len(load_samples("list", out, "train")) == 1
+    assert main(["prepare", "list", str(clips), out, "--short-side", "10"]) == 2
+    assert "was begun with short_side 8" in capsys.readouterr().err
 
 
 def test_a_bad_value_is_one_line(tmp_path, capsys):

@@ -95,8 +95,9 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 
 LAYERS = """
-__main__ notebook study plotting train evaluate checkpoints runs data.clips data.arrow data.catalog
-data.transforms data.sampling data.video cost paper models trunks temporal ct_module excitation tensorize config
+__main__ notebook study plotting train evaluate checkpoints runs data.prepare data.clips data.arrow data.catalog
+data.check data.annotations data.transforms data.sampling data.video cost paper models trunks temporal ct_module
+excitation tensorize config
 """.split()  # noqa: SIM905
 
 

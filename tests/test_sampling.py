@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ctlib.data.sampling import SAMPLINGS, Mirrored, Sparse
+from ctlib.data.sampling import SAMPLINGS, Dense, DenseWindows, Mirrored, Sparse
 
 
 def test_test_clips_are_the_authors_centres_and_starts():
@@ -44,7 +44,51 @@ def test_mirrored_indices():
     assert Mirrored().test(48, 8, clips=2).tolist() == [[3, 9, 15, 21, 26, 32, 38, 44], [0, 6, 12, 18, 29, 35, 41, 47]]
 
 
+def test_dense_training_is_a_window_of_64_frames_at_a_random_place():
+    rng = np.random.default_rng(0)
+    drawn = np.array([Dense().train(100, 8, rng) for _ in range(2000)])
+    assert (np.diff(drawn) == 8).all()  # the authors' stride of 64 // 8
+    assert set(drawn[:, 0]) == set(range(37)) and drawn.max() == 92
+    assert Dense().train(64, 16, rng).tolist() == list(range(0, 64, 4))
+    assert Dense().train(64, 12, rng).tolist() == [0, 5, 10, 16, 21, 26, 32, 37, 42, 48, 53, 58]
+
+
+@pytest.mark.parametrize("length", [1, 3, 8, 63])
+def test_a_video_shorter_than_the_window_is_the_window(length):
+    """In order, from its first frame on, and never wrapped round to its beginning."""
+    for clip in (4, 8, 16):
+        indices = Dense().train(length, clip, np.random.default_rng(0))
+        assert indices[0] == 0 and (np.diff(indices) >= 0).all() and indices[-1] < length
+        assert indices.tolist() == [i * length // clip for i in range(clip)]
+
+
+def test_dense_testing_is_the_authors_four_clips_over_the_whole_video():
+    # int(i * tick + start), tick = n / T, start in int(linspace(0, tick - 1, 4))
+    assert Dense().test(300, 8, clips=4)[:, :3].tolist() == [[0, 37, 75], [12, 49, 87], [24, 61, 99], [36, 73, 111]]
+    assert Dense().test(250, 16, clips=4)[:, -1].tolist() == [234, 238, 243, 248]
+    assert Dense().test(32, 8).tolist() == [[2, 6, 10, 14, 18, 22, 26, 30]]
+
+
+def test_dense_windows_are_tsm_s():
+    clips = DenseWindows().test(300, 8, clips=10)
+    assert clips[:, 0].tolist() == [0, 26, 52, 78, 104, 131, 157, 183, 209, 236] and (np.diff(clips) == 8).all()
+    assert DenseWindows().test(300, 8, clips=1)[:, 0].tolist() == [118]
+
+
+@pytest.mark.parametrize("sampling", [Dense(), DenseWindows()])
+@pytest.mark.parametrize("length", [1, 5, 12, 30, 64, 65, 299])
+@pytest.mark.parametrize("clip", [1, 8, 12, 24])
+def test_dense_clips_stay_in_the_video_and_in_order(sampling, length, clip):
+    for clips in (1, 2, 4, 10):
+        indices = sampling.test(length, clip, clips)
+        assert indices.shape == (clips, clip) and indices.min() >= 0 and indices.max() < length
+        assert (np.diff(indices) >= 0).all()
+
+
 def test_refusals():
+    for sampling in (Dense(), DenseWindows()):
+        with pytest.raises(ValueError, match="at least one test clip, asked for 0"):
+            sampling.test(48, 8, clips=0)
     with pytest.raises(ValueError, match="even number of frames a clip, got 3"):
         Mirrored().test(48, 3)
     with pytest.raises(ValueError, match="one or two test clips a video, asked for 3"):

@@ -66,6 +66,56 @@ def test_a_run_is_recorded_whole(config, tmp_path):
     assert saved["classes"][0].startswith("Pushing") and saved["model"]["trunk"] == "quickstart"
 
 
+def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(arrow_root, copy)
+    names = (copy / "train.txt").read_text().split()[::3]
+    (copy / names[3]).write_bytes(b"")
+    data = dataclasses.replace(config.data, root=str(copy), on_error="skip", max_skipped=5.0)
+    config = dataclasses.replace(config, data=data)
+    with pytest.warns(UserWarning, match="skipped: .*the file is empty"):
+        result = train.train(config, tmp_path / "run")
+    assert (result["train_videos"], result["train_listed"], result["train_skipped"], result["skipped"]) == (
+        32,
+        32,
+        1,
+        0,
+    )
+    assert runs.RunFolder(tmp_path / "run").history().skipped.tolist() == [1, 1]
+    few = dataclasses.replace(config, data=dataclasses.replace(data, max_skipped=3.0))
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(train.TrainingError, match="1 of the 32 training videos .* than the 3.0 %"),
+    ):
+        train.train(few, tmp_path / "few")
+
+    folder = tmp_path / "checked"
+    folder.mkdir()
+    good = [name for split in ("train", "val") for name in (copy / f"{split}.txt").read_text().split()[::3]]
+    good.remove(names[3])
+    (folder / "good.csv").write_text("path,frames\n" + "".join(f"{name},48\n" for name in good))
+    (folder / "bad.csv").write_text(f"path,reason\n{names[3]},empty\n")
+    checked = dataclasses.replace(data, checked=str(folder), on_error="stop")
+    result = train.train(dataclasses.replace(config, data=checked), tmp_path / "checked run")
+    assert (result["train_videos"], result["train_listed"], result["videos"], result["listed"]) == (31, 32, 32, 32)
+    assert (result["sampling"], result["flip"]) == ("mirrored", True)
+
+
+def test_a_frozen_trunk_stays_as_it_was_and_the_rest_learns(config, tmp_path):
+    before = {}
+    for frozen in ("none", "trunk"):
+        part = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, frozen=frozen))
+        folder = runs.RunFolder(tmp_path / frozen)
+        train.set_seed(part.seed)
+        start = train.build_model(part.model).state_dict()
+        train.train(part, folder.path)
+        end = torch.load(folder.checkpoint, weights_only=True)["state_dict"]
+        before[frozen] = {key for key in start if torch.equal(start[key], end[key]) and "running" not in key}
+    assert "trunk.conv1.weight" in before["trunk"] and "trunk.layer2.0.conv2.weight" in before["trunk"]
+    assert not any(key.startswith(("fc.", "trunk.layer2.1.")) for key in before["trunk"])
+    assert "trunk.conv1.weight" not in before["none"]
+
+
 def test_each_epoch_draws_other_views_in_another_order(config, tmp_path, monkeypatch):
     keys = []
     item = ClipDataset.__getitem__

@@ -1,5 +1,6 @@
 """Samples to batches of clips: sampling, decoding and transforms in one path, and its loaders."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,8 @@ from ctlib.config import DataConfig, check_choice
 from ctlib.data import transforms, video
 from ctlib.data.catalog import Samples
 from ctlib.data.sampling import SAMPLINGS
+
+SKIPPED = -1  # the label of a video that could not be read and was to be skipped
 
 
 class ClipDataset(Dataset):
@@ -25,10 +28,14 @@ class ClipDataset(Dataset):
         size: pixels, height and width of a clip.
         sampling: a name of `SAMPLINGS`; the data set's own if not given.
         train: random views, or all test views.
-        flip: horizontal flips in training, with labels swapped by name (`transforms.flipped_labels`).
+        flip: horizontal flips in training, with labels swapped by name (`transforms.flipped_labels`); as
+            the data set is used if not given.
         short_side: pixels, to which test frames are brought before the crop; `size` if not given.
         clips, crops: test views a video.
         seed: of everything random.
+        on_error: "stop", or "skip": an unreadable video gives zeros and the label `SKIPPED`, with a warning,
+            for the caller to leave out and count; never another video.
+        decoder: of video files, one of `video.DECODERS`.
 
     Shape:
         item (epoch, index) in training -> (3, T, size, size), label
@@ -45,11 +52,13 @@ class ClipDataset(Dataset):
         size: int,
         sampling: str | None = None,
         train: bool = False,
-        flip: bool = False,
+        flip: bool | None = None,
         short_side: int | None = None,
         clips: int = 1,
         crops: int = 1,
         seed: int = 0,
+        on_error: str = "stop",
+        decoder: str = "pyav",
     ):
         name = samples.sampling if sampling is None else sampling
         check_choice("sampling", name, SAMPLINGS)
@@ -60,35 +69,48 @@ class ClipDataset(Dataset):
         self.sampling.test(max(1, num_frames), num_frames, clips)  # refuses now what it would refuse later
         self.train, self.clips, self.crops, self.seed = train, clips, crops, seed
         labels = np.arange(len(samples.classes))
+        flip = samples.flip if flip is None else flip
         self.flipped = transforms.flipped_labels(samples.classes) if flip else np.full_like(labels, -1)
+        check_choice("on_error", on_error, ("stop", "skip"))
+        check_choice("decoder", decoder, video.DECODERS)
+        self.on_error, self.decoder = on_error, decoder
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
-        if not self.train:
-            return self._test_item(key)
-        epoch, index = key
-        return self._train_item(index, np.random.default_rng([self.seed, epoch, index]))
+        try:
+            if not self.train:
+                return self._test_item(key)
+            epoch, index = key
+            return self._train_item(index, np.random.default_rng([self.seed, epoch, index]))
+        except video.VideoError as error:
+            if self.on_error == "stop":
+                raise
+            warnings.warn(f"skipped: {error}", stacklevel=1)
+            views = () if self.train else (self.clips * self.crops,)
+            return torch.zeros(*views, 3, self.num_frames, self.size, self.size), SKIPPED
 
     def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
-        source, label, length = self.samples[index]
-        length = length or video.count_frames(source)
-        frames = video.read_frames(source, self.sampling.train(length, self.num_frames, rng))
+        source, label, listed = self.samples[index]
+
+        def chosen(length: int) -> np.ndarray:
+            return self.sampling.train(length, self.num_frames, rng)
+
+        frames = video.read_frames(source, chosen, listed, self.decoder)
         box = transforms.random_crop(*frames.shape[1:3], self.size, rng)
         flip = self.flipped[label] >= 0 and rng.random() < 0.5
         clip = transforms.train_view(frames, self.size, box, flip)
         return clip, int(self.flipped[label]) if flip else label
 
     def _test_item(self, index: int) -> tuple[torch.Tensor, int]:
-        source, label, length = self.samples[index]
-        length = length or video.count_frames(source)
-        indices = self.sampling.test(length, self.num_frames, self.clips)
-        frames = video.read_frames(source, indices.ravel())
-        views = [
-            transforms.test_views(clip, self.size, self.short_side, self.crops) for clip in np.split(frames, self.clips)
-        ]
-        return torch.cat(views), label
+        source, label, listed = self.samples[index]
+
+        def chosen(length: int) -> np.ndarray:
+            return self.sampling.test(length, self.num_frames, self.clips).ravel()
+
+        clips = np.split(video.read_frames(source, chosen, listed, self.decoder), self.clips)
+        return torch.cat([transforms.test_views(clip, self.size, self.short_side, self.crops) for clip in clips]), label
 
 
 class EpochSampler(Sampler):
@@ -116,7 +138,17 @@ def train_loader(samples: Samples, num_frames: int, config: DataConfig, batch: i
     """
     if len(samples) < batch:
         raise ValueError(f"a batch of {batch} needs as many training videos, the list has {len(samples)}")
-    dataset = ClipDataset(samples, num_frames, config.size, train=True, flip=config.flip, seed=seed)
+    dataset = ClipDataset(
+        samples,
+        num_frames,
+        config.size,
+        sampling=config.sampling,
+        train=True,
+        flip=config.flip,
+        seed=seed,
+        on_error=config.on_error,
+        decoder=config.decoder,
+    )
     sampler = EpochSampler(len(samples), seed)
     return _loader(dataset, config, batch_size=batch, sampler=sampler, drop_last=True)
 
@@ -127,9 +159,12 @@ def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: in
         samples,
         num_frames,
         config.size,
+        sampling=config.sampling,
         short_side=config.short_side,
         clips=config.clips,
         crops=config.crops,
+        on_error=config.on_error,
+        decoder=config.decoder,
     )
     return _loader(dataset, config, batch_size=batch)
 

@@ -49,10 +49,53 @@ class Mirrored(Sparse):
         return np.concatenate([first, num_frames - 1 - first[:, ::-1]], axis=1)
 
 
+class Dense:
+    """A window of 64 neighbouring frames (Wang et al., 2018), as the paper trains on Kinetics.
+
+    T frames are spread over the window; with T = 8 or 16 that is the authors' stride of 64 // T. A
+    video shorter than the window is the window (the authors' release starts again at its first frame).
+    """
+
+    window = 64  # frames
+
+    def train(self, num_frames: int, clip_frames: int, rng: np.random.Generator) -> np.ndarray:
+        """A window at a random place. Shape (T,)."""
+        window = min(self.window, num_frames)
+        start = rng.integers(num_frames - window + 1)
+        return start + _segments(window, clip_frames, 0.0)
+
+    def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
+        """The authors' test clips, four in the paper: each spread over the whole video. (clips, T).
+
+        Clip k takes one frame of each of T segments, all at one offset, which grows with k from the
+        segments' starts to their last frames. One clip alone takes the centres.
+        """
+        if clips < 1:
+            raise ValueError(f"a video has at least one test clip, asked for {clips}")
+        if clips == 1:
+            return _segments(num_frames, clip_frames, 0.5)[None]
+        starts = _segments(num_frames, clip_frames, 0.0)
+        last = max(num_frames / clip_frames - 1, 0)  # frames; a larger offset would leave the last segment
+        return np.stack([starts + offset for offset in np.linspace(0, last, clips).astype(np.int64)])
+
+
+class DenseWindows(Dense):
+    """Dense sampling whose test clips are windows too, evenly placed: TSM's protocol, with ten of them."""
+
+    def test(self, num_frames: int, clip_frames: int, clips: int = 10) -> np.ndarray:
+        """Windows from the video's start to its end; one clip alone is the middle one. (clips, T)."""
+        if clips < 1:
+            raise ValueError(f"a video has at least one test clip, asked for {clips}")
+        window = min(self.window, num_frames)
+        room = num_frames - window
+        starts = [room // 2] if clips == 1 else np.linspace(0, room, clips).astype(np.int64)
+        return np.stack([start + _segments(window, clip_frames, 0.0) for start in starts])
+
+
 def _segments(num_frames: int, clip_frames: int, offset) -> np.ndarray:
     if num_frames < 1 or clip_frames < 1:
         raise ValueError(f"a video and a clip need at least one frame, got {num_frames} and {clip_frames}")
     return ((np.arange(clip_frames) + offset) * num_frames / clip_frames).astype(np.int64)
 
 
-SAMPLINGS = {"sparse": Sparse(), "mirrored": Mirrored()}
+SAMPLINGS = {"sparse": Sparse(), "mirrored": Mirrored(), "dense": Dense(), "dense-windows": DenseWindows()}

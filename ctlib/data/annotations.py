@@ -1,0 +1,272 @@
+"""Annotation files as their publishers ship them, read line by line; whatever does not fit is named by file and line.
+
+Each reader gives rows (path below the root, label, number of frames or None). Windows line ends, a
+byte-order mark and empty lines are taken; a wrong column, a label out of range, a video named twice
+or a path that leaves the root is a ValueError.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+Row = tuple[str, int, int | None]
+
+
+class Rows:
+    """The rows of one annotation file, checked as they are added.
+
+    Args:
+        file: the annotation file, for errors.
+        root: the folder that all paths are below.
+        classes: names in label order.
+    """
+
+    def __init__(self, file: Path, root: Path, classes: Sequence[str]):
+        self.file, self.root = file, root
+        self.labels = {name: label for label, name in enumerate(classes)}
+        self.num_classes = len(classes)
+        self.rows: list[Row] = []
+        self._seen: dict[str, int] = {}
+
+    def add(self, number: int, path: str, label: int | str, num_frames: int | None = None) -> None:
+        """Add the row of line `number`; a label that is a string is a class name."""
+        path = self.below_root(number, path)
+        if isinstance(label, str):
+            if label not in self.labels:
+                raise self.error(number, f"unknown class {label!r}")
+            label = self.labels[label]
+        if not 0 <= label < self.num_classes:
+            raise self.error(number, f"label {label} is outside 0..{self.num_classes - 1}")
+        if num_frames is not None and num_frames < 1:
+            raise self.error(number, f"a video of {num_frames} frames")
+        if path in self._seen:
+            raise self.error(number, f"{path} is in line {self._seen[path]} already")
+        self._seen[path] = number
+        self.rows.append((path, label, num_frames))
+
+    def below_root(self, number: int, path: str) -> str:
+        """The path below the root, with forward slashes; absolute paths inside the root are taken."""
+        if not path or "\0" in path:
+            raise self.error(number, f"no usable path: {path!r}")
+        if path[0] not in "/." and "/." not in path and "//" not in path and path[-1] != "/":
+            return path  # nothing to mend, as in nearly all of a million lines
+        pure = PurePosixPath(path)
+        if pure.is_absolute():
+            try:
+                pure = pure.relative_to(self.root.absolute().as_posix())
+            except ValueError:
+                raise self.error(number, f"{path} is outside the root {self.root}") from None
+        if ".." in pure.parts or not pure.parts:
+            raise self.error(number, f"{path} is outside the root {self.root}")
+        return str(pure)
+
+    def error(self, number: int, what: str) -> ValueError:
+        return ValueError(f"{self.file}, line {number}: {what}")
+
+    def all(self) -> list[Row]:
+        if not self.rows:
+            raise ValueError(f"{self.file}: the list names no video")
+        return self.rows
+
+
+def find(root: Path, *names: str) -> Path:
+    """The first of `names` that is there below `root`."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise FileNotFoundError(f"no annotation file {' or '.join(names)} in {root}")
+
+
+def find_folder(root: Path, *names: str) -> Path:
+    """The first of `names` that is a folder below `root`; "" is the root itself."""
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise FileNotFoundError(f"no folder {' or '.join(names)} in {root}")
+
+
+def text_of(file: Path) -> str:
+    if not file.is_file():
+        raise FileNotFoundError(f"no annotation file {file}")
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{file}, line {line}: no UTF-8 text") from None
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line that is not empty."""
+    for number, line in enumerate(text_of(file).split("\n"), start=1):
+        line = line.strip("\r \t")
+        if line:
+            yield number, line
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """One class name a line, in label order."""
+    seen = {}
+    for number, name in lines_of(file):
+        if name in seen:
+            raise ValueError(f"{file}, line {number}: class {name!r} is in line {seen[name]} already")
+        seen[name] = number
+    if not seen:
+        raise ValueError(f"{file}: the list names no class")
+    return tuple(seen)
+
+
+def read_list(file: Path, root: Path, classes: Sequence[str] | None = None) -> list[Row]:
+    """`path num_frames label` lines (TSN, TSM, the authors' release), or `path label` lines.
+
+    The first line says which of the two all of them are: three columns if its last two are numbers. Paths
+    may have spaces. Without `classes`, any label from 0 is taken.
+    """
+    rows = Rows(file, root, classes or ())
+    columns = None
+    for number, line in lines_of(file):
+        parts = line.rsplit(maxsplit=2)
+        if columns is None:
+            columns = 3 if len(parts) == 3 and _is_number(parts[1]) and _is_number(parts[2]) else 2
+            needed = "'path num_frames label'" if columns == 3 else "'path label' or 'path num_frames label'"
+        parts = line.rsplit(maxsplit=columns - 1)
+        if len(parts) != columns or not all(map(_is_number, parts[1:])):
+            raise rows.error(number, f"needed {needed}, got {line!r}")
+        label = int(parts[-1])
+        if classes is None:
+            rows.num_classes = max(rows.num_classes, label + 1)
+        rows.add(number, parts[0], label, int(parts[1]) if columns == 3 else None)
+    return rows.all()
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii() and len(text) < 10
+
+
+def read_something_v1(file: Path, root: Path, classes: Sequence[str], folder: str) -> list[Row]:
+    """`id;label` lines; a video is the folder of its frames, `folder`/id."""
+    rows = Rows(file, root, classes)
+    for number, line in lines_of(file):
+        identity, separator, label = line.partition(";")
+        if not separator:
+            raise rows.error(number, f"needed 'id;label', got {line!r}")
+        rows.add(number, _joined(folder, identity), label)
+    return rows.all()
+
+
+def read_something_v2(file: Path, root: Path, classes: Sequence[str], folder: str) -> list[Row]:
+    """A JSON list of {"id", "template"}; the class is the template without its brackets.
+
+    Errors name the entry (from 1) as the line.
+    """
+    entries = _json(file)
+    if not isinstance(entries, list):
+        raise ValueError(f"{file}: needed a list of entries with id and template")
+    rows = Rows(file, root, classes)
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "template")):
+            raise rows.error(number, f"needed an entry with id and template, got {str(entry)[:80]}")
+        template = entry["template"].replace("[", "").replace("]", "")
+        rows.add(number, _joined(folder, f"{entry['id']}.webm"), template)
+    return rows.all()
+
+
+def read_something_v2_classes(file: Path) -> tuple[str, ...]:
+    """{"class": "label"}, as labels.json has it, in label order."""
+    labels = _json(file)
+    values = labels.values() if isinstance(labels, dict) else [None]
+    if not all(isinstance(label, str) and _is_number(label) for label in values):
+        raise ValueError(f"{file}: needed class names with their labels as strings")
+    order = sorted(labels, key=lambda name: int(labels[name]))
+    if [int(labels[name]) for name in order] != list(range(len(order))) or not order:
+        raise ValueError(f"{file}: labels must be 0..{len(order) - 1}, each once")
+    return tuple(order)
+
+
+def read_usage(file: Path) -> dict:
+    """How the set that `prepare` read was used: its sampling and whether it was flipped."""
+    record = _json(file)
+    used = {name: record.get(name) for name in ("sampling", "flip")} if isinstance(record, dict) else {}
+    if not isinstance(used.get("sampling"), str) or not isinstance(used.get("flip"), bool):
+        raise ValueError(f"{file}: needed the sampling and flip of the set that was prepared")
+    return used
+
+
+def _json(file: Path):
+    text = text_of(file)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}, line {error.lineno}: no JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError(f"{file}: no JSON that can be read: too deep") from None
+
+
+KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+
+
+def read_kinetics(file: Path) -> Iterator[tuple[int, str, str, int, int]]:
+    """Line number, class, YouTube id, and the clip's first and last second, of each line of a Kinetics CSV."""
+    reader = csv.reader(io.StringIO(text_of(file), newline=""))
+    try:
+        header = next(reader, [])
+        missing = [column for column in KINETICS_COLUMNS if column not in header]
+        if missing:
+            needed = ", ".join(KINETICS_COLUMNS)
+            raise ValueError(f"{file}, line 1: needed the columns {needed}, lacks {', '.join(missing)}")
+        places = [header.index(column) for column in KINETICS_COLUMNS]
+        last = max(places)
+        for line in reader:
+            if not line:
+                continue
+            name, identity, start, end = (line[place] for place in places) if len(line) > last else ("",) * 4
+            if not name or not identity or not _is_number(start) or not _is_number(end):
+                raise ValueError(f"{file}, line {reader.line_num}: needed a label, an id and two times, got {line}")
+            yield reader.line_num, name, identity, int(start), int(end)
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {reader.line_num}: no CSV ({error})") from None
+
+
+def read_ucf101_classes(file: Path) -> tuple[str, ...]:
+    """`number name` lines, numbered from 1."""
+    names = []
+    for number, line in lines_of(file):
+        index, _, name = line.partition(" ")
+        if not _is_number(index) or int(index) != len(names) + 1 or not name.strip():
+            raise ValueError(f"{file}, line {number}: needed '{len(names) + 1} ClassName', got {line!r}")
+        names.append(name.strip())
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"{file}: needed class names, each once")
+    return tuple(names)
+
+
+def read_ucf101(file: Path, root: Path, classes: Sequence[str], folder: str) -> list[Row]:
+    """`Class/video.avi` lines, in the training lists with the class's number from 1 behind it."""
+    rows = Rows(file, root, classes)
+    for number, line in lines_of(file):
+        path, _, given = line.partition(" ")
+        name, slash, _ = path.partition("/")
+        if not slash:
+            raise rows.error(number, f"needed 'Class/video.avi', got {line!r}")
+        rows.add(number, _joined(folder, path), name)
+        if given and (not _is_number(given) or int(given) != rows.labels[name] + 1):
+            raise rows.error(number, f"class {name} is number {rows.labels[name] + 1}, got {given}")
+    return rows.all()
+
+
+def read_hmdb51(file: Path, root: Path, classes: Sequence[str], folder: str, name: str, wanted: int) -> list[Row]:
+    """`video.avi use` lines of one class: use 1 is training, 2 test, 0 neither."""
+    rows = Rows(file, root, classes)
+    for number, line in lines_of(file):
+        video, _, use = line.rpartition(" ")
+        if use not in ("0", "1", "2") or not video.strip():
+            raise rows.error(number, f"needed 'video.avi' and 0, 1 or 2, got {line!r}")
+        if int(use) == wanted:
+            rows.add(number, _joined(folder, f"{name}/{video.strip()}"), name)
+    return rows.rows  # a class may have no video in one of the uses
+
+
+def _joined(folder: str, path: str) -> str:
+    return f"{folder}/{path}" if folder else path

@@ -1,0 +1,348 @@
+"""A data set re-encoded so that clips load fast: a short side no longer than needed, and frames that can be reached.
+
+Each video becomes an H.264 file in which a key frame comes every few frames and no frame waits for a
+later one, so that a frame in its middle costs a few frames' decoding. The number of frames stays.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ctlib.data import video
+from ctlib.data.catalog import Samples, load_samples
+from ctlib.data.check import Journal, read_rows, run_each, short_reason, unread_reason
+from ctlib.data.clips import ClipDataset
+
+VIDEOS, DONE, FAILED, RECORD, PARTIAL = "videos", "done.csv", "failed.csv", "prepared.json", ".partial"
+DONE_COLUMNS = ("path", "frames", "source", "bytes", "modified")
+FAILED_COLUMNS = ("path", "reason")
+
+
+class Loading(NamedTuple):
+    """How fast clips of 8 frames load, in one process, before and after."""
+
+    videos: int  # that were read
+    before: float  # clips a second
+    after: float
+
+
+class Prepared(NamedTuple):
+    """What `prepare` made."""
+
+    encoded: int  # videos re-encoded by this call; the others had been before
+    listed: dict[str, int]  # videos that each split lists
+    good: dict[str, int]  # videos that each new list has
+    failed: dict[str, int]  # videos left out, by reason
+    loading: Loading
+
+
+def prepare(
+    splits: dict[str, Samples],
+    out: str | Path,
+    short_side: int = 256,
+    gop: int = 8,
+    workers: int = 2,
+    limit_seconds: float = 600.0,
+    on_done: Callable[[int, int], None] | None = None,
+    start_method: str | None = None,
+) -> Prepared:
+    """Re-encode the videos of a data set into `out`, which loads as `load_samples("list", out, split)`.
+
+    A video `a/b.avi`, or a folder of frames `a/b`, becomes `videos/a/b.mp4` (`videos/a/b.avi.mp4`, if
+    another source has the same name but for its suffix). What cannot be read whole is named with the
+    reason in `failed.csv` and left out of the lists. A call that is cut off goes on when it is made
+    again: what is re-encoded already stays, unless its source has another size or date by now.
+
+    Args:
+        splits: the samples by split name, of one data set.
+        out: the folder to make: `videos/`, a list a split, `classes.txt`, `failed.csv`, `prepared.json`,
+            and `done.csv`, from which a call goes on.
+        short_side: pixels, even; a longer short side is brought to it, a shorter one stays.
+        gop: a key frame comes every so many frames.
+        workers: processes that decode and encode.
+        limit_seconds: for one video; what is not done by then is left out.
+        on_done: called with how many videos are done and how many there are, first before any work.
+        start_method: of the workers, "fork", "spawn" or "forkserver"; Python's own if not given.
+
+    Raises:
+        ValueError: parameters that make no sense, or others than `out` was begun with; an `out` that is
+            something else or lies in the data set's folder; names that lists or files cannot hold; a
+            split of which no video could be read.
+        OSError: `out` cannot be written to; the disk is full.
+    """
+    out = Path(out)
+    samples = _one_data_set(splits)
+    if short_side < 2 or short_side % 2 or gop < 1:
+        raise ValueError(f"short_side must be even and gop at least 1, got {short_side} and {gop}")
+    if out.resolve().is_relative_to(samples.root.resolve()):
+        raise ValueError(f"{out} lies in the data set's own folder {samples.root}: choose another")
+    listed = {split.path(index): split[index].num_frames for split in splits.values() for index in range(len(split))}
+    targets = _targets(listed, samples.root)
+    # How the data set is used, which a plain list does not say.
+    record = _begin(out, {"short_side": short_side, "gop": gop}) | {"sampling": samples.sampling, "flip": samples.flip}
+    _write(out / RECORD, json.dumps(record, indent=2) + "\n")
+
+    frames, failed, encoded = _encode_all(
+        samples.root, listed, targets, out, short_side, gop, workers, limit_seconds, on_done, start_method
+    )
+    _write(out / "classes.txt", "".join(f"{name}\n" for name in samples.classes))
+    good = {}
+    for name, split in splits.items():
+        good[name] = [index for index in range(len(split)) if split.path(index) in frames]
+        if not good[name]:
+            raise ValueError(f"no video of {name} could be read: see {out / FAILED}")
+        rows = ((split.path(index), split[index].label) for index in good[name])
+        _write(out / f"{name}.txt", "".join(f"{targets[path]} {frames[path]} {label}\n" for path, label in rows))
+        record["splits"][name] = {
+            "listed": split.listed,
+            "videos": len(good[name]),
+            "fingerprint": split.fingerprint,
+        }
+    name = next(iter(splits))
+    loading = measure_loading(splits[name], good[name], load_samples("list", out, name))
+    reasons = Counter(reason.partition(":")[0] for reason in failed.values())
+    record |= {"failed": dict(reasons.most_common()), "clips_per_second": loading._asdict()}
+    _write(out / RECORD, json.dumps(record, indent=2) + "\n")
+    return Prepared(
+        encoded=encoded,
+        listed={name: len(split) for name, split in splits.items()},
+        good={name: len(kept) for name, kept in good.items()},
+        failed=record["failed"],
+        loading=loading,
+    )
+
+
+def _encode_all(
+    root: Path,
+    listed: dict[str, int | None],
+    targets: dict[str, str],
+    out: Path,
+    short_side: int,
+    gop: int,
+    workers: int,
+    limit_seconds: float,
+    on_done: Callable[[int, int], None] | None,
+    start_method: str | None,
+) -> tuple[dict[str, int], dict[str, str], int]:
+    """Re-encode what is not done yet: frames by path, reason by path that failed, and how many were done now."""
+    made = _made_before(out)
+    stamps = {path: _stamp(root / path) for path in listed}
+    todo = [path for path in listed if made.get(targets[path], ())[1:] != (path, *stamps[path])]
+    frames = {path: made[targets[path]][0] for path in listed.keys() - set(todo)}
+    failed = {}
+    partial = out / PARTIAL  # one folder for all that is being written, so that nothing half lies among the videos
+    jobs = (
+        (str(root), path, listed[path], str(partial / f"{number}.mp4"), short_side, gop)
+        for number, path in enumerate(todo)
+    )
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    (out / FAILED).unlink(missing_ok=True)
+    if on_done is not None:
+        on_done(len(frames), len(listed))
+    try:
+        with ExitStack() as stack:
+            finished = stack.enter_context(Journal(out / DONE, DONE_COLUMNS))
+            left_out = stack.enter_context(Journal(out / FAILED, FAILED_COLUMNS))
+            encoded = stack.enter_context(closing(run_each(_encode, jobs, workers, limit_seconds, start_method)))
+            for (_, path, _, written, *_), result in encoded:
+                count, reason = (0, result) if isinstance(result, str) else result
+                if reason:
+                    Path(written).unlink(missing_ok=True)
+                    failed[path] = reason
+                    left_out.append(path, reason)
+                else:
+                    target = out / targets[path]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(written, target)
+                    frames[path] = count
+                    finished.append(targets[path], count, path, *stamps[path])
+                if on_done is not None:
+                    on_done(len(frames) + len(failed), len(listed))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return frames, failed, len(todo) - len(failed)
+
+
+def measure_loading(before: Samples, kept: list[int], after: Samples, videos: int = 32, size: int = 224) -> Loading:
+    """Read clips of 8 frames of random videos as training does, before and after in turn.
+
+    Each is read once before it is timed, so that decoding is compared and not the disk.
+
+    Args:
+        before: the original videos.
+        kept: their indices, in the order of `after`.
+        after: the re-encoded ones.
+        videos: how many to read, at most.
+        size: pixels of a clip.
+    """
+    chosen = np.random.default_rng(0).permutation(len(kept))[:videos]
+    sets = [ClipDataset(samples, 8, size, sampling="sparse", flip=False) for samples in (before, after)]
+    seconds = [0.0, 0.0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a loader's worker
+    try:
+        for place in chosen.tolist():
+            indices = (kept[place], place)
+            for which in (0, 1):
+                sets[which][indices[which]]
+            for which in (0, 1):
+                began = time.perf_counter()
+                sets[which][indices[which]]
+                seconds[which] += time.perf_counter() - began
+    finally:
+        torch.set_num_threads(threads)
+    return Loading(len(chosen), *(len(chosen) / spent for spent in seconds))
+
+
+def _one_data_set(splits: dict[str, Samples]) -> Samples:
+    """One of the splits, after a check that they are of one data set and can be written as lists."""
+    if not splits:
+        raise ValueError("needed the samples of at least one split")
+    samples, *others = splits.values()
+    for other in others:
+        if (other.root, other.classes) != (samples.root, samples.classes):
+            raise ValueError(f"the splits {', '.join(splits)} have different roots or classes")
+    for name in samples.classes:
+        if not name.strip() or "\n" in name:
+            raise ValueError(f"the class name {name!r} does not fit in a line of classes.txt")
+    return samples
+
+
+def _targets(paths: dict[str, int | None], root: Path) -> dict[str, str]:
+    """Path below `out` by path below the root; no two are one file, on file systems without upper case either."""
+    short = {path: path if (root / path).is_dir() else os.path.splitext(path)[0] for path in paths}
+    shared = Counter(name.casefold() for name in short.values())
+    taken, targets = set(), {}
+    for path, name in short.items():
+        if "\n" in path:
+            raise ValueError(f"the name {path!r} does not fit in a line of a list")
+        name = name if shared[name.casefold()] == 1 else path
+        while name.casefold() in taken:
+            name += "~"
+        taken.add(name.casefold())
+        targets[path] = f"{VIDEOS}/{name}.mp4"
+    return targets
+
+
+def _begin(out: Path, parameters: dict) -> dict:
+    """The record of `out`, begun now if `out` is new or empty."""
+    record = {
+        "parameters": parameters,
+        "versions": {name: version(name) for name in ("ctlib", "av")},
+        "splits": {},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / RECORD).is_file():
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        if record["parameters"] != parameters:
+            raise ValueError(
+                f"{out} was begun with {_told(record['parameters'])}, not {_told(parameters)}: choose another folder"
+            )
+    elif any(out.iterdir()):
+        raise ValueError(f"{out} is not empty and was not made by prepare: choose another folder")
+    _write(out / RECORD, json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _told(parameters: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in parameters.items())
+
+
+def _made_before(out: Path) -> dict[str, tuple]:
+    """(frames, source, bytes, modified) by path of each re-encoded video that is there."""
+    made = {}
+    for line, (path, frames, source, size, modified) in read_rows(out / DONE, DONE_COLUMNS):
+        if not (frames.isdecimal() and size.isdecimal() and modified.isdecimal()):
+            raise ValueError(f"{out / DONE}, line {line}: needed numbers, got {frames!r}, {size!r} and {modified!r}")
+        made[path] = (int(frames), source, int(size), int(modified))
+    return {path: row for path, row in made.items() if (out / path).is_file()}
+
+
+def _stamp(source: Path) -> tuple[int, int]:
+    """Size and time of change of a source; zeros if it is missing."""
+    try:
+        found = source.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+# ---------------------------------------------------------------- one video
+
+
+def _encode(root: str, path: str, listed: int | None, written: str, short_side: int, gop: int) -> tuple[int, str]:
+    """Re-encode a source into the file `written`: its number of frames, and why it cannot be used; "" if it can."""
+    source, count = os.path.join(root, path), 0
+
+    def frames() -> Iterator[np.ndarray]:
+        nonlocal count
+        for frame in _read(source):
+            count += 1
+            yield _fitted(frame, short_side)
+
+    try:
+        rate = video.probe(source).fps
+        rate = rate if rate and 1 <= rate <= 240 else 12  # for players only; a folder of frames does not tell its rate
+        video.write_video(written, frames(), rate, gop)
+    except video.VideoError as error:
+        return count, unread_reason(source, error)
+    if reason := short_reason(count, listed):
+        return count, reason
+    try:
+        kept = video.count_frames(written)
+    except video.VideoError:
+        kept = 0
+    if kept != count:
+        if shutil.disk_usage(os.path.dirname(written)).free < 2**24:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), written)
+        return count, f"not re-encoded: {count} frames became {kept}"
+    return count, ""
+
+
+def _read(source: str) -> Iterator[np.ndarray]:
+    """The frames of a source, all of one size; what goes wrong with it, and not with the writing, is a VideoError."""
+    shape = None
+    try:
+        for number, frame in enumerate(video.iterate_frames(source)):
+            shape = shape or frame.shape
+            if frame.shape != shape:
+                raise video.VideoError(f"{source}: frame {number} has another size than the first")
+            yield frame
+    except (OSError, MemoryError) as error:
+        raise video.VideoError(f"{source}: {error}") from error
+    if shape is None:
+        raise video.VideoError(f"{source}: no frame could be decoded")
+    if min(shape[:2]) < 2:
+        raise video.VideoError(f"{source}: frames of {shape[0]} x {shape[1]} pixels")
+
+
+def _fitted(frame: np.ndarray, short_side: int) -> np.ndarray:
+    """A frame with its short side at most `short_side` and even sides: (H, W, 3) uint8."""
+    import av
+
+    height, width = frame.shape[:2]
+    if min(height, width) <= short_side:
+        return np.ascontiguousarray(frame[: height // 2 * 2, : width // 2 * 2])  # cut by a pixel stays sharp
+    scale = short_side / min(height, width)
+    height, width = (2 * round(side * scale / 2) for side in (height, width))
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    return picture.reformat(width, height, interpolation="BICUBIC").to_ndarray()

@@ -1,0 +1,250 @@
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ctlib.data import video
+from ctlib.data.catalog import Samples
+from ctlib.data.check import check, read_check
+
+LENGTH = 12
+
+
+def moving(length=LENGTH, height=48, width=64):
+    """Frames that differ, (length, height, width, 3)."""
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.stack([np.roll(noise, 2 * index, axis=1) for index in range(length)])
+
+
+def write(path, codec="libx264", frames=None, times=None, options=None):
+    """Write frames, at `times` in 25ths of a second if they are not one after the other."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = moving() if frames is None else frames
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = index if times is None else times[index], Fraction(1, 25)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path):
+    import av
+
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+
+
+def write_folder(path, frames=None):
+    path.mkdir(parents=True)
+    for number, frame in enumerate(moving() if frames is None else frames, start=1):
+        Image.fromarray(frame).save(path / f"{number:05d}.jpg")
+
+
+def cut(path, share=0.6):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def samples_of(root, names, listed=()):
+    return Samples([(name, 0, dict(listed).get(name)) for name in names], ("a",), root)
+
+
+def everything(root):
+    """Content and time of change of each file below a folder, by path."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+
+
+def test_every_fault_has_its_reason_and_no_video_changes(tmp_path):
+    root = tmp_path / "data"
+    good = [write(root / "h264.mp4", "libx264"), write(root / "sub" / "mpeg4.avi", "mpeg4")]
+    good += [write(root / "vp9.webm", "libvpx-vp9")]
+    # Whole, though it states more frames than it has: some were dropped in its making.
+    good += [write(root / "dropped.avi", "mpeg4", times=[t for t in range(2 * LENGTH) if t % 4 in (0, 3)])]
+    write_folder(root / "folder")
+    write_folder(root / "short folder", moving(LENGTH - 1))
+    (root / "empty folder").mkdir()
+    (root / "empty.mp4").touch()
+    (root / "text.mp4").write_text("no video")
+    write_sound(root / "sound.mp4")
+    for name, codec in {"cut.mp4": "libx264", "cut.avi": "mpeg4", "cut.webm": "libvpx-vp9"}.items():
+        cut(write(root / name, codec, moving(60), options={"g": "1"}))
+    write(root / "short.mp4", "libx264")
+    before = everything(root)
+    expected = {
+        "no.mp4": "missing",
+        "no folder": "missing",
+        "empty folder": "unreadable",
+        "empty.mp4": "unreadable",
+        "text.mp4": "unreadable",
+        "sound.mp4": "no video stream",
+        "cut.mp4": "unreadable",
+        "cut.avi": "truncated",
+        "cut.webm": "truncated",
+        "short.mp4": "fewer frames than listed",
+        "short folder": "fewer frames than listed",
+    }
+    names = [path.relative_to(root).as_posix() for path in good] + ["folder"]
+    samples = samples_of(root, [*names, *expected], {"short.mp4": LENGTH + 1, "short folder": LENGTH, "folder": LENGTH})
+    summary = check(samples, tmp_path / "checked")
+    frames, reasons = read_check(tmp_path / "checked")
+    assert frames == dict.fromkeys(names, LENGTH)
+    assert {path: reason.partition(":")[0] for path, reason in reasons.items()} == expected
+    assert reasons["short.mp4"].endswith(f"listed {LENGTH + 1}, decoded {LENGTH}")
+    assert "seconds" in reasons["cut.avi"] and "seconds" in reasons["cut.webm"]
+    assert str(root) not in "".join(reasons.values())
+    assert (summary.checked, summary.listed, summary.good) == (len(samples), len(samples), len(names))
+    assert summary.bad["unreadable"] == 4 and list(summary.bad)[0] == "unreadable" and sum(summary.bad.values()) == 11
+    assert everything(root) == before
+
+
+def count_or_fail(source):
+    """A decoder of which the file's name says what it does."""
+    name = Path(source).stem
+    time.sleep(0.05)
+    if name == "hangs":
+        while True:
+            time.sleep(1)
+    if name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "broken":
+        raise video.VideoError(f"{source}: a reason")
+    if name == "bug":
+        raise TypeError("a bug of ours")
+    return int(name[1:])
+
+
+def made(root, names):
+    """A root with files of these names, that a real decoder never sees: they are texts."""
+    root.mkdir(exist_ok=True)
+    for name in names:
+        (root / name).mkdir()  # a folder of frames has no container that could state another number
+    return samples_of(root, names)
+
+
+def test_a_decoder_that_hangs_or_dies_is_the_video_s_fault(tmp_path):
+    samples = made(tmp_path / "data", ["n1", "hangs", "n2", "dies", "n3", "n4"])
+    began = time.monotonic()
+    summary = check(samples, tmp_path / "checked", limit_seconds=1, decode=count_or_fail)
+    assert time.monotonic() - began < 10
+    good, bad = read_check(tmp_path / "checked")
+    assert good == {"n1": 1, "n2": 2, "n3": 3, "n4": 4}
+    assert bad == {"hangs": "hangs: not done after 1 seconds", "dies": "crash: its process ended with SIGKILL"}
+    assert summary.bad == {"hangs": 1, "crash": 1}
+    assert not multiprocessing.active_children()
+
+
+def test_it_works_with_spawned_workers(tmp_path):
+    samples = made(tmp_path / "data", ["dies", "n1", "broken"])
+    summary = check(samples, tmp_path / "checked", workers=1, decode=count_or_fail, start_method="spawn")
+    assert summary == (3, 3, 1, {"crash": 1, "unreadable": 1})
+
+
+def test_a_check_that_was_cut_off_goes_on(tmp_path):
+    samples, folder = made(tmp_path / "data", [f"n{i}" for i in range(1, 9)] + ["broken"]), tmp_path / "checked"
+
+    def stop(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check(samples, folder, on_done=stop, decode=count_or_fail)
+    assert not multiprocessing.active_children()
+    good, bad = read_check(folder)
+    assert len(good) + len(bad) == 4
+
+    with open(folder / "good.csv", "a") as file:
+        file.write("n8,1")  # of n8,123: killed in the middle of a line
+    assert read_check(folder) == (good, bad)
+    seen = []
+    summary = check(samples, folder, on_done=lambda *counts: seen.append(counts), decode=count_or_fail)
+    assert seen == [(done, 9) for done in range(4, 10)] and summary == (5, 9, 8, {"unreadable": 1})
+    assert read_check(folder) == ({f"n{i}": i for i in range(1, 9)}, {"broken": "unreadable: a reason"})
+
+
+def test_nothing_is_judged_twice_unless_asked(tmp_path):
+    samples, folder = made(tmp_path / "data", ["n1", "n2", "dies"]), tmp_path / "checked"
+    other = samples_of(samples.root, ["n1", "n7"])  # another split, in the same folder
+    (samples.root / "n7").mkdir()
+    check(samples, folder, decode=count_or_fail)
+    check(other, folder, decode=count_or_fail)
+    kept = everything(folder)
+    assert check(samples, folder, decode=count_or_fail).checked == 0
+    assert everything(folder).keys() == kept.keys() and read_check(folder)[0] == {"n1": 1, "n2": 2, "n7": 7}
+    shutil.rmtree(samples.root / "dies")
+    assert check(samples, folder, decode=count_or_fail, again="bad").checked == 1
+    shutil.rmtree(samples.root / "n2")
+    summary = check(samples, folder, decode=count_or_fail, again="all")
+    assert summary.checked == 3 and read_check(folder)[0]["n7"] == 7
+    with pytest.raises(ValueError, match="again"):
+        check(samples, folder, again="some")
+
+
+def test_a_list_that_asks_for_more_frames_has_its_videos_judged_anew(tmp_path):
+    samples, folder = made(tmp_path / "data", ["n5", "n9"]), tmp_path / "checked"
+    check(samples, folder, decode=count_or_fail)
+    more = samples_of(samples.root, ["n5", "n9"], {"n5": 6, "n9": 9})
+    assert check(more, folder, decode=count_or_fail) == (1, 2, 1, {"fewer frames than listed": 1})
+    assert read_check(folder) == ({"n9": 9}, {"n5": "fewer frames than listed: listed 6, decoded 5"})
+
+
+def test_names_survive_the_lists_and_a_root_that_moves(tmp_path):
+    names = ["a,b/n1", 'say "x"/n2', "视频/n3", " spaced /n4"]
+    samples = samples_of(tmp_path / "data", names)
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    check(samples, tmp_path / "data" / ".checked", decode=count_or_fail)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    good, bad = read_check(tmp_path / "moved" / ".checked")
+    assert good == {name: number for number, name in enumerate(names, start=1)} and bad == {}
+    assert check(samples_of(tmp_path / "moved", names), tmp_path / "moved" / ".checked").checked == 0
+
+
+def test_our_own_faults_are_not_a_video_s(tmp_path):
+    with pytest.raises(TypeError, match="a bug of ours"):
+        check(made(tmp_path / "data", ["n1", "bug"]), tmp_path / "checked", decode=count_or_fail)
+    assert "bug" not in read_check(tmp_path / "checked")[1]
+    gone = samples_of(tmp_path / "gone", ["broken"])
+    with pytest.raises(FileNotFoundError, match="gone"):
+        check(gone, tmp_path / "checked", decode=count_or_fail)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        ("path,frames\na,1\nb\n", "", "good.csv, line 3"),
+        ("path,frames\na,many\n", "", "good.csv, line 2: needed a number"),
+        ("path,frames\na,0\n", "", "good.csv, line 2"),
+        ("frames,path\n", "", "good.csv, line 1"),
+        ('path,frames\n"a"b,1\n', "", "good.csv, line 2"),
+        ("path,frames\na,1\n", "path,reason\na,missing\n", "bad.csv, line 2: a is in good.csv too"),
+        ("", "path,reason\na,\n", "bad.csv, line 2"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path, good, bad, message):
+    (tmp_path / "good.csv").write_text(good)
+    (tmp_path / "bad.csv").write_text(bad)
+    with pytest.raises(ValueError, match=message):
+        read_check(tmp_path)
+
+
+def test_there_must_be_a_folder_of_lists(tmp_path):
+    with pytest.raises(FileNotFoundError, match="check-videos"):
+        read_check(tmp_path / "none")
+    assert read_check(tmp_path) == ({}, {})
