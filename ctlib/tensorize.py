@@ -150,16 +150,19 @@ class TensorSeparableConv(nn.Module):
         t, h, w = self.kernel_size
         if t == 1:
             frames = F.conv2d(frames_of(x), self.weight.squeeze(2), padding=(h // 2, w // 2), groups=self.groups)
-            frames = frames.contiguous(memory_format=torch.channels_last)  # as it is: this tells torch.compile so
-            return clips_of(frames, x.shape[2])
+            return clips_of(_traced_layout(frames), x.shape[2])
         if h == w == 1:
             planes = F.conv2d(x.flatten(3), self.weight.squeeze(4), padding=(t // 2, 0), groups=self.groups)
-            planes = planes.contiguous(memory_format=torch.channels_last)
-            return planes.unflatten(3, x.shape[3:])
+            return _traced_layout(planes).unflatten(3, x.shape[3:])
         return F.conv3d(x, self.weight, padding=(t // 2, h // 2, w // 2), groups=self.groups)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, size={self.size}, kernel_size={self.kernel_size}, out_channels={self.out_channels}"
+
+
+def _traced_layout(features: torch.Tensor) -> torch.Tensor:
+    """Channels last where a graph is traced, which else takes the layout for another than the convolution gives."""
+    return features.contiguous(memory_format=torch.channels_last) if torch.compiler.is_compiling() else features
 
 
 def frames_of(clips: torch.Tensor) -> torch.Tensor:
