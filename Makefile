@@ -12,7 +12,7 @@ RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
-.PHONY: help study costs bench-loading test test-all lint format lab clean
+.PHONY: help study costs videos bench-loading test test-all lint format lab clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -45,6 +45,13 @@ costs: .venv/installed  ## count every cost that the paper publishes; the page g
 	@$(RUN) notebooks/costs.ipynb $(OUT)/costs.ipynb -p out_dir $(OUT)
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/costs.ipynb
 	@echo "read $(OUT)/costs.html"
+
+videos: OUT = results/your_own_videos
+videos: .venv/installed  ## from a folder of clips (made ones) to a trained and tested network; to results/your_own_videos
+	@mkdir -p $(OUT)
+	@$(RUN) notebooks/your_own_videos.ipynb $(OUT)/your_own_videos.ipynb -p out_dir $(OUT)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/your_own_videos.ipynb
+	@echo "read $(OUT)/your_own_videos.html"
 
 bench-loading: .venv/installed  ## clips a second that one core loads, ours and other ways (2 minutes)
 	@$(BIN)/python benchmarks/loading.py

@@ -139,11 +139,13 @@ class DataConfig(Config):
     root: str = ""  # the folder of the data set
     fold: int | None = None  # which of the splits of UCF101 and HMDB51; None: the first
     val_share: float | None = None  # of a folder without splits that is tested on; None: a fifth
+    lists: str = ""  # the folder of the lists of the data set "list", if it is not root
     checked: str = ""  # the folder of `check-videos`' lists; what it found bad is left out
     on_error: str = one_of(("stop", "skip"), "stop")  # what an unreadable video does; skip: counted, up to max_skipped
     max_skipped: float = between(0, 100, 1.0)  # percent of a list that may be skipped
     size: int = at_least(2, 256)  # pixels, height and width of the network's input
-    short_side: int | None = at_least(2, None)  # pixels, to which a test frame's shorter side is brought; None: size
+    short_side: int | None = at_least(2, None)  # pixels, to which a test frame's shorter side is brought; None: 256
+    # for a size of 224, as the authors do, else size
     sampling: str | None = None  # a name of `data.sampling.SAMPLINGS`; None: the data set's own
     flip: bool | None = None  # random horizontal flip, left/right labels swapped by name; None: the data set's own
     clips: int = at_least(1, 1)  # test clips a video
@@ -155,6 +157,7 @@ class DataConfig(Config):
     def options(self) -> dict:
         """What `data.catalog.load_samples` takes beside name, root and split."""
         given = {"checked": self.checked or None, "fold": self.fold, "val_share": self.val_share}
+        given["lists"] = self.lists or None
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -41,14 +41,23 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> Scores:
+def evaluate(
+    model: nn.Module, loader: DataLoader, accelerator: Accelerator, classes: Sequence[str] | None = None
+) -> Scores:
     """Score all videos of a test loader: logits averaged over their views.
 
     Args:
         model: takes (N, 3, T, H, W); put into evaluation mode here, and back as it was after.
         loader: gives (n, views, 3, T, H, W) and labels; prepared by `accelerator`.
         accelerator: gathers what several processes scored, without the padding.
+        classes: the network's class names in label order, as its checkpoint has them, to be compared with the list's.
+
+    Raises:
+        ValueError: the network has other classes than the list, or another order.
     """
+    samples = loader.dataset.samples
+    if classes is not None and tuple(classes) != samples.classes:
+        raise ValueError(f"{_differing(classes, samples.classes)}: load the checkpoint with the list's classes")
     logits, labels = [], []
     was_training = model.training
     model.eval()
@@ -62,7 +71,6 @@ def evaluate(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> 
             labels.append(label.cpu())
     finally:
         model.train(was_training)
-    samples = loader.dataset.samples
     return Scores(torch.cat(logits), torch.cat(labels), samples.classes, samples.fingerprint)
 
 
@@ -78,15 +86,20 @@ def ensemble(parts: Sequence[Scores]) -> Scores:
     first = parts[0]
     for number, part in enumerate(parts[1:], start=2):
         if part.classes != first.classes:
-            differing = [f"{a!r} and {b!r}" for a, b in zip(first.classes, part.classes, strict=False) if a != b]
-            told = differing[0] if differing else f"{len(first.classes)} and {len(part.classes)} classes"
-            raise ValueError(f"networks 1 and {number} of the ensemble have other classes or another order: {told}")
+            raise ValueError(f"networks 1 and {number} of the ensemble: {_differing(first.classes, part.classes)}")
         if part.fingerprint != first.fingerprint or not torch.equal(part.labels, first.labels):
             raise ValueError(
                 f"networks 1 and {number} of the ensemble scored other videos: lists {first.fingerprint} "
                 f"({len(first.labels)} videos) and {part.fingerprint} ({len(part.labels)})"
             )
     return first._replace(logits=torch.stack([part.logits for part in parts]).mean(0))
+
+
+def _differing(first: Sequence[str], second: Sequence[str]) -> str:
+    """In what two lists of class names differ."""
+    differing = [f"{a!r} and {b!r}" for a, b in zip(first, second, strict=False) if a != b]
+    told = differing[0] if differing else f"{len(first)} and {len(second)} classes"
+    return f"other classes or another order: {told}"
 
 
 def interval(correct: np.ndarray, groups: list[str]) -> tuple[float, float]:

@@ -317,23 +317,21 @@ def latency_vs_gflops(timed: pd.DataFrame) -> Figure:
     return figure
 
 
-def frames_sampled(frames: np.ndarray, clips: dict[str, np.ndarray], thumbnails: int = 16) -> Figure:
+def frames_sampled(thumbnails: np.ndarray, count: int, clips: dict[str, np.ndarray]) -> Figure:
     """A contact sheet of a video, and which of its frames each sampling takes.
 
     Args:
-        frames: uint8 (n, H, W, 3), the whole video.
+        thumbnails: uint8 (k, H, W, 3), frames of the video at even distances, its first and last among them.
+        count: how many frames the video has.
         clips: what was sampled -> frame indices (clips, T); a line of dots a clip.
-        thumbnails: how many frames of the video are shown above, evenly spread.
     """
     lines = [(name, clip) for name, indices in clips.items() for clip in np.atleast_2d(indices)]
     figure, (top, axes) = plt.subplots(
         2, 1, figsize=(11, 1.6 + 0.32 * len(lines)), height_ratios=(1.1, 0.32 * len(lines)), sharex=True
     )
-    count = len(frames)
-    shown = np.linspace(0, count - 1, min(thumbnails, count)).round().astype(int)
-    width = count / len(shown)
-    for place, index in enumerate(shown):
-        top.imshow(frames[index], extent=(place * width - 0.5, (place + 1) * width - 0.5, 0, 1), aspect="auto")
+    width = count / len(thumbnails)
+    for place, frame in enumerate(thumbnails):
+        top.imshow(frame, extent=(place * width - 0.5, (place + 1) * width - 0.5, 0, 1), aspect="auto")
     top.set(yticks=[], ylim=(0, 1), xlim=(-0.5, count - 0.5))
     top.tick_params(labelbottom=False)
     top.grid(False)

@@ -78,7 +78,7 @@ class RunFolder:
 
 
 # Where the data lies (its fingerprint tells what it is) and how many processes read it changes nothing that comes out.
-_NOT_COMPARED = ("data.root", "data.workers")
+_NOT_COMPARED = ("data.root", "data.lists", "data.checked", "data.workers")
 
 
 def _comparable(config: RunConfig) -> dict:

@@ -135,6 +135,7 @@ def train(
 
     result = {
         **_protocol(config, train_samples, test_samples),
+        "short_side": testset.dataset.short_side,
         "train_skipped": max(row["skipped"] for row in history),
         "skipped": scores.skipped,
         "top1": scores.topk(1),
@@ -156,7 +157,7 @@ def _train_epoch(model, optimizer, loader, accelerator, config, epoch, on_step) 
     mean_loss = MeanMetric().to(accelerator.device)
     top1 = MulticlassAccuracy(config.model.num_classes, average="micro").to(accelerator.device)
     model.train()
-    skipped = 0
+    skipped, rate = 0, 0.0
     for index, (clips, labels) in enumerate(loader):
         read = labels != SKIPPED
         if not read.all():
@@ -164,7 +165,7 @@ def _train_epoch(model, optimizer, loader, accelerator, config, epoch, on_step) 
             _refuse_many(skipped, len(loader.dataset), config.data, "training")
             clips, labels = clips[read], labels[read]
             if not len(labels):
-                raise TrainingError(f"no video of step {index + 1} of epoch {epoch + 1} could be read")
+                continue  # nothing to learn from in this step
         step = epoch * len(loader) + index
         rate = learning_rate(recipe, step, len(loader))
         for group in optimizer.param_groups:
@@ -228,7 +229,6 @@ def _protocol(config: RunConfig, train_samples: Samples, test_samples: Samples) 
         "size": config.data.size,
         "clips": config.data.clips,
         "crops": config.data.crops,
-        "short_side": config.data.short_side or config.data.size,
         "averaged": "logits",
         "seed": config.seed,
         "epochs": config.recipe.epochs,

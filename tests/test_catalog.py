@@ -1,6 +1,7 @@
 """Every data set from its publisher's own files, in a small copy of its layout; no video is decoded here."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -180,7 +181,7 @@ def test_the_splits_of_ucf101_and_hmdb51(tmp_path):
     assert paths == ["hmdb51_org/brush_hair/b2.avi", "hmdb51_org/wave/w one.avi"]
     with pytest.raises(ValueError, match="unknown fold '?4"):
         load_samples("ucf101", ucf, "train", fold=4)
-    with pytest.raises(ValueError, match="'list' has no option 'fold': it has none"):
+    with pytest.raises(ValueError, match="'list' has no option 'fold': it has lists"):
         load_samples("list", write(tmp_path / "list", LAYOUTS["list"]), "train", fold=1)
 
 
@@ -221,12 +222,64 @@ def test_lists_without_frame_numbers_or_class_names(tmp_path):
 
 
 def test_a_prepared_set_is_used_as_the_one_it_was_made_from(tmp_path):
-    root = write(tmp_path, LAYOUTS["list"] | {"prepared.json": '{"sampling": "dense", "flip": false}'})
+    record = {"sampling": "dense", "flip": False, "parameters": {"short_side": 256, "gop": 8}}
+    record["splits"] = {"train": {"listed": 5, "videos": 2, "fingerprint": "f"}}
+    root = write(tmp_path, LAYOUTS["list"] | {"prepared.json": json.dumps(record)})
     samples = load_samples("list", root, "train")
-    assert (samples.sampling, samples.flip) == ("dense", False)
-    (root / "prepared.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"prepared\.json: needed the sampling and flip"):
-        load_samples("list", root, "train")
+    assert (samples.sampling, samples.flip, samples.listed, samples.coverage) == ("dense", False, 5, 40)
+    record["parameters"]["short_side"] = 128
+    (root / "prepared.json").write_text(json.dumps(record))
+    assert load_samples("list", root, "train").fingerprint != samples.fingerprint  # other pixels under the same names
+    with pytest.raises(ValueError, match=r"prepared\.json: it does not say how val was prepared"):
+        load_samples("list", root, "val")
+
+
+def test_the_lists_of_tsm_and_of_the_authors_lie_elsewhere(tmp_path):
+    lists = {"category.txt": "fall\nrise\n", "train_videofolder.txt": "12 30 1\n", "val_videofolder.txt": "13 20 0\n"}
+    folder = write(tmp_path / "lists", lists)
+    (tmp_path / "frames").mkdir()
+    samples = load_samples("list", tmp_path / "frames", "train", lists=str(folder))
+    assert listed(samples) == [("12", "rise", 30)] and samples[0].source == str(tmp_path / "frames" / "12")
+
+
+def test_hmdb51_s_classes_are_in_alphabetical_order(tmp_path):
+    names = ("kick_ball", "kick", "sword_exercise", "sword")
+    files = {f"splits/{name}_test_split1.txt": f"{name}.avi 1\n" for name in names}
+    samples = load_samples("hmdb51", write(tmp_path, files), "train")
+    assert samples.classes == ("kick", "kick_ball", "sword", "sword_exercise")
+    assert [path for path, name, _ in listed(samples) if name == "kick"] == ["kick/kick.avi"]
+
+
+def test_kinetics_takes_videos_only_and_of_two_copies_the_first(tmp_path):
+    files = {name: text for name, text in LAYOUTS["kinetics-400"].items() if name.endswith("csv")}
+    copies = [f"train/abc_000010_000020.{kind}" for kind in ("json", "mkv", "mp4", "txt")]
+    root = write(
+        tmp_path, files | dict.fromkeys(copies) | {"train/zumba/abc_000010_000020.mp4": None, "val/x.mp4": None}
+    )
+    assert load_samples("kinetics-400", root, "train").path(0) == "train/abc_000010_000020.mkv"
+
+
+def test_mini_kinetics_counts_what_kinetics_does_not_have(tmp_path):
+    root = write(tmp_path, LAYOUTS["mini-kinetics-200"] | {"train_ytid_list.txt": "abc\nnowhere\n"})
+    samples = load_samples("mini-kinetics-200", root, "train")
+    assert len(samples) == 1 and samples.listed == 2
+    shutil.rmtree(root / "train")
+    shutil.rmtree(root / "val")
+    (root / "train").mkdir()
+    (root / "val").mkdir()
+    with pytest.raises(FileNotFoundError, match="none of the"):
+        load_samples("mini-kinetics-200", root, "train")
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "test"])
+def test_other_names_of_the_second_split(tmp_path, name):
+    root = write(tmp_path, {"train/a/1.mp4": None, f"{name}/a/2.mp4": None})
+    assert listed(load_samples("folder", root, "val")) == [(f"{name}/a/2.mp4", "a", None)]
+    with pytest.raises(ValueError, match="val_share is for a folder without splits"):
+        load_samples("folder", root, "val", val_share=0.5)
+    shutil.rmtree(root / name)
+    with pytest.raises(ValueError, match="has a folder train and none of val, validation, valid and test"):
+        load_samples("folder", root, "val")
 
 
 def test_a_folder_without_splits_is_split_by_name(tmp_path):
@@ -261,6 +314,8 @@ def test_the_built_in_data_set_is_read_from_its_lists(arrow_root):
     assert (val.sampling, val.flip) == ("mirrored", True)
     with pytest.raises(IndexError, match="no sample 32 among 32"):
         val[32]
+    with pytest.raises(TypeError, match="one by one"):
+        val[:5]
 
 
 def test_the_fingerprint_follows_the_lists_and_not_the_place(arrow_root, tmp_path):
@@ -288,7 +343,14 @@ BAD = [
     ("something-v1", "something-something-v1-validation.csv", "3,Dropping", "line 1: needed 'id;label'"),
     ("something-v1", "something-something-v1-validation.csv", "3;Droping", "line 1: unknown class 'Droping'"),
     ("something-v2", "something-something-v2-validation.json", "[{]", "line 1: no JSON"),
-    ("something-v2", "something-something-v2-validation.json", '[{"id": 3}]', "line 1: needed an entry with id and"),
+    ("something-v2", "something-something-v2-validation.json", '[{"id": 3}]', "entry 1: needed an entry with id and"),
+    ("something-v2", "something-something-v2-validation.json", "[" + "1" * 5000 + "]", "no JSON that can be read"),
+    (
+        "something-v2",
+        "something-something-v2-validation.json",
+        '[{"id": "\\ud800", "template": "Dropping something"}]',
+        "entry 1: no usable path",
+    ),
     ("something-v2", "something-something-v2-labels.json", '{"a": "0", "b": "2"}', "labels must be 0..1, each once"),
     ("kinetics-400", "annotations/val.csv", "label,youtube_id\n", "line 1: needed the columns .*, lacks time_start"),
     (
@@ -298,7 +360,7 @@ BAD = [
         "line 2: needed a label, an id and two times",
     ),
     ("kinetics-400", "annotations/val.csv", KINETICS + "yodeling,xyz,3,13,val\n", "line 2: unknown class 'yodeling'"),
-    ("mini-kinetics-200", "val_ytid_list.txt", "xyz\nnope\n", "line 2: nope is in neither list of Kinetics"),
+    ("mini-kinetics-200", "val_ytid_list.txt", "nope\n", "the list names no video"),
     ("ucf101", "ucfTrainTestlist/testlist01.txt", "v_B_g01_c01.avi\n", "line 1: needed 'Class/video.avi'"),
     ("ucf101", "ucfTrainTestlist/testlist01.txt", "Archery/v.avi 1\n", "line 1: class Archery is number 2, got 1"),
     ("ucf101", "ucfTrainTestlist/classInd.txt", "1 A\n3 B\n", "line 2: needed '2 ClassName', got '3 B'"),
@@ -324,6 +386,29 @@ def test_harmless_differences_are_accepted(tmp_path):
     (root / "val.txt").write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:]]).encode())
     paths = [path for path, _, _ in listed(load_samples("list", root, "val"))]
     assert paths == ["with space.mp4", "视频.mp4", "inside.mp4", "dot.mp4"]
+
+
+def test_absolute_paths_below_a_link_or_a_relative_root(tmp_path, monkeypatch):
+    root = write(tmp_path / "data", LAYOUTS["list"])
+    (root / "val.txt").write_text(f"{root}/inside.mp4 3 1\n")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(write(tmp_path / "other", {"x": None}))
+    for name in (tmp_path / "link", "../data"):
+        assert load_samples("list", name, "val").path(0) == "inside.mp4"
+
+
+def test_a_label_that_cannot_be_one_is_named(tmp_path):
+    root = write(tmp_path, {"train.txt": "a.mp4 0\nb.mp4 99999999\n", "val.txt": "c.mp4 0\n"})
+    with pytest.raises(ValueError, match=r"train\.txt, line 2: label 99999999: without classes.txt"):
+        load_samples("list", root, "train")
+
+
+def test_a_file_name_that_is_no_text(tmp_path):
+    for name in (b"\xff.mp4", b"ok.mp4"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        open(os.path.join(os.fsencode(tmp_path), b"a", name), "w").close()
+    sources = [sample.source for split in ("train", "val") for sample in load_samples("folder", tmp_path, split)]
+    assert len(sources) == 2 and all(os.path.exists(source) for source in sources)
 
 
 def test_text_that_is_not_utf8_is_named_by_line(tmp_path):
@@ -428,5 +513,10 @@ def test_videos_that_a_check_found_bad_are_left_out_and_counted(tmp_path):
     assert listed(samples) == [(paths[0], "brush_hair", 71), (paths[2], "wave", 80)]
     assert samples.listed == 3 and samples.coverage == pytest.approx(66.7, abs=0.1)
     assert samples.fingerprint != load_samples("hmdb51", root, "train").fingerprint
+    whole = checked(tmp_path / "whole", dict.fromkeys(paths, 50), {})
+    assert (
+        load_samples("hmdb51", root, "train", checked=whole).fingerprint
+        == load_samples("hmdb51", root, "train").fingerprint
+    )
     with pytest.raises(ValueError, match="does not know 1 of the 1 videos listed, the first being .*w2.avi"):
         load_samples("hmdb51", root, "val", checked=folder)

@@ -45,6 +45,14 @@ def test_an_ensemble_refuses_what_does_not_belong_together(other, text):
         ensemble([])
 
 
+def test_a_network_with_other_classes_than_the_list_is_refused(val_samples):
+    loader = make_loader(val_samples, 4, DataConfig(size=16, workers=0), batch=5)
+    with pytest.raises(
+        ValueError, match="other classes or another order: .*load the checkpoint with the list's classes"
+    ):
+        evaluate(nn.Identity(), loader, Accelerator(cpu=True), val_samples.classes[::-1])
+
+
 def test_skipped_videos_count_nowhere():
     part = scores([[0.0, 1.0], [0.0, 1.0], [5.0, 1.0]], labels=(1, 0, -1))
     assert part.skipped == 1 and part.topk(1) == 50

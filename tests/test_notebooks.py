@@ -1,6 +1,7 @@
 """Every notebook, run as papermill runs it, on data small enough to take seconds."""
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
@@ -88,6 +89,23 @@ def test_costs_counts_measures_and_draws(tmp_path):
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
 
 
+def test_your_own_videos_makes_checks_trains_and_looks(tmp_path):
+    small = {"clips_a_class": 6, "num_frames": 4, "size": 32, "epochs": 1, "batch": 4, "workers": 0}
+    notebook = execute("your_own_videos", tmp_path, out_dir=str(tmp_path / "out"), **small)
+    told = printed(notebook)
+    bad = pd.read_csv(tmp_path / "out" / "checked" / "bad.csv").path.tolist()
+    assert sorted(path.rsplit("/")[-1] for path in bad) == ["broken_download.mp4", "empty.mp4"]
+    result = runs.load(tmp_path / "out").iloc[0]
+    assert result.train_videos + result.videos == 24 and result.train_listed + result.listed == 26
+    for views in ("1 clip(s) x 1 crop(s)", "2 clip(s) x 1 crop(s)", "2 clip(s) x 3 crop(s)"):
+        assert f"{views}: top-1" in told
+    names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips")
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    again = execute("your_own_videos", tmp_path, out_dir=str(tmp_path / "out"), **small)
+    assert "found the finished run" in printed(again)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
     [
@@ -100,12 +118,14 @@ def test_costs_counts_measures_and_draws(tmp_path):
         ("train", {"name": "../x"}, "name must be usable as a folder's name, got '../x'"),
         ("train", {"model": "ctnet_quickstrat"}, "did you mean 'ctnet_quickstart'"),
         ("train", {"root": "/no/such/folder"}, "no folder /no/such/folder"),
+        ("your_own_videos", {"root": "/no/such/folder"}, "no folder /no/such/folder"),
+        ("your_own_videos", {"clips_a_class": 1}, "clips_a_class must be at least 4, got 1"),
         ("costs", {"size": 16}, "size must be at least 32, got 16"),
         ("quickstart", {"runs_dir": "no/such/folder"}, "no folder .*no/such/folder"),
     ],
 )
 def test_a_bad_parameter_is_one_line_before_any_work(tmp_path, name, parameters, text):
-    where = {"out_dir": str(tmp_path / "out")} if name == "train" else {}
+    where = {} if name == "quickstart" else {"out_dir": str(tmp_path / "out")}
     with pytest.raises(PapermillExecutionError, match=text) as caught:
         execute(name, tmp_path, **parameters, **where)
     assert caught.value.ename == "ParameterError" and caught.value.exec_count <= 4

@@ -125,9 +125,8 @@ def test_latency_vs_gflops_draws_what_gflops_alone_would_promise():
 
 
 def test_frames_sampled_has_a_line_of_dots_a_clip():
-    frames = np.zeros((10, 8, 8, 3), np.uint8)
     clips = {"sparse": np.array([[1, 4], [0, 5]]), "dense": np.array([[2, 3]])}
-    top, axes = plotting.frames_sampled(frames, clips, thumbnails=4).axes
+    top, axes = plotting.frames_sampled(np.zeros((4, 8, 8, 3), np.uint8), 10, clips).axes
     assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 4], [0, 5], [2, 3]]
     assert [line.get_ydata()[0] for line in axes.lines] == [0, 1, 2] and len(top.images) == 4
     assert [label.get_text() for label in axes.get_yticklabels()] == ["sparse", "dense"]

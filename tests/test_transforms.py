@@ -64,6 +64,22 @@ def test_flips_swap_labels_by_name():
     assert list(flipped[flipped]) == list(range(len(CLASSES)))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("swipe_left", "swipe_right"),
+        ("left_to_right", "right_to_left"),
+        ("TurnLeft", "TurnRight"),
+        ("turn leftward", "turn rightward"),
+        ("左", "右"),
+        ("turn-clockwise", "turn_counter_clockwise"),
+    ],
+)
+def test_flips_swap_however_the_sides_are_spelt(names):
+    assert transforms.flipped_labels(names).tolist() == [1, 0]
+    assert transforms.flipped_labels(("rightly done", "upright", "theft")).tolist() == [0, 1, 2]
+
+
 def test_flips_of_something_something_s_names():
     classes = (
         "Turning the camera left while filming something",

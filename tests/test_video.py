@@ -70,6 +70,8 @@ ENCODED = {
     "h264 refresh.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}),
     "h264.avi": ("libx264", {"g": "24", "bf": "0"}),
     "h264 B.avi": ("libx264", {"g": "24", "bf": "3"}),
+    "hevc.mp4": ("libx265", {"x265-params": "keyint=24:bframes=3:log-level=none"}),
+    "av1.mp4": ("libsvtav1", {"preset": "12", "g": "24", "svtav1-params": "lp=1"}),
     "vp9.webm": ("libvpx-vp9", {"g": "24", "deadline": "realtime", "cpu-used": "8", "b": "2M"}),
     "vp9 hidden.webm": ("libvpx-vp9", {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "5", "b": "2M"}),
     "vp8.webm": ("libvpx", {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "5", "b": "2M"}),
@@ -308,6 +310,36 @@ def bad_files(folder, sources):
         "missing.mp4": "no such file",
     }
     return {name: told for name, (_, told) in contents.items()} | others
+
+
+def test_a_title_in_another_encoding_is_no_damage(tmp_path):
+    encode(tmp_path / "plain.avi", "mpeg4", {"g": "12"}, frames=coded_frames(5))
+    with av.open(str(tmp_path / "plain.avi")) as source, av.open(str(tmp_path / "titled.avi"), "w") as made:
+        made.metadata["title"] = "cafe"
+        stream = made.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+    content = (tmp_path / "titled.avi").read_bytes()
+    assert content.count(b"cafe") == 1
+    (tmp_path / "titled.avi").write_bytes(content.replace(b"cafe", b"caf\xe9"))
+    assert count_frames(tmp_path / "titled.avi") == 5
+
+
+@pytest.mark.parametrize("layout", ["h264 short GOP.mp4", "vp8.webm", "mpeg4 B.avi"])
+def test_bytes_changed_anywhere_give_frames_or_one_kind_of_error(sources, tmp_path, layout):
+    content = (sources / layout).read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        spoilt = bytearray(content)
+        for place in rng.integers(0, min(len(content), 4000), 3):
+            spoilt[place] = rng.integers(256)
+        (tmp_path / layout).write_bytes(spoilt)
+        try:
+            assert read_frames(tmp_path / layout, lambda count: [0, count - 1]).ndim == 4
+        except VideoError as error:
+            assert str(error).startswith(str(tmp_path))
 
 
 def test_a_bad_file_is_an_error_with_its_name_and_a_reason(tmp_path, sources):

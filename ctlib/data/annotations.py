@@ -8,6 +8,7 @@ or a path that leaves the root is a ValueError.
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -21,10 +22,11 @@ class Rows:
         file: the annotation file, for errors.
         root: the folder that all paths are below.
         classes: names in label order.
+        unit: what is numbered, for errors.
     """
 
-    def __init__(self, file: Path, root: Path, classes: Sequence[str]):
-        self.file, self.root = file, root
+    def __init__(self, file: Path, root: Path, classes: Sequence[str], unit: str = "line"):
+        self.file, self.root, self.unit = file, root, unit
         self.labels = {name: label for label, name in enumerate(classes)}
         self.num_classes = len(classes)
         self.rows: list[Row] = []
@@ -42,28 +44,33 @@ class Rows:
         if num_frames is not None and num_frames < 1:
             raise self.error(number, f"a video of {num_frames} frames")
         if path in self._seen:
-            raise self.error(number, f"{path} is in line {self._seen[path]} already")
+            raise self.error(number, f"{path} is in {self.unit} {self._seen[path]} already")
         self._seen[path] = number
         self.rows.append((path, label, num_frames))
 
     def below_root(self, number: int, path: str) -> str:
         """The path below the root, with forward slashes; absolute paths inside the root are taken."""
+        try:
+            path.encode("utf-8", "surrogateescape")  # as file names that are no UTF-8 come from the system
+        except UnicodeEncodeError:
+            raise self.error(number, f"no usable path: {path!r}") from None
         if not path or "\0" in path:
             raise self.error(number, f"no usable path: {path!r}")
         if path[0] not in "/." and "/." not in path and "//" not in path and path[-1] != "/":
             return path  # nothing to mend, as in nearly all of a million lines
         pure = PurePosixPath(path)
         if pure.is_absolute():
-            try:
-                pure = pure.relative_to(self.root.absolute().as_posix())
-            except ValueError:
-                raise self.error(number, f"{path} is outside the root {self.root}") from None
+            roots = {os.path.abspath(self.root), os.path.realpath(self.root)}
+            inside = [root for root in roots if pure.is_relative_to(root)]
+            if not inside:
+                raise self.error(number, f"{path} is outside the root {self.root}")
+            pure = pure.relative_to(inside[0])
         if ".." in pure.parts or not pure.parts:
             raise self.error(number, f"{path} is outside the root {self.root}")
         return str(pure)
 
     def error(self, number: int, what: str) -> ValueError:
-        return ValueError(f"{self.file}, line {number}: {what}")
+        return ValueError(f"{self.file}, {self.unit} {number}: {what}")
 
     def all(self) -> list[Row]:
         if not self.rows:
@@ -101,7 +108,7 @@ def text_of(file: Path) -> str:
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line that is not empty."""
     for number, line in enumerate(text_of(file).split("\n"), start=1):
-        line = line.strip("\r \t")
+        line = line.strip()
         if line:
             yield number, line
 
@@ -116,6 +123,9 @@ def read_classes(file: Path) -> tuple[str, ...]:
     if not seen:
         raise ValueError(f"{file}: the list names no class")
     return tuple(seen)
+
+
+MOST_CLASSES = 100_000  # that a list without names can have; more is a column taken for another
 
 
 def read_list(file: Path, root: Path, classes: Sequence[str] | None = None) -> list[Row]:
@@ -137,6 +147,8 @@ def read_list(file: Path, root: Path, classes: Sequence[str] | None = None) -> l
         label = int(parts[-1])
         if classes is None:
             rows.num_classes = max(rows.num_classes, label + 1)
+            if label > MOST_CLASSES:
+                raise rows.error(number, f"label {label}: without classes.txt, labels up to {MOST_CLASSES} are taken")
         rows.add(number, parts[0], label, int(parts[1]) if columns == 3 else None)
     return rows.all()
 
@@ -159,12 +171,12 @@ def read_something_v1(file: Path, root: Path, classes: Sequence[str], folder: st
 def read_something_v2(file: Path, root: Path, classes: Sequence[str], folder: str) -> list[Row]:
     """A JSON list of {"id", "template"}; the class is the template without its brackets.
 
-    Errors name the entry (from 1) as the line.
+    Errors name the entry, from 1.
     """
     entries = _json(file)
     if not isinstance(entries, list):
         raise ValueError(f"{file}: needed a list of entries with id and template")
-    rows = Rows(file, root, classes)
+    rows = Rows(file, root, classes, unit="entry")
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "template")):
             raise rows.error(number, f"needed an entry with id and template, got {str(entry)[:80]}")
@@ -185,12 +197,17 @@ def read_something_v2_classes(file: Path) -> tuple[str, ...]:
     return tuple(order)
 
 
-def read_usage(file: Path) -> dict:
-    """How the set that `prepare` read was used: its sampling and whether it was flipped."""
+def read_usage(file: Path, split: str) -> dict:
+    """What `prepare` wrote down of a split: how it is used, how many videos were listed, what it was made from."""
     record = _json(file)
-    used = {name: record.get(name) for name in ("sampling", "flip")} if isinstance(record, dict) else {}
-    if not isinstance(used.get("sampling"), str) or not isinstance(used.get("flip"), bool):
-        raise ValueError(f"{file}: needed the sampling and flip of the set that was prepared")
+    try:
+        part = record["splits"][split]
+        used = {"sampling": record["sampling"], "flip": record["flip"], "listed": part["listed"]}
+        used["made_from"] = f"{sorted(record['parameters'].items())} {part['fingerprint']}"
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{file}: it does not say how {split} was prepared") from None
+    if not (isinstance(used["sampling"], str) and isinstance(used["flip"], bool) and isinstance(used["listed"], int)):
+        raise ValueError(f"{file}: needed the sampling, the flip and the number of videos of the set that was prepared")
     return used
 
 
@@ -200,6 +217,8 @@ def _json(file: Path):
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}, line {error.lineno}: no JSON ({error.msg})") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{file}: no JSON that can be read ({error})") from None
     except RecursionError:
         raise ValueError(f"{file}: no JSON that can be read: too deep") from None
 
@@ -246,7 +265,7 @@ def read_ucf101(file: Path, root: Path, classes: Sequence[str], folder: str) -> 
     """`Class/video.avi` lines, in the training lists with the class's number from 1 behind it."""
     rows = Rows(file, root, classes)
     for number, line in lines_of(file):
-        path, _, given = line.partition(" ")
+        path, given = [*line.split(maxsplit=1), "", ""][:2]
         name, slash, _ = path.partition("/")
         if not slash:
             raise rows.error(number, f"needed 'Class/video.avi', got {line!r}")

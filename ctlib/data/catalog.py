@@ -37,10 +37,8 @@ class Samples(Sequence):
         sampling: name of the sampling (`sampling.SAMPLINGS`) that the data set is used with.
         flip: whether the data set is trained with horizontal flips.
         listed: how many videos the annotation lists; more than `len`, where a check left some out.
-        fingerprint: 12 hex digits that change with any path, label, frame number or class name, and
-            with `made_from`.
-
-    Args:
+        fingerprint: 12 hex digits that change with any path, label, annotated frame number or class
+            name, and with `made_from`.
         made_from: what else tells this data set from another with the same lists.
     """
 
@@ -55,11 +53,13 @@ class Samples(Sequence):
         made_from: str = "",
     ):
         self.classes, self.root, self.sampling, self.flip = tuple(classes), Path(root), sampling, flip
+        self.made_from = made_from
         digest = hashlib.sha256(repr((self.classes, made_from)).encode())
         self._labels, self._frames, ends, text = array("i"), array("i"), array("q", [0]), bytearray()
         for path, label, num_frames in rows:
-            digest.update(f"{path} {label} {num_frames}\n".encode())
-            text += path.encode()
+            path = path.encode("utf-8", "surrogateescape")  # a file's name may be no text
+            digest.update(b"%s %d %s\n" % (path, label, str(num_frames).encode()))
+            text += path
             ends.append(len(text))
             self._labels.append(label)
             self._frames.append(num_frames or 0)
@@ -71,6 +71,8 @@ class Samples(Sequence):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Sample:
+        if not isinstance(index, int):
+            raise TypeError(f"samples are taken one by one, by an integer, got {index!r}")
         if not -len(self) <= index < len(self):
             raise IndexError(f"no sample {index} among {len(self)}")
         return Sample(os.path.join(self.root, self.path(index)), self._labels[index], self._frames[index] or None)
@@ -78,7 +80,12 @@ class Samples(Sequence):
     def path(self, index: int) -> str:
         """The sample's path below the root, with forward slashes."""
         index %= len(self)
-        return self._text[self._ends[index] : self._ends[index + 1]].decode()
+        return self._text[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
+
+    def count(self, num_frames: dict[str, int]) -> None:
+        """Take numbers of frames that were counted, by path, where the annotation gives none."""
+        for index, annotated in enumerate(self._frames):
+            self._frames[index] = annotated or num_frames[self.path(index)]
 
     @property
     def coverage(self) -> float:
@@ -94,53 +101,81 @@ def load_arrow(root: Path, split: str) -> Samples:
     return Samples(rows, classes, root, sampling="mirrored", flip=True, made_from=made_from)
 
 
-def load_list(root: Path, split: str) -> Samples:
-    """`train.txt` and `val.txt` in `root`: `path num_frames label` or `path label`, paths below the root.
+def load_list(root: Path, split: str, lists: str | None = None) -> Samples:
+    """Lists of `path num_frames label` or `path label` lines, with paths below `root`.
 
-    Class names are the lines of `classes.txt`, if there is one; else the labels themselves. A set made by
+    `train.txt` and `val.txt`, or `train_videofolder.txt` and `val_videofolder.txt` as TSM and the authors
+    call them, in the folder `lists`, which is `root` if not given. Class names are the lines of
+    `classes.txt` or `category.txt` there, if there is one; else the labels themselves. A set made by
     `prepare` is used as the one that it was made from.
     """
-    names, used = root / "classes.txt", {"flip": True}
-    if (root / "prepared.json").is_file():
-        used = annotations.read_usage(root / "prepared.json")
-    if names.is_file():
-        classes = annotations.read_classes(names)
-        return Samples(annotations.read_list(root / f"{split}.txt", root, classes), classes, root, **used)
-    parts = [part for part in _SPLITS if part == split or (root / f"{part}.txt").is_file()]
-    rows = {part: annotations.read_list(root / f"{part}.txt", root) for part in parts}
+    folder = root if lists is None else Path(lists).expanduser()
+    files = {}
+    for part in _SPLITS:
+        names = (f"{part}.txt", f"{part}_videofolder.txt")
+        files[part] = annotations.find(folder, *names) if part == split or _has(folder, *names) else None
+    made = folder / "prepared.json"
+    used = annotations.read_usage(made, split) if made.is_file() else {"flip": True}
+    if _has(folder, "classes.txt", "category.txt"):
+        classes = annotations.read_classes(annotations.find(folder, "classes.txt", "category.txt"))
+        return Samples(annotations.read_list(files[split], root, classes), classes, root, **used)
+    rows = {part: annotations.read_list(file, root) for part, file in files.items() if file}
     labels = range(1 + max(label for part in rows.values() for _, label, _ in part))
     return Samples(rows[split], [str(label) for label in labels], root, **used)
 
 
-def load_folder(root: Path, split: str, val_share: float = 0.2) -> Samples:
+def _has(folder: Path, *names: str) -> bool:
+    return any((folder / name).is_file() for name in names)
+
+
+def load_folder(root: Path, split: str, val_share: float | None = None) -> Samples:
     """A folder of class folders; in each, video files or folders of frames.
 
-    With folders `train` and `val` in the root, these are the splits. Else `val_share` of each class is
-    for testing: the first by a digest of the file names, so the choice is the same everywhere. Cut
-    parts of one recording would then land on both sides: give such a set folders `train` and `val`.
+    With folders `train` and `val` (or `validation`, `valid`, `test`) in the root, these are the splits.
+    Else `val_share` of each class, a fifth if not given, is for testing: the first by a digest of the
+    file names, so the choice is the same everywhere. Cut parts of one recording would then land on both
+    sides: give such a set folders `train` and `val`.
     """
+    names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
+    tests = [name for name in ("val", "validation", "valid", "test") if name in names]
+    if "train" in names and tests:
+        if val_share is not None:
+            raise ValueError(f"val_share is for a folder without splits, and {root} has train and {tests[0]}")
+        return _load_given_splits(root, {"train": "train", "val": tests[0]}, split)
+    if "train" in names:
+        raise ValueError(f"{root} has a folder train and none of val, validation, valid and test")
+    val_share = 0.2 if val_share is None else val_share
     if not 0 < val_share < 1:
         raise ValueError(f"val_share must be between 0 and 1, got {val_share}")
-    given = all((root / part).is_dir() for part in _SPLITS)
-    classes = _class_folders(root / "train") if given else _class_folders(root)
-    if not classes:
+    classes, rows = _class_folders(root), []
+    for label, name in enumerate(classes):
+        videos = _videos(root / name)
+        if len(videos) < 2:
+            raise ValueError(f"{root / name}: a class needs at least 2 videos, one for testing, got {len(videos)}")
+        order = sorted(videos, key=lambda video: hashlib.sha256(os.fsencode(video)).digest())
+        tested = set(order[: max(1, round(val_share * len(videos)))])
+        rows += [(f"{name}/{video}", label, None) for video in videos if (video in tested) == (split == "val")]
+    if not rows:
         raise ValueError(f"{root}: no class folders")
+    return Samples(rows, classes, root, flip=True)
+
+
+def _load_given_splits(root: Path, folders: dict[str, str], split: str) -> Samples:
+    classes = _class_folders(root / folders["train"])
+    here = root / folders[split]
+    if others := set(_class_folders(here)) - set(classes):
+        raise ValueError(f"{here}: classes that train does not have: {', '.join(sorted(others))}")
     rows = []
     for label, name in enumerate(classes):
-        folder = (root / split if given else root) / name
-        videos = sorted(entry.name for entry in os.scandir(folder) if _is_source(entry)) if folder.is_dir() else []
-        if not given:
-            if len(videos) < 2:
-                raise ValueError(f"{folder}: a class needs at least 2 videos, one for testing, got {len(videos)}")
-            videos.sort(key=lambda video: hashlib.sha256(video.encode()).digest())
-            first = max(1, round(val_share * len(videos)))
-            videos = sorted(videos[:first] if split == "val" else videos[first:])
-        rows += [((folder / video).relative_to(root).as_posix(), label, None) for video in videos]
-    if given and (others := set(_class_folders(root / split)) - set(classes)):
-        raise ValueError(f"{root / split}: classes that train does not have: {', '.join(sorted(others))}")
+        if (here / name).is_dir():
+            rows += [(f"{folders[split]}/{name}/{video}", label, None) for video in _videos(here / name)]
     if not rows:
-        raise ValueError(f"{root}: no video in the class folders of {split}")
+        raise ValueError(f"{here}: no videos in class folders")
     return Samples(rows, classes, root, flip=True)
+
+
+def _videos(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if _is_source(entry))
 
 
 def load_something_v1(root: Path, split: str) -> Samples:
@@ -160,9 +195,9 @@ def load_something_v2(root: Path, split: str) -> Samples:
     kinds = ("something-something-v2-{}.json", "{}.json")
     places = [f"{place}{kind}" for kind in kinds for place in ("", "labels/", "annotations/")]
     classes = annotations.read_something_v2_classes(annotations.find(root, *(name.format("labels") for name in places)))
-    folder = annotations.find_folder(root, "20bn-something-something-v2", "videos", "")
+    folder = annotations.find_folder(root, "20bn-something-something-v2", "videos", "frames", "rawframes", "")
     file = annotations.find(root, *(name.format(part) for name in places))
-    rows = annotations.read_something_v2(file, root, classes, _below(folder, root))
+    rows = _as_folders(annotations.read_something_v2(file, root, classes, _below(folder, root)), root)
     return Samples(rows, classes, root)
 
 
@@ -186,8 +221,8 @@ def load_kinetics(root: Path, split: str) -> Samples:
 def load_mini_kinetics(root: Path, split: str) -> Samples:
     """Mini-Kinetics-200: lists of YouTube ids (`train_ytid_list.txt`, `val_ytid_list.txt`) over Kinetics-400.
 
-    Its videos may lie in either part of Kinetics. The classes are those that the lists meet, in
-    alphabetical order.
+    Its videos may lie in either part of Kinetics; an id that neither CSV has counts as listed and
+    missing. The classes are those that the lists meet, in alphabetical order.
     """
     names = ("{}_ytid_list.txt", "annotations/{}_ytid_list.txt")
     files = {part: annotations.find(root, *(name.format(part) for name in names)) for part in _SPLITS}
@@ -200,11 +235,12 @@ def load_mini_kinetics(root: Path, split: str) -> Samples:
     rows = annotations.Rows(files[split], root, classes)
     videos = {part: _KineticsVideos(root, part, classes) for part in _SPLITS}
     for number, identity in chosen[split]:
-        if identity not in known:
-            raise rows.error(number, f"{identity} is in neither list of Kinetics")
-        part, name, *clip = known[identity]
-        rows.add(number, videos[part].path(name, *clip), name)
-    return Samples(rows.all(), classes, root, sampling="dense", flip=True)
+        if identity in known:
+            part, name, *clip = known[identity]
+            rows.add(number, videos[part].path(name, *clip), name)
+    if rows.rows and all(found.asked == found.missing for found in videos.values()):
+        videos["train"].refuse_none(files[split])
+    return Samples(rows.all(), classes, root, sampling="dense", flip=True, listed=len(chosen[split]))
 
 
 def load_ucf101(root: Path, split: str, fold: int = 1) -> Samples:
@@ -226,11 +262,12 @@ def load_hmdb51(root: Path, split: str, fold: int = 1) -> Samples:
     files = sorted(lists.glob(f"*{ending}"))
     if not files:
         raise FileNotFoundError(f"no annotation file *{ending} in {lists}")
-    classes = [file.name.removesuffix(ending) for file in files]
+    classes = sorted(file.name.removesuffix(ending) for file in files)
     folder = annotations.find_folder(root, "hmdb51_org", "videos", "rawframes", "")
     wanted = 1 if split == "train" else 2
     rows = []
-    for name, file in zip(classes, files, strict=True):
+    for name in classes:
+        file = lists / f"{name}{ending}"
         rows += annotations.read_hmdb51(file, root, classes, _below(folder, root), name, wanted)
     if not rows:
         raise ValueError(f"{lists}: the lists name no video for {split}")
@@ -251,12 +288,13 @@ class _KineticsVideos:
         self.found, self.asked, self.missing = {}, 0, 0
         self.below = _below(self.folder, root)
         spelt = {spelling for name in classes for spelling in (name, name.replace(" ", "_"))}
-        for entry in os.scandir(self.folder):
+        # Of several copies the first by name is taken, on every machine the same.
+        for entry in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
             if entry.name in spelt and entry.is_dir():
-                for video in os.listdir(entry.path):
-                    self.found[os.path.splitext(video)[0]] = f"{entry.name}/{video}"
-            else:
-                self.found[os.path.splitext(entry.name)[0]] = entry.name
+                for video in _videos(Path(entry.path)):
+                    self.found.setdefault(os.path.splitext(video)[0], f"{entry.name}/{video}")
+            elif _is_source(entry):
+                self.found.setdefault(os.path.splitext(entry.name)[0], entry.name)
 
     def path(self, name: str, identity: str, start: int, end: int) -> str:
         """The video's path below the root, or the one that it would have."""
@@ -293,7 +331,7 @@ def _is_source(entry: os.DirEntry) -> bool:
 
 
 def _as_folders(rows: list[Row], root: Path) -> list[Row]:
-    """Rows of AVI files as rows of frame folders, where the first is there only as such."""
+    """Rows of video files as rows of frame folders, where the first is there only as such."""
     first = rows[0][0]
     if (root / first).exists() or not (root / first).with_suffix("").is_dir():
         return rows
@@ -327,7 +365,8 @@ def load_samples(name: str, root: str | Path, split: str, checked: str | Path | 
         split: "train" or "val", the split that accuracies are reported on.
         checked: the folder in which `check-videos` left its lists. Videos that it found bad are left
             out, which `coverage` then tells, and the numbers of frames that it counted are taken.
-        options: `fold` (1, 2 or 3) of UCF101 and HMDB51, `val_share` of a folder without splits.
+        options: `fold` (1, 2 or 3) of UCF101 and HMDB51, `val_share` of a folder without splits, `lists`,
+            the folder of the lists of a `list`.
 
     Raises:
         ValueError: an unknown name, split or option, an annotation file with a bad line, or listed
@@ -354,8 +393,7 @@ def _only_good(samples: Samples, checked: Path) -> Samples:
     for index in range(len(samples)):
         path = samples.path(index)
         if path in good:
-            _, label, num_frames = samples[index]
-            rows.append((path, label, num_frames or good[path]))
+            rows.append((path, *samples[index][1:]))
         elif path not in bad:
             unchecked.append(path)
     if unchecked:
@@ -365,4 +403,7 @@ def _only_good(samples: Samples, checked: Path) -> Samples:
         )
     if not rows:
         raise ValueError(f"{checked} has no good video among the {len(samples)} listed")
-    return Samples(rows, samples.classes, samples.root, samples.sampling, samples.flip, listed=len(samples))
+    used = samples.sampling, samples.flip, samples.listed, samples.made_from
+    kept = Samples(rows, samples.classes, samples.root, *used)
+    kept.count(good)
+    return kept

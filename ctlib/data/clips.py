@@ -30,7 +30,8 @@ class ClipDataset(Dataset):
         train: random views, or all test views.
         flip: horizontal flips in training, with labels swapped by name (`transforms.flipped_labels`); as
             the data set is used if not given.
-        short_side: pixels, to which test frames are brought before the crop; `size` if not given.
+        short_side: pixels, to which test frames are brought before the crop; if not given 256 for a size of
+            224, as the authors do, else `size`.
         clips, crops: test views a video.
         seed: of everything random.
         on_error: "stop", or "skip": an unreadable video gives zeros and the label `SKIPPED`, with a warning,
@@ -62,7 +63,7 @@ class ClipDataset(Dataset):
     ):
         name = samples.sampling if sampling is None else sampling
         check_choice("sampling", name, SAMPLINGS)
-        self.short_side = size if short_side is None else short_side
+        self.short_side = (256 if size == 224 else size) if short_side is None else short_side
         if self.short_side < size:
             raise ValueError(f"short_side must be at least size, got {short_side} and {size}")
         self.samples, self.num_frames, self.size, self.sampling = samples, num_frames, size, SAMPLINGS[name]
@@ -154,7 +155,10 @@ def train_loader(samples: Samples, num_frames: int, config: DataConfig, batch: i
 
 
 def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: int) -> DataLoader:
-    """Batches (n, clips * crops, 3, T, size, size) and labels, every video once, in order."""
+    """Batches (n, clips * crops, 3, T, size, size) and labels, every video once, in order.
+
+    `batch` is a number of views: as many as of clips in training fit into memory then.
+    """
     dataset = ClipDataset(
         samples,
         num_frames,
@@ -166,7 +170,7 @@ def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: in
         on_error=config.on_error,
         decoder=config.decoder,
     )
-    return _loader(dataset, config, batch_size=batch)
+    return _loader(dataset, config, batch_size=max(1, batch // (config.clips * config.crops)))
 
 
 def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:
@@ -174,6 +178,7 @@ def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:
         dataset,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
+        timeout=600 if config.workers else 0,  # seconds; a decoder that hangs must not stop training in silence
         pin_memory=torch.cuda.is_available(),
         # Of its own: a loader draws from the global one now and then, which dropout would feel.
         generator=torch.Generator(),

@@ -91,7 +91,6 @@ def prepare(
     targets = _targets(listed, samples.root)
     # How the data set is used, which a plain list does not say.
     record = _begin(out, {"short_side": short_side, "gop": gop}) | {"sampling": samples.sampling, "flip": samples.flip}
-    _write(out / RECORD, json.dumps(record, indent=2) + "\n")
 
     frames, failed, encoded = _encode_all(
         samples.root, listed, targets, out, short_side, gop, workers, limit_seconds, on_done, start_method
@@ -109,6 +108,7 @@ def prepare(
             "videos": len(good[name]),
             "fingerprint": split.fingerprint,
         }
+    _write(out / RECORD, json.dumps(record, indent=2) + "\n")  # `load_samples` reads it
     name = next(iter(splits))
     loading = measure_loading(splits[name], good[name], load_samples("list", out, name))
     reasons = Counter(reason.partition(":")[0] for reason in failed.values())

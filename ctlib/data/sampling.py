@@ -21,6 +21,8 @@ class Sparse:
     def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
         """The centres of the segments, then their starts: the authors' first and second clip. (clips, T).
 
+        (But for a frame in one length of a hundred, where their n / T is rounded.)
+
         Raises:
             ValueError: more than two clips are asked for.
         """

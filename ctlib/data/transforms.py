@@ -82,8 +82,8 @@ _SIDES = [
     (r"right to left", "left to right"),
     (r"camera left", "camera right"),
     (r"camera right", "camera left"),
-    (r"(?:counter|anti)-?clockwise", "clockwise"),
-    (r"clockwise", "counter-clockwise"),
+    (r"(?:counter|anti)[- ]?clockwise", "clockwise"),
+    (r"clockwise", "counter clockwise"),
 ]
 _SIDED = re.compile("|".join(f"({pattern})" for pattern, _ in _SIDES), re.IGNORECASE)
 
@@ -100,19 +100,24 @@ def flipped_labels(classes: tuple[str, ...]) -> np.ndarray:
         int64 (num_classes,).
     """
 
+    def words(name: str) -> str:
+        """Lower-case words: "TurnLeft", "turn_left" and "Turn-left" are "turn left"."""
+        return re.sub(r"[_\-\s]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).lower()
+
     def canonical(name: str) -> str:
-        return re.sub(r"(?:counter|anti)-?clockwise", "counter-clockwise", name.lower())
+        return re.sub(r"(?:counter|anti)[- ]?clockwise", "counter clockwise", name)
 
     def other_side(match: re.Match) -> str:
         return _SIDES[match.lastindex - 1][1]
 
     def bare(match: re.Match) -> str:
-        return {"left": "right", "right": "left"}[match.group()]
+        return {"left": "right", "right": "left", "左": "右", "右": "左"}[match.group()]
 
-    labels = {canonical(name): label for label, name in enumerate(classes)}
+    names = [words(name) for name in classes]
+    labels = {canonical(name): label for label, name in enumerate(names)}
     flipped = []
-    for name in map(str.lower, classes):
-        swapped = labels.get(re.sub(r"\b(left|right)\b", bare, canonical(name)))
+    for name in names:
+        swapped = labels.get(re.sub(r"\b(?:left|right)(?=(?:wards?)?\b)|[左右]", bare, canonical(name)))
         sided = labels.get(canonical(_SIDED.sub(other_side, name)), -1)
         flipped.append(sided if swapped is None or sided != labels[canonical(name)] else swapped)
     return np.array(flipped)

@@ -233,9 +233,12 @@ def _container(path: str):
     if os.path.getsize(path) == 0:
         raise VideoError(f"{path}: the file is empty")
     try:
-        container = av.open(f"file:{path}")  # else "a:b.mp4" were a protocol
+        # "file:", else "a:b.mp4" were a protocol; a title in another encoding than UTF-8 is no damage.
+        container = av.open(f"file:{path}", metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(f"{path}: not a readable video ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise VideoError(f"{path}: not a readable video (its header is damaged)") from None
     with container:
         stream = container.streams.best("video")
         if stream is None:
