@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -314,6 +315,7 @@ def test_the_built_in_data_set_is_read_from_its_lists(arrow_root):
     assert (val.sampling, val.flip) == ("mirrored", True)
     with pytest.raises(IndexError, match="no sample 32 among 32"):
         val[32]
+    assert val[np.int64(1)] == val[1]
     with pytest.raises(TypeError, match="one by one"):
         val[:5]
 

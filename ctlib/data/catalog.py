@@ -71,7 +71,7 @@ class Samples(Sequence):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Sample:
-        if not isinstance(index, int):
+        if isinstance(index, slice):
             raise TypeError(f"samples are taken one by one, by an integer, got {index!r}")
         if not -len(self) <= index < len(self):
             raise IndexError(f"no sample {index} among {len(self)}")
