@@ -69,7 +69,14 @@ def test_ci_runs_the_readme_s_test_command():
 def test_what_others_build_on_is_there_after_one_import():
     networks = (f"ctlib.{kind}_{trunk}" for kind in ("ctnet", "tsn") for trunk in ("r50", "r101", "inception_v3"))
     others = "cost.count cost.latency cost.interact_field paper.table runs.load data.video.read_frames".split()  # noqa: SIM905
-    others += ["checkpoints.load", "checkpoints.save", "checkpoints.load_released", "build_model"]
+    others += [
+        "data.load_samples",
+        "data.ClipDataset",
+        "checkpoints.load",
+        "checkpoints.save",
+        "checkpoints.load_released",
+        "build_model",
+    ]
     code = "import ctlib; " + ", ".join([*networks, *(f"ctlib.{name}" for name in others)])
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

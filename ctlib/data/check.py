@@ -13,20 +13,17 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 
 from ctlib.config import check_choice
 from ctlib.data import video
-
-if TYPE_CHECKING:  # the catalog reads what is written here
-    from ctlib.data.catalog import Samples
 
 GOOD, BAD = "good.csv", "bad.csv"
 COLUMNS = {GOOD: ("path", "frames"), BAD: ("path", "reason")}
@@ -42,7 +39,7 @@ class Summary(NamedTuple):
 
 
 def check(
-    samples: "Samples",
+    samples: Sequence,
     folder: str | Path,
     workers: int = 2,
     limit_seconds: float = 120.0,
@@ -58,7 +55,7 @@ def check(
     is one of: missing, unreadable, no video stream, fewer frames than listed, truncated, hangs, crash.
 
     Args:
-        samples: one split of a data set. Several splits and folds may share a folder.
+        samples: one split of a data set (`catalog.Samples`). Several splits and folds may share a folder.
         folder: where `good.csv` and `bad.csv` are kept; made if it is not there.
         workers: processes that decode.
         limit_seconds: for one video; what is not done by then "hangs".
