@@ -12,7 +12,7 @@ RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
-.PHONY: help study costs videos bench-loading test test-all lint format lab clean
+.PHONY: help study costs videos bench-loading bench-listing test test-all lint format lab clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -55,6 +55,9 @@ videos: .venv/installed  ## from a folder of clips (made ones) to a trained and 
 
 bench-loading: .venv/installed  ## clips a second that one core loads, ours and other ways (2 minutes)
 	@$(BIN)/python benchmarks/loading.py
+
+bench-listing: .venv/installed  ## seconds and memory to list 240,000 videos (2 minutes)
+	@$(BIN)/python benchmarks/listing.py
 
 test: .venv/installed  ## all tests but the slow ones (at most 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow"

@@ -70,6 +70,14 @@ def test_the_loader_gives_the_same_batches_with_any_number_of_workers(train_samp
     assert batches[0][0] == pytest.approx(torch.stack([clip for clip, _ in expected]).sum().item())
 
 
+def test_workers_that_are_spawned_give_the_same(val_samples):
+    """As on a Mac and on Windows: data set and samples travel to another interpreter."""
+    dataset = clips.ClipDataset(val_samples, 4, 32, clips=2)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context="spawn")
+    views, labels = next(iter(loader))
+    assert torch.equal(views, torch.stack([dataset[0][0], dataset[1][0]])) and labels.tolist() == [0, 1]
+
+
 def test_every_epoch_has_each_video_once_in_another_order():
     sampler = clips.EpochSampler(20, seed=0)
     orders = []
