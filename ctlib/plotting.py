@@ -28,7 +28,7 @@ def learning_curves(histories: dict[str, pd.DataFrame], bound: float | None = No
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     for index, (name, history) in enumerate(histories.items()):
-        colour, marker = f"C{index}", MARKERS[index % len(MARKERS)]
+        colour, marker = f"C{index}", _marker(index)
         left.plot(history.epoch, history.loss, color=colour, marker=marker, label=name)
         right.plot(history.epoch, history.top1, color=colour, marker=marker, label=f"{name}, test")
         right.plot(
@@ -61,9 +61,7 @@ def accuracy_vs_gflops(runs: pd.DataFrame, bound: float | None = None, spread: S
     figure, axes = plt.subplots(figsize=(6.2, 4.2))
     for index, run in enumerate(runs.itertuples()):
         error = None if spread is None else spread[index]
-        axes.errorbar(
-            run.gflops, run.top1, yerr=error, fmt=MARKERS[index % len(MARKERS)], ms=9, capsize=4, color=f"C{index}"
-        )
+        axes.errorbar(run.gflops, run.top1, yerr=error, fmt=_marker(index), ms=9, capsize=4, color=f"C{index}")
         axes.annotate(
             f"{run.name}  {run.top1:.1f} %", (run.gflops, run.top1), (10, 8), textcoords="offset points", weight="bold"
         )
