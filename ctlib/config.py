@@ -1,4 +1,4 @@
-"""What a run is made of, as frozen dataclasses: model, data, recipe, run.
+"""What a run is made of, as frozen dataclasses: model, data, recipe, compute, run.
 
 An ablation is `dataclasses.replace(base, part=other)`. Each value is checked when it is set, and an
 unknown key is refused with the nearest known one, so a run never starts with a parameter that
@@ -166,15 +166,13 @@ class RecipeConfig(Config):
     """How a network is trained (appendix A.1; the defaults are its Something-Something recipe)."""
 
     epochs: int = at_least(1, 45)
-    batch: int = at_least(1, 64)  # clips a step
+    batch: int = at_least(1, 64)  # clips a step, over all processes
     lr: float = at_least(0, 0.02)  # at batch 64; scaled by batch / 64
     warmup: float = at_least(0, 10)  # epochs of linear warm-up, at most all of them
     momentum: float = at_least(0, 0.9)
     weight_decay: float = at_least(0, 5e-4)  # not on biases and batch norms
     clip_norm: float = at_least(0, 20.0)  # bound on the norm of all gradients together
     label_smoothing: float = at_least(0, 0.0)
-    precision: str = one_of(("auto", "fp32", "bf16", "fp16"), "auto")  # auto: fp32 on CPU; bf16, else fp16, on GPU
-    device: str = one_of(("auto", "cpu"), "auto")  # auto: a GPU if there is one
     frozen: str = one_of(("none", "trunk"), "none")  # trunk: `models.freeze_trunk`, as the authors' trainer does
 
     def __post_init__(self):
@@ -184,14 +182,44 @@ class RecipeConfig(Config):
 
 
 @dataclass(frozen=True)
+class ComputeConfig(Config):
+    """How a run is computed, and kept.
+
+    `precision`, `micro_batch` and `sync_batch_norm` change what is learned, as a batch norm sees one
+    micro-batch; the rest changes no more than rounding. How many processes share a batch is no part
+    of it: see `train.train`.
+    """
+
+    device: str = one_of(("auto", "cpu"), "auto")  # auto: a GPU if there is one
+    precision: str = one_of(("auto", "fp32", "bf16", "fp16"), "auto")  # auto: fp32 on CPU; bf16, else fp16, on GPU
+    micro_batch: int | None = at_least(1, None)  # clips that a device takes at once: a batch is gathered from
+    # several if it does not fit; None: batch / processes
+    sync_batch_norm: bool = False  # batch norms over the micro-batches of all processes; on GPUs only
+    channels_last: bool = True  # weights and activations laid out with channels last
+    compile: str = one_of(("none", "inductor", "eager"), "none")  # torch.compile's backend
+    recompute: bool = False  # activation checkpointing: a block's activations are computed again in the backward pass
+    threads: int = at_least(0, 0)  # CPU threads of each process; 0: PyTorch's choice
+    save_minutes: float = at_least(0, 10.0)  # between saved states within an epoch; 0: after every step
+    tensorboard: bool = False  # a TensorBoard log in the run's folder
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sync_batch_norm and self.device == "cpu":
+            raise ValueError("sync_batch_norm needs GPUs, and device is 'cpu'")
+
+
+@dataclass(frozen=True)
 class RunConfig(Config):
     """One training run: everything that its numbers depend on, but for the machine."""
 
     name: str = "ctnet"  # what the row is called in tables and figures
     seed: int = at_least(0, 0)
+    start: str = ""  # a checkpoint whose weights training starts from (`checkpoints.start_from`); empty: none
+    start_digest: str = ""  # of that file; filled in when it is read
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     recipe: RecipeConfig = RecipeConfig()
+    compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,8 +1,9 @@
 """A run's record on disk, and all records back as one table.
 
 A run folder holds `config.json` (every parameter), `history.csv` (a line an epoch),
-`predictions.csv` (a line a test video), `checkpoint.pt` and, written last, `result.json`. Each file
-is written beside its place and renamed, so none is ever half there.
+`predictions.csv` (a line a test video), `checkpoint.pt` and, written last, `result.json`; while the
+run is under way also `resume/`, the states from which it goes on. Each file is written beside its
+place and renamed, so none is ever half there.
 """
 
 import io
@@ -11,12 +12,14 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
 from ctlib.config import RunConfig
 from ctlib.cost import hardware
@@ -32,27 +35,54 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / "checkpoint.pt"
 
+    @property
+    def states(self) -> Path:
+        """Where an unfinished run keeps the states from which it goes on (`resume.SavedStates`)."""
+        return self.path / "resume"
+
     def is_finished(self, config: RunConfig) -> bool:
         """Whether the run that `config` describes has been run to its end here.
 
         Raises:
-            ValueError: the folder holds a finished run with other parameters, which are named.
+            ValueError: the folder holds a run with other parameters, which are named: a finished one, or one
+                with states from which it can go on.
         """
-        if not (self.path / "result.json").exists():
+        finished = (self.path / "result.json").exists()
+        if not finished and not any(self.states.glob("*.pt")):
             return False
-        differing = _differences(
-            _comparable(self.config()), _comparable(config)
-        )  # a part that is newer has its default
+        # A part that is newer than the record has its default there.
+        differing = _differences(_comparable(self.config()), _comparable(config))
         if differing:
             raise ValueError(
-                f"{self.path} holds a run with other parameters ({'; '.join(differing)}): "
-                "delete it, or choose another folder"
+                f"{self.path} holds {'a' if finished else 'an unfinished'} run with other parameters "
+                f"({'; '.join(differing)}): delete it, or choose another folder"
             )
-        return True
+        return finished
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder while a run writes to it.
+
+        Raises:
+            ValueError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(f"another process is training in {self.path} (it holds {lock.lock_file})") from None
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def start(self, config: RunConfig) -> None:
-        """Make the folder and write down what is about to run."""
+        """Write down what is about to run, and remove what a run that was killed left half written."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for partial in self.path.glob(".*.[0-9]*"):
+            partial.unlink()
         write_json(self.path / "config.json", config.to_dict())
 
     def write_history(self, rows: list[dict]) -> None:
@@ -77,12 +107,22 @@ class RunFolder:
         return pd.read_csv(self.path / "predictions.csv")
 
 
-# Where the data lies (its fingerprint tells what it is) and how many processes read it changes nothing that comes out.
-_NOT_COMPARED = ("data.root", "data.lists", "data.checked", "data.workers")
+# What changes nothing that comes out, beyond rounding: where files lie (digests tell what they are), which processes
+# read them, how the arithmetic is carried out, and how often the state is saved.
+_NOT_COMPARED = {"data.root", "data.lists", "data.checked", "data.workers", "start"} | {
+    f"compute.{part}"
+    for part in ("device", "threads", "channels_last", "compile", "recompute", "save_minutes", "tensorboard")
+}
 
 
 def _comparable(config: RunConfig) -> dict:
     return json.loads(json.dumps(config.to_dict()))
+
+
+def identity(config: RunConfig) -> str:
+    """What tells one run from another: every parameter that its numbers depend on, as text."""
+    flat = pd.json_normalize(_comparable(config)).iloc[0]
+    return "; ".join(f"{name}={value!r}" for name, value in flat.items() if name not in _NOT_COMPARED)
 
 
 def _differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
@@ -176,6 +216,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())  # else a machine that loses power may keep the name and lose the content
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

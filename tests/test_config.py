@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ctlib.config import DataConfig, ModelConfig, RecipeConfig, RunConfig
+from ctlib.config import ComputeConfig, DataConfig, ModelConfig, RecipeConfig, RunConfig
 
 
 def test_a_run_makes_the_round_trip_through_json():
@@ -27,7 +27,6 @@ def test_a_part_is_swapped_by_replace():
         ({"epochs": -1}, "epochs must be at least 1, got -1"),
         ({"lr": float("nan")}, "lr must be finite, got nan"),
         ({"epochs": 3}, "warmup must be at most the 3 epochs, got 10"),
-        ({"precision": "half"}, "unknown precision 'half'"),
     ],
 )
 def test_bad_values(values, text):
@@ -52,3 +51,12 @@ def test_wrong_types(values, text):
 
 def test_an_integer_serves_as_a_float():
     assert RecipeConfig(lr=1).lr == 1
+
+
+def test_how_a_run_is_computed_is_checked():
+    with pytest.raises(ValueError, match="unknown precision 'half'"):
+        ComputeConfig(precision="half")
+    with pytest.raises(ValueError, match="micro_batch must be at least 1, got 0"):
+        ComputeConfig(micro_batch=0)
+    with pytest.raises(ValueError, match="sync_batch_norm needs GPUs, and device is 'cpu'"):
+        ComputeConfig(device="cpu", sync_batch_norm=True)

@@ -1,5 +1,4 @@
 import dataclasses
-import math
 import shutil
 
 import pytest
@@ -7,7 +6,7 @@ import torch
 from torch import nn
 
 from ctlib import runs, train
-from ctlib.config import DataConfig, RecipeConfig, RunConfig
+from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data.clips import ClipDataset
 from ctlib.data.video import VideoError
 from ctlib.models import model_config
@@ -23,18 +22,9 @@ def config(arrow_root):
     )
 
 
-def test_learning_rate_of_chosen_steps():
-    recipe = RecipeConfig(epochs=45, batch=64, lr=0.02, warmup=10)
-    rates = [train.learning_rate(recipe, step, 100) for step in (0, 499, 999, 1000, 2750, 4499)]
-    assert rates == pytest.approx([0.02 / 1000, 0.01, 0.02, 0.02, 0.01, 0], abs=1e-6)
-    half = dataclasses.replace(recipe, batch=32)
-    assert train.learning_rate(half, 1000, 100) == pytest.approx(0.01)  # scales with the batch
-    assert train.learning_rate(RecipeConfig(epochs=1, warmup=0), 0, 10) == pytest.approx(0.02)
-
-
 def test_a_run_is_recorded_whole(config, tmp_path):
     lines, steps = [], []
-    result = train.train(config, tmp_path / "run", lambda *at: steps.append(at), lines.append)
+    result = train.train(config, tmp_path / "run", on_step=lambda *at: steps.append(at), on_epoch=lines.append)
     folder = runs.RunFolder(tmp_path / "run")
     assert sorted(path.name for path in folder.path.iterdir()) == [
         "checkpoint.pt",
@@ -43,7 +33,7 @@ def test_a_run_is_recorded_whole(config, tmp_path):
         "predictions.csv",
         "result.json",
     ]
-    assert steps == [(i, 8) for i in range(1, 9)]
+    assert [at[:2] for at in steps] == [(i, 8) for i in range(1, 9)]
     assert [line["epoch"] for line in lines] == [1, 2] and folder.history().epoch.tolist() == [1, 2]
     row = runs.load(tmp_path).iloc[0]
     expected = {
@@ -184,19 +174,6 @@ def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config,
     assert not first.history().loss.equals(runs.RunFolder(tmp_path / "c").history().loss)
 
 
-def test_one_batch_can_be_learned_by_heart(config, tmp_path):
-    torch.manual_seed(0)
-    network = train.build_model(dataclasses.replace(config.model, dropout=0.0))
-    optimizer = torch.optim.SGD(train.parameter_groups(network, 0), lr=0.02, momentum=0.9)
-    clips, labels = torch.randn(8, 3, 4, 32, 32), torch.arange(8)
-    for _ in range(30):
-        loss = nn.functional.cross_entropy(network(clips), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.1 < math.log(16)
-
-
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, monkeypatch):
     build = train.build_model
 
@@ -244,18 +221,17 @@ def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
 def test_precision_follows_the_device(monkeypatch, precision, device, gpu, bf16, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    assert train._precision(RecipeConfig(precision=precision, device=device)) == expected
+    assert train._precision(ComputeConfig(precision=precision, device=device)) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_trains_on_a_gpu(config, tmp_path, precision):
-    result = train.train(
-        dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, precision=precision)), tmp_path
-    )
+    result = train.train(dataclasses.replace(config, compute=ComputeConfig(precision=precision)), tmp_path)
     assert (result["device"], result["precision"]) == ("cuda", precision)
 
 
 def test_bf16_trains_on_a_cpu_too(config, tmp_path):
-    half = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, precision="bf16", epochs=1))
+    recipe, compute = dataclasses.replace(config.recipe, epochs=1), ComputeConfig(precision="bf16")
+    half = dataclasses.replace(config, recipe=recipe, compute=compute)
     assert train.train(half, tmp_path)["precision"] == "bf16"

@@ -1,5 +1,6 @@
 """Samples to batches of clips: sampling, decoding and transforms in one path, and its loaders."""
 
+import signal
 import warnings
 from collections.abc import Iterator
 
@@ -115,24 +116,32 @@ class ClipDataset(Dataset):
 
 
 class EpochSampler(Sampler):
-    """(epoch, index) for each index once, shuffled anew an epoch: by (seed, epoch) alone."""
+    """(epoch, index) of as many samples as whole batches hold, shuffled anew an epoch: by (seed, epoch) alone.
 
-    def __init__(self, length: int, seed: int):
-        self.length, self.seed, self.epoch = length, seed, 0
+    `first` is how many samples of the epoch to pass over, for a run that goes on in the middle of one.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int):
+        self.length, self.batch, self.seed = length, batch, seed
+        self.epoch, self.first = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // self.batch * self.batch - self.first
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return ((self.epoch, int(index)) for index in order)
+        return ((self.epoch, int(index)) for index in order[self.first : self.first + len(self)])
 
 
-def train_loader(samples: Samples, num_frames: int, config: DataConfig, batch: int, seed: int) -> DataLoader:
-    """Batches (batch, 3, T, size, size) and labels; a last batch that is not full is left out.
+def train_loader(
+    samples: Samples, num_frames: int, config: DataConfig, batch: int, seed: int, micro_batch: int | None = None
+) -> DataLoader:
+    """Micro-batches (micro_batch, 3, T, size, size) and labels, in an order drawn for whole batches.
+
+    A last batch that is not full is left out. With `micro_batch` not given, it is the batch.
 
     Raises:
         ValueError: fewer samples than one batch.
@@ -150,8 +159,8 @@ def train_loader(samples: Samples, num_frames: int, config: DataConfig, batch: i
         on_error=config.on_error,
         decoder=config.decoder,
     )
-    sampler = EpochSampler(len(samples), seed)
-    return _loader(dataset, config, batch_size=batch, sampler=sampler, drop_last=True)
+    sampler = EpochSampler(len(samples), batch, seed)
+    return _loader(dataset, config, batch_size=micro_batch or batch, sampler=sampler, drop_last=True)
 
 
 def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: int) -> DataLoader:
@@ -182,5 +191,11 @@ def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:
         pin_memory=torch.cuda.is_available(),
         # Of its own: a loader draws from the global one now and then, which dropout would feel.
         generator=torch.Generator(),
+        worker_init_fn=_leave_interrupts_to_the_trainer,
         **options,
     )
+
+
+def _leave_interrupts_to_the_trainer(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, and a worker that ended on it would break the trainer's last step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
