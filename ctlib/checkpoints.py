@@ -5,8 +5,11 @@ model's configuration, the class names in label order, and versions. A checkpoin
 by name, so it is never read with another set's labels.
 """
 
+import glob
+import hashlib
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,7 +21,7 @@ from torch import nn
 
 from ctlib import runs
 from ctlib.config import ModelConfig
-from ctlib.models import VideoClassifier, build_model
+from ctlib.models import VideoClassifier, build_model, model_config
 
 FORMAT = 1
 
@@ -160,6 +163,83 @@ def load_released(
     state = {ours: released[key] for ours, key in theirs.items() if not (fresh_head and ours.startswith("fc."))}
     _fill(model, state, name, allowed=("fc.weight", "fc.bias") if fresh_head else (), called=theirs)
     return model.eval()
+
+
+def load_any(path: str | Path, classes: Sequence[str], released: str = "", num_frames: int | None = None) -> Checkpoint:
+    """Read a network for `classes` from a checkpoint of ours, or of CT-Net's authors.
+
+    Args:
+        path: the file.
+        classes: names in label order; the authors' files have no names, and only the number is compared.
+        released: of the authors' file, the network's name in `models.MODELS`.
+        num_frames: T of the authors' file, which does not say it; if not given, it is read from a "segment8" in the
+            path, as TSM's trainer, on which theirs is built, names its folders. Ours know theirs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is neither, or it does not fit.
+        ValueError: an unknown network, or T is not known.
+    """
+    if "model" in _read(path):
+        return load(path, classes)
+    if not released:
+        raise CheckpointError(f"{path} is no checkpoint of ours; if it is of the authors, say of which network")
+    told = re.findall(r"segment(\d+)", str(path))
+    if not num_frames and not told:
+        raise ValueError(
+            f"{path} is of the authors' format, which does not say for how many frames: say it (num_frames)"
+        )
+    config = model_config(released, num_classes=len(classes), num_frames=num_frames or int(told[-1]))
+    return Checkpoint(load_released(build_model(config), path), tuple(classes), {})
+
+
+def start_from(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> None:
+    """Give a network the weights of a checkpoint, ours or the authors', to go on training from.
+
+    The classifier comes along if the checkpoint names the same classes, in whatever order; else it stays
+    new, and with the authors' files always, as they name none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no checkpoint, or one of another network: what does not fit, by name.
+    """
+    content, head = _read(path), ("fc.weight", "fc.bias")
+    if "model" not in content:
+        load_released(model, content, fresh_head=True).train()
+        return
+    _, own, state = _ours(content, path)
+    same = sorted(own) == sorted(classes)
+    rows = _rows(path, list(classes), own, {}) if same else []
+    state.update({key: state[key][rows] for key in head})
+    if not same:
+        state = {key: value for key, value in state.items() if key not in head}
+    _fill(model, state, path, allowed=() if same else head)
+
+
+def digest(path: str | Path) -> str:
+    """16 hex digits of a file's content (SHA-256)."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def find(patterns: str, root: str | Path) -> list[Path]:
+    """The files that patterns match, separated by spaces (one with a space in it in quotes), in that order, each once.
+
+    `**` matches any folders. Relative patterns are below `root`.
+
+    Raises:
+        FileNotFoundError: a pattern, which is named, matches no file, or there is none.
+    """
+    found = []
+    for pattern in shlex.split(patterns):
+        files = sorted(glob.glob(str(Path(root) / Path(pattern).expanduser()), recursive=True))
+        files = [Path(file) for file in files if os.path.isfile(file)]
+        if not files:
+            raise FileNotFoundError(f"no checkpoint matches {pattern!r}")
+        found += files
+    if not found:
+        raise FileNotFoundError("no checkpoint is named")
+    return list(dict.fromkeys(found))
 
 
 # The authors' names inside a replaced block, and ours. x is their first sub-operation and y their second;

@@ -1,21 +1,58 @@
-"""Testing: every view of every video scored, views averaged, videos counted once."""
+"""Testing: every view of every video scored, views averaged, videos counted once; and what scores say of classes."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import gather_object
 from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from ctlib.data.clips import SKIPPED
+from ctlib import checkpoints, cost, runs
+from ctlib.config import ComputeConfig, Config, DataConfig
+from ctlib.data.catalog import Samples
+from ctlib.data.clips import SKIPPED, ClipDataset, test_loader
+from ctlib.models import VideoClassifier, name_of
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Protocol(Config):
+    """With which network a list was scored, and how."""
+
+    model: str  # a name of `models.MODELS`, or "custom"
+    checkpoint: str  # `checkpoints.digest` of its file
+    num_frames: int  # T
+    size: int  # pixels, height and width of a clip
+    short_side: int  # pixels, of a test frame before the crop
+    sampling: str
+    clips: int  # a video
+    crops: int  # a clip
+    precision: str  # fp32, bf16 or fp16
+    gflops: float  # of one view, in the paper's convention
+    params: int
+
+    @property
+    def views(self) -> int:
+        return self.clips * self.crops
 
 
 class Scores(NamedTuple):
-    """What a network says of each video of a list, in the list's order.
+    """What a network, or an ensemble of some, says of each video of a list, in the list's order.
 
     A video that could not be read, and was to be skipped, has the label -1 and counts nowhere.
     """
@@ -24,6 +61,7 @@ class Scores(NamedTuple):
     labels: torch.Tensor  # int64 (videos,)
     classes: tuple[str, ...] = ()  # names in label order
     fingerprint: str = ""  # of the list
+    protocols: tuple[Protocol, ...] = ()  # one a network
 
     @property
     def skipped(self) -> int:
@@ -39,18 +77,88 @@ class Scores(NamedTuple):
         )
         return 100 * fraction.item()
 
+    def predictions(self, samples: Samples) -> pd.DataFrame:
+        """A row a video of the list: source, label (-1: not read), predicted, confidence (a probability)."""
+        confidence, predicted = self.logits.softmax(1).max(1)
+        return pd.DataFrame(
+            {
+                "source": [samples.path(index) for index in range(len(samples))],
+                "label": self.labels.numpy(),
+                "predicted": predicted.numpy(),
+                "confidence": confidence.numpy().round(4),
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write them as a .npz of plain arrays and one JSON text; the file is whole or as it was."""
+        about = {
+            "format": FORMAT,
+            "classes": self.classes,
+            "fingerprint": self.fingerprint,
+            "protocols": [protocol.to_dict() for protocol in self.protocols],
+        }
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                np.savez(file, about=json.dumps(about), logits=self.logits.numpy(), labels=self.labels.numpy())
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_atomically(path, write)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Scores":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no file of scores, or a damaged one.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                about = json.loads(str(content["about"]))
+                logits, labels = content["logits"], content["labels"]
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']}, this version of ctlib reads {FORMAT}")
+            if logits.dtype != np.float32 or labels.dtype != np.int64 or logits.shape[:1] != labels.shape:
+                raise ValueError(f"logits {logits.dtype} {logits.shape}, labels {labels.dtype} {labels.shape}")
+            protocols = tuple(Protocol.from_dict(values) for values in about["protocols"])
+            arrays = torch.from_numpy(logits), torch.from_numpy(labels)
+            return cls(*arrays, tuple(about["classes"]), about["fingerprint"], protocols)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no scores {path}") from None
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise ValueError(f"{path} holds no scores, or is damaged ({error})") from None
+
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: DataLoader, accelerator: Accelerator, classes: Sequence[str] | None = None
+    model: nn.Module,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    classes: Sequence[str] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score all videos of a test loader: logits averaged over their views.
 
+    Every process returns the scores of all videos, and they are those that one process finds: each
+    batch is scored by one of the processes as one alone would, and nothing that fills up the last is scored.
+
     Args:
         model: takes (N, 3, T, H, W); put into evaluation mode here, and back as it was after.
-        loader: gives (n, views, 3, T, H, W) and labels; prepared by `accelerator`.
-        accelerator: gathers what several processes scored, without the padding.
+        loader: gives (n, views, 3, T, H, W) and labels in the list's order; prepared by `accelerator`.
+        accelerator: says which of the processes this is, and gathers what they scored.
         classes: the network's class names in label order, as its checkpoint has them, to be compared with the list's.
+        on_step: called in every process with the batches it has done and their number.
 
     Raises:
         ValueError: the network has other classes than the list, or another order.
@@ -58,20 +166,126 @@ def evaluate(
     samples = loader.dataset.samples
     if classes is not None and tuple(classes) != samples.classes:
         raise ValueError(f"{_differing(classes, samples.classes)}: load the checkpoint with the list's classes")
-    logits, labels = [], []
-    was_training = model.training
-    model.eval()
+    # Not DDP's forward, which broadcasts buffers and so waits for processes that have nothing left to score.
+    network = accelerator.unwrap_model(model)
+    batch = loader.batch_sampler.batch_size
+    parts = []
+    was_training = network.training
+    network.eval()
     try:
-        for views, label in loader:
-            videos = views.shape[0]
-            with accelerator.autocast():
-                scores = model(views.flatten(0, 1)).float().unflatten(0, (videos, -1)).mean(1)
-            scores, label = accelerator.gather_for_metrics((scores, label))
-            logits.append(scores.cpu())
-            labels.append(label.cpu())
+        for step, (views, labels) in enumerate(loader):
+            # Accelerate deals out batches in turn, and fills up the last round from the list's start.
+            first = batch * (step * accelerator.num_processes + accelerator.process_index)
+            views, labels = views[: max(0, len(samples) - first)], labels[: max(0, len(samples) - first)]
+            if len(labels):
+                with accelerator.autocast():
+                    scores = network(views.flatten(0, 1)).float().unflatten(0, (len(labels), -1)).mean(1)
+                # Labels as numbers: a tensor that a worker made holds a file open for as long as it lives.
+                parts.append((first, scores.cpu(), labels.tolist()))
+            if on_step is not None:
+                on_step(step + 1, len(loader))
     finally:
-        model.train(was_training)
-    return Scores(torch.cat(logits), torch.cat(labels), samples.classes, samples.fingerprint)
+        network.train(was_training)
+    _, logits, labels = zip(*sorted(gather_object(parts), key=lambda part: part[0]), strict=True)
+    return Scores(
+        torch.cat(logits),
+        torch.tensor([label for part in labels for label in part]),
+        samples.classes,
+        samples.fingerprint,
+    )
+
+
+def score(
+    checkpoint: str | Path,
+    samples: Samples,
+    data: DataConfig,
+    compute: ComputeConfig,
+    batch: int,
+    folder: str | Path,
+    released: str = "",
+    num_frames: int | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score a list with the network of a checkpoint, and keep the scores; or find them, and score nothing.
+
+    What was kept is found by the checkpoint's digest, the list's fingerprint and the protocol. Several processes
+    may call this together (`parallel.launch`); the first writes.
+
+    Args:
+        checkpoint: the file, of ours or of the authors (`checkpoints.load_any`).
+        samples: the list.
+        data: size, views and sampling; where the videos are is `samples`' affair.
+        compute: device, precision and threads.
+        batch: views that a device takes at once.
+        folder: where scores are kept, a file a protocol.
+        released, num_frames: of a checkpoint of the authors, as in `checkpoints.load_any`.
+        on_step: as in `evaluate`; not called if the scores are found.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: a checkpoint that cannot be read or has other classes, or kept scores that are damaged.
+        video.VideoError: a video that cannot be read.
+    """
+    network = checkpoints.load_any(checkpoint, samples.classes, released, num_frames).model
+    loader = test_loader(samples, network.config.num_frames, data, batch)
+    accelerator = make_accelerator(compute)
+    protocol = protocol_of(checkpoint, network, loader.dataset, data, precision_of(accelerator))
+    path = Path(folder) / _file_name(protocol, samples)
+    if path.is_file():
+        return Scores.load(path)
+    network = accelerator.prepare_model(network, evaluation_mode=True)
+    scores = evaluate(network, accelerator.prepare(loader), accelerator, samples.classes, on_step)
+    scores = scores._replace(protocols=(protocol,))
+    if accelerator.is_main_process:
+        scores.save(path)
+    return scores
+
+
+def protocol_of(
+    checkpoint: str | Path, network: VideoClassifier, dataset: ClipDataset, data: DataConfig, precision: str
+) -> Protocol:
+    """The protocol of testing the network of a checkpoint on the views of a test data set."""
+    counted = cost.count(network, dataset.num_frames, dataset.size)
+    return Protocol(
+        model=name_of(network.config),
+        checkpoint=checkpoints.digest(checkpoint),
+        num_frames=dataset.num_frames,
+        size=dataset.size,
+        short_side=dataset.short_side,
+        sampling=data.sampling or dataset.samples.sampling,
+        clips=dataset.clips,
+        crops=dataset.crops,
+        precision=precision,
+        gflops=counted.gflops,
+        params=counted.params,
+    )
+
+
+def _file_name(protocol: Protocol, samples: Samples) -> str:
+    key = hashlib.sha256(json.dumps([protocol.to_dict(), samples.fingerprint]).encode()).hexdigest()[:12]
+    return f"{protocol.model}_{protocol.num_frames}x{protocol.crops}x{protocol.clips}_{key}.npz"
+
+
+def make_accelerator(compute: ComputeConfig, **options) -> Accelerator:
+    """Accelerate on the device and in the precision of `compute`; `options` are for Accelerate.
+
+    What a notebook's runs before left behind is forgotten: they may have had another device or precision.
+    """
+    GradientState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    precision = compute.precision
+    if precision == "auto":
+        on_gpu = compute.device != "cpu" and torch.cuda.is_available()
+        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "fp32"
+    options["mixed_precision"] = "no" if precision == "fp32" else precision
+    return Accelerator(cpu=compute.device == "cpu", **options)
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """fp32, bf16 or fp16."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
 
 
 def ensemble(parts: Sequence[Scores]) -> Scores:
@@ -92,7 +306,8 @@ def ensemble(parts: Sequence[Scores]) -> Scores:
                 f"networks 1 and {number} of the ensemble scored other videos: lists {first.fingerprint} "
                 f"({len(first.labels)} videos) and {part.fingerprint} ({len(part.labels)})"
             )
-    return first._replace(logits=torch.stack([part.logits for part in parts]).mean(0))
+    logits = torch.stack([part.logits for part in parts]).mean(0)
+    return first._replace(logits=logits, protocols=sum((part.protocols for part in parts), ()))
 
 
 def _differing(first: Sequence[str], second: Sequence[str]) -> str:
@@ -117,3 +332,62 @@ def interval(correct: np.ndarray, groups: list[str]) -> tuple[float, float]:
     if len(means) < 2:
         return 100 * float(means.mean()), float("nan")
     return 100 * float(np.mean(correct)), 100 * float(stats.sem(means) * stats.t.ppf(0.975, len(means) - 1))
+
+
+def by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of each class, in label order.
+
+    Args:
+        predictions: columns label and predicted (`Scores.predictions`, `runs.RunFolder.predictions`).
+        classes: names in label order.
+
+    Returns:
+        A row a class: `class`, `videos` (that were read), `top1` (percent; missing where there are no videos).
+    """
+    read = predictions[predictions.label != SKIPPED]
+    right = 100.0 * (read.label == read.predicted)
+    grouped = right.groupby(read.label).agg(["size", "mean"]).reindex(range(len(classes)))
+    videos = grouped["size"].fillna(0).astype(int)
+    return pd.DataFrame({"class": list(classes), "videos": videos, "top1": grouped["mean"]}).rename_axis("label")
+
+
+def most_confused(predictions: pd.DataFrame, classes: Sequence[str], most: int = 10) -> pd.DataFrame:
+    """The pairs of classes that most videos were confused in.
+
+    Args:
+        predictions: columns label, predicted and confidence.
+        classes: names in label order.
+        most: how many pairs.
+
+    Returns:
+        A row a pair, the most videos first and then the largest share: `true` and `taken_for` (names), `videos`,
+        `share` (of the true class's videos, percent), `examples` (rows of `predictions`, the most confident first).
+    """
+    read = predictions[predictions.label != SKIPPED]
+    wrong = read[read.label != read.predicted].sort_values("confidence", ascending=False, kind="stable")
+    totals = read.label.value_counts()
+    rows = [
+        {
+            "true": classes[label],
+            "taken_for": classes[predicted],
+            "videos": len(part),
+            "share": 100 * len(part) / totals[label],
+            "examples": part.index.tolist(),
+        }
+        for (label, predicted), part in wrong.groupby(["label", "predicted"])
+    ]
+    table = pd.DataFrame(rows, columns=["true", "taken_for", "videos", "share", "examples"])
+    return table.sort_values(["videos", "share"], ascending=False, kind="stable", ignore_index=True)[:most]
+
+
+def parse_views(text: str) -> list[tuple[int, int]]:
+    """Views as Table 6 writes them, crops x clips ("1x1 1x2 3x2"), as (crops, clips).
+
+    Raises:
+        ValueError: anything else, none, or views twice.
+    """
+    words = text.split()
+    views = [tuple(map(int, word.split("x"))) for word in words if re.fullmatch(r"[13]x[1-9]\d*", word)]
+    if len(views) < len(words) or len(set(views)) < len(views) or not views:
+        raise ValueError(f"views must be crops x clips, each once and with 1 or 3 crops, as in '1x1 3x2', got {text!r}")
+    return views

@@ -334,3 +334,51 @@ def test_a_network_of_another_shape_is_told_so_in_few_lines(theirs):
     with pytest.raises(CheckpointError) as error:
         checkpoints.load_released(ctlib.tsn_r50(num_classes=7), theirs.state_dict())
     assert re.search(r"\d+ missing: .*, and \d+ more", str(error.value)) and len(str(error.value)) < 3000
+
+
+def test_any_checkpoint_is_told_by_its_content(saved, network, theirs, tmp_path):
+    found = checkpoints.load_any(saved, CLASSES[::-1])
+    torch.testing.assert_close(logits(found.model), logits(network)[:, [4, 3, 2, 1, 0]])
+    path = tmp_path / "TSM_segment4_e45" / "ckpt.pth.tar"
+    path.parent.mkdir()
+    torch.save({"epoch": 45, "state_dict": theirs.state_dict()}, path)
+    names = [f"class {index}" for index in range(7)]
+    found = checkpoints.load_any(path, names, "ctnet_r50")
+    same_logits(found.model, theirs)
+    assert (found.model.config.num_frames, found.classes) == (4, tuple(names))
+    assert checkpoints.load_any(path, names, "ctnet_r50", 16).model.config.num_frames == 16
+    with pytest.raises(CheckpointError, match="no checkpoint of ours; if it is of the authors, say of which network"):
+        checkpoints.load_any(path, names)
+    with pytest.raises(CheckpointError, match=r"new_fc.weight \(7, 2048\), needed \(9, 2048\)"):
+        checkpoints.load_any(path, [*names, "more", "and more"], "ctnet_r50")
+    other = path.rename(tmp_path / "ckpt.pth.tar")
+    with pytest.raises(ValueError, match="does not say for how many frames"):
+        checkpoints.load_any(other, names, "ctnet_r50")
+
+
+def test_a_digest_tells_files_apart(saved, tmp_path):
+    (tmp_path / "copy.pt").write_bytes(saved.read_bytes())
+    assert checkpoints.digest(saved) == checkpoints.digest(tmp_path / "copy.pt")
+    (tmp_path / "copy.pt").write_bytes(saved.read_bytes() + b" ")
+    assert checkpoints.digest(saved) != checkpoints.digest(tmp_path / "copy.pt")
+    assert re.fullmatch("[0-9a-f]{16}", checkpoints.digest(saved))
+
+
+def test_checkpoints_are_found_by_patterns_in_their_order_and_once(tmp_path):
+    names = ["b/seed0/c.pt", "b/seed1/c.pt", "a b/c.pt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+
+    def found(patterns):
+        return [str(path.relative_to(tmp_path)) for path in checkpoints.find(patterns, tmp_path)]
+
+    assert found("b/*/c.pt 'a b/c.pt'") == names
+    assert found("**/c.pt") == sorted(names) and found("b/seed1/c.pt b/*/c.pt") == [names[1], names[0]]
+    assert found(f"{tmp_path}/b/seed0/c.pt") == names[:1]
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint matches 'x/\*.pt'"):
+        found("**/c.pt x/*.pt")
+    with pytest.raises(FileNotFoundError, match="no checkpoint matches 'b'"):
+        found("b")
+    with pytest.raises(FileNotFoundError, match="no checkpoint is named"):
+        found(" ")
