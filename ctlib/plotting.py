@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -93,8 +94,15 @@ def _bound_line(axes, bound: float) -> None:
     )
 
 
+MOST_NAMES = 40  # classes whose names can be read beside one another
+
+
 def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str], pairs: bool = False) -> Figure:
-    """Confusion matrices side by side, in percent of each true class.
+    """Confusion matrices side by side, each row in percent of its true class's videos.
+
+    Of more than `MOST_NAMES` classes, numbers stand in place of names and of the figures in the fields, and the
+    colours follow the square root, so that single fields of a few percent are seen. Videos that were not
+    read (label -1) are left out.
 
     Args:
         predictions: name of the run -> columns label and predicted.
@@ -102,26 +110,84 @@ def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str], pair
         pairs: classes 2i and 2i + 1 belong together, and are framed.
     """
     count = len(classes)
+    many = count > MOST_NAMES
+    names = False if many else [_short(name, 44) for name in classes]
     figure, axes = plt.subplots(1, len(predictions), figsize=(3.2 + 4.1 * len(predictions), 6.2), squeeze=False)
     for column, (name, table) in enumerate(predictions.items()):
+        table = table[table.label >= 0]
         matrix = np.zeros((count, count))
         np.add.at(matrix, (table.label, table.predicted), 1)
         matrix = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         axis = axes[0, column]
         sns.heatmap(
-            matrix, ax=axis, vmin=0, vmax=100, cmap="cividis", square=True, linewidths=0.3,
-            cbar=False,
-            annot=np.where(matrix >= 10, np.char.mod("%.0f", matrix), ""), fmt="", annot_kws={"fontsize": 7},
-            xticklabels=classes, yticklabels=classes if column == 0 else False,
+            matrix, ax=axis, cmap="cividis", norm=PowerNorm(0.5 if many else 1, 0, 100), square=True,
+            linewidths=0 if many else 0.3, rasterized=many, cbar=False,
+            annot=False if many else np.where(matrix >= 10, np.char.mod("%.0f", matrix), ""),
+            fmt="", annot_kws={"fontsize": 7},
+            xticklabels=names, yticklabels=False if column else names,
         )  # fmt: skip
         for first in range(0, count - 1, 2) if pairs else ():
             axis.add_patch(plt.Rectangle((first, first), 2, 2, fill=False, ec="white", lw=1.8))
         axis.set(title=f"{name}: {100 * (table.label == table.predicted).mean():.1f} % right", xlabel="predicted")
         axis.tick_params(labelsize=7)
         axis.tick_params(axis="x", rotation=90)
-    axes[0, 0].set_ylabel("true class")
-    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="% of the true class", shrink=0.6)
+        if many:
+            _numbered(axis, count)
+    axes[0, 0].set_ylabel("true class, by its number from 0" if many else "true class")
+    scale = ", on a square-root scale" if many else ""
+    figure.colorbar(axes[0, 0].collections[0], ax=axes, label=f"% of the true class's videos{scale}", shrink=0.6)
     return figure
+
+
+def _numbered(axis, count: int) -> None:
+    """Class numbers as ticks, at round distances, in the middle of their fields."""
+    at = np.arange(0, count, 20 if count <= 200 else 50)
+    axis.set(xticks=at + 0.5, xticklabels=at, yticks=at + 0.5, yticklabels=at)
+    axis.tick_params(axis="x", rotation=0)
+
+
+def class_accuracy(tables: dict[str, pd.DataFrame], most: int = MOST_NAMES) -> Figure:
+    """Accuracy of each class, a line of dots a class; the classes are in the order of their mean over the runs.
+
+    Of more than `most` classes, a curve shows them all, and dots the best and the worst of them by name.
+
+    Args:
+        tables: name of the run -> `evaluate.by_class` of it. Classes without videos are left out.
+        most: how many classes are named.
+    """
+    accuracy = pd.DataFrame({name: table["top1"] for name, table in tables.items()}).dropna()
+    names = next(iter(tables.values()))["class"]
+    order = accuracy.mean(axis=1).sort_values(ascending=False, kind="stable").index
+    many = len(order) > most
+    half = most // 2
+    named = [*order[:half], *order[-half:]] if many else list(order)
+    size = (12, 2 + 0.2 * len(named))
+    if many:
+        figure, (curve, axes) = plt.subplots(1, 2, figsize=size, width_ratios=(1, 1.2))
+        for index, name in enumerate(tables):
+            curve.plot(accuracy[name].sort_values(ascending=False).to_numpy(), color=f"C{index}", label=name)
+        curve.set(title=f"all {len(order)} classes, each run's best first", xlabel="class, by rank", ylabel="top-1, %")
+        curve.set_ylim(-2, 102)
+    else:
+        figure, axes = plt.subplots(figsize=(9, size[1]))
+    # A gap parts the best from the worst.
+    rows = np.arange(len(named)) + (np.arange(len(named)) >= half if many else 0)
+    for index, name in enumerate(tables):
+        axes.plot(accuracy.loc[named, name], rows, _marker(index), color=f"C{index}", ms=6, label=name, alpha=0.85)
+    axes.set_yticks(rows, [_short(names[label]) for label in named], fontsize=7 if many else 8)
+    axes.set(xlabel="top-1, % of the class's videos", xlim=(-2, 102), ylim=(rows[-1] + 0.7, -0.7))
+    if many:
+        axes.set_title(f"the {half} best and the {half} worst of them, by the mean of the runs")
+        axes.axhline(half, color="0.6", ls=":", lw=1.2)
+    if many:
+        curve.legend(fontsize="small", loc="lower left")
+    else:
+        axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tables), frameon=False)
+    return figure
+
+
+def _short(name: str, most: int = 56) -> str:
+    return name if len(name) <= most else f"{name[: most - 3]}..."
 
 
 def clips_in_rows(
