@@ -53,7 +53,8 @@ class SavedStates:
             os.replace(partial, self.folder / f"{number:06d}-{_digest(partial)}.pt")
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            reason = error.__context__ or error  # torch's writer fails over the failed write
+            # torch's writer fails over the write that failed
+            reason = error if isinstance(error, OSError) else error.__context__ or error
             left = f"{files[-1].name} before it is whole" if files else "there is none before it"
             raise ResumeError(f"the run's state cannot be written to {self.folder} ({reason}); {left}") from error
         for old in files[:-1]:  # the one before this stays, in case this one comes to harm

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctlib import runs, train
+from ctlib import runs, train, trainer
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data.clips import ClipDataset
 from ctlib.data.video import VideoError
@@ -75,7 +75,7 @@ def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_p
     few = dataclasses.replace(config, data=dataclasses.replace(data, max_skipped=3.0))
     with (
         pytest.warns(UserWarning),
-        pytest.raises(train.TrainingError, match="1 of the 32 training videos .* than the 3.0 %"),
+        pytest.raises(trainer.TrainingError, match="1 of the 32 training videos .* than the 3.0 %"),
     ):
         train.train(few, tmp_path / "few")
 
@@ -96,8 +96,8 @@ def test_a_frozen_trunk_stays_as_it_was_and_the_rest_learns(config, tmp_path):
     for frozen in ("none", "trunk"):
         part = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, frozen=frozen))
         folder = runs.RunFolder(tmp_path / frozen)
-        train.set_seed(part.seed)
-        start = train.build_model(part.model).state_dict()
+        trainer.set_seed(part.seed)
+        start = trainer.build_model(part.model).state_dict()
         train.train(part, folder.path)
         end = torch.load(folder.checkpoint, weights_only=True)["state_dict"]
         before[frozen] = {key for key in start if torch.equal(start[key], end[key]) and "running" not in key}
@@ -175,15 +175,15 @@ def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config,
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, monkeypatch):
-    build = train.build_model
+    build = trainer.build_model
 
     def broken(model):
         network = build(model)
         nn.init.constant_(network.fc.bias, float("nan"))
         return network
 
-    monkeypatch.setattr(train, "build_model", broken)
-    with pytest.raises(train.TrainingError, match=r"the loss is nan at step 1 \(epoch 1, learning rate"):
+    monkeypatch.setattr(trainer, "build_model", broken)
+    with pytest.raises(trainer.TrainingError, match=r"the loss is nan at step 1 \(epoch 1, learning rate"):
         train.train(config, tmp_path)
     assert not (tmp_path / "result.json").exists()
 
@@ -221,7 +221,7 @@ def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
 def test_precision_follows_the_device(monkeypatch, precision, device, gpu, bf16, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    assert train._precision(ComputeConfig(precision=precision, device=device)) == expected
+    assert trainer.precision(ComputeConfig(precision=precision, device=device)) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
