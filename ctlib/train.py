@@ -11,14 +11,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+from accelerate import DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 
 from ctlib import checkpoints, interrupt, parallel, runs
 from ctlib.config import RunConfig
 from ctlib.data.catalog import Samples, load_samples
+from ctlib.device import make_accelerator, precision_of
 from ctlib.evaluate import Scores
 from ctlib.models import name_of
-from ctlib.trainer import Trainer, call, from_first, make_accelerator
+from ctlib.trainer import Trainer, call, from_first
 
 
 def train(
@@ -78,7 +80,15 @@ def _run(config: RunConfig, folder: Path, on_step, on_epoch) -> dict:
         for split in ("train", "val")
     }
     config = _completed(config, samples)
-    accelerator = make_accelerator(config.compute, folder)
+    compute = config.compute
+    accelerator = make_accelerator(
+        compute,
+        dynamo_backend=None if compute.compile == "none" else compute.compile,
+        log_with="tensorboard" if compute.tensorboard else None,
+        project_dir=folder,
+        # Buffers are kept equal after each step, by their mean and not by those of the first process.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
     _refuse_differing_lists(config.data.fingerprint)
     folder = runs.RunFolder(folder)
     # What lies on disk is the first process's to judge: the others may be on machines that do not see it.
@@ -136,7 +146,7 @@ def _result(trainer: Trainer, scores: Scores) -> dict:
         "gflops": trainer.cost.gflops,
         "params": trainer.cost.params,
         "seconds": trainer.spent(),
-        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "precision": precision_of(config.compute),
         "batch": config.recipe.batch,
         "micro_batch": trainer.micro_batch,
         "processes": trainer.processes,

@@ -10,19 +10,17 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctlib import checkpoints, cost, interrupt, runs
-from ctlib.config import ComputeConfig, DataConfig, RunConfig
+from ctlib.config import DataConfig, RunConfig
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import SKIPPED, test_loader, train_loader
 from ctlib.evaluate import Scores, evaluate
@@ -41,8 +39,12 @@ class Trainer:
     def __init__(self, config: RunConfig, samples: dict[str, Samples], accelerator: Accelerator):
         self.config, self.samples, self.accelerator = config, samples, accelerator
         recipe, compute = config.recipe, config.compute
+        if compute.sync_batch_norm and accelerator.device.type == "cpu":
+            raise ValueError("sync_batch_norm needs GPUs, and there is none")
+        if accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(accelerator.device)
         self.processes = accelerator.num_processes
-        self.micro_batch = micro_batch(config, self.processes)
+        self.micro_batch = micro_batch_of(config, self.processes)
         self.accumulated = recipe.batch // (self.micro_batch * self.processes)
         accelerator.gradient_accumulation_steps = self.accumulated
 
@@ -294,29 +296,7 @@ def make_network(config: RunConfig, classes: Sequence[str]) -> VideoClassifier:
     return model
 
 
-def make_accelerator(compute: ComputeConfig, folder: Path) -> Accelerator:
-    # A notebook's second run may differ in precision or device, and one that was stopped leaves its loader behind.
-    GradientState._reset_state()
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    accelerator = Accelerator(
-        cpu=compute.device == "cpu",
-        mixed_precision=precision(compute),
-        dynamo_backend=None if compute.compile == "none" else compute.compile,
-        log_with="tensorboard" if compute.tensorboard else None,
-        project_dir=folder if compute.tensorboard else None,
-        # Buffers are kept equal after each step (`_average_statistics`), by mean and not by the first process's.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
-    if compute.sync_batch_norm and accelerator.device.type == "cpu":
-        raise ValueError("sync_batch_norm needs GPUs, and there is none")
-    if accelerator.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(accelerator.device)
-    return accelerator
-
-
-def micro_batch(config: RunConfig, processes: int) -> int:
+def micro_batch_of(config: RunConfig, processes: int) -> int:
     """Clips that each process takes at once."""
     batch = config.recipe.batch
     if config.compute.micro_batch is None and batch % processes == 0:
@@ -351,12 +331,3 @@ def _refuse_many(skipped: int, videos: int, data: DataConfig, which: str) -> Non
             f"{skipped} of the {videos} {which} videos could not be read, more than the {data.max_skipped} % that may "
             "be skipped: see the warnings above for their names, or run check-videos"
         )
-
-
-def precision(compute: ComputeConfig) -> str:
-    """Accelerate's name of the precision; auto is fp32 on a CPU, and bf16 or else fp16 on a GPU."""
-    if compute.precision == "auto":
-        if compute.device == "cpu" or not torch.cuda.is_available():
-            return "no"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return {"fp32": "no"}.get(compute.precision, compute.precision)

@@ -207,23 +207,6 @@ def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
         train.train(broken, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("precision", "device", "gpu", "bf16", "expected"),
-    [
-        ("auto", "auto", False, False, "no"),
-        ("auto", "auto", True, True, "bf16"),
-        ("auto", "auto", True, False, "fp16"),
-        ("auto", "cpu", True, True, "no"),
-        ("fp32", "auto", True, True, "no"),
-        ("fp16", "auto", True, True, "fp16"),
-    ],
-)
-def test_precision_follows_the_device(monkeypatch, precision, device, gpu, bf16, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    assert trainer.precision(ComputeConfig(precision=precision, device=device)) == expected
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_trains_on_a_gpu(config, tmp_path, precision):
