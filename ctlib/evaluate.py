@@ -24,8 +24,8 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from ctlib import checkpoints, cost, runs
 from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
-from ctlib.data.clips import SKIPPED, ClipDataset, test_loader
-from ctlib.models import VideoClassifier, name_of
+from ctlib.data.clips import SKIPPED, test_loader
+from ctlib.models import name_of
 
 FORMAT = 1
 
@@ -200,10 +200,10 @@ def score(
     samples: Samples,
     data: DataConfig,
     compute: ComputeConfig,
+    released: str,
+    num_frames: int | None,
     batch: int,
     folder: str | Path,
-    released: str = "",
-    num_frames: int | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score a list with the network of a checkpoint, and keep the scores; or find them, and score nothing.
@@ -216,9 +216,9 @@ def score(
         samples: the list.
         data: size, views and sampling; where the videos are is `samples`' affair.
         compute: device, precision and threads.
+        released, num_frames: of a checkpoint of the authors, as in `checkpoints.load_any`.
         batch: views that a device takes at once.
         folder: where scores are kept, a file a protocol.
-        released, num_frames: of a checkpoint of the authors, as in `checkpoints.load_any`.
         on_step: as in `evaluate`; not called if the scores are found.
 
     Raises:
@@ -226,25 +226,31 @@ def score(
         ValueError: a checkpoint that cannot be read or has other classes, or kept scores that are damaged.
         video.VideoError: a video that cannot be read.
     """
-    network = checkpoints.load_any(checkpoint, samples.classes, released, num_frames).model
-    loader = test_loader(samples, network.config.num_frames, data, batch)
-    accelerator = make_accelerator(compute)
-    protocol = protocol_of(checkpoint, network, loader.dataset, data, precision_of(accelerator))
-    path = Path(folder) / _file_name(protocol, samples)
+    protocol = protocol_of(checkpoint, samples, data, compute, released, num_frames)
+    path = kept_path(folder, protocol, samples)
     if path.is_file():
         return Scores.load(path)
-    network = accelerator.prepare_model(network, evaluation_mode=True)
-    scores = evaluate(network, accelerator.prepare(loader), accelerator, samples.classes, on_step)
-    scores = scores._replace(protocols=(protocol,))
+    found = checkpoints.load_any(checkpoint, samples.classes, released, num_frames)
+    accelerator = make_accelerator(compute)
+    network = accelerator.prepare_model(found.model, evaluation_mode=True)
+    loader = accelerator.prepare(test_loader(samples, protocol.num_frames, data, batch))
+    scores = evaluate(network, loader, accelerator, found.classes, on_step)._replace(protocols=(protocol,))
     if accelerator.is_main_process:
         scores.save(path)
     return scores
 
 
 def protocol_of(
-    checkpoint: str | Path, network: VideoClassifier, dataset: ClipDataset, data: DataConfig, precision: str
+    checkpoint: str | Path,
+    samples: Samples,
+    data: DataConfig,
+    compute: ComputeConfig,
+    released: str = "",
+    num_frames: int | None = None,
 ) -> Protocol:
-    """The protocol of testing the network of a checkpoint on the views of a test data set."""
+    """What `score`, given the same, would do. Raises what it would, but for what is wrong with videos."""
+    network = checkpoints.load_any(checkpoint, samples.classes, released, num_frames).model
+    dataset = test_loader(samples, network.config.num_frames, data, batch=1).dataset
     counted = cost.count(network, dataset.num_frames, dataset.size)
     return Protocol(
         model=name_of(network.config),
@@ -252,18 +258,19 @@ def protocol_of(
         num_frames=dataset.num_frames,
         size=dataset.size,
         short_side=dataset.short_side,
-        sampling=data.sampling or dataset.samples.sampling,
+        sampling=data.sampling or samples.sampling,
         clips=dataset.clips,
         crops=dataset.crops,
-        precision=precision,
+        precision=precision_of(compute),
         gflops=counted.gflops,
         params=counted.params,
     )
 
 
-def _file_name(protocol: Protocol, samples: Samples) -> str:
+def kept_path(folder: str | Path, protocol: Protocol, samples: Samples) -> Path:
+    """Where `score` keeps what it finds under this protocol on this list."""
     key = hashlib.sha256(json.dumps([protocol.to_dict(), samples.fingerprint]).encode()).hexdigest()[:12]
-    return f"{protocol.model}_{protocol.num_frames}x{protocol.crops}x{protocol.clips}_{key}.npz"
+    return Path(folder) / f"{protocol.model}_{protocol.num_frames}x{protocol.crops}x{protocol.clips}_{key}.npz"
 
 
 def make_accelerator(compute: ComputeConfig, **options) -> Accelerator:
@@ -275,17 +282,18 @@ def make_accelerator(compute: ComputeConfig, **options) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     if compute.threads:
         torch.set_num_threads(compute.threads)
-    precision = compute.precision
-    if precision == "auto":
-        on_gpu = compute.device != "cpu" and torch.cuda.is_available()
-        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "fp32"
-    options["mixed_precision"] = "no" if precision == "fp32" else precision
-    return Accelerator(cpu=compute.device == "cpu", **options)
+    precision = precision_of(compute)
+    mixed = "no" if precision == "fp32" else precision
+    return Accelerator(cpu=compute.device == "cpu", mixed_precision=mixed, **options)
 
 
-def precision_of(accelerator: Accelerator) -> str:
-    """fp32, bf16 or fp16."""
-    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+def precision_of(compute: ComputeConfig) -> str:
+    """fp32, bf16 or fp16; auto is fp32 on a CPU, and bf16 or else fp16 on a GPU."""
+    if compute.precision != "auto":
+        return compute.precision
+    if compute.device == "cpu" or not torch.cuda.is_available():
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 def ensemble(parts: Sequence[Scores]) -> Scores:

@@ -236,15 +236,8 @@ def test_a_checkpoint_is_scored_once_a_protocol(val_samples, tmp_path):
 
     def score(data=data, compute=compute):
         steps.clear()
-        return testing.score(
-            tmp_path / "c.pt",
-            val_samples,
-            data,
-            compute,
-            16,
-            tmp_path / "kept",
-            on_step=lambda *step: steps.append(step),
-        )
+        checkpoint = (tmp_path / "c.pt", val_samples, data, compute, "", None)
+        return testing.score(*checkpoint, 16, tmp_path / "kept", lambda *step: steps.append(step))
 
     first = score()
     loader = make_loader(val_samples, 4, data, 16)
@@ -312,6 +305,6 @@ def test_views_are_written_as_in_table_6():
 
 
 def test_precision_is_as_asked_and_may_change_within_a_session():
-    for asked, found in (("fp32", "fp32"), ("bf16", "bf16"), ("auto", "fp32")):
+    for asked, found in (("fp32", "no"), ("bf16", "bf16"), ("auto", "no")):
         accelerator = testing.make_accelerator(ComputeConfig(device="cpu", precision=asked))
-        assert testing.precision_of(accelerator) == found and accelerator.device.type == "cpu"
+        assert accelerator.mixed_precision == found and accelerator.device.type == "cpu"
