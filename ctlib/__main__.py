@@ -11,12 +11,18 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from ctlib import study
+from ctlib import parallel, study
 from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.check import check
 from ctlib.data.prepare import prepare
-from ctlib.notebook import counting
+from ctlib.interrupt import Interrupted
+from ctlib.models import MODELS
+from ctlib.notebook import Progress, counting
+from ctlib.plan import find_data, make_plan
+from ctlib.recipes import RECIPES, run_config
+from ctlib.runs import RunFolder
+from ctlib.train import train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,9 +89,33 @@ def main(arguments: list[str] | None = None) -> int:
     preparing.add_argument("--limit", type=float, default=600, help="seconds for one video (default: %(default)s)")
     preparing.set_defaults(run=prepare_videos, kept="what is re-encoded is kept: the same command goes on")
 
+    training = commands.add_parser(
+        "train",
+        help="train a network, as notebooks/train.ipynb does, in a terminal or under torchrun",
+        description="Train a network on a data set by a recipe, test it, and leave the record in OUT/NAME/seedK. A run "
+        "that was stopped or killed goes on when the same command is given again. On several machines: "
+        "`torchrun --nnodes ... --nproc-per-node ... -m ctlib train ...`, with --processes left at 1.",
+    )
+    training.add_argument("out", metavar="OUT", type=Path, help="the study's folder")
+    training.add_argument("--data", default="arrow", choices=DATASETS, help=", ".join(DATASETS))
+    training.add_argument("--root", default="", help="the folder of the data set; arrow is made if not given")
+    training.add_argument("--model", default="ctnet_quickstart", choices=MODELS, help=", ".join(MODELS))
+    training.add_argument("--recipe", default="", help=f"{', '.join(RECIPES)} (default: the data set's)")
+    training.add_argument("--start", default="", help="a checkpoint from whose weights to start")
+    training.add_argument("--name", default="", help="what the run is called (default: as the model)")
+    training.add_argument("--seed", type=int, default=0)
+    training.add_argument("--processes", type=int, default=1, help="on this machine; 0: one for each GPU (default: 1)")
+    training.add_argument(
+        "--set", nargs="+", default=[], metavar="PART.NAME=VALUE", help="what differs from the recipe: recipe.lr=0.01"
+    )
+    training.set_defaults(run=train_network, kept="the state is saved: the same command goes on")
+
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
+    except Interrupted as stopped:
+        print(f"python -m ctlib {options.command}: {stopped}", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError) as error:
         print(f"python -m ctlib {options.command}: {error}", file=sys.stderr)
         return 2
@@ -176,6 +206,26 @@ def prepare_videos(options: argparse.Namespace) -> int:
     )
     print(f"it loads as the data set 'list' in {out}")
     return int(bool(made.failed))
+
+
+def train_network(options: argparse.Namespace) -> int:
+    first = os.environ.get("RANK", "0") == "0"  # among the processes that torchrun starts
+    given = {"start": options.start, "seed": options.seed, "data.root": options.root}
+    given |= {"name": options.name} if options.name else {}
+    config, made = run_config(options.data, options.model, options.recipe, " ".join(options.set), **given)
+    config, samples = find_data(config, made, counting("Arrow of Time, clips written") if first else None)
+    folder = RunFolder.of(config, options.out)
+    processes = parallel.wanted(options.processes, config.compute.device)
+    if first:
+        plan = make_plan(config, samples, int(os.environ.get("WORLD_SIZE", processes)))
+        for what, value in plan.table().items():
+            print(f"{what:<22}{value}", flush=True)
+    with Progress(config.name, config.recipe.epochs, config.recipe.batch) as progress:
+        result = train(config, folder.path, processes, progress.on_step, progress.on_epoch)
+    if first:
+        found = "" if progress.lines else ", found finished"
+        print(f"{config.name}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % ({folder.path}{found})")
+    return 0
 
 
 def print_costs(options: argparse.Namespace) -> int:

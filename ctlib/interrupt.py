@@ -25,6 +25,11 @@ def asked() -> bool:
     return _asked.is_set()
 
 
+def forget() -> None:
+    """Nobody has asked, then."""
+    _asked.clear()
+
+
 @contextmanager
 def deferred(alone: bool = True) -> Iterator[None]:
     """While this holds, SIGINT (Ctrl-C, the kernel's interrupt) and SIGTERM (a cluster's notice) ask for a stop.
@@ -32,7 +37,7 @@ def deferred(alone: bool = True) -> Iterator[None]:
     A second SIGINT interrupts at once; not where several processes run (`alone` false), as a
     terminal and a launcher send one each. Outside the main thread signals stay as they are.
     """
-    _asked.clear()
+    forget()
 
     def ask(number: int, _frame) -> None:
         if alone and number == signal.SIGINT and asked():
@@ -46,4 +51,4 @@ def deferred(alone: bool = True) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _asked.clear()
+        forget()

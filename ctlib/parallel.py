@@ -10,13 +10,14 @@ import pickle
 import signal
 import threading
 import uuid
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ctlib import interrupt
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -44,6 +45,8 @@ def wanted(processes: int, device: str) -> int:
 def launch(function: Callable, *arguments, processes: int, listen: Callable | None = None):
     """Run `function(*arguments, tell)` in several processes, which torch elastic starts and watches.
 
+    `interrupt.stop` here asks them all to stop.
+
     Args:
         function: importable by name; what it prints appears here. Whatever the process of rank 0 hands to
             `tell(*message)` reaches `listen(*message)`, called in a thread of this process.
@@ -58,8 +61,8 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
         Exception: what the function raised in one of the processes; the others are ended then.
     """
     context = multiprocessing.get_context("spawn")
-    messages = context.SimpleQueue()
-    raised = []
+    messages, stopping = context.SimpleQueue(), context.Event()
+    raised, ended = [], threading.Event()
 
     def hear() -> None:
         for kind, content in iter(messages.get, None):
@@ -68,8 +71,15 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
             elif listen is not None:
                 listen(*content)
 
-    hearing = threading.Thread(target=hear, daemon=True)
-    hearing.start()
+    def pass_on() -> None:
+        while not ended.wait(0.2):
+            if interrupt.asked():
+                stopping.set()
+
+    interrupt.forget()
+    threads = [threading.Thread(target=target, daemon=True) for target in (hear, pass_on)]
+    for thread in threads:
+        thread.start()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -84,7 +94,7 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     failed = None
     try:
-        results = elastic_launch(config, _child)(function, arguments, messages)
+        results = elastic_launch(config, _child)(function, arguments, messages, stopping)
     except ChildFailedError as error:
         failed = error
     except SignalException:  # an interrupt; what the processes made of it is in `raised`
@@ -93,18 +103,25 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
+        ended.set()
         messages.put(None)
-        hearing.join()
+        for thread in threads:
+            thread.join()
     if failed is not None:
         raise raised[0] if raised else failed
     return results[0]
 
 
-def _child(function: Callable, arguments: tuple, messages):
+def _child(function: Callable, arguments: tuple, messages, stopping):
     first = os.environ["RANK"] == "0"
     processes = int(os.environ["LOCAL_WORLD_SIZE"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of sizes of 1 only
+
+    def stop_when_told() -> None:
+        stopping.wait()
+        interrupt.stop()
+
+    threading.Thread(target=stop_when_told, daemon=True).start()
 
     def tell(*message) -> None:
         if first:

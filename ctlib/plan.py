@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctlib import cost, probe
+from ctlib import cost, probe, runs
 from ctlib.config import RunConfig
 from ctlib.data import arrow
 from ctlib.data.catalog import Samples, load_samples
 from ctlib.data.clips import train_loader
+from ctlib.data.sampling import SAMPLINGS
 from ctlib.device import make_accelerator, precision_of
 from ctlib.trainer import make_network, micro_batch_of
 
@@ -35,7 +36,12 @@ def find_data(
     if not data.root:
         if data.name != "arrow":
             raise ValueError(f"root must be the folder in which {data.name} lies, got ''")
-        data = dataclasses.replace(data, root=str(arrow.ensure(made, on_clips)))
+        # Said before the minutes of writing it.
+        frames = config.model.num_frames
+        SAMPLINGS[data.sampling or "mirrored"].test(max(frames, made.num_frames), frames, data.clips)
+        if config.recipe.batch > made.train_clips:
+            raise ValueError(f"batch must be at most the {made.train_clips} training videos, got {config.recipe.batch}")
+        data = dataclasses.replace(data, root=runs.portable(arrow.ensure(made, on_clips)))
     samples = {split: load_samples(data.name, data.root, split, **data.options()) for split in ("train", "val")}
     model = dataclasses.replace(config.model, num_classes=len(samples["train"].classes))
     return dataclasses.replace(config, data=data, model=model), samples

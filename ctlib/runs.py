@@ -31,6 +31,11 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
+    @classmethod
+    def of(cls, config: RunConfig, out_dir: str | Path) -> "RunFolder":
+        """Where a run lies in a study's folder: `<name>/seed<k>`."""
+        return cls(Path(out_dir) / config.name / f"seed{config.seed}")
+
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint.pt"
@@ -209,6 +214,11 @@ def _peak_of_process() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # kilobytes, but on a Mac bytes
+
+
+def portable(path: Path) -> str:
+    """A path below the home folder with `~` for it, so that records read the same on every machine."""
+    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

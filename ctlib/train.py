@@ -34,9 +34,8 @@ def train(
 
     What is reported is the network after the last epoch: none is chosen by its test accuracy.
     Under `torchrun` or `accelerate launch`, call it in each process. Everything random depends on
-    the seed and on what it is drawn for, and gradients are those of whole batches however they
-    are split: processes and accumulation change what a batch norm sees (`ComputeConfig.micro_batch`)
-    and nothing else.
+    the seed and on what it is drawn for, and a batch may be split over processes and in turns: with
+    micro-batches of one size (`ComputeConfig.micro_batch`) what is learned is the same.
 
     Args:
         config: the run.

@@ -2,7 +2,7 @@
 
 A batch is cut into micro-batches, which the processes share and take in turns. Everything random is
 keyed by what it is drawn for, so neither how the batch is cut, nor a stop and a new start, changes
-what a step learns; but for the batch norms, which see one micro-batch at a time.
+what a step learns; but for the size of a micro-batch, which is what a batch norm sees.
 """
 
 import dataclasses
@@ -61,12 +61,14 @@ class Trainer:
         testset = test_loader(samples["val"], frames, data, self.micro_batch)
         self.sampler = trainset.sampler
         self.steps_an_epoch = len(self.sampler) // recipe.batch
+        if self.processes > 1:  # where they differ, it is in sizes of 1
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # torch renames broadcast_buffers, Accelerate does not yet
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             prepared = accelerator.prepare(model, optimizer, trainset, testset)
         self.model, self.optimizer, self.trainset, self.testset = prepared
         self.network = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        self.norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        self.statistics = _RunningStatistics(self.network, self.accumulated, accelerator)
         # How far the run is.
         self.epoch, self.step = 0, 0  # epochs finished, and steps done in the one under way
         self.totals = dict.fromkeys(("loss", "right", "read", "skipped"), 0.0)  # of the epoch under way
@@ -118,6 +120,7 @@ class Trainer:
 
     def _restore(self, state: dict) -> None:
         self.network.load_state_dict(state["model"])
+        self.statistics.begin_step()
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -190,6 +193,7 @@ class Trainer:
         if nothing:
             self.model.train()
         self.accelerator.backward(loss / self.micro_batch)
+        self.statistics.after_micro_batch()
         right = (logits.detach().argmax(1) == labels).sum()
         counts = torch.tensor([self.micro_batch - unread, unread, interrupt.asked()], device=loss.device)
         return torch.cat([torch.stack([loss.detach(), right]), counts]).double()
@@ -216,21 +220,12 @@ class Trainer:
         self.accelerator.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._average_statistics()
+        self.statistics.after_step()
         self.step += 1
         self.loss = loss / read if read else math.nan
         if self.config.compute.tensorboard:
             self.accelerator.log({"train/loss": self.loss, "train/lr": self.rate}, step=at + 1)
         return stopping > 0
-
-    def _average_statistics(self) -> None:
-        """Running statistics of batch norms become their mean over the processes, so that these stay one network."""
-        if self.processes == 1 or self.config.compute.sync_batch_norm:
-            return
-        statistics = [part for norm in self.norms for part in (norm.running_mean, norm.running_var)]
-        mean = self.accelerator.reduce(torch.cat(statistics), "mean")
-        for part, value in zip(statistics, mean.split([len(part) for part in statistics]), strict=True):
-            part.copy_(value)
 
     def _stop_at_once(self, *_) -> None:
         """While testing, an only process need not wait: the state after the last step is on disk."""
@@ -280,6 +275,43 @@ class Trainer:
         if self.config.compute.tensorboard:
             tested = {f"test/{name}": row[name] for name in ("top1", "top5")}
             self.accelerator.log({**tested, "train/top1": row["train_top1"]}, step=self.epoch * steps)
+
+
+class _RunningStatistics:
+    """Batch norms' running statistics, which follow steps: one update a step, by the mean over its micro-batches.
+
+    So however a batch is shared out, over processes and in turns, the network stays one and the same.
+    """
+
+    def __init__(self, network: nn.Module, accumulated: int, accelerator: Accelerator):
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        self.running = [part for norm in norms for part in (norm.running_mean, norm.running_var)]
+        self.counters = [norm.num_batches_tracked for norm in norms]
+        self.accumulated, self.accelerator = accumulated, accelerator
+        self.split = accumulated * accelerator.num_processes > 1
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        if self.split:
+            self.before = torch.cat(self.running)
+            self.counted = torch.stack(self.counters)
+            self.sums = torch.zeros_like(self.before)
+
+    def after_micro_batch(self) -> None:
+        if self.split:
+            self.sums += torch.cat(self.running)
+            self._set(self.before)
+
+    def after_step(self) -> None:
+        if self.split:
+            self._set(self.accelerator.reduce(self.sums / self.accumulated, "mean"))
+            for counter, count in zip(self.counters, self.counted + 1, strict=True):
+                counter.copy_(count)
+            self.begin_step()
+
+    def _set(self, values: torch.Tensor) -> None:
+        for part, value in zip(self.running, values.split([len(part) for part in self.running]), strict=True):
+            part.copy_(value)
 
 
 def make_network(config: RunConfig, classes: Sequence[str]) -> VideoClassifier:
