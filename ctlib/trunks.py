@@ -5,11 +5,12 @@ convolution, the frames come together as clips, pass it, and part again; that is
 told T. Names are torchvision's, so its published ImageNet weights load as they are.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import fx, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.inception import BasicConv2d, Inception3
 from torchvision.models.resnet import Bottleneck
 
@@ -58,7 +59,46 @@ class ClipBlock(nn.Module):
         return self.relu(self.bn3(self.conv3(out)) + x)
 
 
-class ResNetTrunk(nn.Module):
+class Trunk(nn.Module):
+    """What trunks share: their blocks run one after the other, each told T if it sees clips.
+
+    With `recompute`, what a block computes is not kept for the backward pass but computed again in it,
+    from the block's input ("activation checkpointing", Chen et al., 2016). The numbers stay the same.
+    """
+
+    recompute = False
+
+    def run(self, block: nn.Module, x: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """One block, or layer of a stem: (N * T, C, H, W) and T -> (N * T, C', H', W')."""
+        inputs = (x, num_frames) if isinstance(block, (ClipBlock, OnClips, fx.GraphModule)) else (x,)
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return block(*inputs)
+        if torch.compiler.is_compiling():  # the compiler plans what is recomputed, and leaves updates out of it
+            return checkpoint(block, *inputs, use_reentrant=False)
+        contexts = nullcontext(), _BuffersKept(block)
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: contexts)
+
+
+class _BuffersKept:
+    """Inside, a module has copies of its buffers: what it does to them is forgotten.
+
+    So batch norms, synchronised ones too, follow a batch once and not again when a block is recomputed.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.buffers = [layer._buffers for layer in module.modules()]
+
+    def __enter__(self) -> None:
+        self.kept = [dict(buffers) for buffers in self.buffers]
+        for buffers in self.buffers:
+            buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()})
+
+    def __exit__(self, *_error) -> None:
+        for buffers, kept in zip(self.buffers, self.kept, strict=True):
+            buffers.update(kept)
+
+
+class ResNetTrunk(Trunk):
     """torchvision's bottleneck ResNet without its classifier, of any depth and width.
 
     The stages, called 2 to 5 in the paper, are `layer1` to `layer4`.
@@ -138,7 +178,7 @@ class ResNetTrunk(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(frames))))
         for stage in self.stages:
             for block in stage:
-                x = block(x, num_frames) if isinstance(block, ClipBlock) else block(x)
+                x = self.run(block, x, num_frames)
         return x
 
 
@@ -163,7 +203,7 @@ def _every_other(depths: tuple[int, ...], last_stages: int) -> tuple[range, ...]
     return tuple(range(1, depth if stage >= first else 0, 2) for stage, depth in enumerate(depths))
 
 
-class InceptionTrunk(nn.Module):
+class InceptionTrunk(Trunk):
     """torchvision's InceptionV3 without its classifiers (Table 8).
 
     Its blocks are torchvision's own, traced once so that a convolution anywhere in their branches
@@ -181,13 +221,10 @@ class InceptionTrunk(nn.Module):
         super().__init__()
         self.out_channels = 2048
         network = Inception3(aux_logits=False, init_weights=False)
-        for classifier in ("avgpool", "dropout", "fc"):
-            delattr(network, classifier)
-        chain = nn.Sequential(OrderedDict(network.named_children()))
-        graph = _KeepConvolutions().trace(chain)
-        with graph.inserting_after(next(iter(graph.nodes))):
-            graph.placeholder("num_frames")  # for the convolutions that will be replaced
-        self.body = fx.GraphModule(chain, graph)
+        self.body = nn.Sequential()
+        for name, block in network.named_children():
+            if name not in ("avgpool", "dropout", "fc"):
+                self.body.add_module(name, _told_num_frames(block) if name.startswith("Mixed") else block)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("scale", std / 0.5, persistent=False)
         self.register_buffer("shift", (mean - 0.5) / 0.5, persistent=False)
@@ -220,20 +257,22 @@ class InceptionTrunk(nn.Module):
         for name in names:
             if name not in known:
                 raise ValueError(unknown_name("3x3 convolution of InceptionV3", name, known))
-        _, num_frames = (node for node in self.body.graph.nodes if node.op == "placeholder")
         for name in names:
             conv = self.body.get_submodule(name).conv
             self.body.set_submodule(name, OnClips(make_module(conv.in_channels, conv.out_channels)))
-            (node,) = (node for node in self.body.graph.nodes if node.target == name)
-            node.args = (*node.args, num_frames)
-        self.body.recompile()
+            block, _, layer = name.partition(".")
+            if layer:
+                _pass_num_frames(self.body.get_submodule(block), layer)
 
     def replaced(self) -> Iterator[nn.Module]:
         """The modules that replaced a convolution."""
         return (module for module in self.modules() if isinstance(module, OnClips))
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
-        return self.body(frames * self.scale + self.shift, num_frames)
+        x = frames * self.scale + self.shift
+        for block in self.body:
+            x = self.run(block, x, num_frames)
+        return x
 
 
 class _KeepConvolutions(fx.Tracer):
@@ -241,6 +280,22 @@ class _KeepConvolutions(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, BasicConv2d) or super().is_leaf_module(module, name)
+
+
+def _told_num_frames(block: nn.Module) -> fx.GraphModule:
+    """A block of Inception as a graph that takes T beside its input, for what will be replaced in it."""
+    graph = _KeepConvolutions().trace(block)
+    with graph.inserting_after(next(iter(graph.nodes))):
+        graph.placeholder("num_frames")
+    return fx.GraphModule(block, graph)
+
+
+def _pass_num_frames(block: fx.GraphModule, layer: str) -> None:
+    """Let `layer` of such a block be called with T as well."""
+    _, num_frames = (node for node in block.graph.nodes if node.op == "placeholder")
+    (node,) = (node for node in block.graph.nodes if node.target == layer)
+    node.args = (*node.args, num_frames)
+    block.recompile()
 
 
 def _keeps_size(layer: nn.Module) -> bool:

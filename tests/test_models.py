@@ -1,11 +1,24 @@
+import copy
+
 import pytest
 import torch
+from torch import distributed
 
 import ctlib
+from ctlib import cost, trunks
 from ctlib.config import ModelConfig
-from ctlib.models import MODELS, build_model, freeze_trunk, model_config, name_of
+from ctlib.models import (
+    MODELS,
+    VideoClassifier,
+    build_model,
+    freeze_trunk,
+    model_config,
+    name_of,
+    recompute_blocks,
+    use_channels_last,
+)
+from ctlib.recipes import parameter_groups
 from ctlib.temporal import MODULES
-from ctlib.train import parameter_groups
 
 CLIP = (2, 3, 8, 64, 64)
 
@@ -198,14 +211,136 @@ def test_exported_with_any_number_of_clips_frames_and_pixels():
         torch.testing.assert_close(program.module()(clips), network(clips), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_training_a_compiled_network_gives_the_same_gradients():
+def double(name, **parts):
+    """A network in float64: in float32, gradients of a deep network differ by percents between mere layouts."""
     torch.manual_seed(0)
-    network = build_model(model_config("ctnet_quickstart", num_classes=3, dropout=0.0)).double()
-    clips, weights = torch.randn(2, 3, 4, 64, 64, dtype=torch.double), torch.randn(2, 3, dtype=torch.double)
-    (network(clips) * weights).sum().backward()
-    expected = [parameter.grad.clone() for parameter in network.parameters()]
+    return build_model(model_config(name, num_classes=3, **parts)).double()
+
+
+def training_step(network, clips, call=None):
+    """What one step computes: the loss, each gradient, and the batch norms' statistics after it."""
+    torch.manual_seed(1)  # of dropout
+    logits = (network if call is None else call)(clips)
+    loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(clips)))
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     network.zero_grad()
-    (torch.compile(network, fullgraph=True)(clips) * weights).sum().backward()
-    for parameter, gradient in zip(network.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9)
+    return loss.detach(), gradients, {name: buffer.clone() for name, buffer in network.named_buffers()}
+
+
+CLIPS = torch.randn(2, 3, 4, 76, 76, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+EXACT, CLOSE = {"rtol": 0, "atol": 0}, {"rtol": 1e-8, "atol": 1e-10}
+
+
+@pytest.mark.parametrize("parts", [{}, {"module": "c3d"}, {"excitation": "se", "connection": "coupling"}])
+def test_layouts_train_the_same(parts):
+    network = double("ctnet_quickstart", **parts)
+    other = copy.deepcopy(network)
+    use_channels_last(other, False)
+    assert network.trunk.layer2[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(parameter.is_contiguous() for parameter in other.parameters())
+    torch.testing.assert_close(training_step(other, CLIPS), training_step(network, CLIPS), **CLOSE)
+
+
+def test_a_layout_is_no_part_of_a_state_dict_or_of_a_cost(tmp_path):
+    network = double("ctnet_quickstart")
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    other = build_model(network.config).double()
+    use_channels_last(other, False)
+    other.load_state_dict(torch.load(tmp_path / "weights.pt"))
+    assert other.trunk.layer2[0].conv2.weight.is_contiguous()
+    torch.testing.assert_close(other.eval()(CLIPS), network.eval()(CLIPS), **CLOSE)
+    assert cost.count(other, 8, 64) == cost.count(network, 8, 64)
+    use_channels_last(other)
+    assert torch.equal(other(CLIPS), network(CLIPS))
+
+
+@pytest.mark.parametrize("name", ["ctnet_quickstart", "tsn_quickstart", "ctnet_inception_v3"])
+def test_recomputing_blocks_trains_the_same_to_the_bit(name):
+    """Batch norms follow a batch once: their running statistics and their count of batches are compared too."""
+    network = double(name, dropout=0.5)
+    other = copy.deepcopy(network)
+    recompute_blocks(other)
+    for _ in range(2):
+        torch.testing.assert_close(training_step(other, CLIPS), training_step(network, CLIPS), **EXACT)
+    assert network.state_dict().keys() == other.state_dict().keys()
+    assert {int(value) for key, value in other.state_dict().items() if "num_batches" in key} == {2}
+
+
+def test_recomputing_blocks_with_other_batch_norms():
+    """Synchronised, and frozen: each keeps to its own way."""
+    network = double("ctnet_quickstart")
+    network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    network.trunk.layer1.eval()
+    other = copy.deepcopy(network)
+    recompute_blocks(other)
+    torch.testing.assert_close(training_step(other, CLIPS), training_step(network, CLIPS), **EXACT)
+    assert (network.trunk.layer1[0].bn1.num_batches_tracked, network.trunk.layer2[0].bn1.num_batches_tracked) == (0, 1)
+
+
+def test_recomputing_blocks_of_a_frozen_trunk():
+    network = double("ctnet_quickstart")
+    freeze_trunk(network)
+    other = copy.deepcopy(network)
+    recompute_blocks(other)
+    expected = training_step(network, CLIPS)
+    assert expected[1]["trunk.conv1.weight"] is None and expected[1]["fc.weight"] is not None
+    torch.testing.assert_close(training_step(other, CLIPS), expected, **EXACT)
+
+
+def test_blocks_are_recomputed_in_training_only(monkeypatch):
+    network = double("ctnet_quickstart")
+    recompute_blocks(network)
+    called = []
+    monkeypatch.setattr(trunks, "checkpoint", lambda block, *inputs, **_: called.append(block) or block(*inputs))
+    with torch.no_grad():
+        network(CLIPS)
+    network.eval()(CLIPS)
+    assert not called
+    network.train()(CLIPS)
+    assert called == [block for stage in network.trunk.stages for block in stage]
+    recompute_blocks(network, False)
+    network(CLIPS)
+    assert len(called) == 8
+
+
+def test_recomputing_blocks_of_a_distributed_network():
+    network = double("ctnet_quickstart")
+    other = copy.deepcopy(network)
+    recompute_blocks(other)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(other)
+        torch.testing.assert_close(training_step(other, CLIPS, parallel), training_step(network, CLIPS), **EXACT)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_training_a_compiled_network_is_the_same_for_any_batch():
+    network = double("ctnet_quickstart")
+    other = copy.deepcopy(network)
+    compiled = torch.compile(other, fullgraph=True, backend="eager")
+    for clips in (CLIPS, CLIPS[[0, 1, 0]]):
+        torch.testing.assert_close(training_step(other, clips, compiled), training_step(network, clips), **CLOSE)
+
+
+def test_a_compiler_that_plans_the_backward_pass_recomputes_blocks_too():
+    """On TSN: in the backward pass of CT-Net, "aot_eager" takes layouts for others than convolutions give."""
+    torch.manual_seed(0)
+    trunk = trunks.ResNetTrunk((1, 1, 1, 1), width=4)
+    network = VideoClassifier(trunk, ModelConfig(num_classes=3, blocks="none")).double()
+    other = copy.deepcopy(network)
+    recompute_blocks(other)
+    compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(training_step(other, CLIPS, compiled), training_step(network, CLIPS), **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_training_a_network_compiled_to_kernels_is_the_same(recomputed):
+    """Each takes about two and a half minutes of one core, nearly all of it compiling."""
+    network = double("ctnet_quickstart")
+    other = copy.deepcopy(network)
+    recompute_blocks(other, recomputed)
+    compiled = torch.compile(other, fullgraph=True)
+    torch.testing.assert_close(training_step(other, CLIPS, compiled), training_step(network, CLIPS), **CLOSE)
