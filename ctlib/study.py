@@ -241,6 +241,29 @@ def arrow_accuracy(predictions: pd.DataFrame) -> ArrowAccuracy:
     return ArrowAccuracy(top1, half, 100 * float((predictions.label // 2 == predictions.predicted // 2).mean()))
 
 
+def told(result: dict, predictions: pd.DataFrame) -> str:
+    """What a run found, and under which protocol, in a few lines."""
+    low, high = top1_interval(predictions, result["data"])
+    over = "the mirrored pairs" if result["data"] == "arrow" else "the test videos"
+    lines = [
+        f"{result['name']}, seed {result['seed']}: top-1 {result['top1']:.1f} % ({low:.1f} to {high:.1f} %: 95 % "
+        f"interval over {over}), top-5 {result['top5']:.1f} %"
+    ]
+    if result["data"] == "arrow":
+        right_pair = arrow_accuracy(predictions).right_pair
+        lines.append(f"  right pair, whichever direction: {right_pair:.1f} %; made data, and no benchmark")
+    skipped = f", {result['skipped']} of them not read" if result["skipped"] else ""
+    lines += [
+        f"  on {result['videos']} of {result['listed']} listed test videos of {result['data']}{skipped}, "
+        f"{result['num_frames']} frames of {result['size']} x {result['size']}, {result['clips']} clip(s) x "
+        f"{result['crops']} crop(s)",
+        f"  trained on {result['train_videos']} of {result['train_listed']} listed videos for {result['epochs']} "
+        f"epochs: {result['seconds']:.0f} s in {len(result['sessions'])} session(s), {result['processes']} process(es) on "
+        f"{result['hardware']}, {result['precision']}, at most {result['peak_memory_mb']:,} MB",
+    ]
+    return "\n".join(lines)
+
+
 def run_labels(table: pd.DataFrame) -> list[str]:
     """What each run of `runs.load` is called in a figure: its name, with its seed where names repeat."""
     repeated = table.name.duplicated(keep=False)
@@ -389,8 +412,6 @@ def not_run(table: pd.DataFrame, data: str) -> str:
     """Which rows of Table 6 `tested`'s table does not have, in words."""
     published = published_6(data)
     if published.empty:
-        return (
-            f"None of this is a row of the paper's Table 6, which is about Something-Something; it stands for {data}."
-        )
+        return f"None of this is a row of the paper's Table 6, which is about Something-Something: it stands for {data} alone."
     missing = [row for row in published.index if row not in set(table.row)]
     return f"Not run, of Table 6's {len(published)} rows: {', '.join(missing) or 'none'}."
