@@ -161,6 +161,10 @@ def ct_block_formula(
     return parts
 
 
+# What autocast computes in, by its name; "fp32" is without autocast.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 @dataclass(frozen=True)
 class Latency:
     """How long one forward pass took, and under what conditions."""
@@ -201,8 +205,7 @@ def latency(
     Raises:
         ValueError: an unknown precision, a model in another one than float32, or fewer than one clip, frame or pixel.
     """
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    check_choice("precision", precision, types)
+    check_choice("precision", precision, PRECISIONS)
     parameter = next(model.parameters())
     device = parameter.device
     if parameter.dtype != torch.float32:
@@ -214,7 +217,7 @@ def latency(
     model.eval()
     times = []
     try:
-        with torch.inference_mode(), torch.autocast(device.type, types[precision], enabled=precision != "fp32"):
+        with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
             for _ in range(2):
                 _timed(model, clips)
             while not times or sum(times) < 1000 * seconds:

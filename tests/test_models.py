@@ -317,7 +317,7 @@ def test_recomputing_blocks_of_a_distributed_network():
 
 
 def test_training_a_compiled_network_is_the_same_for_any_batch():
-    network = double("ctnet_quickstart")
+    network = double("ctnet_quickstart", blocks=((1,), (), (), ()))
     other = copy.deepcopy(network)
     compiled = torch.compile(other, fullgraph=True, backend="eager")
     for clips in (CLIPS, CLIPS[[0, 1, 0]]):
