@@ -26,7 +26,7 @@ class TrainingPanel:
 
     def __init__(self, log, on_stop: Callable[[], None] | None = None, bound: float | None = None):
         self.log, self.on_stop, self.bound = log, on_stop, bound
-        self.closed = False
+        self.closed = self._testing = False
         self.status = ipywidgets.HTML()
         self.bar = ipywidgets.FloatProgress(max=1.0, layout={"width": "auto"})
         self.curves = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
@@ -46,14 +46,15 @@ class TrainingPanel:
         bundle = self.box._repr_mimebundle_() | {"text/plain": f"{self.log.name}: training"}
         self._shown = display(bundle, raw=True, display_id=True)
         self._telling = _Seldom(self._tell, apart=0.5, share=0.004)
-        self._plotting = _Seldom(self._plot, apart=2.0, share=0.014)
+        self._plotting = _Seldom(self._plot, apart=2.0, share=0.01)
         self._asking = _Seldom(self._ask, apart=4.0, share=0.002)
 
     def refresh(self) -> None:
         """Show what the log says, as often as can be without slowing the training."""
         if self.closed:
             return
-        self._telling(now=self.log.testing)  # nothing comes while an epoch is tested
+        before, self._testing = self._testing, self.log.testing
+        self._telling(now=self._testing and not before)  # at once, as nothing comes while an epoch is tested
         self._plotting()
         self._asking()
 
