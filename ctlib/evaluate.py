@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from scipy import stats
 from torch import nn
@@ -25,6 +24,7 @@ from ctlib import checkpoints, cost, runs
 from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import SKIPPED, test_loader
+from ctlib.device import make_accelerator, precision_of
 from ctlib.models import name_of
 
 FORMAT = 1
@@ -271,29 +271,6 @@ def kept_path(folder: str | Path, protocol: Protocol, samples: Samples) -> Path:
     """Where `score` keeps what it finds under this protocol on this list."""
     key = hashlib.sha256(json.dumps([protocol.to_dict(), samples.fingerprint]).encode()).hexdigest()[:12]
     return Path(folder) / f"{protocol.model}_{protocol.num_frames}x{protocol.crops}x{protocol.clips}_{key}.npz"
-
-
-def make_accelerator(compute: ComputeConfig, **options) -> Accelerator:
-    """Accelerate on the device and in the precision of `compute`; `options` are for Accelerate.
-
-    What a notebook's runs before left behind is forgotten: they may have had another device or precision.
-    """
-    GradientState._reset_state()
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
-    precision = precision_of(compute)
-    mixed = "no" if precision == "fp32" else precision
-    return Accelerator(cpu=compute.device == "cpu", mixed_precision=mixed, **options)
-
-
-def precision_of(compute: ComputeConfig) -> str:
-    """fp32, bf16 or fp16; auto is fp32 on a CPU, and bf16 or else fp16 on a GPU."""
-    if compute.precision != "auto":
-        return compute.precision
-    if compute.device == "cpu" or not torch.cuda.is_available():
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 def ensemble(parts: Sequence[Scores]) -> Scores:

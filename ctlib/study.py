@@ -412,6 +412,6 @@ def not_run(table: pd.DataFrame, data: str) -> str:
     """Which rows of Table 6 `tested`'s table does not have, in words."""
     published = published_6(data)
     if published.empty:
-        return f"None of this is a row of the paper's Table 6, which is about Something-Something: it stands for {data} alone."
+        return f"No row here is one of the paper's Table 6 (Something-Something): these are of {data} alone."
     missing = [row for row in published.index if row not in set(table.row)]
     return f"Not run, of Table 6's {len(published)} rows: {', '.join(missing) or 'none'}."

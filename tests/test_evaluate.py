@@ -302,9 +302,3 @@ def test_views_are_written_as_in_table_6():
     for text in ("", "2x1", "1x0", "3 x 2", "1x1 1x1", "3x", "x"):
         with pytest.raises(ValueError, match="views must be crops x clips"):
             parse_views(text)
-
-
-def test_precision_is_as_asked_and_may_change_within_a_session():
-    for asked, found in (("fp32", "no"), ("bf16", "bf16"), ("auto", "no")):
-        accelerator = testing.make_accelerator(ComputeConfig(device="cpu", precision=asked))
-        assert accelerator.mixed_precision == found and accelerator.device.type == "cpu"

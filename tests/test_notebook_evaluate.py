@@ -56,7 +56,7 @@ def test_evaluate_scores_every_network_and_view_and_their_ensemble_and_nothing_t
     assert table.gflops[1] == pytest.approx(2 * table.gflops[0]) and table.row.isna().all()
     for line in table.itertuples():
         assert f"{line.network}, {line.frames} frames, {line.views}: top-1 {line.top1:.1f} % (" in told
-    assert "None of this is a row of the paper's Table 6" in told and "TSN, 1 x 1, batches: 1 of 1" in told
+    assert "No row here is one of the paper's Table 6" in told and "TSN, 1 x 1, batches: 1 of 1" in told
     kept = [Scores.load(path) for path in (tmp_path / "out" / "scores").iterdir()]
     assert sorted(scores.protocols[0].num_frames for scores in kept) == [4, 4, 8, 8]
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
@@ -112,12 +112,8 @@ def test_evaluate_takes_the_authors_files_and_names_table_6_s_rows(tmp_path):
     ("parameters", "text"),
     [
         ({"checkpoints": "no/such/*.pt"}, "no checkpoint matches 'no/such/\\*.pt': `make study` trains two networks"),
-        ({"views": "2x1"}, "views must be crops x clips"),
         ({"ensembles": "8+12"}, "the ensemble 8\\+12 needs one network of 12 frames, and none has it"),
-        ({"precision": "fp64"}, "unknown precision 'fp64'"),
-        ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"data": "something-v1", "root": ""}, "root must be the folder of 'something-v1'"),
-        ({"data": "somethin-v1"}, "unknown data set 'somethin-v1': did you mean 'something-v1'"),
         ({"view": "1x1"}, "unknown parameter 'view': did you mean 'views'"),
         ({"sampling": "sparce"}, "unknown sampling 'sparce': did you mean 'sparse'"),
     ],

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctlib import cost, plotting
+from ctlib import cost, evaluate, plotting
 from ctlib.ct_module import CTModule
 
 
@@ -48,6 +48,51 @@ def test_confusion_is_in_percent_of_the_true_class():
     assert axes[0].get_title() == "TSN: 75.0 % right"
     assert not axes[0].patches
     assert len(plotting.confusion({"TSN": table}, ["a", "b"], pairs=True).axes[0].patches) == 1
+
+
+def test_confusion_leaves_out_what_was_not_read():
+    table = pd.DataFrame({"label": [0, -1, 1, -1], "predicted": [0, 1, 0, 0]})
+    axes = plotting.confusion({"TSN": table}, ["a", "b"]).axes[0]
+    assert axes.collections[0].get_array().reshape(2, 2).tolist() == [[100, 0], [100, 0]]
+    assert axes.get_title() == "TSN: 50.0 % right"
+
+
+@pytest.mark.parametrize(("count", "ticks"), [(174, 9), (400, 8)])
+def test_confusion_of_many_classes_has_numbers_for_names_and_says_its_scale(count, ticks):
+    table = pd.DataFrame({"label": range(count), "predicted": range(count)})
+    axes, other, bar = plotting.confusion({"A": table, "B": table}, [f"class {i}" for i in range(count)]).axes
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(names) == ticks and names[0] == "0" and all(name.isdigit() for name in names)
+    assert texts(axes) == [] and axes.collections[0].get_rasterized()  # else an SVG of 160,000 squares
+    assert axes.get_ylabel() == "true class, by its number from 0"
+    assert bar.get_ylabel() == "% of the true class's videos, on a square-root scale"
+
+
+def accuracies(count, videos=4):
+    labels = np.repeat(np.arange(count), videos)
+    right = (np.arange(len(labels)) % videos) * count < labels * videos  # the higher the label, the more are right
+    predictions = pd.DataFrame({"label": labels, "predicted": np.where(right, labels, (labels + 1) % count)})
+    return evaluate.by_class(predictions, [f"class {label}" for label in range(count)])
+
+
+def test_class_accuracy_has_a_dot_a_run_in_the_order_of_the_mean():
+    good, bad = accuracies(4), accuracies(4)
+    bad["top1"] = [0.0, 0.0, 50.0, np.nan]  # the last has no videos here, and is left out
+    (axes,) = plotting.class_accuracy({"good": good, "bad": bad}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["class 2", "class 1", "class 0"]
+    assert [line.get_label() for line in axes.lines] == ["good", "bad"]
+    assert axes.lines[0].get_xdata().tolist() == good.top1[[2, 1, 0]].tolist()
+    low, high = axes.get_ylim()
+    assert low > high  # the best on top
+
+
+def test_class_accuracy_of_many_classes_names_the_best_and_the_worst():
+    curve, axes = plotting.class_accuracy({"A": accuracies(174, videos=174)}, most=10).axes
+    assert len(curve.lines[0].get_xdata()) == 174 and np.all(np.diff(curve.lines[0].get_ydata()) <= 0)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [f"class {label}" for label in (173, 172, 171, 170, 169, 4, 3, 2, 1, 0)]
+    assert axes.get_title() == "the 5 best and the 5 worst of them, by the mean of the runs"
+    assert plotting._short("x" * 80) == "x" * 53 + "..."
 
 
 def test_clips_say_what_was_right_and_what_was_wrong():
