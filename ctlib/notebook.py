@@ -5,12 +5,12 @@ import importlib.util
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
 from tqdm import tqdm
 
 from ctlib.config import check_choice, check_type
@@ -127,10 +127,10 @@ class TrainingLog:
             self.step_seconds = (now - since) / (done - first)
         self._waiting.append((self.epochs * done / total, loss))
         if len(self._waiting) >= self._steps_a_point:
-            self.losses.append(tuple(np.mean(self._waiting, axis=0)))
+            self.losses.append(_mean(self._waiting))
             self._waiting.clear()
         if len(self.losses) == self.POINTS:
-            self.losses = [tuple(pair) for pair in np.reshape(self.losses, (-1, 2, 2)).mean(axis=1)]
+            self.losses = [_mean(pair) for pair in zip(self.losses[::2], self.losses[1::2], strict=True)]
             self._steps_a_point *= 2
 
     def on_epoch(self, row: dict) -> None:
@@ -171,7 +171,7 @@ class TrainingLog:
             return "starting"
         parts = [f"epoch {min(len(self.rows) + 1, self.epochs)} of {self.epochs}", f"step {self.done} of {self.total}"]
         if self._window:
-            parts.append(f"loss {np.mean([loss for _, _, loss in self._window]):.3f}")
+            parts.append(f"loss {fmean(loss for _, _, loss in self._window):.3f}")
         if self.testing:
             parts.append("testing")
         elif self.samples_a_second is not None:
@@ -199,6 +199,10 @@ class TrainingLog:
             f"{self.name}: {ended}, step {self.done} of {self.total}, {epochs}, {_duration(self.clock() - self.began)}"
         )
         return f"{text}\n{self.line(self.rows[-1])}" if self.rows else text
+
+
+def _mean(points: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    return tuple(map(fmean, zip(*points, strict=True)))
 
 
 def _measures(row: dict) -> str:
