@@ -116,6 +116,8 @@ def training_curves(log, bound: float | None = None) -> bytes:
         right.axhline(bound, color="0.3", ls="--", lw=1.2, label="bound of frame averaging")
     left.set(title="Training loss", xlabel="epoch", xlim=(0, log.epochs))
     right.set(title="Top-1 accuracy, %", xlabel="epoch", xlim=(0, log.epochs + 0.2), ylim=(0, 100))
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     if right.get_legend_handles_labels()[0]:
         right.legend(fontsize="small", loc="upper left")
     png = io.BytesIO()
