@@ -206,6 +206,8 @@ class ComputeConfig(Config):
         super().__post_init__()
         if self.sync_batch_norm and self.device == "cpu":
             raise ValueError("sync_batch_norm needs GPUs, and device is 'cpu'")
+        if self.recompute and self.compile == "eager":  # it keeps the batch norms' counters, and fails over them
+            raise ValueError("recompute does not go with compile 'eager': choose 'inductor' or 'none'")
 
 
 @dataclass(frozen=True)

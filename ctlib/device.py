@@ -24,9 +24,9 @@ def make_accelerator(compute: ComputeConfig, **options) -> Accelerator:
     GradientState._reset_state()
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     precision = precision_of(compute)
-    accelerator = Accelerator(
-        cpu=compute.device == "cpu", mixed_precision="no" if precision == "fp32" else precision, **options
-    )
+    # Told so where there is no other device either: else Accelerate takes several processes on CPUs for lone ones.
+    on_cpu = compute.device == "cpu" or not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if precision == "fp32" else precision, **options)
     if compute.threads:  # after Accelerate, which sets a number of its own where several processes run on CPUs
         torch.set_num_threads(compute.threads)
     return accelerator

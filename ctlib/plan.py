@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -14,13 +15,13 @@ from ctlib.data.catalog import Samples, load_samples
 from ctlib.data.clips import train_loader
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.device import make_accelerator, precision_of
-from ctlib.trainer import make_network, micro_batch_of
+from ctlib.trainer import identified, make_network, micro_batch_of
 
 
 def find_data(
     config: RunConfig, made: arrow.ArrowConfig, on_clips: Callable[[int, int], None] | None = None
 ) -> tuple[RunConfig, dict[str, Samples]]:
-    """The lists that a run trains and is tested on, and the run with their number of classes.
+    """The lists that a run trains and is tested on, and the run with what they tell: classes, digests.
 
     The built-in data set is written to the cache if the run names no folder and it is not there yet.
 
@@ -33,6 +34,8 @@ def find_data(
         ValueError: a data set without a folder, or lists that cannot be read; OSError: a folder that is not there.
     """
     data = config.data
+    if config.start and not Path(config.start).expanduser().is_file():
+        raise FileNotFoundError(f"no checkpoint {config.start}")
     if not data.root:
         if data.name != "arrow":
             raise ValueError(f"root must be the folder in which {data.name} lies, got ''")
@@ -44,7 +47,7 @@ def find_data(
         data = dataclasses.replace(data, root=runs.portable(arrow.ensure(made, on_clips)))
     samples = {split: load_samples(data.name, data.root, split, **data.options()) for split in ("train", "val")}
     model = dataclasses.replace(config.model, num_classes=len(samples["train"].classes))
-    return dataclasses.replace(config, data=data, model=model), samples
+    return identified(dataclasses.replace(config, data=data, model=model), samples), samples
 
 
 @dataclass(frozen=True)

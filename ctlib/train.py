@@ -6,7 +6,6 @@ folder; one that is finished is not run again, and one that was stopped or kille
 last saved state and ends as if it had never been.
 """
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +19,7 @@ from ctlib.data.catalog import Samples, load_samples
 from ctlib.device import make_accelerator, precision_of
 from ctlib.evaluate import Scores
 from ctlib.models import name_of
-from ctlib.trainer import Trainer, call, from_first
+from ctlib.trainer import Trainer, call, from_first, identified
 
 
 def train(
@@ -78,7 +77,7 @@ def _run(config: RunConfig, folder: Path, on_step, on_epoch) -> dict:
         split: load_samples(config.data.name, config.data.root, split, **config.data.options())
         for split in ("train", "val")
     }
-    config = _completed(config, samples)
+    config = identified(config, samples)
     compute = config.compute
     accelerator = make_accelerator(
         compute,
@@ -116,14 +115,6 @@ def _run(config: RunConfig, folder: Path, on_step, on_epoch) -> dict:
             folder.finish(result, scores.predictions(samples["val"]))
         trainer.close()
     return result
-
-
-def _completed(config: RunConfig, samples: dict[str, Samples]) -> RunConfig:
-    """The run with what its files tell: digests of the lists and of the checkpoint that it starts from."""
-    lists = f"{samples['train'].fingerprint}-{samples['val'].fingerprint}"
-    start = checkpoints.digest(config.start) if config.start else ""
-    data = dataclasses.replace(config.data, fingerprint=lists)
-    return dataclasses.replace(config, data=data, start_digest=start)
 
 
 def _refuse_differing_lists(fingerprint: str) -> None:

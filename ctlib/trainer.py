@@ -314,6 +314,13 @@ class _RunningStatistics:
             part.copy_(value)
 
 
+def identified(config: RunConfig, samples: dict[str, Samples]) -> RunConfig:
+    """The run with what tells its files from others: digests of the lists and of the checkpoint that it starts from."""
+    lists = f"{samples['train'].fingerprint}-{samples['val'].fingerprint}"
+    start = checkpoints.digest(config.start) if config.start else ""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, fingerprint=lists), start_digest=start)
+
+
 def make_network(config: RunConfig, classes: Sequence[str]) -> VideoClassifier:
     """The network that a run begins with, laid out and frozen as its configuration says."""
     weights = None if config.start else config.model.weights  # a checkpoint's take the place of published ones

@@ -15,7 +15,7 @@ def config(arrow_root):
         model=model_config("ctnet_quickstart", num_classes=16, num_frames=4, dropout=0.5),
         data=DataConfig(root=str(arrow_root), size=32, flip=True, workers=0),
         recipe=RecipeConfig(epochs=2, batch=8, lr=0.1, warmup=0.5),
-        compute=ComputeConfig(device="cpu", micro_batch=4, threads=1),
+        compute=ComputeConfig(micro_batch=4, threads=1),
     )
 
 

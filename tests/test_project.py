@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import yaml
 
-from ctlib.data.arrow import ArrowConfig
+from ctlib import recipes
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -81,18 +81,9 @@ def test_what_others_build_on_is_there_after_one_import():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_train_s_defaults_are_the_built_in_data_set_s():
+def test_the_laptop_s_data_are_those_that_the_command_line_writes():
     """Else `make study` would write one data set and train on another."""
-    cell = next(
-        c
-        for c in nbformat.read(ROOT / "notebooks" / "train.ipynb", 4).cells
-        if "parameters" in c.metadata.get("tags", [])
-    )
-    values = {}
-    exec(cell.source, values)
-    names = {"train_clips": "train_clips", "val_clips": "val_clips", "difficulty": "difficulty"}
-    names |= {"size": "video_size", "seed": "data_seed"}
-    assert ArrowConfig() == ArrowConfig(**{name: values[parameter] for name, parameter in names.items()})
+    assert recipes.RECIPES["laptop"].arrow == {}
 
 
 def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
@@ -102,9 +93,9 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 
 LAYERS = """
-__main__ notebook study plotting train evaluate checkpoints runs data.prepare data.clips data.arrow data.catalog
-data.check data.annotations data.transforms data.sampling data.video cost paper models trunks temporal ct_module
-excitation tensorize config
+__main__ notebook widgets transfer study plotting plan train trainer parallel interrupt resume recipes evaluate device
+checkpoints runs data.prepare data.clips data.arrow data.catalog data.check data.annotations data.transforms
+data.sampling data.video probe cost paper models trunks temporal ct_module excitation tensorize config
 """.split()  # noqa: SIM905
 
 

@@ -218,3 +218,83 @@ def test_bf16_trains_on_a_cpu_too(config, tmp_path):
     recipe, compute = dataclasses.replace(config.recipe, epochs=1), ComputeConfig(precision="bf16")
     half = dataclasses.replace(config, recipe=recipe, compute=compute)
     assert train.train(half, tmp_path)["precision"] == "bf16"
+
+
+def replaced(config, **parts):
+    """The configuration with some fields of some of its parts changed."""
+    return dataclasses.replace(
+        config, **{part: dataclasses.replace(getattr(config, part), **values) for part, values in parts.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    "compute", [{"channels_last": False}, {"recompute": True}, {"compile": "eager"}, {"threads": 2}], ids=str
+)
+def test_how_a_step_is_computed_changes_no_more_than_rounding(config, tmp_path, compute):
+    plain = replaced(
+        config, recipe={"epochs": 1, "lr": 1e-5}, compute={"device": "cpu"}
+    )  # so low that rounding does not grow
+    train.train(plain, tmp_path / "plain")
+    train.train(replaced(plain, compute=compute), tmp_path / "other")
+    first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("plain", "other"))
+    for key, value in first["state_dict"].items():
+        torch.testing.assert_close(second["state_dict"][key], value, rtol=1e-3, atol=1e-4)
+    first, second = (runs.RunFolder(tmp_path / name) for name in ("plain", "other"))
+    assert second.history().loss.tolist() == pytest.approx(first.history().loss.tolist(), rel=1e-4)
+    assert first.result()["peak_memory_mb"] > 0
+    # ... so a run computed one way is found when the other way is asked for.
+    assert train.train(replaced(plain, compute=compute), tmp_path / "plain") == first.result()
+
+
+def test_batches_that_cannot_be_shared_out_evenly_are_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="a batch of 8 cannot be shared out evenly to micro-batches of 3 on 1 process"):
+        train.train(replaced(config, compute={"micro_batch": 3}), tmp_path / "run")
+    with pytest.raises(ValueError, match="sync_batch_norm needs GPUs, and there is none"):
+        train.train(replaced(config, compute={"sync_batch_norm": True}), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_micro_batch_of_unreadable_videos_teaches_nothing_and_stops_nothing(config, tmp_path, arrow_root):
+    copy = tmp_path / "data"
+    shutil.copytree(arrow_root, copy)
+    names = (copy / "train.txt").read_text().split()[::3]
+    for name in names[:6]:
+        (copy / name).write_bytes(b"")
+    some = replaced(
+        config,
+        data={"root": str(copy), "on_error": "skip", "max_skipped": 20.0, "size": 64},  # 32: one value a channel
+        compute={"micro_batch": 1},
+        recipe={"epochs": 1},
+    )
+    with pytest.warns(UserWarning, match="skipped: .*the file is empty"):
+        result = train.train(some, tmp_path / "run")
+    assert result["train_skipped"] == 6
+    weights = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state_dict"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_training_starts_from_a_checkpoint(config, tmp_path):
+    train.train(config, tmp_path / "first")
+    still = replaced(config, recipe={"lr": 0.0, "epochs": 1})
+    started = dataclasses.replace(still, start=str(tmp_path / "first" / "checkpoint.pt"), seed=5)
+    result = train.train(started, tmp_path / "second")
+    first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("first", "second"))
+    learned = [key for key in first["state_dict"] if "running" not in key and "num_batches" not in key]
+    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in learned)  # at a rate of 0
+    record = runs.RunFolder(tmp_path / "second").config()
+    assert len(record.start_digest) == 16 and result["seed"] == 5
+    train.train(dataclasses.replace(config, seed=9), tmp_path / "third")
+    other = dataclasses.replace(started, start=str(tmp_path / "third" / "checkpoint.pt"))
+    with pytest.raises(ValueError, match="start_digest .* there, .* asked for"):
+        train.train(other, tmp_path / "second")
+
+
+def test_a_tensorboard_log_holds_what_was_learned(config, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logged = replaced(config, compute={"tensorboard": True})
+    train.train(logged, tmp_path)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("train/loss")) == 8
+    history = runs.RunFolder(tmp_path).history()
+    assert [event.value for event in events.Scalars("test/top1")] == pytest.approx(history.top1.tolist())
