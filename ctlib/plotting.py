@@ -131,6 +131,7 @@ def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str], pair
         axis.set(title=f"{name}: {100 * (table.label == table.predicted).mean():.1f} % right", xlabel="predicted")
         axis.tick_params(labelsize=7)
         axis.tick_params(axis="x", rotation=90)
+        axis.tick_params(axis="y", rotation=0)
         if many:
             _numbered(axis, count)
     axes[0, 0].set_ylabel("true class, by its number from 0" if many else "true class")
@@ -179,10 +180,8 @@ def class_accuracy(tables: dict[str, pd.DataFrame], most: int = MOST_NAMES) -> F
     if many:
         axes.set_title(f"the {half} best and the {half} worst of them, by the mean of the runs")
         axes.axhline(half, color="0.6", ls=":", lw=1.2)
-    if many:
-        curve.legend(fontsize="small", loc="lower left")
-    else:
-        axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tables), frameon=False)
+    columns = max(1, 100 // (6 + max(map(len, tables))))
+    figure.legend(*axes.get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=columns)
     return figure
 
 

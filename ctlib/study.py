@@ -293,19 +293,31 @@ def top1_interval(predictions: pd.DataFrame, data: str) -> tuple[float, float]:
 
 
 def checkpoint_names(paths: Sequence[Path]) -> list[str]:
-    """What the networks of checkpoints are called: as the records beside them say, else by folder and file.
+    """What the networks of checkpoints are called: as the records beside them say, else by file or by folder.
 
     Names that would repeat get their seeds, and after that their paths.
     """
-    names, seeds = [], []
+    others = [path for path in paths if not _recorded(path)]
+    called = next(
+        (
+            names
+            for names in ([p.name for p in others], [p.parent.name for p in others])
+            if len(set(names)) == len(names)
+        ),
+        list(map(str, others)),
+    )
+    table = []
     for path in paths:
-        folder = runs.RunFolder(path.parent)
-        recorded = path == folder.checkpoint and (folder.path / "config.json").is_file()
-        config = folder.config() if recorded else None
-        names.append(config.name if recorded else f"{path.parent.name}/{path.name}")
-        seeds.append(config.seed if recorded else "")
-    names = run_labels(pd.DataFrame({"name": names, "seed": seeds}))
+        config = runs.RunFolder(path.parent).config() if _recorded(path) else None
+        table.append((config.name, config.seed) if config else (called[others.index(path)], ""))
+    names = run_labels(pd.DataFrame(table, columns=["name", "seed"]))
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+
+
+def _recorded(checkpoint: Path) -> bool:
+    """Whether a checkpoint is that of a run folder."""
+    folder = runs.RunFolder(checkpoint.parent)
+    return checkpoint == folder.checkpoint and (folder.path / "config.json").is_file()
 
 
 def ensembles(text: str, frames: dict[str, int]) -> dict[str, list[str]]:

@@ -82,6 +82,8 @@ def test_class_accuracy_has_a_dot_a_run_in_the_order_of_the_mean():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["class 2", "class 1", "class 0"]
     assert [line.get_label() for line in axes.lines] == ["good", "bad"]
     assert axes.lines[0].get_xdata().tolist() == good.top1[[2, 1, 0]].tolist()
+    (legend,) = axes.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["good", "bad"]
     low, high = axes.get_ylim()
     assert low > high  # the best on top
 

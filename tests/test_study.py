@@ -174,6 +174,7 @@ def test_checkpoints_are_called_as_their_records_say(tmp_path):
         paths.append(folder.checkpoint)
     others = [tmp_path / "x" / "ckpt.pth.tar", tmp_path / "TSN" / "seed0" / "other.pt"]
     names = study.checkpoint_names([*paths, *others])
-    assert names == ["TSN", "CT-Net, seed 0", "CT-Net, seed 1", "x/ckpt.pth.tar", "seed0/other.pt"]
+    assert names == ["TSN", "CT-Net, seed 0", "CT-Net, seed 1", "ckpt.pth.tar", "other.pt"]
+    assert study.checkpoint_names([Path("/a/segment8/c.pt"), Path("/a/segment16/c.pt")]) == ["segment8", "segment16"]
     twice = [Path("/a/seed0/c.pt"), Path("/b/seed0/c.pt")]
     assert study.checkpoint_names(twice) == [str(path) for path in twice]
