@@ -314,8 +314,3 @@ def project_path(path: str | Path) -> Path:
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
     return root / Path(path).expanduser()
-
-
-def portable(path: Path) -> str:
-    """A path below the home folder with `~` for it, so that records read the same on every machine."""
-    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)

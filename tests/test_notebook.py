@@ -186,11 +186,6 @@ def test_paths_are_relative_to_the_project(tmp_path, monkeypatch):
     assert notebook.project_path("~/x") == Path.home() / "x"
 
 
-def test_paths_below_the_home_folder_are_written_with_a_tilde():
-    assert notebook.portable(Path.home() / "a" / "b") == "~/a/b"
-    assert notebook.portable(Path("/else/where")) == "/else/where"
-
-
 def test_figures_are_kept_as_pixels_and_vectors(tmp_path):
     figure, _ = plt.subplots()
     assert notebook.keep(figure, tmp_path / "figures", "x") is figure

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -66,3 +67,8 @@ def test_provenance_says_versions_and_hardware():
     told = runs.provenance(torch.device("cpu"))
     assert told["versions"]["torch"] and told["hardware"] and told["threads"] >= 1 and told["commit"]
     assert told["device"] == "cpu" and told["peak_memory_mb"] > 50
+
+
+def test_paths_below_the_home_folder_are_written_with_a_tilde():
+    assert runs.portable(Path.home() / "a" / "b") == "~/a/b"
+    assert runs.portable(Path("/else/where")) == "/else/where"
