@@ -72,7 +72,7 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
                 listen(*content)
 
     def pass_on() -> None:
-        while not ended.wait(0.2):
+        while not ended.wait(0.05):
             if interrupt.asked():
                 stopping.set()
 
@@ -107,7 +107,7 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
         messages.put(None)
         for thread in threads:
             thread.join()
-    if failed is not None:
+    if raised or failed is not None:
         raise raised[0] if raised else failed
     return results[0]
 
@@ -129,6 +129,9 @@ def _child(function: Callable, arguments: tuple, messages, stopping):
 
     try:
         return function(*arguments, tell)
+    except interrupt.Interrupted as error:  # all processes stop together, and elastic need not report failures
+        messages.put(("raised", error))
+        return None
     except BaseException as error:
         messages.put(("raised", _portable(error)))
         raise

@@ -32,10 +32,10 @@ def trained(arrow_root, tmp_path_factory):
     """TSN and CT-Net trained for two epochs by the notebook, and what it printed."""
     folder = tmp_path_factory.mktemp("results")
     told = {}
-    for name, model in (("TSN", "tsn_quickstart"), ("CT-Net", "ctnet_quickstart")):
+    for name, model, processes in (("TSN", "tsn_quickstart", 1), ("CT-Net", "ctnet_quickstart", 2)):
         told[name] = execute(
             "train", folder, name=name, model=model, root=str(arrow_root), num_frames=4, size=32, epochs=2, batch=8,
-            lr=0.05, workers=0, out_dir=str(folder),
+            lr=0.05, workers=0, processes=processes, out_dir=str(folder),
         )  # fmt: skip
     return folder, told
 

@@ -1,9 +1,13 @@
 """Training on two CPU processes: the gradients and weights of one that accumulates the same micro-batches."""
 
+import os
+import signal
+import time
+
 import pytest
 import torch
 
-from ctlib import runs, train
+from ctlib import interrupt, parallel, runs, train
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
 
@@ -14,7 +18,7 @@ def config(arrow_root):
         name="tiny",
         model=model_config("ctnet_quickstart", num_classes=16, num_frames=4, dropout=0.5),
         data=DataConfig(root=str(arrow_root), size=32, flip=True, workers=0),
-        recipe=RecipeConfig(epochs=2, batch=8, lr=0.1, warmup=0.5),
+        recipe=RecipeConfig(epochs=3, batch=8, lr=0.1, warmup=0.5),
         compute=ComputeConfig(micro_batch=4, threads=1),
     )
 
@@ -23,11 +27,20 @@ def state_of(folder):
     return torch.load(runs.RunFolder(folder).checkpoint, weights_only=True)["state_dict"]
 
 
-def test_two_processes_train_the_network_of_one_that_accumulates(config, tmp_path):
+def test_two_processes_stopped_on_the_way_train_the_network_of_one_that_accumulates(config, tmp_path):
     steps, lines = [], []
-    together = train.train(
-        config, tmp_path / "two", processes=2, on_step=lambda *at: steps.append(at), on_epoch=lines.append
-    )
+
+    def listen(done, total, loss):
+        steps.append(done)
+        if done == 1:
+            interrupt.stop()  # in this process, which passes it on
+
+    with pytest.raises(interrupt.Interrupted, match=r"stopped after step \d+ of 12 .epoch .. and saved"):
+        train.train(config, tmp_path / "two", processes=2, on_step=listen)
+    stopped = len(steps)
+    together = train.train(config, tmp_path / "two", processes=2, on_step=listen, on_epoch=lines.append)
+    assert steps == list(range(1, 13)) and 1 <= stopped < 12 and [line["epoch"] for line in lines] == [1, 2, 3]
+
     alone = train.train(config, tmp_path / "one")
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
     assert all(torch.equal(one[key], two[key]) for key in one)
@@ -37,4 +50,43 @@ def test_two_processes_train_the_network_of_one_that_accumulates(config, tmp_pat
     assert runs.RunFolder(tmp_path / "one").predictions().equals(runs.RunFolder(tmp_path / "two").predictions())
     assert (alone["processes"], together["processes"]) == (1, 2)
     assert alone["micro_batch"] == together["micro_batch"] == 4
-    assert [done for done, _, _ in steps] == list(range(1, 9)) and [line["epoch"] for line in lines] == [1, 2]
+
+
+def fails(which, tell):
+    if os.environ["RANK"] == which:
+        raise ValueError(f"process {which} has its reasons")
+    time.sleep(60)
+
+
+def test_what_one_process_raises_ends_all_and_is_raised_here():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="process 1 has its reasons"):
+        parallel.launch(fails, "1", processes=2)
+    assert time.monotonic() - began < 50
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "processes", "launched", "expected"),
+    [
+        (0, "auto", 0, False, 1),
+        (0, "auto", 2, False, 2),
+        (4, "auto", 0, False, 4),
+        (4, "cpu", 0, False, 1),
+        (4, "auto", 1, True, 1),
+        (4, "auto", 8, False, "8 processes need as many GPUs, this machine has 4"),
+        (4, "auto", -1, False, "processes must be at least 0, got -1"),
+        (4, "auto", 2, True, "a launcher has started this process and its fellows: processes must be 1, got 2"),
+    ],
+)
+def test_how_many_processes(monkeypatch, gpus, device, processes, launched, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if launched:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+    if isinstance(expected, int):
+        assert parallel.wanted(processes, device) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            parallel.wanted(processes, device)
