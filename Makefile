@@ -12,7 +12,7 @@ RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
-.PHONY: help study costs videos bench-loading bench-listing test test-all lint format lab clean
+.PHONY: help study costs videos evaluate transfer bench-loading bench-listing test test-all lint format lab clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -52,6 +52,20 @@ videos: .venv/installed  ## from a folder of clips (made ones) to a trained and 
 	@$(RUN) notebooks/your_own_videos.ipynb $(OUT)/your_own_videos.ipynb -p out_dir $(OUT)
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/your_own_videos.ipynb
 	@echo "read $(OUT)/your_own_videos.html"
+
+evaluate: OUT = results/evaluate
+evaluate: .venv/installed  ## test the quickstart's networks with more views and as an ensemble; to results/evaluate
+	@mkdir -p $(OUT)
+	@$(RUN) notebooks/evaluate.ipynb $(OUT)/evaluate.ipynb -p out_dir $(OUT)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/evaluate.ipynb
+	@echo "read $(OUT)/evaluate.html"
+
+transfer: OUT = results/transfer
+transfer: .venv/installed  ## what a trained network brings to other data sets (made ones); to results/transfer
+	@mkdir -p $(OUT)
+	@$(RUN) notebooks/transfer.ipynb $(OUT)/transfer.ipynb -p out_dir $(OUT)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/transfer.ipynb
+	@echo "read $(OUT)/transfer.html"
 
 bench-loading: .venv/installed  ## clips a second that one core loads, ours and other ways (2 minutes)
 	@$(BIN)/python benchmarks/loading.py

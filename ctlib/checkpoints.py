@@ -218,7 +218,7 @@ def start_from(path: str | Path, model: VideoClassifier, classes: Sequence[str])
 
 def digest(path: str | Path) -> str:
     """16 hex digits of a file's content (SHA-256)."""
-    with open(path, "rb") as file:
+    with Path(path).expanduser().open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -273,10 +273,11 @@ def _our_name(key: str) -> str:
 
 
 def _read(path: str | Path) -> dict:
-    if not os.path.isfile(path):
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

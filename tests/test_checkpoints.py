@@ -382,3 +382,26 @@ def test_checkpoints_are_found_by_patterns_in_their_order_and_once(tmp_path):
         found("b")
     with pytest.raises(FileNotFoundError, match="no checkpoint is named"):
         found(" ")
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    network = build_model(model_config("tsn_quickstart", num_classes=2))
+    checkpoints.save(tmp_path / "a.pt", network, ("a", "b"))
+    assert checkpoints.load("~/a.pt").classes == ("a", "b")
+    assert checkpoints.digest("~/a.pt") == checkpoints.digest(tmp_path / "a.pt")
+    checkpoints.start_from("~/a.pt", network, ("a", "b"))
+
+
+@pytest.mark.parametrize(("classes", "kept"), [(("b", "a"), True), (("a", "c"), False), (("a", "b", "c"), False)])
+def test_starting_from_a_checkpoint_keeps_a_classifier_of_the_same_classes(tmp_path, classes, kept):
+    torch.manual_seed(0)
+    old = build_model(model_config("ctnet_quickstart", num_classes=2))
+    checkpoints.save(tmp_path / "a.pt", old, ("a", "b"))
+    new = build_model(model_config("ctnet_quickstart", num_classes=len(classes)))
+    fresh = new.fc.weight.detach().clone()
+    checkpoints.start_from(tmp_path / "a.pt", new, classes)
+    assert torch.equal(new.trunk.conv1.weight, old.trunk.conv1.weight) and new.training
+    assert torch.equal(new.fc.weight, old.fc.weight.flip(0) if kept else fresh)
+    with pytest.raises(checkpoints.CheckpointError, match="does not fit the model"):
+        checkpoints.start_from(tmp_path / "a.pt", build_model(model_config("tsn_quickstart")), classes)
