@@ -1,0 +1,440 @@
+"""Fine-tuning on a data set with three splits, UCF101's and HMDB51's way (appendix A.3, Table 5).
+
+What the splits say together; and, to try it without a download, two small made data sets that are
+laid out as these two are published: *ucf101*, coloured shapes that move, and *hmdb51*, stick figures
+that act. Made data, not a benchmark.
+"""
+
+import colorsys
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+from scipy import stats
+
+from ctlib import paper
+from ctlib.config import Config, RunConfig, at_least, check_choice
+from ctlib.recipes import run_config
+from ctlib.runs import RunFolder
+
+VERSION = 1  # of the pictures drawn: a change of them is another data set
+FOLDS = (1, 2, 3)
+HEIGHT, WIDTH = 48, 64  # pixels of a made video: UCF101's 240 x 320, by 5
+
+
+@dataclass(frozen=True)
+class MadeConfig(Config):
+    """How large a made data set is; equal values give equal files.
+
+    A group is a scene, as UCF101 has them: a background, colours, and a shape or a figure, which acts out all
+    classes. No group is on both sides of a split, and each split tests other groups.
+    """
+
+    groups: int = at_least(4, 25)  # of a class; a third are tested on in each split
+    clips: int = at_least(1, 1)  # videos of a group
+    num_frames: int = at_least(8, 24)  # a video
+    seed: int = at_least(0, 0)
+
+    def tests(self, fold: int) -> range:
+        """The groups, from 1, that a split tests on."""
+        count = (self.groups - 1) // 3
+        return range(1 + count * (fold - 1), 1 + count * fold)
+
+
+# ---------------------------------------------------------------- the actions
+# An action turns t, (n,) float and 1 a repetition, into poses. Lengths are in heights of the picture, its centre at 0,
+# y downwards; angles in radians. Played backwards or mirrored, each is the same action.
+
+_TURN = 2 * math.pi
+
+# Of a shape: x, y, scale, angle.
+SHAPE_ACTIONS: dict[str, Callable] = {
+    "Bouncing": lambda t: (0, 0.2 - 0.4 * np.abs(np.sin(math.pi * t)), 1, 0),
+    "Circling": lambda t: (0.2 * np.cos(_TURN * t), 0.2 * np.sin(_TURN * t), 1, 0),
+    "Pulsing": lambda t: (0, 0, 1 + 0.35 * np.sin(_TURN * t), 0),
+    "Shaking": lambda t: (0.1 * np.sin(2.5 * _TURN * t), 0, 1, 0),
+    "Spinning": lambda t: (0, 0, 1, _TURN * t),
+    "Swinging": lambda t: _swing(0.9 * np.sin(_TURN * t)),
+}
+
+
+def _swing(angle):
+    return 0.35 * np.sin(angle), 0.35 * np.cos(angle) - 0.3, 1, -angle
+
+
+# Of a figure, by how much it differs from standing still: lengths x and lift, angles of the whole figure (turn), its
+# trunk (lean), both upper arms (arms), one arm and its forearm alone, both legs (stride) and one alone (leg).
+FIGURE_ACTIONS: dict[str, Callable] = {
+    "bow": lambda t: {"lean": 0.65 * (1 - np.cos(_TURN * t))},
+    "cartwheel": lambda t: {"turn": _TURN * t, "arms": 1.6 + 0 * t, "stride": 0.5 + 0 * t},
+    "jump": lambda t: {"lift": 0.2 * np.abs(np.sin(math.pi * t)), "arms": 1.2 * np.abs(np.sin(math.pi * t))},
+    "kick": lambda t: {"leg": 0.75 * (1 - np.cos(_TURN * t)), "arms": 0.4 + 0 * t},
+    "walk": lambda t: {"x": 0.25 * np.sin(_TURN * t / 2), "stride": 0.5 * np.abs(np.sin(_TURN * t))},
+    "wave": lambda t: {"arm": 1.8 + 0 * t, "forearm": 1.1 * np.sin(_TURN * t) + 0.4},
+}
+ACTIONS = {"ucf101": SHAPE_ACTIONS, "hmdb51": FIGURE_ACTIONS}
+
+
+# ---------------------------------------------------------------- drawing
+
+
+class _Scene:
+    """What the videos of a group have in common: the background, and who acts before it."""
+
+    def __init__(self, rng: np.random.Generator):
+        hue, value = rng.uniform(), rng.uniform(0.25, 0.85)
+        self.colour = _rgb(hue, rng.uniform(0.4, 1), (value + 0.5) % 1)
+        self.background = _pattern(rng, _rgb(rng.uniform(), rng.uniform(0, 0.5), value))
+        self.corners, self.depth = int(rng.integers(2, 5)), rng.uniform(0.45, 0.7)
+        self.size, self.thickness = rng.uniform(0.9, 1.15), rng.uniform(1, 1.4)
+        self.beside = rng.uniform(-0.12, 0.12, 2) * (1, 0.5)
+
+
+def _rgb(hue: float, saturation: float, value: float) -> tuple[int, ...]:
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+
+
+def _pattern(rng, colour: tuple[int, ...]) -> Image.Image:
+    """Stripes or checks of two shades, twice as large as a frame."""
+    y, x = np.mgrid[: 2 * HEIGHT, : 2 * WIDTH]
+    angle, step = rng.uniform(0, math.pi), rng.uniform(8, 26)
+    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    field = np.sign(np.sin(_TURN * along / step))
+    if rng.random() < 0.5:
+        field *= np.sign(np.sin(_TURN * across / step))
+    shades = np.array(colour) * (1 - 0.12 * (1 + field[..., None]) / 2)
+    return Image.fromarray(shades.astype(np.uint8))
+
+
+def _points(points: np.ndarray) -> list[tuple[float, float]]:
+    """Points (k, 2) in heights from the centre to pixels of a picture of twice the size."""
+    return [tuple(point) for point in (points * 2 * HEIGHT + (WIDTH, HEIGHT)).tolist()]
+
+
+def _draw_shape(draw: ImageDraw.ImageDraw, scene: _Scene, place, x, y, scale, angle) -> None:
+    angles = angle + math.pi * np.arange(2 * scene.corners) / scene.corners
+    radii = 0.19 * scene.size * scale * np.where(np.arange(2 * scene.corners) % 2, scene.depth, 1)
+    outline = np.stack([x + radii * np.sin(angles), y - radii * np.cos(angles)], axis=1)
+    draw.polygon(_points(outline + place), fill=scene.colour)
+
+
+def _limb(start: np.ndarray, length: float, angle: float) -> np.ndarray:
+    """The end of a limb; an angle of 0 hangs down, and grows away from the body to the right."""
+    return start + length * np.array([math.sin(angle), math.cos(angle)])
+
+
+def _draw_figure(
+    draw, scene: _Scene, place, x=0.0, lift=0.0, turn=0.0, lean=0.0, arms=0.0, arm=0.0, forearm=0.0, stride=0.0, leg=0.0
+) -> None:
+    hip = place + np.array([x, 0.08 - lift])
+    neck = _limb(hip, 0.24 * scene.size, math.pi + turn + lean)
+    lines = [[hip, neck]]
+    for side, one in ((-1, 0), (1, 1)):
+        upper = turn + side * (0.35 + arms + one * arm)
+        elbow = _limb(neck, 0.14, upper)
+        lines.append([neck, elbow, _limb(elbow, 0.14, upper + side * one * forearm)])
+        lines.append([hip, _limb(hip, 0.3, turn + side * (0.15 + stride + one * leg))])
+    for line in lines:
+        draw.line(_points(np.array(line)), fill=scene.colour, width=round(7 * scene.thickness), joint="curve")
+    head = _limb(neck, 0.09, math.pi + turn + lean)
+    draw.ellipse([*_points(head[None] - 0.07)[0], *_points(head[None] + 0.07)[0]], fill=scene.colour)
+
+
+def render(data: str, action: str, group: int, clip: int, config: MadeConfig = MadeConfig()) -> np.ndarray:
+    """Draw a video of a made data set: uint8 (n, 48, 64, 3).
+
+    Deterministic: everything random is drawn from the seed, the action, the group and (but for the scene) the clip.
+
+    Raises:
+        ValueError: an unknown data set or action.
+    """
+    check_choice("made data set", data, ACTIONS)
+    check_choice(f"action of {data}", action, ACTIONS[data])
+    key = [VERSION, config.seed, list(ACTIONS).index(data), group]
+    scene = _Scene(np.random.default_rng(key))
+    rng = np.random.default_rng([*key, clip, list(ACTIONS[data]).index(action)])
+    t = rng.uniform() + rng.choice((-1, 1)) * np.linspace(0, rng.uniform(1.2, 2.2), config.num_frames)
+    place, mirrored = scene.beside + rng.uniform(-0.04, 0.04, 2), rng.random() < 0.5
+    poses, frames = ACTIONS[data][action](t), []
+    for index in range(config.num_frames):
+        picture = scene.background.copy()
+        draw = ImageDraw.Draw(picture)
+        if data == "ucf101":
+            _draw_shape(draw, scene, place, *(np.broadcast_to(part, t.shape)[index] for part in poses))
+        else:
+            _draw_figure(draw, scene, place, **{part: values[index] for part, values in poses.items()})
+        frames.append(np.asarray(picture.reduce(2)))
+    frames = np.stack(frames).astype(np.int16) + rng.integers(-6, 7, (config.num_frames, HEIGHT, WIDTH, 1))
+    return np.clip(frames[:, :, ::-1] if mirrored else frames, 0, 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------- files
+
+
+def write(
+    data: str, root: str | Path, config: MadeConfig = MadeConfig(), on_videos: Callable[[int, int], None] | None = None
+) -> Path:
+    """Write a made data set in its publisher's layout: AVI files in class folders, and lists for three splits.
+
+    All of it is written beside `root` and renamed, so that `root` holds a whole data set or nothing. If
+    `root` is there already, it is left as it is.
+
+    Args:
+        data: "ucf101" or "hmdb51", whose layout it is.
+        root: the folder to make.
+        config: how large.
+        on_videos: called with how many videos are written and how many there will be.
+
+    Raises:
+        ValueError: an unknown data set, or `root` was made otherwise, or is no made data set.
+    """
+    check_choice("made data set", data, ACTIONS)
+    root, stamp = Path(root), {"made": data, "version": VERSION, **config.to_dict()}
+    if root.exists():
+        found = root / "made.json"
+        if not found.is_file() or json.loads(found.read_text()) != stamp:
+            raise ValueError(f"{root} is there and is not this made data set: delete it, or choose another folder")
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        videos = _LAYOUTS[data](partial, config)
+        for done, (path, action, group, clip) in enumerate(videos, start=1):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_avi(path, render(data, action, group, clip, config))
+            if on_videos is not None:
+                on_videos(done, len(videos))
+        (partial / "made.json").write_text(json.dumps(stamp, indent=2) + "\n")
+        partial.chmod(0o755)
+        os.rename(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def _all_videos(config: MadeConfig) -> list[tuple[int, int]]:
+    """(group, clip) of a class's videos, both from 1."""
+    return [(group, clip) for group in range(1, config.groups + 1) for clip in range(1, config.clips + 1)]
+
+
+def _write_ucf101(root: Path, config: MadeConfig) -> list[tuple]:
+    """The lists; groups that no split tests on are always trained on, as UCF101's last ones are."""
+    folder, classes, videos = root / "ucfTrainTestlist", tuple(SHAPE_ACTIONS), []
+    folder.mkdir()
+    lines = {fold: {"train": [], "test": []} for fold in FOLDS}
+    for number, action in enumerate(classes, start=1):
+        for group, clip in _all_videos(config):
+            path = f"{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
+            videos.append((root / "UCF-101" / path, action, group, clip))
+            for fold in FOLDS:
+                if group in config.tests(fold):
+                    lines[fold]["test"].append(path)
+                else:
+                    lines[fold]["train"].append(f"{path} {number}")
+    (folder / "classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(classes, start=1)))
+    for fold in FOLDS:
+        for part, listed in lines[fold].items():
+            (folder / f"{part}list{fold:02d}.txt").write_text("\n".join(listed) + "\n")
+    return videos
+
+
+def _write_hmdb51(root: Path, config: MadeConfig) -> list[tuple]:
+    """The lists; the last group is used by no split, as some of HMDB51's videos are in none."""
+    folder, videos = root / "testTrainMulti_7030_splits", []
+    folder.mkdir()
+    for action in FIGURE_ACTIONS:
+        names = {(group, clip): f"made_g{group:02d}_{action}_{clip}.avi" for group, clip in _all_videos(config)}
+        videos += [(root / "hmdb51_org" / action / name, action, *key) for key, name in names.items()]
+        for fold in FOLDS:
+            uses = {key: 0 if key[0] == config.groups else 2 if key[0] in config.tests(fold) else 1 for key in names}
+            text = "".join(f"{name} {uses[key]} \n" for key, name in names.items())
+            (folder / f"{action}_test_split{fold}.txt").write_text(text)
+    return videos
+
+
+_LAYOUTS = {"ucf101": _write_ucf101, "hmdb51": _write_hmdb51}
+
+
+def _write_avi(path: Path, frames: np.ndarray) -> None:
+    """MPEG-4 in AVI, as UCF101 and HMDB51 have them."""
+    import av
+
+    with av.open(f"file:{os.fspath(path)}", "w", format="avi", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"g": "12", "bf": "0", "qscale": "3"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+# ---------------------------------------------------------------- what the splits say together
+
+TUNED, SCRATCH = "fine-tuned", "from scratch"
+
+
+def folds_of(text: str) -> tuple[int, ...]:
+    """The splits that "1 2 3" names, in their order.
+
+    Raises:
+        ValueError: something else than numbers of splits, each once.
+    """
+    found = sorted(text.split())
+    if not found or len(set(found)) < len(found) or set(found) - {str(fold) for fold in FOLDS}:
+        raise ValueError(f"folds must be some of {' '.join(map(str, FOLDS))}, each once, got {text!r}")
+    return tuple(map(int, found))
+
+
+def configs(
+    roots: dict[str, str],
+    folds: Sequence[int],
+    model: str,
+    recipe: str = "",
+    overrides: str = "",
+    start: str = "",
+    scratch: bool = False,
+    **given,
+) -> dict[tuple[str, str, int], RunConfig]:
+    """The runs: one a data set, a start and a split.
+
+    Args:
+        roots: data set -> its folder.
+        folds: the splits.
+        model, recipe, overrides, given: as `recipes.run_config` takes them.
+        start: the checkpoint to fine-tune from; empty: not there yet.
+        scratch: train each split a second time, from the weights that the model has without a checkpoint.
+
+    Returns:
+        (data set, "fine-tuned" or "from scratch", split) -> the run, which is named by the last two.
+
+    Raises:
+        ValueError: as `recipes.run_config`, or overrides that choose a split.
+    """
+    found = {}
+    for data, root in roots.items():
+        for fold in folds:
+            for weights in (TUNED, SCRATCH) if scratch else (TUNED,):
+                parts = {"name": f"{weights.replace(' ', '_')}_split{fold}", "data.root": root, "data.fold": fold}
+                if weights == TUNED:
+                    parts["start"] = start
+                config, _ = run_config(data, model, recipe, overrides, **given, **parts)
+                if config.data.fold != fold:
+                    raise ValueError(
+                        f"folds say which splits are run: leave data.fold={config.data.fold} out of overrides"
+                    )
+                found[data, weights, fold] = config
+    return found
+
+
+def by_split(folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """Finished runs on splits of data sets, a row a run.
+
+    Returns:
+        Columns `data`, `weights` (that training began with: "fine-tuned" from a checkpoint, or "from scratch"), `fold`,
+        `top1` (percent), `videos` (that were tested), `classes` (a count) and `seed`.
+    """
+    rows = []
+    for folder in folders:
+        config, result = folder.config(), folder.result()
+        rows.append(
+            {
+                "data": config.data.name,
+                "weights": TUNED if config.start else SCRATCH,
+                "fold": config.data.fold or 1,
+                "top1": result["top1"],
+                "videos": result["videos"] - result["skipped"],
+                "classes": config.model.num_classes,
+                "seed": config.seed,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def averaged(splits: pd.DataFrame) -> pd.DataFrame:
+    """Top-1 in Table 5's form: a row a data set and start, a column a split, then their mean and spread.
+
+    The spread is the sample standard deviation over the splits, missing of one split. It is no interval:
+    the splits share most of their training videos.
+
+    Args:
+        splits: of `by_split`.
+    """
+    rows = {}
+    for key, runs in splits.groupby(["data", "weights"], sort=False):
+        top1 = runs.set_index("fold").top1.sort_index()
+        rows[key] = {f"split {fold}": value for fold, value in top1.items()} | {
+            "mean": top1.mean(),
+            "spread": top1.std(),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index = pd.MultiIndex.from_tuples(table.index, names=["data", "weights"])
+    return table
+
+
+def gains(splits: pd.DataFrame) -> pd.DataFrame:
+    """How much better fine-tuning was than training from scratch on the same splits, in points of percent.
+
+    Args:
+        splits: of `by_split`; splits that were not trained both ways are left out.
+
+    Returns:
+        Indexed by data set: `splits` (how many), `mean` and `spread` of the paired differences, `half` of their 95 % t
+        interval, and whether the mean is `resolved`, which is beyond it. The interval takes splits as
+        independent, and so is too narrow: what lies within it is not resolved, and what lies beyond may still not be.
+    """
+    rows = {}
+    for data, runs in splits.groupby("data", sort=False):
+        both = runs.pivot_table(index="fold", columns="weights", values="top1")
+        if not {TUNED, SCRATCH} <= set(both):
+            continue
+        differences = (both[TUNED] - both[SCRATCH]).dropna()
+        count, spread = len(differences), differences.std()
+        half = stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count) if count > 1 else math.nan
+        mean = differences.mean()
+        rows[data] = {
+            "splits": count,
+            "mean": mean,
+            "spread": spread,
+            "half": half,
+            "resolved": bool(count > 1 and abs(mean) > half),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["splits", "mean", "spread", "half", "resolved"])
+
+
+def published(datasets: Iterable[str]) -> pd.DataFrame:
+    """Table 5 as the paper prints it, of some of its data sets: top-1 in percent, averaged over three splits."""
+    datasets = list(datasets)
+    table = paper.table("5").reset_index()
+    return table[["method", "backbone", "pretrain", *datasets]].set_index("method")
+
+
+def told(splits: pd.DataFrame) -> str:
+    """What the splits say, in a line or two a data set."""
+    table, differences, lines = averaged(splits), gains(splits), []
+    for (data, weights), row in table.iterrows():
+        runs = splits[(splits.data == data) & (splits.weights == weights)]
+        over = f"mean over {len(runs)} splits, spread {row.spread:.1f}" if len(runs) > 1 else "one split only"
+        chance = 100 / runs.classes.iloc[0]
+        lines.append(
+            f"{data}, {weights}: top-1 {row['mean']:.1f} % ({over}; {runs.videos.min()} test videos a split, "
+            f"chance {chance:.0f} %)"
+        )
+        if weights == SCRATCH and data in differences.index:
+            lines.append(f"  {_gain_told(differences.loc[data])}")
+    return "\n".join(lines)
+
+
+def _gain_told(gain: pd.Series) -> str:
+    text = f"fine-tuned against from scratch, split by split: {gain['mean']:+.1f} points"
+    if gain.splits < 2:
+        return f"{text} on one split, which says nothing of how it varies: not resolved"
+    text += f", spread {gain.spread:.1f}, t interval ± {gain.half:.1f} over {gain.splits} splits"
+    return f"{text}: {'beyond it' if gain.resolved else 'within it, not resolved'}"
