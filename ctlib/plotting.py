@@ -422,3 +422,33 @@ def crops_seen(frame: np.ndarray, boxes: dict[str, Sequence[tuple[int, int, int,
         axis.set(title=name, xticks=[], yticks=[])
         axis.grid(False)
     return figure
+
+
+def splits_compared(splits: pd.DataFrame, histories: dict[tuple[str, str, int], pd.DataFrame]) -> Figure:
+    """Accuracy on each split of a data set, by where training began, and how it came about; a row a data set.
+
+    Args:
+        splits: of `transfer.by_split`: columns data, weights, fold, top1 and classes.
+        histories: (data, weights, fold) -> the run's history.
+    """
+    datasets, kinds = splits.data.unique(), splits.weights.unique()
+    figure, axes = plt.subplots(len(datasets), 2, figsize=(10, 3.3 * len(datasets)), squeeze=False, sharey="row")
+    for (left, right), data in zip(axes, datasets, strict=True):
+        part = splits[splits.data == data]
+        for index, weights in enumerate(kinds):
+            runs, colour, marker = part[part.weights == weights], f"C{index}", _marker(index)
+            left.plot(runs.fold, runs.top1, marker, ms=8, color=colour, label=weights)
+            left.axhline(runs.top1.mean(), color=colour, lw=1.2)
+            for fold in runs.fold:
+                history = histories[data, weights, fold]
+                label = weights if fold == runs.fold.min() else None
+                right.plot(history.epoch, history.top1, color=colour, marker=marker, ms=4, lw=1.2, label=label)
+        for axis in (left, right):
+            axis.axhline(100 / part.classes.iloc[0], color="0.3", ls="--", lw=1.2, label="chance")
+            axis.set_ylim(bottom=0)
+        left.set(title=f"{data}: after training (lines: means)", xlabel="split", ylabel="top-1, %")
+        left.set(xticks=sorted(part.fold.unique()), xlim=(part.fold.min() - 0.5, part.fold.max() + 0.5))
+        right.set(title=f"{data}: test list of each split", xlabel="epoch")
+        right.xaxis.get_major_locator().set_params(integer=True)
+        right.legend(fontsize="small")
+    return figure
