@@ -210,8 +210,7 @@ def prepare_videos(options: argparse.Namespace) -> int:
 
 def train_network(options: argparse.Namespace) -> int:
     first = os.environ.get("RANK", "0") == "0"  # among the processes that torchrun starts
-    given = {"start": options.start, "seed": options.seed, "data.root": options.root}
-    given |= {"name": options.name} if options.name else {}
+    given = {"name": options.name or None, "start": options.start, "seed": options.seed, "data.root": options.root}
     config, made = run_config(options.data, options.model, options.recipe, " ".join(options.set), **given)
     config, samples = find_data(config, made, counting("Arrow of Time, clips written") if first else None)
     folder = RunFolder.of(config, options.out)

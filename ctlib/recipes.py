@@ -84,7 +84,8 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
         recipe: a name of `RECIPES`; empty: the data set's own (`DEFAULTS`).
         overrides: "part.name=value" pairs between spaces, such as "recipe.lr=0.01 model.dims=3 data.fold=2";
             parts are model, data, recipe, compute and arrow; values are JSON without spaces, or text.
-        given: fields of `RunConfig` ("name", "seed", ...), or of a part under its "part.name".
+        given: fields of `RunConfig` ("name", "seed", ...), or of a part under its "part.name"; None leaves one to
+            the recipe.
 
     Returns:
         The run, and the built-in data set that goes with it.
@@ -98,6 +99,7 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
     chosen = RECIPES[recipe]
     parts = {part: dict(getattr(chosen, part)) for part in ("model", "data", "recipe", "compute", "arrow")}
     run = {}
+    given = {key: value for key, value in given.items() if value is not None}
     for key, value in {**given, **_parsed(overrides)}.items():
         part, dot, name = key.partition(".")
         if dot:
