@@ -7,6 +7,7 @@ from scipy import stats
 
 from ctlib import findings, paper, runs
 from ctlib.config import RunConfig
+from ctlib.data.catalog import Samples
 from ctlib.evaluate import Protocol, Scores, ensemble
 
 SAMPLES = Samples([(f"v{index}", index % 2, None) for index in range(10)], ["a", "b"], "/nowhere", listed=12)

@@ -2,7 +2,6 @@ import pandas as pd
 import pytest
 
 from ctlib import paper, study
-from ctlib.data.catalog import Samples
 
 
 @pytest.fixture(scope="module")
