@@ -16,13 +16,16 @@ from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.check import check
 from ctlib.data.prepare import prepare
+from ctlib.data.video import VideoError
 from ctlib.interrupt import Interrupted
 from ctlib.models import MODELS
 from ctlib.notebook import Progress, counting
 from ctlib.plan import find_data, make_plan
 from ctlib.recipes import RECIPES, run_config
+from ctlib.resume import ResumeError
 from ctlib.runs import RunFolder
 from ctlib.train import train
+from ctlib.trainer import TrainingError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as stopped:
         print(f"python -m ctlib {options.command}: {stopped}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ResumeError, TrainingError, VideoError) as error:
         print(f"python -m ctlib {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -227,3 +227,8 @@ class RunConfig(Config):
         super().__post_init__()
         if not self.name or self.name != Path(self.name).name:
             raise ValueError(f"name must be usable as a folder's name, got {self.name!r}")
+        if self.compute.sync_batch_norm and self.data.on_error == "skip":
+            # A process that could read nothing has nothing to synchronise, and the others would wait for it.
+            raise ValueError(
+                "sync_batch_norm does not go with on_error 'skip': check the videos first, and leave out the bad"
+            )

@@ -167,7 +167,7 @@ def evaluate(
     if classes is not None and tuple(classes) != samples.classes:
         raise ValueError(f"{_differing(classes, samples.classes)}: load the checkpoint with the list's classes")
     # Not DDP's forward, which broadcasts buffers and so waits for processes that have nothing left to score.
-    network = accelerator.unwrap_model(model)
+    network = accelerator.unwrap_model(model, keep_torch_compile=False)
     batch = loader.batch_sampler.batch_size
     parts = []
     was_training = network.training

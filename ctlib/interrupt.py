@@ -34,10 +34,11 @@ def forget() -> None:
 def deferred(alone: bool = True) -> Iterator[None]:
     """While this holds, SIGINT (Ctrl-C, the kernel's interrupt) and SIGTERM (a cluster's notice) ask for a stop.
 
+    What was asked before counts too; whoever begins a run calls `forget` first.
+
     A second SIGINT interrupts at once; not where several processes run (`alone` false), as a
     terminal and a launcher send one each. Outside the main thread signals stay as they are.
     """
-    forget()
 
     def ask(number: int, _frame) -> None:
         if alone and number == signal.SIGINT and asked():

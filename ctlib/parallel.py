@@ -4,6 +4,7 @@ Several machines, or processes that a cluster starts, need nothing from here: `t
 `accelerate launch` set what Accelerate reads.
 """
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable
+from multiprocessing import connection
 
 import torch
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -19,7 +21,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ctlib import interrupt
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# Those that this system has.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
 def wanted(processes: int, device: str) -> int:
@@ -58,28 +61,34 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
         What the function returned in the process of rank 0.
 
     Raises:
-        Exception: what the function raised in one of the processes; the others are ended then.
+        Exception: what the function raised in one of the processes, or `listen` here; the others are ended then.
+        RuntimeError: a process was killed from outside.
     """
+    interrupt.forget()
     context = multiprocessing.get_context("spawn")
-    messages, stopping = context.SimpleQueue(), context.Event()
-    raised, ended = [], threading.Event()
+    stopping, ended, raised = context.Event(), threading.Event(), []
+    ends = [context.Pipe(duplex=False) for _ in range(processes)]  # one each: a process that is killed blocks no other
 
     def hear() -> None:
-        for kind, content in iter(messages.get, None):
-            if kind == "raised":
-                raised.append(content)
-            elif listen is not None:
-                listen(*content)
-
-    def pass_on() -> None:
-        while not ended.wait(0.05):
+        readers = [reader for reader, _ in ends]
+        while heard := connection.wait(readers, timeout=0.05) or not ended.is_set():
             if interrupt.asked():
                 stopping.set()
+            for reader in heard if heard is not True else ():
+                try:
+                    kind, content = reader.recv()
+                    if kind == "raised":
+                        raised.append(content)
+                    elif listen is not None:
+                        listen(*content)
+                except EOFError:
+                    readers.remove(reader)
+                except Exception as error:  # of the listener: the processes are stopped, and it is raised in the end
+                    raised.insert(0, error)
+                    interrupt.stop()
 
-    interrupt.forget()
-    threads = [threading.Thread(target=target, daemon=True) for target in (hear, pass_on)]
-    for thread in threads:
-        thread.start()
+    hearing = threading.Thread(target=hear, daemon=True)
+    hearing.start()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -92,29 +101,36 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
         start_method="spawn",
     )
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    failed = None
+    log = logging.getLogger("torch.distributed.elastic")
+    level, failed = log.level, None
+    log.setLevel(logging.CRITICAL)  # what went wrong is raised here
     try:
-        results = elastic_launch(config, _child)(function, arguments, messages, stopping)
+        results = elastic_launch(config, _child)(function, arguments, [writer for _, writer in ends], stopping)
     except ChildFailedError as error:
         failed = error
-    except SignalException:  # an interrupt; what the processes made of it is in `raised`
-        failed = KeyboardInterrupt()
+    except SignalException as error:
+        failed = error
+        raised.append(KeyboardInterrupt("the processes were interrupted; what they had saved is there"))
     finally:  # elastic leaves its own handlers behind, and a kernel's interrupt would then end in them
+        log.setLevel(level)
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
         ended.set()
-        messages.put(None)
-        for thread in threads:
-            thread.join()
-    if raised or failed is not None:
-        raise raised[0] if raised else failed
+        hearing.join()
+        interrupt.forget()
+    if raised:
+        raise raised[0] from failed
+    if failed is not None:
+        killed = [
+            f"process {rank} by signal {-one.exitcode}" for rank, one in failed.failures.items() if one.exitcode < 0
+        ]
+        raise RuntimeError(f"killed from outside: {', '.join(killed)} (9: out of memory?)" if killed else str(failed))
     return results[0]
 
 
-def _child(function: Callable, arguments: tuple, messages, stopping):
-    first = os.environ["RANK"] == "0"
-    processes = int(os.environ["LOCAL_WORLD_SIZE"])
+def _child(function: Callable, arguments: tuple, writers: list, stopping):
+    processes, writer = int(os.environ["LOCAL_WORLD_SIZE"]), writers[int(os.environ["LOCAL_RANK"])]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
 
     def stop_when_told() -> None:
@@ -124,20 +140,20 @@ def _child(function: Callable, arguments: tuple, messages, stopping):
     threading.Thread(target=stop_when_told, daemon=True).start()
 
     def tell(*message) -> None:
-        if first:
-            messages.put(("told", message))
+        if os.environ["RANK"] == "0":
+            writer.send(("told", message))
 
     try:
-        return function(*arguments, tell)
+        result = function(*arguments, tell)
     except interrupt.Interrupted as error:  # all processes stop together, and elastic need not report failures
-        messages.put(("raised", error))
-        return None
+        writer.send(("raised", error))
+        result = None
     except BaseException as error:
-        messages.put(("raised", _portable(error)))
+        writer.send(("raised", _portable(error)))
         raise
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():  # not after an error: on GPUs this waits for the others
+        torch.distributed.destroy_process_group()
+    return result
 
 
 def _portable(error: BaseException) -> BaseException:

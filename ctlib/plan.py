@@ -1,12 +1,14 @@
 """What a run is about to do, said before its first step: data, batch, steps, cost, and estimates of time and memory."""
 
 import dataclasses
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from ctlib import cost, probe, runs
 from ctlib.config import RunConfig
@@ -129,6 +131,10 @@ def make_plan(config: RunConfig, samples: dict[str, Samples], processes: int = 1
     model.to(accelerator.device)
     precision = precision_of(config.compute)
     step = probe.training_cost(model, frames, data.size, recipe.batch // processes, micro_batch, precision, seconds)
+    del model
+    if accelerator.device.type == "cuda":  # the processes to come need what the probe took
+        gc.collect()
+        torch.cuda.empty_cache()
     began, loaded = time.perf_counter(), 0
     for key in loader.sampler:
         loader.dataset[key]

@@ -42,7 +42,7 @@ RECIPES: dict[str, Recipe] = {
         "from Kinetics-400 to UCF101 and HMDB51 (Table 5). The paper gives 16 frames and three splits; the rest is "
         "ours: a fifth of Kinetics' learning rate, as the trunk has been trained, and 30 epochs, 3 of them warm-up",
         recipe={"epochs": 30, "lr": 0.002, "weight_decay": 1e-4, "warmup": 3},
-        model={"dropout": 0.5, "num_frames": 16},
+        model={"dropout": 0.5, "num_frames": 16, **_IMAGENET},  # unless it starts from a checkpoint
         data={"size": 256, "clips": 2, "crops": 3, "workers": 8},
     ),
     "laptop": Recipe(

@@ -15,6 +15,9 @@ from pickle import UnpicklingError
 
 import torch
 
+from ctlib.config import RunConfig
+from ctlib.runs import differences
+
 FORMAT = 1
 
 _NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.pt")
@@ -29,10 +32,10 @@ class SavedStates:
 
     Args:
         folder: where they lie; made with the first one.
-        run: plain values that say which run this is: a state of another run is refused.
+        run: which run this is: a state of another one is refused.
     """
 
-    def __init__(self, folder: str | Path, run: dict):
+    def __init__(self, folder: str | Path, run: RunConfig):
         self.folder, self.run = Path(folder), run
 
     def save(self, state: dict) -> None:
@@ -47,7 +50,7 @@ class SavedStates:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                torch.save({"format": FORMAT, "run": self.run, "state": state}, file)
+                torch.save({"format": FORMAT, "run": self.run.to_dict(), "state": state}, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, self.folder / f"{number:06d}-{_digest(partial)}.pt")
@@ -119,9 +122,12 @@ class SavedStates:
             raise ValueError("holds something else than the state of a run")
         if content["format"] != FORMAT:
             raise ValueError(f"has format {content['format']}, this version of ctlib reads {FORMAT}")
-        other = [key for key, value in self.run.items() if content["run"].get(key) != value]
+        try:
+            other = differences(RunConfig.from_dict(content["run"]), self.run)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"is of a run that this version of ctlib does not know: {error}") from None
         if other:
-            raise ValueError(f"is of another run: other {', '.join(other)}")
+            raise ValueError(f"is of another run: {'; '.join(other)}")
         return content["state"]
 
 

@@ -6,6 +6,7 @@ run is under way also `resume/`, the states from which it goes on. Each file is 
 place and renamed, so none is ever half there.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -53,16 +54,28 @@ class RunFolder:
                 with states from which it can go on.
         """
         finished = (self.path / "result.json").exists()
-        if not finished and not any(self.states.glob("*.pt")):
+        if not finished and not self._has_states():
             return False
-        # A part that is newer than the record has its default there.
-        differing = _differences(_comparable(self.config()), _comparable(config))
+        differing = differences(self.config(), config)
         if differing:
             raise ValueError(
                 f"{self.path} holds {'a' if finished else 'an unfinished'} run with other parameters "
                 f"({'; '.join(differing)}): delete it, or choose another folder"
             )
         return finished
+
+    def as_begun(self, config: RunConfig) -> RunConfig:
+        """The run with what it leaves open (precision, micro-batch) answered as when it was begun here, if it was."""
+        if not self._has_states():
+            return config
+        begun = self.config().compute
+        answered = {
+            name: getattr(begun, name) for name, open_ in _OPEN.items() if getattr(config.compute, name) == open_
+        }
+        return dataclasses.replace(config, compute=dataclasses.replace(config.compute, **answered))
+
+    def _has_states(self) -> bool:
+        return any(self.states.glob("*.pt"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -80,7 +93,6 @@ class RunFolder:
         try:
             yield
         finally:
-            Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
     def start(self, config: RunConfig) -> None:
@@ -113,32 +125,42 @@ class RunFolder:
 
 
 # What changes nothing that comes out, beyond rounding: where files lie (digests tell what they are), which processes
-# read them, how the arithmetic is carried out, and how often the state is saved.
-_NOT_COMPARED = {"data.root", "data.lists", "data.checked", "data.workers", "start"} | {
+# read them, how the arithmetic is carried out, how often the state is saved; and what happens to unreadable videos,
+# which the history counts.
+_NOT_COMPARED = {
+    "data.root",
+    "data.lists",
+    "data.checked",
+    "data.workers",
+    "data.on_error",
+    "data.max_skipped",
+    "start",
+}
+_NOT_COMPARED |= {
     f"compute.{part}"
     for part in ("device", "threads", "channels_last", "compile", "recompute", "save_minutes", "tensorboard")
 }
+# What of `ComputeConfig` may be left open, and how: it is then as the machine, or the run that was begun, has it.
+_OPEN = {"micro_batch": None, "precision": "auto"}
 
 
-def _comparable(config: RunConfig) -> dict:
-    return json.loads(json.dumps(config.to_dict()))
+def differences(stored: RunConfig, wanted: RunConfig) -> list[str]:
+    """In which parameters another run is asked for than is stored, in words; none if it is the same."""
+    there, asked = (dict(_flat(config.to_dict())) for config in (stored, wanted))
+    left_open = {f"compute.{name}" for name, open_ in _OPEN.items() if getattr(wanted.compute, name) == open_}
+    return [
+        f"{name} {there[name]!r} there, {asked[name]!r} asked for"
+        for name in sorted(there.keys() - _NOT_COMPARED - left_open)
+        if there[name] != asked[name]
+    ]
 
 
-def identity(config: RunConfig) -> str:
-    """What tells one run from another: every parameter that its numbers depend on, as text."""
-    flat = pd.json_normalize(_comparable(config)).iloc[0]
-    return "; ".join(f"{name}={value!r}" for name, value in flat.items() if name not in _NOT_COMPARED)
-
-
-def _differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted(stored.keys() | wanted.keys()):
-        was, is_now = stored.get(key), wanted.get(key)
-        if isinstance(was, dict) and isinstance(is_now, dict):
-            found += _differences(was, is_now, f"{prefix}{key}.")
-        elif was != is_now and prefix + key not in _NOT_COMPARED:
-            found.append(f"{prefix}{key} {was!r} there, {is_now!r} asked for")
-    return found
+def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def load(folder: str | Path) -> pd.DataFrame:

@@ -10,16 +10,18 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from accelerate import DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 
 from ctlib import checkpoints, interrupt, parallel, runs
 from ctlib.config import RunConfig
 from ctlib.data.catalog import Samples, load_samples
-from ctlib.device import make_accelerator, precision_of
+from ctlib.device import join_processes, make_accelerator
 from ctlib.evaluate import Scores
 from ctlib.models import name_of
-from ctlib.trainer import Trainer, call, from_first, identified
+from ctlib.resume import SavedStates
+from ctlib.runs import RunFolder
+from ctlib.trainer import Trainer, call, from_first, identified, settled
 
 
 def train(
@@ -34,7 +36,7 @@ def train(
     What is reported is the network after the last epoch: none is chosen by its test accuracy.
     Under `torchrun` or `accelerate launch`, call it in each process. Everything random depends on
     the seed and on what it is drawn for, and a batch may be split over processes and in turns: with
-    micro-batches of one size (`ComputeConfig.micro_batch`) what is learned is the same.
+    micro-batches of one size (`ComputeConfig.micro_batch`) a step is the same but for the order of sums.
 
     Args:
         config: the run.
@@ -55,14 +57,18 @@ def train(
         Interrupted: it was asked to stop (`interrupt.stop`, SIGINT, SIGTERM), and has saved its state.
         video.VideoError: a video that cannot be read.
     """
+    interrupt.forget()
     processes = parallel.wanted(processes, config.compute.device)
     if processes == 1:
         return _run(config, Path(folder), on_step, on_epoch)
+    # Judged here already: starting processes takes longer, and tells a refusal less well.
+    finished = RunFolder(folder).is_finished(identified(config, _lists(config)))
+    if finished:
+        return RunFolder(folder).result()
     listeners = {"step": on_step, "epoch": on_epoch}
 
     def listen(kind: str, *values) -> None:
-        if listeners[kind] is not None:
-            listeners[kind](*values)
+        call(listeners[kind], *values)
 
     return parallel.launch(_run_and_tell, config, Path(folder), processes=processes, listen=listen)
 
@@ -73,48 +79,70 @@ def _run_and_tell(config: RunConfig, folder: Path, tell: Callable) -> dict:
 
 def _run(config: RunConfig, folder: Path, on_step, on_epoch) -> dict:
     """`train` in one process, alone or among others."""
-    samples = {
-        split: load_samples(config.data.name, config.data.root, split, **config.data.options())
-        for split in ("train", "val")
-    }
+    samples = _lists(config)
     config = identified(config, samples)
-    compute = config.compute
-    accelerator = make_accelerator(
-        compute,
-        dynamo_backend=None if compute.compile == "none" else compute.compile,
-        log_with="tensorboard" if compute.tensorboard else None,
-        project_dir=folder,
-        # Buffers are kept equal after each step, by their mean and not by those of the first process.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-    _refuse_differing_lists(config.data.fingerprint)
-    folder = runs.RunFolder(folder)
-    # What lies on disk is the first process's to judge: the others may be on machines that do not see it.
-    (found,) = from_first([folder.result() if accelerator.is_main_process and folder.is_finished(config) else None])
-    if found is not None:
-        return found
     if len(samples["train"].classes) != config.model.num_classes:
         raise ValueError(
             f"the model has {config.model.num_classes} classes, {config.data.name} has {len(samples['train'].classes)}"
         )
-    trainer = Trainer(config, samples, accelerator)
-    first = accelerator.is_main_process
-    with folder.locked() if first else nullcontext(), interrupt.deferred(alone=accelerator.num_processes == 1):
-        trainer.open(folder)
-        for row in trainer.history if first else ():
-            call(on_epoch, row)
-        while trainer.epoch < config.recipe.epochs:
-            trainer.train_epoch(on_step if first else None)
-            trainer.test_epoch()
-            if first:
-                call(on_epoch, trainer.history[-1])
-        scores = trainer.test()
-        result = _result(trainer, scores)
-        if first:
-            checkpoints.save(folder.checkpoint, trainer.network, samples["train"].classes)
-            folder.finish(result, scores.predictions(samples["val"]))
-        trainer.close()
+    joined = join_processes(config.compute)
+    _refuse_differing_lists(config.data.fingerprint)
+    folder, first = RunFolder(folder), joined.is_main_process
+    settled(config, joined.num_processes)  # an error, if it cannot be, before a folder is made
+    with folder.locked() if first else nullcontext():
+        # What lies on disk is the first process's to judge: the others may be on machines that do not see it.
+        found, config = from_first([None, config] if not first else _judged(folder, config))
+        if found is not None:
+            return found
+        config = settled(config, joined.num_processes)
+        trainer = Trainer(config, samples, _accelerator(config, folder))
+        try:
+            with interrupt.deferred(alone=joined.num_processes == 1):
+                return _train(trainer, folder, on_step if first else None, on_epoch if first else None)
+        finally:
+            trainer.close()
+
+
+def _train(trainer: Trainer, folder: RunFolder, on_step, on_epoch) -> dict:
+    trainer.open(folder)
+    for row in trainer.history:
+        call(on_epoch, row)
+    while trainer.epoch < trainer.config.recipe.epochs:
+        trainer.train_epoch(on_step)
+        trainer.test_epoch()
+        call(on_epoch, trainer.history[-1])
+    scores = trainer.test()
+    result = _result(trainer, scores)
+    if trainer.accelerator.is_main_process:
+        checkpoints.save(folder.checkpoint, trainer.network, trainer.samples["train"].classes)
+        folder.finish(result, scores.predictions(trainer.samples["val"]))
+        trainer.states.clear()
     return result
+
+
+def _lists(config: RunConfig) -> dict[str, Samples]:
+    options = config.data.options()
+    return {split: load_samples(config.data.name, config.data.root, split, **options) for split in ("train", "val")}
+
+
+def _judged(folder: RunFolder, config: RunConfig) -> list:
+    """The result if the run is finished, and the run as it was begun."""
+    if not folder.is_finished(config):
+        return [None, folder.as_begun(config)]
+    SavedStates(folder.states, config).clear()  # of a run that was killed right at its end
+    return [folder.result(), config]
+
+
+def _accelerator(config: RunConfig, folder: RunFolder) -> Accelerator:
+    compute = config.compute
+    return make_accelerator(
+        compute,
+        dynamo_backend=None if compute.compile == "none" else compute.compile,
+        log_with="tensorboard" if compute.tensorboard else None,
+        project_dir=folder.path,
+        # Buffers are kept equal after each step, by their mean and not by those of the first process.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
 
 
 def _refuse_differing_lists(fingerprint: str) -> None:
@@ -136,7 +164,7 @@ def _result(trainer: Trainer, scores: Scores) -> dict:
         "gflops": trainer.cost.gflops,
         "params": trainer.cost.params,
         "seconds": trainer.spent(),
-        "precision": precision_of(config.compute),
+        "precision": config.compute.precision,
         "batch": config.recipe.batch,
         "micro_batch": trainer.micro_batch,
         "processes": trainer.processes,

@@ -23,6 +23,7 @@ from ctlib import checkpoints, cost, interrupt, runs
 from ctlib.config import DataConfig, RunConfig
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import SKIPPED, test_loader, train_loader
+from ctlib.device import precision_of
 from ctlib.evaluate import Scores, evaluate
 from ctlib.models import VideoClassifier, build_model, freeze_trunk, recompute_blocks, use_channels_last
 from ctlib.recipes import learning_rate, parameter_groups
@@ -34,7 +35,10 @@ class TrainingError(RuntimeError):
 
 
 class Trainer:
-    """A run under way, in one of its processes: the network, what trains it, and how far it is."""
+    """A run under way, in one of its processes: the network, what trains it, and how far it is.
+
+    `config` leaves nothing open (`settled`).
+    """
 
     def __init__(self, config: RunConfig, samples: dict[str, Samples], accelerator: Accelerator):
         self.config, self.samples, self.accelerator = config, samples, accelerator
@@ -44,7 +48,7 @@ class Trainer:
         if accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(accelerator.device)
         self.processes = accelerator.num_processes
-        self.micro_batch = micro_batch_of(config, self.processes)
+        self.micro_batch = compute.micro_batch
         self.accumulated = recipe.batch // (self.micro_batch * self.processes)
         accelerator.gradient_accumulation_steps = self.accumulated
 
@@ -82,15 +86,15 @@ class Trainer:
     def open(self, folder: runs.RunFolder) -> None:
         """Begin, or go on from the last state in the folder."""
         self.folder = folder
-        identity = {"parameters": runs.identity(self.config), "micro_batch": self.micro_batch}
-        self.states = SavedStates(folder.states, identity)
+        self.states = SavedStates(folder.states, self.config)
         first = self.accelerator.is_main_process
         (state,) = from_first([self.states.load() if first else None])
         if state is not None:
             self._restore(state)
         self.began = self.saved = time.perf_counter()
         session = {"epoch": self.epoch, "step": self.step, "processes": self.processes}
-        self.sessions.append({**session, **runs.provenance(self.accelerator.device)})
+        told = runs.provenance(self.accelerator.device)
+        self.sessions.append({**session, **{part: told[part] for part in ("commit", "versions", "hardware")}})
         if self.config.compute.tensorboard:
             at = self.epoch * self.steps_an_epoch + self.step
             self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": at}})
@@ -131,11 +135,12 @@ class Trainer:
         return self.seconds["run"] + time.perf_counter() - self.began
 
     def close(self) -> None:
-        """After the record is written: the states have served."""
+        """Let go of memory and loader processes, which a notebook that holds an error would keep."""
         if self.config.compute.tensorboard:
-            self.accelerator.end_training()
-        if self.accelerator.is_main_process:
-            self.states.clear()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+        self.model = self.network = self.optimizer = self.trainset = self.testset = self.statistics = None
+        self.accelerator.free_memory()
 
     # An epoch.
 
@@ -146,13 +151,13 @@ class Trainer:
         self.model.train()
         self.sampler.first = self.step * self.config.recipe.batch
         self.trainset.set_epoch(self.epoch)
-        sums = self._no_sums()
+        self._begin_step()
         for index, (clips, labels) in enumerate(self.trainset if len(self.sampler) else ()):
             with self.accelerator.accumulate(self.model):
-                sums += self._forward_backward(clips, labels, index % self.accumulated)
+                self.sums += self._forward_backward(clips, labels, index % self.accumulated)
                 if self.accelerator.sync_gradients:
-                    stopping = self._update(sums)
-                    sums = self._no_sums()
+                    stopping = self._update()
+                    self._begin_step()
             if self.accelerator.sync_gradients:
                 now = time.perf_counter()
                 for part in ("epoch", "steps"):
@@ -166,7 +171,7 @@ class Trainer:
         self.save()
 
     def _forward_backward(self, clips: torch.Tensor, labels: torch.Tensor, turn: int) -> torch.Tensor:
-        """Gradients of one micro-batch; its sums: loss, clips right, clips read, clips skipped, wishes to stop.
+        """Gradients of one micro-batch; its sums of the loss and of clips right.
 
         A clip that could not be read has no part in it; the step's mean is over the whole batch all the same.
         """
@@ -194,19 +199,21 @@ class Trainer:
             self.model.train()
         self.accelerator.backward(loss / self.micro_batch)
         self.statistics.after_micro_batch()
-        right = (logits.detach().argmax(1) == labels).sum()
-        counts = torch.tensor([self.micro_batch - unread, unread, interrupt.asked()], device=loss.device)
-        return torch.cat([torch.stack([loss.detach(), right]), counts]).double()
+        self.unread += unread
+        return torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).sum()]).double()
 
-    def _no_sums(self) -> torch.Tensor:
-        return torch.zeros(5, dtype=torch.float64, device=self.accelerator.device)
+    def _begin_step(self) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # of loss, and of clips right
+        self.unread = 0
 
-    def _update(self, sums: torch.Tensor) -> bool:
+    def _update(self) -> bool:
         """The optimizer's step, once a batch is through; whether a process was asked to stop."""
         recipe = self.config.recipe
         at = self.epoch * self.steps_an_epoch + self.step
         self.rate = learning_rate(recipe, at, self.steps_an_epoch)
-        loss, right, read, skipped, stopping = self.accelerator.reduce(sums, "sum").tolist()
+        told = torch.tensor([self.unread, interrupt.asked()], dtype=torch.float64, device=self.sums.device)
+        loss, right, skipped, stopping = self.accelerator.reduce(torch.cat([self.sums, told]), "sum").tolist()
+        read = recipe.batch - skipped
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {at + 1} (epoch {self.epoch + 1}, learning rate {self.rate:.4g}): "
@@ -310,8 +317,7 @@ class _RunningStatistics:
             self.begin_step()
 
     def _set(self, values: torch.Tensor) -> None:
-        for part, value in zip(self.running, values.split([len(part) for part in self.running]), strict=True):
-            part.copy_(value)
+        torch._foreach_copy_(self.running, list(values.split([len(part) for part in self.running])))
 
 
 def identified(config: RunConfig, samples: dict[str, Samples]) -> RunConfig:
@@ -319,6 +325,14 @@ def identified(config: RunConfig, samples: dict[str, Samples]) -> RunConfig:
     lists = f"{samples['train'].fingerprint}-{samples['val'].fingerprint}"
     start = checkpoints.digest(config.start) if config.start else ""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, fingerprint=lists), start_digest=start)
+
+
+def settled(config: RunConfig, processes: int) -> RunConfig:
+    """The run with what it leaves to the machine: the micro-batch and the precision."""
+    compute = dataclasses.replace(
+        config.compute, micro_batch=micro_batch_of(config, processes), precision=precision_of(config.compute)
+    )
+    return dataclasses.replace(config, compute=compute)
 
 
 def make_network(config: RunConfig, classes: Sequence[str]) -> VideoClassifier:

@@ -322,7 +322,7 @@ def configs(
         folds: the splits.
         model, recipe, overrides, given: as `recipes.run_config` takes them.
         start: the checkpoint to fine-tune from; empty: not there yet.
-        scratch: train each split a second time, from the weights that the model has without a checkpoint.
+        scratch: train each split a second time, from random weights.
 
     Returns:
         (data set, "fine-tuned" or "from scratch", split) -> the run, which is named by the last two.
@@ -337,7 +337,8 @@ def configs(
                 parts = {"name": f"{weights.replace(' ', '_')}_split{fold}", "data.root": root, "data.fold": fold}
                 if weights == TUNED:
                     parts["start"] = start
-                config, _ = run_config(data, model, recipe, overrides, **given, **parts)
+                random = " model.weights=null" if weights == SCRATCH else ""  # not the recipe's, from ImageNet
+                config, _ = run_config(data, model, recipe, overrides + random, **given, **parts)
                 if config.data.fold != fold:
                     raise ValueError(
                         f"folds say which splits are run: leave data.fold={config.data.fold} out of overrides"

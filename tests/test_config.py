@@ -62,3 +62,5 @@ def test_how_a_run_is_computed_is_checked():
         ComputeConfig(device="cpu", sync_batch_norm=True)
     with pytest.raises(ValueError, match="recompute does not go with compile 'eager'"):
         ComputeConfig(compile="eager", recompute=True)
+    with pytest.raises(ValueError, match="sync_batch_norm does not go with on_error 'skip'"):
+        RunConfig(data=DataConfig(on_error="skip"), compute=ComputeConfig(sync_batch_norm=True))

@@ -90,3 +90,26 @@ def test_a_bad_value_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == "python -m ctlib arrow: num_frames must be a multiple of 48, got 50\n"
     with pytest.raises(SystemExit):
         main(["arow"])
+
+
+def test_train_tells_what_it_will_do_trains_and_finds(arrow_root, tmp_path, capsys):
+    command = ["train", str(tmp_path), "--root", str(arrow_root), "--model", "tsn_quickstart", "--name", "TSN", "--set"]
+    command += [
+        "recipe.epochs=2",
+        "recipe.batch=8",
+        "recipe.warmup=0",
+        "data.size=32",
+        "data.workers=0",
+        "model.num_frames=2",
+    ]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "training videos       32 of 32 listed (100.0 %)" in told
+    assert "0.007 at its peak (0.056 x 8 / 64)" in told and "2 epochs x 4 = 8" in told
+    assert "TSN  epoch 2/2" in told and (tmp_path / "TSN" / "seed0" / "result.json").is_file()
+    assert main(command) == 0
+    assert "found finished" in capsys.readouterr().out
+    assert main([*command, "recipe.lr=0.1"]) == 2
+    assert "holds a run with other parameters (recipe.lr 0.056 there, 0.1 asked for)" in capsys.readouterr().err
+    assert main([*command, "recipe.epohcs=1"]) == 2
+    assert "unknown key of RecipeConfig 'epohcs': did you mean 'epochs'" in capsys.readouterr().err

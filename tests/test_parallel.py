@@ -1,5 +1,6 @@
 """Training on two CPU processes: the gradients and weights of one that accumulates the same micro-batches."""
 
+import dataclasses
 import os
 import signal
 import time
@@ -27,7 +28,8 @@ def state_of(folder):
     return torch.load(runs.RunFolder(folder).checkpoint, weights_only=True)["state_dict"]
 
 
-def test_two_processes_stopped_on_the_way_train_the_network_of_one_that_accumulates(config, tmp_path):
+def test_two_processes_and_one_that_goes_on_train_the_network_of_one_alone(config, tmp_path):
+    """Two share a batch until they are stopped; one goes on, in turns. To the bit what one finds that never stopped."""
     steps, lines = [], []
 
     def listen(done, total, loss):
@@ -35,21 +37,37 @@ def test_two_processes_stopped_on_the_way_train_the_network_of_one_that_accumula
         if done == 1:
             interrupt.stop()  # in this process, which passes it on
 
+    left_open = dataclasses.replace(config, compute=dataclasses.replace(config.compute, micro_batch=None))
     with pytest.raises(interrupt.Interrupted, match=r"stopped after step \d+ of 12 .epoch .. and saved"):
-        train.train(config, tmp_path / "two", processes=2, on_step=listen)
+        train.train(left_open, tmp_path / "two", processes=2, on_step=listen)
     stopped = len(steps)
-    together = train.train(config, tmp_path / "two", processes=2, on_step=listen, on_epoch=lines.append)
+    together = train.train(left_open, tmp_path / "two", on_step=listen, on_epoch=lines.append)
     assert steps == list(range(1, 13)) and 1 <= stopped < 12 and [line["epoch"] for line in lines] == [1, 2, 3]
+    assert together["micro_batch"] == 4  # as it was begun, and not the whole batch of 8
+    assert [session["processes"] for session in together["sessions"]] == [2, 1]
 
-    alone = train.train(config, tmp_path / "one")
+    train.train(config, tmp_path / "one")
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
     assert all(torch.equal(one[key], two[key]) for key in one)
     history = [runs.RunFolder(tmp_path / name).history() for name in ("one", "two")]
     for column in ("loss", "train_top1", "lr", "top1", "top5"):
         assert history[0][column].tolist() == pytest.approx(history[1][column].tolist(), rel=1e-12)
     assert runs.RunFolder(tmp_path / "one").predictions().equals(runs.RunFolder(tmp_path / "two").predictions())
-    assert (alone["processes"], together["processes"]) == (1, 2)
-    assert alone["micro_batch"] == together["micro_batch"] == 4
+
+
+def test_two_processes_in_turns_differ_from_one_by_the_order_of_sums(config, tmp_path):
+    turns = dataclasses.replace(
+        config,
+        recipe=dataclasses.replace(config.recipe, epochs=1, lr=1e-4),  # so low that rounding does not grow
+        compute=dataclasses.replace(config.compute, micro_batch=2),
+    )
+    result = train.train(turns, tmp_path / "two", processes=2)
+    assert (result["processes"], result["micro_batch"]) == (2, 2)
+    train.train(turns, tmp_path / "one")
+    one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
+    assert train.train(turns, tmp_path / "two", processes=2) == result  # found, and nothing is started
 
 
 def fails(which, tell):
@@ -65,6 +83,29 @@ def test_what_one_process_raises_ends_all_and_is_raised_here():
         parallel.launch(fails, "1", processes=2)
     assert time.monotonic() - began < 50
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def ends(how, tell):
+    if how == "told":
+        for _ in range(300):
+            tell("x" * 1000)  # more than a pipe holds
+    elif os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        time.sleep(60)
+
+
+def test_a_listener_that_fails_is_raised_and_nobody_waits():
+    def listen(text):
+        raise LookupError("the listener has had enough")
+
+    with pytest.raises(LookupError, match="had enough"):
+        parallel.launch(ends, "told", processes=2, listen=listen)
+
+
+def test_a_process_that_is_killed_is_named():
+    with pytest.raises(RuntimeError, match=r"killed from outside: process 1 by signal 9 .9: out of memory"):
+        parallel.launch(ends, "killed", processes=2)
 
 
 @pytest.mark.parametrize(

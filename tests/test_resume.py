@@ -4,7 +4,6 @@ import dataclasses
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import time
@@ -15,6 +14,8 @@ import torch
 from ctlib import interrupt, resume, runs, train
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
+
+resource = pytest.importorskip("resource")  # and fork: not on Windows
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,7 @@ def killed_at_random(config, folder, kills, seed):
             done += 1
         process.join()
         if (folder / "result.json").exists() and done < kills:
+            train.train(config, folder)  # found: what a kill after the last write left is cleared
             yield folder
             shutil.rmtree(folder)
     train.train(config, folder)
@@ -170,7 +172,7 @@ def test_a_state_of_another_run_is_refused(config, tmp_path):
     (_, foreign) = interrupted_at(other, tmp_path / "other", 3)
     (_, newest) = interrupted_at(config, tmp_path / "run", 3)
     shutil.copy(foreign, newest.with_name(foreign.name.replace("00000", "00009")))
-    with pytest.warns(UserWarning, match="is of another run: other parameters"):
+    with pytest.warns(UserWarning, match="is of another run: seed 7 there, 0 asked for"):
         assert train.train(config, tmp_path / "run")["seed"] == 0
     with pytest.raises(ValueError, match="holds an unfinished run with other parameters .seed 7 there, 0 asked for"):
         train.train(config, tmp_path / "other")
@@ -240,3 +242,30 @@ def test_a_full_disk_ends_in_an_error_and_leaves_the_last_state_whole(config, wh
 def test_two_runs_do_not_share_a_folder(config, tmp_path):
     with runs.RunFolder(tmp_path).locked(), pytest.raises(ValueError, match="another process is training in"):
         train.train(config, tmp_path)
+
+
+def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
+    """SIGTERM to the trainer and its loader's workers, as a cluster sends it."""
+    told = multiprocessing.get_context("fork").SimpleQueue()
+    workers = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, workers=2),
+        compute=dataclasses.replace(config.compute, save_minutes=10.0),
+    )
+
+    def run():
+        os.setsid()
+        try:
+            train.train(workers, tmp_path, on_step=lambda done, *_: told.put(done))
+        except interrupt.Interrupted as stopped:
+            told.put(str(stopped))
+
+    process = child(run)
+    assert told.get() == 1
+    os.killpg(process.pid, signal.SIGTERM)
+    heard = told.get()
+    while isinstance(heard, int):
+        heard = told.get()
+    process.join()
+    assert "stopped after step" in heard and any((tmp_path / "resume").iterdir())
+    assert train.train(workers, tmp_path)["epochs"] == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ctlib import runs
-from ctlib.config import RecipeConfig, RunConfig
+from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 
 PREDICTIONS = pd.DataFrame({"source": ["a"], "label": [0], "predicted": [1], "confidence": [0.5]})
 
@@ -72,3 +72,18 @@ def test_provenance_says_versions_and_hardware():
 def test_paths_below_the_home_folder_are_written_with_a_tilde():
     assert runs.portable(Path.home() / "a" / "b") == "~/a/b"
     assert runs.portable(Path("/else/where")) == "/else/where"
+
+
+def test_what_an_unfinished_run_may_be_asked_to_go_on_with():
+    begun = RunConfig(compute=ComputeConfig(micro_batch=4, precision="bf16"))
+    assert runs.differences(begun, RunConfig()) == []  # left open
+    other = RunConfig(
+        data=DataConfig(on_error="skip", max_skipped=5.0, root="/elsewhere"), compute=ComputeConfig(threads=3)
+    )
+    assert runs.differences(begun, other) == []
+    asked = RunConfig(seed=2, compute=ComputeConfig(micro_batch=8, precision="fp32"))
+    assert runs.differences(begun, asked) == [
+        "compute.micro_batch 4 there, 8 asked for",
+        "compute.precision 'bf16' there, 'fp32' asked for",
+        "seed 0 there, 2 asked for",
+    ]

@@ -26,7 +26,7 @@ def test_a_run_is_recorded_whole(config, tmp_path):
     lines, steps = [], []
     result = train.train(config, tmp_path / "run", on_step=lambda *at: steps.append(at), on_epoch=lines.append)
     folder = runs.RunFolder(tmp_path / "run")
-    assert sorted(path.name for path in folder.path.iterdir()) == [
+    assert sorted(path.name for path in folder.path.glob("[!.]*")) == [
         "checkpoint.pt",
         "config.json",
         "history.csv",

@@ -1,5 +1,7 @@
 """Samples to batches of clips: sampling, decoding and transforms in one path, and its loaders."""
 
+import atexit
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Iterator
@@ -191,11 +193,22 @@ def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:
         pin_memory=torch.cuda.is_available(),
         # Of its own: a loader draws from the global one now and then, which dropout would feel.
         generator=torch.Generator(),
-        worker_init_fn=_leave_interrupts_to_the_trainer,
+        worker_init_fn=_leave_signals_to_the_trainer,
         **options,
     )
 
 
-def _leave_interrupts_to_the_trainer(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, and a worker that ended on it would break the trainer's last step."""
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """Ctrl-C and a cluster's notice reach every process: a worker that ended on them would break the last step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """At the interpreter's end a worker that hangs in a decoder would be asked by SIGTERM, and waited for."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise over each
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
