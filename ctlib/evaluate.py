@@ -75,7 +75,7 @@ class Scores(NamedTuple):
         fraction = multiclass_accuracy(
             self.logits[read], self.labels[read], num_classes, average="micro", top_k=min(k, num_classes)
         )
-        return 100 * fraction.item()
+        return round(100 * fraction.item(), 4)  # a float32, of which the rest is noise
 
     def predictions(self, samples: Samples) -> pd.DataFrame:
         """A row a video of the list: source, label (-1: not read), predicted, confidence (a probability)."""

@@ -111,7 +111,11 @@ class RunFolder:
         write_json(self.path / "result.json", result)
 
     def config(self) -> RunConfig:
-        return RunConfig.from_dict(json.loads((self.path / "config.json").read_text()))
+        path = self.path / "config.json"
+        try:
+            return RunConfig.from_dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not of this version of ctlib: {error}") from None
 
     def result(self) -> dict:
         return json.loads((self.path / "result.json").read_text())

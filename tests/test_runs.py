@@ -87,3 +87,14 @@ def test_what_an_unfinished_run_may_be_asked_to_go_on_with():
         "compute.precision 'bf16' there, 'fp32' asked for",
         "seed 0 there, 2 asked for",
     ]
+
+
+def test_a_record_of_another_version_is_named(tmp_path):
+    folder = runs.RunFolder(tmp_path)
+    folder.start(RunConfig())
+    written = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(written.replace('"epochs"', '"passes"'))
+    with pytest.raises(
+        ValueError, match="config.json is not of this version of ctlib: unknown key of RecipeConfig 'passes'"
+    ):
+        folder.config()
