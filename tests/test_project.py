@@ -93,9 +93,10 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 
 LAYERS = """
-__main__ notebook widgets transfer study findings plotting plan train trainer parallel interrupt resume recipes evaluate
-device checkpoints runs data.prepare data.clips data.arrow data.catalog data.check data.annotations
-data.transforms data.sampling data.video probe cost paper models trunks temporal ct_module excitation tensorize config
+__main__ notebook widgets transfer study findings plotting plan train trainer parallel interrupt resume recipes
+evaluate device checkpoints runs data.prepare data.clips data.arrow data.made_sets data.catalog data.check
+data.annotations data.transforms data.sampling data.video probe cost paper models trunks temporal ct_module excitation
+tensorize config
 """.split()  # noqa: SIM905
 
 
