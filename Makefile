@@ -74,7 +74,7 @@ bench-listing: .venv/installed  ## seconds and memory to list 240,000 videos (2 
 	@$(BIN)/python benchmarks/listing.py
 
 test: .venv/installed  ## all tests but the slow ones (at most 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 15
 
 test-all: .venv/installed  ## all tests
 	$(BIN)/python -m pytest
