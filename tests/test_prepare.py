@@ -116,9 +116,10 @@ def test_cut_off_it_leaves_no_half_video_and_goes_on(tmp_path, data):
             raise KeyboardInterrupt
 
     out = tmp_path / "out"
+    others = set(multiprocessing.active_children())  # of tests before this one, not ended yet
     with pytest.raises(KeyboardInterrupt):
         prepare(data, out, 32, on_done=stop)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
     assert not (out / "train.txt").exists() and not (out / ".partial").exists()
     (out / ".partial").mkdir()  # as a killed call leaves it
     (out / ".partial" / "0.mp4").write_text("half")
