@@ -12,7 +12,7 @@ RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
-.PHONY: help study costs videos evaluate transfer bench-loading bench-listing test test-all lint format lab clean
+.PHONY: help study costs videos evaluate transfer benchmark bench-loading bench-listing test test-all lint format lab clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -20,7 +20,7 @@ help:  ## list the targets
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,onnx,test]'
 	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = 50' > .venv/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
@@ -66,6 +66,11 @@ transfer: .venv/installed  ## what a trained network brings to other data sets (
 	@$(RUN) notebooks/transfer.ipynb $(OUT)/transfer.ipynb -p out_dir $(OUT)
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/transfer.ipynb
 	@echo "read $(OUT)/transfer.html"
+
+benchmark: .venv/installed  ## seconds and memory of CT-Net, TSN, a plain CT-Net and others, in turn (20 minutes)
+	@mkdir -p results/benchmarks
+	@$(BIN)/python benchmarks/speed.py --record results/benchmarks/speed.json --figure results/benchmarks/speed
+	@$(KEEP_MEMORY) $(BIN)/python benchmarks/epoch.py --record results/benchmarks/epoch.json
 
 bench-loading: .venv/installed  ## clips a second that one core loads, ours and other ways (2 minutes)
 	@$(BIN)/python benchmarks/loading.py

@@ -2,6 +2,7 @@
 
 from ctlib import checkpoints, cost, data, paper, runs
 from ctlib.config import ModelConfig
+from ctlib.deploy import compiled, export, optimize
 from ctlib.models import (
     build_model,
     ctnet_inception_v3,
@@ -16,11 +17,14 @@ __all__ = [
     "ModelConfig",
     "build_model",
     "checkpoints",
+    "compiled",
     "cost",
     "ctnet_inception_v3",
     "ctnet_r50",
     "ctnet_r101",
     "data",
+    "export",
+    "optimize",
     "paper",
     "runs",
     "tsn_inception_v3",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from ctlib import parallel, study
+from ctlib import checkpoints, deploy, parallel, study
 from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.check import check
@@ -113,13 +113,25 @@ def main(arguments: list[str] | None = None) -> int:
     )
     training.set_defaults(run=train_network, kept="the state is saved: the same command goes on")
 
+    exporting = commands.add_parser(
+        "export",
+        help="write a trained network as an ONNX file",
+        description="Write the network of a checkpoint, optimized for inference, as an ONNX file for clips "
+        "(N, 3, T, SIZE, SIZE), N free. Needs the extra: pip install 'ctlib[onnx]'.",
+    )
+    exporting.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a checkpoint of ours")
+    exporting.add_argument("out", metavar="OUT", type=Path, help="the file to write; one that is there is replaced")
+    exporting.add_argument("--size", type=int, required=True, help="pixels, height and width of a frame")
+    exporting.add_argument("--frames", type=int, help="T (default: as the network was trained)")
+    exporting.set_defaults(run=export_network, kept="nothing was written")
+
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
     except Interrupted as stopped:
         print(f"python -m ctlib {options.command}: {stopped}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ResumeError, TrainingError, VideoError) as error:
+    except (ValueError, TypeError, ImportError, OSError, ResumeError, TrainingError, VideoError) as error:
         print(f"python -m ctlib {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -227,6 +239,13 @@ def train_network(options: argparse.Namespace) -> int:
     if first:
         found = "" if progress.lines else ", found finished"
         print(f"{config.name}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % ({folder.path}{found})")
+    return 0
+
+
+def export_network(options: argparse.Namespace) -> int:
+    trained = checkpoints.load(options.checkpoint)
+    deploy.export(trained.model, options.out, options.size, options.frames, trained.classes)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

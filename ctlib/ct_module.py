@@ -174,7 +174,7 @@ class CTModule(nn.Module):
         out_channels = channels if out_channels is None else out_channels
         check_choice("connection", connection, CONNECTIONS)
         check_choice("excitation", excitation, EXCITATIONS)
-        self.dims = resolve_dims(out_channels, dims)
+        self.out_channels, self.dims = out_channels, resolve_dims(out_channels, dims)
         kernels = kernel_of_each(kernels, self.dims)
         self.sub_operations = nn.ModuleList()
         width = channels

@@ -8,7 +8,7 @@ returns (N, C, T, H, W).
 import torch
 from torch import nn
 
-from ctlib.tensorize import TensorSeparableConv
+from ctlib.tensorize import TensorSeparableConv, average
 
 
 class NoExcitation(nn.Module):
@@ -50,7 +50,7 @@ class TensorGate(nn.Module):
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
         """The gate itself, in (0, 1): (N, C, T, H, W), with extent 1 along each pooled axis."""
-        hidden = self.relu(self.bn(self.reduce(x.mean(self.pooled, keepdim=True))))
+        hidden = self.relu(self.bn(self.reduce(average(x, self.pooled))))
         return self.expand(hidden).sigmoid()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from ctlib.__main__ import main
+from ctlib.checkpoints import save
 from ctlib.data.catalog import load_samples
 from ctlib.data.check import read_check
+from ctlib.models import build_model, model_config
 
 
 def test_help_lists_the_commands():
@@ -37,6 +39,17 @@ def test_costs_prints_the_ledger(capsys):
     names = ("gflops_paper", "gflops", "params_paper", "params")
     assert [found[name] for name in names] == [37.3, pytest.approx(37.319419), 21_000_000, 20_959_150]
     assert next(record for record in records if record["table"] == "2c")["gflops_paper"] is None
+
+
+def test_export_writes_the_network_of_a_checkpoint(tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    model = build_model(model_config("tsn_quickstart", num_classes=2))
+    save(tmp_path / "checkpoint.pt", model, ("left", "right"))
+    arguments = ["export", str(tmp_path / "checkpoint.pt"), str(tmp_path / "model.onnx"), "--size", "32"]
+    assert main([*arguments, "--frames", "2"]) == 0
+    assert (tmp_path / "model.onnx").is_file() and "model.onnx: " in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "none.pt"), *arguments[2:]]) == 2
+    assert "none.pt" in capsys.readouterr().err
 
 
 @pytest.fixture

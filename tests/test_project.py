@@ -45,14 +45,14 @@ def test_environment_yml_installs_the_package_and_lists_nothing_twice():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "pip"]
-    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,test]"]}
-    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "test"}
+    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,onnx,test]"]}
+    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "onnx", "test"}
     python = re.search(r"[\d.]+", conda[0]).group()
     assert PROJECT["requires-python"] == f">={python}"
 
 
 def test_the_makefile_installs_the_same_and_lists_its_targets():
-    assert "--constraint constraints.txt --editable '.[notebooks,test]'" in (ROOT / "Makefile").read_text()
+    assert "--constraint constraints.txt --editable '.[notebooks,onnx,test]'" in (ROOT / "Makefile").read_text()
     told = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True).stdout
     assert {"study", "test", "test-all", "lint", "lab", "help"} <= set(re.findall(r"^([a-z-]+) ", told, re.M))
 
@@ -95,7 +95,7 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 LAYERS = """
 __main__ notebook widgets transfer study findings plotting plan train trainer parallel interrupt resume recipes
 evaluate device checkpoints runs data.prepare data.clips data.arrow data.made_sets data.catalog data.check
-data.annotations data.transforms data.sampling data.video probe cost paper models trunks temporal ct_module excitation
+data.annotations data.transforms data.sampling data.video probe cost paper deploy models trunks temporal ct_module excitation
 tensorize config
 """.split()  # noqa: SIM905
 

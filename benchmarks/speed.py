@@ -1,0 +1,413 @@
+"""Do GFLOPs saved become seconds saved? CT-Net as built and as optimized, beside TSN, a plain CT-Net and others.
+
+All are timed in turn, round after round, on random clips and random weights; a ratio is the median over the
+rounds of two times taken in one round. Sections:
+
+    ways      one clip 8 x 256 x 256: as built, optimized, compiled, by ONNX Runtime
+    growth    optimized networks at other numbers of frames, sizes and batches
+    training  forward, backward and step; and the bytes that training holds
+    floor     time over what the machine's matrix products and copies would allow
+    where     what parts of the optimized CT-Net take, beside the convolutions that they stand for in TSN
+
+    python benchmarks/speed.py [--record results.json] [--figure results.png] [--device cuda]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from plain import PlainCTNet
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torchvision.models.video import r2plus1d_18, s3d
+
+from ctlib import cost, runs
+from ctlib.deploy import FoldedCTModule, compiled, export, optimize
+from ctlib.models import ctnet_r50, recompute_blocks, tsn_r50
+from ctlib.probe import training_cost
+
+CLASSES = 174
+SECTIONS = ("ways", "growth", "training", "floor", "where")  # the last on a CPU only
+Call = Callable[[torch.Tensor], object]
+
+
+# ---------------------------------------------------------------- the networks
+
+
+def drawn(model: nn.Module) -> nn.Module:
+    """With statistics and scales as after training, so that folding them is not the identity."""
+    torch.manual_seed(0)
+    for norm in (layer for layer in model.modules() if isinstance(layer, _BatchNorm)):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+        nn.init.uniform_(norm.weight, 0.5, 1)
+    return model.eval()
+
+
+def built(num_frames: int) -> dict[str, nn.Module]:
+    ctnet = drawn(ctnet_r50(CLASSES, num_frames))
+    plain = PlainCTNet(CLASSES, num_frames)
+    plain.load_state_dict(ctnet.state_dict())
+    networks = {
+        "plain CT-Net": plain.eval(),
+        "CT-Net": ctnet,
+        "TSN": drawn(tsn_r50(CLASSES, num_frames)),
+        "R(2+1)D-18": drawn(r2plus1d_18(num_classes=CLASSES)),
+    }
+    if num_frames >= 16:  # torchvision's takes no fewer
+        networks["S3D"] = drawn(s3d(num_classes=CLASSES))
+    return networks
+
+
+def by_onnx_runtime(model: nn.Module, num_frames: int, size: int, threads: int) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with tempfile.TemporaryDirectory() as folder:
+        export(model, Path(folder) / "model.onnx", size, num_frames)
+        session = onnxruntime.InferenceSession(Path(folder) / "model.onnx", options, providers=["CPUExecutionProvider"])
+    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
+
+
+# ---------------------------------------------------------------- times
+
+
+class Clock:
+    """Times calls in turn, on a CPU or a GPU."""
+
+    def __init__(self, device: torch.device, rounds: int):
+        self.device, self.rounds = device, rounds
+
+    def once(self, call: Call, *arguments) -> float:
+        self.wait()
+        began = time.perf_counter()
+        call(*arguments)
+        self.wait()
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def in_turn(self, calls: dict[str, Call], *arguments) -> dict[str, list[float]]:
+        """Seconds of each in each round; two rounds before these do not count."""
+        times = {name: [] for name in calls}
+        for number in range(self.rounds + 2):
+            for name, call in calls.items():
+                seconds = self.once(call, *arguments)
+                if number > 1:
+                    times[name].append(seconds)
+        return times
+
+
+def told(times: dict[str, list[float]], clips: int, references: dict[str, str], **more) -> list[dict]:
+    """A line a call: its median and quartiles, clips a second, and its ratio to what it is compared with."""
+    lines = []
+    for name, seconds in times.items():
+        low, middle, high = statistics.quantiles(seconds, n=4)
+        line = {**more, "name": name, "ms": 1000 * middle, "ms_low": 1000 * low, "ms_high": 1000 * high}
+        line["clips_a_second"] = clips / middle
+        other = references.get(name)
+        if other in times:
+            ratios = [mine / its for mine, its in zip(seconds, times[other], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            line |= {"beside": other, "ratio": middle, "ratio_low": low, "ratio_high": high}
+        lines.append({key: round(value, 3) if isinstance(value, float) else value for key, value in line.items()})
+        ratio = f"   {line['ratio']:.2f} of {other} ({low:.2f} to {high:.2f})" if other in times else ""
+        print(f"  {name:32} {line['ms']:8.1f} ms{ratio}", flush=True)
+    return lines
+
+
+def inference(precision: torch.dtype, device: torch.device) -> Callable[[Call], Call]:
+    def wrap(model: Call) -> Call:
+        def call(clips: torch.Tensor) -> object:
+            with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                return model(clips)
+
+        return call
+
+    return wrap
+
+
+# ---------------------------------------------------------------- the sections
+
+
+def ways(clock: Clock, precision: torch.dtype, onnx: bool) -> list[dict]:
+    networks = {name: model.to(clock.device) for name, model in built(8).items()}
+    calls = dict(networks)
+    for name in ("CT-Net", "TSN"):
+        calls[f"{name}, optimized"] = optimize(networks[name])
+        calls[f"{name}, compiled"] = compiled(networks[name])
+        if onnx:
+            calls[f"{name}, ONNX Runtime"] = by_onnx_runtime(networks[name], 8, 256, torch.get_num_threads())
+    clips = torch.randn(1, 3, 8, 256, 256, device=clock.device)
+    calls = {name: inference(precision, clock.device)(call) for name, call in calls.items()}
+    scores = calls["CT-Net"](clips).float()
+    tolerance = 1e-4 if precision == torch.float32 else 5e-2
+    for name in [name for name in calls if "CT-Net" in name]:
+        error = ((calls[name](clips).float() - scores).norm() / scores.norm()).item()
+        if error > tolerance:
+            raise AssertionError(f"{name} gives other scores than CT-Net: {error:.1e} relative, {tolerance} allowed")
+    references = {name: "plain CT-Net" for name in calls if name.startswith("CT-Net")}
+    references |= {name: "CT-Net" + name.removeprefix("TSN") for name in calls if name.startswith("TSN")}
+    times = clock.in_turn(calls, clips)
+    lines = told(times, 1, references, frames=8, size=256, batch=1)
+    pairs = {f"CT-Net{way}": f"TSN{way}" for way in ("", ", optimized", ", compiled", ", ONNX Runtime")}
+    print("  CT-Net beside TSN, each in the same way:")
+    for mine, other in pairs.items():
+        if other in times:
+            ratio = statistics.median(a / b for a, b in zip(times[mine], times[other], strict=True))
+            lines.append(
+                {"name": mine, "beside": other, "ratio": round(ratio, 3), "frames": 8, "size": 256, "batch": 1}
+            )
+            print(f"  {mine:32} {ratio:.2f} of {other}", flush=True)
+    gflops = {name: cost.count(networks[name], 8, 256).gflops for name in ("CT-Net", "TSN")}
+    print(f"  GFLOPs: CT-Net {gflops['CT-Net']:.2f}, TSN {gflops['TSN']:.2f}: {gflops['CT-Net'] / gflops['TSN']:.2f}")
+    return lines
+
+
+def growth(clock: Clock, precision: torch.dtype) -> list[dict]:
+    lines = []
+    shapes = [(1, 8, 224), (1, 8, 256), (1, 16, 224), (1, 16, 256), (4, 8, 224)]
+    shapes += [(32, 8, 224), (32, 8, 256)] if clock.device.type == "cuda" else []
+    for batch, frames, size in shapes:
+        networks = {name: model.to(clock.device) for name, model in built(frames).items()}
+        calls = {
+            **{name: networks[name] for name in networks if name not in ("CT-Net", "TSN")},
+            **{f"{name}, optimized": optimize(networks[name]) for name in ("TSN", "CT-Net")},
+        }
+        calls = {name: inference(precision, clock.device)(call) for name, call in calls.items()}
+        clips = torch.randn(batch, 3, frames, size, size, device=clock.device)
+        print(f"  {batch} x {frames} x {size} x {size}")
+        references = {"CT-Net, optimized": "TSN, optimized"}
+        few = Clock(clock.device, min(clock.rounds, 5))
+        lines += told(few.in_turn(calls, clips), batch, references, frames=frames, size=size, batch=batch)
+    return lines
+
+
+def training(clock: Clock, precision: torch.dtype) -> list[dict]:
+    batch, frames, size = (16, 8, 256) if clock.device.type == "cuda" else (2, 8, 256)
+    networks = built(frames)
+    del networks["R(2+1)D-18"]
+    networks["CT-Net, recomputed"] = ctnet_r50(CLASSES, frames)
+    recompute_blocks(networks["CT-Net, recomputed"])
+    labels = torch.arange(batch, device=clock.device)
+
+    def stepping(model: nn.Module) -> Call:
+        model.to(clock.device).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+        def step(clips: torch.Tensor) -> None:
+            with torch.autocast(clock.device.type, precision, enabled=precision != torch.float32):
+                loss = F.cross_entropy(model(clips), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    named = {torch.float32: "fp32", torch.bfloat16: "bf16"}[precision]
+    memory = {
+        name: training_cost(model.to(clock.device), frames, size, batch, batch, named).memory_mb
+        for name, model in networks.items()
+    }
+    steps = {name: stepping(model) for name, model in networks.items()}
+    clips = torch.randn(batch, 3, frames, size, size, device=clock.device)
+    references = dict.fromkeys(("CT-Net", "CT-Net, recomputed"), "plain CT-Net") | {"TSN": "CT-Net"}
+    few = Clock(clock.device, min(clock.rounds, 5))
+    lines = told(few.in_turn(steps, clips), batch, references, frames=frames, size=size, batch=batch)
+    for line in lines:
+        line["memory_mb"] = round(memory[line["name"]])
+        line["memory_ratio"] = round(memory[line["name"]] / memory["plain CT-Net"], 3)
+        print(f"  {line['name']:32} {line['memory_mb']:,} MB held at the peak, {line['memory_ratio']:.2f} of plain")
+    return lines
+
+
+def where(clock: Clock) -> list[dict]:
+    """Milliseconds in the parts of the CT-Modules, all seven together, and in the 3x3 convolutions they replace."""
+    ctnet, tsn = optimize(drawn(ctnet_r50(CLASSES))), optimize(drawn(tsn_r50(CLASSES)))
+    spent: dict[str, float] = {}
+    clips = torch.randn(1, 3, 8, 256, 256)
+
+    def watch(name: str, layer: nn.Module) -> None:
+        began = []
+        layer.register_forward_pre_hook(lambda *_: began.append(time.perf_counter()))
+        layer.register_forward_hook(
+            lambda *_: spent.__setitem__(name, spent.get(name, 0) + time.perf_counter() - began.pop())
+        )
+
+    parts = {"spatial": "spatial convolutions", "temporal": "temporal convolutions"}
+    parts |= dict.fromkeys(("spatial_gate", "temporal_gate", "channel_gate"), "gates (convolutions of TE)")
+    for module in (layer for layer in ctnet.modules() if isinstance(layer, FoldedCTModule)):
+        watch("all", module)
+        for step in module.steps:
+            if hasattr(step, "spatial"):
+                for part, name in parts.items():
+                    watch(name, getattr(step, part))
+            else:
+                watch("point-wise convolution", step)
+    for stage, depth in zip(tsn.trunk.stages, (3, 4, 6, 3), strict=True):
+        for index in range(1, depth, 2):
+            watch("TSN: the 3x3 convolutions in their place", stage[index].conv2)
+    with torch.inference_mode():
+        for number in range(clock.rounds + 2):
+            if number == 2:
+                spent.clear()
+            ctnet(clips)
+            tsn(clips)
+    spent = {name: 1000 * seconds / clock.rounds for name, seconds in spent.items()}
+    replaced = spent.pop("TSN: the 3x3 convolutions in their place")
+    spent["pools, products and sums of TE"] = 2 * spent["all"] - sum(spent.values())
+    whole = spent.pop("all")
+    for name, value in spent.items():
+        print(f"  {name:44} {value:6.1f} ms")
+    print(f"  {'CT-Modules together':44} {whole:6.1f} ms")
+    print(f"  {'TSN: the 3x3 convolutions in their place':44} {replaced:6.1f} ms")
+    spent |= {"CT-Modules together": whole, "TSN: the 3x3 convolutions in their place": replaced}
+    return [{"part": name, "ms": round(value, 2)} for name, value in spent.items()]
+
+
+# ---------------------------------------------------------------- the floor
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operations read and write, each tensor of each operation once; views are free."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        out = function(*arguments, **(keywords or {}))
+        if not function.is_view:
+            tensors = [part for part in tree_leaves((arguments, keywords, out)) if isinstance(part, torch.Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return out
+
+
+def floor(clock: Clock, precision: torch.dtype) -> list[dict]:
+    """Time over the least that the machine's measured rates allow: operations and bytes as the network is written."""
+    device, side = clock.device, 8192 if clock.device.type == "cuda" else 2048
+    square = torch.randn(side, side, device=device, dtype=precision)
+    rate = 2 * side**3 / statistics.median(clock.once(torch.mm, square, square) for _ in range(10))
+    large = torch.empty(256 * 2**20, dtype=torch.uint8, device=device)
+    other = torch.empty_like(large)
+    bandwidth = 2 * large.numel() / statistics.median(clock.once(other.copy_, large) for _ in range(10))
+    print(f"  matrix product {rate / 1e12:.2f} TFLOP/s, copy {bandwidth / 1e9:.0f} GB/s")
+    batch = 32 if device.type == "cuda" else 1
+    lines = []
+    for name, make in (("CT-Net", ctnet_r50), ("TSN", tsn_r50)):
+        model = optimize(drawn(make(CLASSES))).to(device)
+        clips = torch.randn(batch, 3, 8, 256, 256, device=device)
+        call = inference(precision, device)(model)
+        with Traffic() as traffic:
+            call(clips)
+        operations = 2e9 * batch * cost.count(model, 8, 256).gflops  # a product and a sum are two
+        least = max(operations / rate, traffic.bytes / bandwidth)
+        call(clips)
+        seconds = statistics.median(clock.once(call, clips) for _ in range(clock.rounds))
+        line = {
+            "name": f"{name}, optimized",
+            "batch": batch,
+            "ms": round(1000 * seconds, 2),
+            "floor_ms": round(1000 * least, 2),
+            "over_floor": round(seconds / least, 2),
+            "share_of_peak": round(operations / seconds / rate, 3),
+            "clips_a_second": round(batch / seconds, 2),
+            "bound_by": "operations" if operations / rate > traffic.bytes / bandwidth else "bytes",
+        }
+        print("  {name}: {ms} ms, {over_floor} of the floor ({bound_by}), {share_of_peak:.0%} of peak".format(**line))
+        lines.append(line)
+    return [{"tflops": round(rate / 1e12, 3), "gb_a_second": round(bandwidth / 1e9, 1)}, *lines]
+
+
+# ---------------------------------------------------------------- the record
+
+
+def draw(record: dict, path: Path) -> None:
+    """Two panels: the ways of one clip, and clips a second at other shapes."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from ctlib import plotting
+
+    plotting.use_style()
+    table = pd.DataFrame([line for line in record["ways"] if "ms" in line]).sort_values("ms")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
+    errors = [table.ms - table.ms_low, table.ms_high - table.ms]
+    shades = [
+        "0.25" if name.startswith("CT-Net") else "0.55" if name.startswith("TSN") else "0.8" for name in table.name
+    ]
+    left.barh(table.name, table.ms, xerr=errors, color=shades)
+    left.set(xlabel="ms a clip, 8 x 256 x 256, batch 1", title="Inference, each way")
+    shapes = pd.DataFrame(record["growth"])
+    shapes["shape"] = [f"{row.batch} x {row.frames} x {row['size']}" for _, row in shapes.iterrows()]
+    for marker, (name, lines) in zip("osD^v", shapes.groupby("name", sort=False), strict=False):
+        right.plot(lines["shape"], lines.ms / lines.batch, marker=marker, label=name)
+    right.set(xlabel="clips x frames x pixels", ylabel="ms a clip", title="Growth with frames, size and batch", ylim=0)
+    right.legend()
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", default="", choices=("", "fp32", "bf16"), help="fp32 on a CPU, bf16 on a GPU")
+    parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
+    parser.add_argument("--record", type=Path, help="write the record there, as JSON")
+    parser.add_argument("--figure", type=Path, help="draw it there, as PNG and SVG")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    precision = names[options.precision or ("bf16" if device.type == "cuda" else "fp32")]
+    clock = Clock(device, options.rounds)
+    record = {"protocol": protocol(options, precision)}
+    sections = {
+        "ways": lambda: ways(clock, precision, onnx=device.type == "cpu"),
+        "growth": lambda: growth(clock, precision),
+        "training": lambda: training(clock, precision),
+        "floor": lambda: floor(clock, precision),
+    }
+    if device.type == "cpu":
+        sections["where"] = lambda: where(clock)
+    for name in options.sections:
+        if name not in sections:
+            continue
+        print(name, flush=True)
+        record[name] = sections[name]()
+        if options.record:
+            options.record.write_text(json.dumps(record, indent=1) + "\n")
+    if options.figure:
+        draw(record, options.figure)
+
+
+def protocol(options: argparse.Namespace, precision: torch.dtype) -> dict:
+    told = runs.provenance(torch.device(options.device))
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "OMP_", "LD_PRELOAD"))}
+    return {
+        "measured": f"{options.rounds} rounds in turn after 2 that do not count; medians and quartiles",
+        "weights": "random, with running statistics drawn",
+        "precision": str(precision).removeprefix("torch."),
+        "threads": options.threads,
+        "hardware": told["hardware"],
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "versions": told["versions"],
+        "commit": told["commit"],
+        "environment": kept,
+    }
+
+
+if __name__ == "__main__":
+    main()
