@@ -70,6 +70,7 @@ transfer: .venv/installed  ## what a trained network brings to other data sets (
 benchmark: .venv/installed  ## seconds and memory of CT-Net, TSN, a plain CT-Net and others, in turn (20 minutes)
 	@mkdir -p results/benchmarks
 	@$(BIN)/python benchmarks/speed.py --record results/benchmarks/speed.json --figure results/benchmarks/speed
+	@$(KEEP_MEMORY) $(BIN)/python benchmarks/speed.py --sections ways training --record results/benchmarks/speed_memory_kept.json
 	@$(KEEP_MEMORY) $(BIN)/python benchmarks/epoch.py --record results/benchmarks/epoch.json
 
 bench-loading: .venv/installed  ## clips a second that one core loads, ours and other ways (2 minutes)

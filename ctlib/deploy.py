@@ -36,16 +36,19 @@ from ctlib.trunks import IMAGENET_MEAN, IMAGENET_STD, ClipBlock, OnClips
 def optimize(model: VideoClassifier) -> VideoClassifier:
     """A copy of a network for inference, on the same device: scores as in evaluation mode, up to rounding.
 
-    It has no batch norms and no turns of the channel grid, and where gradients are off Tensor Excitation writes
-    over what it read. Networks without CT-Modules have their batch norms folded, and that is all. The copy is
-    not for training, and its weights are no checkpoint.
+    It has no batch norms, no turns of the channel grid where a weight beside them can take them in, and where
+    gradients are off Tensor Excitation writes over what it read. Networks without CT-Modules have their batch norms
+    folded, and that is all. The copy is not for training, and its weights are no checkpoint.
 
     Raises:
         TypeError: not a network of this package.
         ValueError: it is optimized already.
     """
     if not isinstance(model, VideoClassifier):
-        raise TypeError(f"needed a network of ctlib, a VideoClassifier, got {type(model).__name__}")
+        raise TypeError(
+            f"needed a network of ctlib, a VideoClassifier, got {type(model).__name__}: unwrap one that is "
+            "compiled or distributed"
+        )
     if _is_optimized(model):
         raise ValueError("the network is optimized already: it has no batch norms")
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
@@ -61,8 +64,8 @@ def optimize(model: VideoClassifier) -> VideoClassifier:
 def compiled(model: VideoClassifier) -> nn.Module:
     """`optimize`, then `torch.compile` with the weights frozen into the code; the first call compiles.
 
-    That takes about a minute, and again at another height, width or T; a batch of another size costs one more
-    compilation. Needs a C++ compiler (on a GPU, Triton).
+    That takes about a minute; the first change of N, of the size or of T costs one more compilation each. Needs a
+    C++ compiler (on a GPU, Triton).
 
     Raises:
         TypeError: not a network of this package.
@@ -75,13 +78,13 @@ class Compiled(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        from torch._inductor import config  # here, as it is seconds to import
-
-        self.network, self.config = torch.compile(network), config
+        self.network = torch.compile(network)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        from torch._inductor import config  # here, as it takes seconds to import
+
         # As an option of torch.compile, freezing would come after the weights have been made inputs.
-        with torch.no_grad(), self.config.patch(freezing=True):
+        with torch.no_grad(), config.patch(freezing=True):
             return self.network(clips)
 
 
@@ -104,12 +107,18 @@ def export(
     Raises:
         TypeError: not a network of this package.
         ImportError: the packages onnx and onnxscript are not there.
+        FileNotFoundError: the folder to write to is not there.
         ValueError: frames that are too small for the trunk, no frame, or another number of classes.
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise ImportError("export needs the packages onnx and onnxscript: pip install 'ctlib[onnx]'")
-    network = copy.deepcopy(_optimized(model)).cpu()
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
+    network = copy.deepcopy(_optimized(model)).cpu().float()
     num_frames = network.config.num_frames if num_frames is None else num_frames
+    if min(num_frames, size) < 1:
+        raise ValueError(f"num_frames and size must be at least 1, got {num_frames} and {size}")
     if classes and len(classes) != network.fc.out_features:
         raise ValueError(f"the network has {network.fc.out_features} classes, got the names of {len(classes)}")
     clips = torch.zeros(2, 3, num_frames, size, size)  # two: one would be taken for a fixed number
@@ -133,7 +142,6 @@ def export(
             "classes": json.dumps(list(classes)),
         }
     )
-    path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         program.save(Path(folder) / path.name, external_data=False)
         os.replace(Path(folder) / path.name, path)
@@ -260,7 +268,13 @@ def _as_conv2d(conv: TensorSeparableConv) -> nn.Conv2d:
     weight = conv.weight.squeeze(2) if t == 1 else conv.weight.squeeze(4)
     padding = (h // 2, w // 2) if t == 1 else (t // 2, 0)
     made = nn.Conv2d(
-        conv.channels, conv.out_channels, weight.shape[2:], padding=padding, groups=conv.groups, bias=False
+        conv.channels,
+        conv.out_channels,
+        weight.shape[2:],
+        padding=padding,
+        groups=conv.groups,
+        bias=False,
+        device="meta",  # draws no weights, which are replaced
     )
     made.weight, made.bias = _parameter(weight), None if conv.bias is None else _parameter(conv.bias)
     return made

@@ -90,6 +90,8 @@ def rotate(x: torch.Tensor, size: int) -> torch.Tensor:
     """
     if size in (1, x.shape[1]):
         return x
+    if x.stride(1) == 1:  # channels last, which they stay
+        return x.movedim(1, -1).unflatten(-1, (-1, size)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
     return x.unflatten(1, (-1, size)).transpose(1, 2).flatten(1, 2)
 
 
@@ -201,12 +203,13 @@ def clips_of_planes(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
 
 
 def average(clips: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    """`clips.mean(axes, keepdim=True)` of (N, C, T, H, W), over T or over H and W.
+    """`clips.mean(axes, keepdim=True)` of (N, C, T, H, W).
 
-    On the CPU as a product with a row of 1/n, as `mean` takes 10 times as long over these axes of a channels-last
-    clip (a compiler writes its own).
+    On the CPU, over T or over H and W, as a product with a row of 1/n: `mean` takes 10 times as long over these axes
+    of a channels-last clip. (A compiler writes its own; in half precision 1/n would be rounded.)
     """
-    if clips.device.type != "cpu" or torch.compiler.is_compiling():
+    product = clips.device.type == "cpu" and clips.dtype in (torch.float32, torch.float64)
+    if not product or torch.compiler.is_compiling() or axes not in ((2,), (3, 4)):
         return clips.mean(axes, keepdim=True)
     last = clips.movedim(1, -1)  # (N, T, H, W, C), one block of memory
     if axes == (2,):
