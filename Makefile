@@ -12,7 +12,7 @@ RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
-.PHONY: help study costs videos evaluate transfer benchmark bench-loading bench-listing test test-all lint format lab clean
+.PHONY: help study costs videos evaluate transfer ablations report accuracy saliency benchmark bench-saliency bench-loading bench-listing test test-all lint format lab clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -66,6 +66,35 @@ transfer: .venv/installed  ## what a trained network brings to other data sets (
 	@$(RUN) notebooks/transfer.ipynb $(OUT)/transfer.ipynb -p out_dir $(OUT)
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/transfer.ipynb
 	@echo "read $(OUT)/transfer.html"
+
+SEEDS ?= 0 1 2
+ablations: OUT = results/ablations
+ablations: .venv/installed  ## every ablation at laptop scale, two runs side by side, 2 to 3 hours a seed; to results/ablations
+	@$(KEEP_MEMORY) $(BIN)/python -m ctlib ablations $(OUT) --seeds $(SEEDS)
+
+report: OUT = results/report
+report: .venv/installed  ## what of the paper reproduces, from the records of the ablations; to results/report.html
+	@mkdir -p $(OUT)
+	@$(RUN) notebooks/report.ipynb $(OUT)/report.ipynb -p out_dir $(OUT)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input --output-dir $(dir $(OUT)) $(OUT)/report.ipynb
+	@echo "read $(dir $(OUT))report.html"
+
+accuracy: OUT = results/accuracy_vs_gflops
+accuracy: .venv/installed  ## accuracy against GFLOPs and time, published and measured; to results/accuracy_vs_gflops
+	@mkdir -p $(OUT)
+	@$(RUN) notebooks/accuracy_vs_gflops.ipynb $(OUT)/accuracy_vs_gflops.ipynb -p out_dir $(OUT)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/accuracy_vs_gflops.ipynb
+	@echo "read $(OUT)/accuracy_vs_gflops.html"
+
+saliency: OUT = results/saliency_tubes
+saliency: .venv/installed  ## where each network looks, and whether the object is there; to results/saliency_tubes
+	@mkdir -p $(OUT)
+	@$(RUN) notebooks/saliency_tubes.ipynb $(OUT)/saliency_tubes.ipynb -p out_dir $(OUT)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/saliency_tubes.ipynb
+	@echo "read $(OUT)/saliency_tubes.html"
+
+bench-saliency: .venv/installed  ## what explaining a clip costs, over a forward pass
+	@$(BIN)/python benchmarks/saliency.py
 
 benchmark: .venv/installed  ## seconds and memory of CT-Net, TSN, a plain CT-Net and others, in turn (20 minutes)
 	@mkdir -p results/benchmarks

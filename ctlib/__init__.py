@@ -1,6 +1,6 @@
 """The reference study of CT-Net, the Channel Tensorization Network (ICLR 2021)."""
 
-from ctlib import checkpoints, cost, data, paper, runs
+from ctlib import checkpoints, cost, data, paper, runs, saliency
 from ctlib.config import ModelConfig
 from ctlib.deploy import compiled, export, optimize
 from ctlib.models import (
@@ -27,6 +27,7 @@ __all__ = [
     "optimize",
     "paper",
     "runs",
+    "saliency",
     "tsn_inception_v3",
     "tsn_r50",
     "tsn_r101",

@@ -1,6 +1,7 @@
 """The command line: `python -m ctlib COMMAND --help`."""
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from ctlib import checkpoints, deploy, parallel, study
+from ctlib import checkpoints, deploy, parallel, scales, study, sweep
 from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.check import check
@@ -124,6 +125,20 @@ def main(arguments: list[str] | None = None) -> int:
     exporting.add_argument("--size", type=int, required=True, help="pixels, height and width of a frame")
     exporting.add_argument("--frames", type=int, help="T (default: as the network was trained)")
     exporting.set_defaults(run=export_network, kept="nothing was written")
+
+    sweeping = commands.add_parser(
+        "ablations",
+        help="train and test every row of the paper's ablations",
+        description="Train and test what the rows of the paper's tables need, some side by side, each in a notebook of "
+        "its own in OUT: the first seed of every row, then the next. Ends with 1 if one of them failed.",
+    )
+    sweeping.add_argument("out", metavar="OUT", type=Path, help="the study's folder")
+    sweeping.add_argument("--scale", default="laptop", choices=scales.SCALES)
+    sweeping.add_argument("--tables", nargs="+", default=scales.TABLES, choices=scales.TABLES, metavar="TABLE")
+    sweeping.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    sweeping.add_argument("--side-by-side", type=int, default=2, help="how many at once (default: 2)")
+    sweeping.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE")
+    sweeping.set_defaults(run=run_ablations, kept="what is finished is kept: the same command goes on")
 
     options = parser.parse_args(arguments)
     try:
@@ -247,6 +262,15 @@ def export_network(options: argparse.Namespace) -> int:
     deploy.export(trained.model, options.out, options.size, options.frames, trained.classes)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def run_ablations(options: argparse.Namespace) -> int:
+    tell, show = functools.partial(print, flush=True), counting("Arrow of Time, clips written")
+    given = {"side_by_side": options.side_by_side, "overrides": " ".join(options.set), "tell": tell, "on_clips": show}
+    failed = sweep.sweep(options.out, options.scale, options.seeds, options.tables, **given)
+    for path in failed:
+        print(f"failed: {path}", file=sys.stderr)
+    return int(bool(failed))
 
 
 def print_costs(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from ctlib.config import ModelConfig, check_choice, unknown_name
 from ctlib.ct_module import CTModule
 from ctlib.temporal import MODULES
 from ctlib.tensorize import clips_of, frames_of
-from ctlib.trunks import INCEPTION_BLOCKS, RESNET101_BLOCKS, TRUNKS
+from ctlib.trunks import INCEPTION_BLOCKS, PUBLISHED, RESNET101_BLOCKS, TRUNKS
 
 LAYOUTS = {True: torch.channels_last, False: torch.contiguous_format}
 
@@ -77,8 +77,8 @@ def build_model(config: ModelConfig) -> VideoClassifier:
     check_choice("weights", config.weights, (None, "imagenet"))
     trunk = TRUNKS[config.trunk]()
     if config.weights == "imagenet":
-        if config.trunk == "quickstart":
-            raise ValueError("there are no ImageNet weights for the trunk 'quickstart'")
+        if config.trunk not in PUBLISHED:
+            raise ValueError(f"there are no ImageNet weights for the trunk {config.trunk!r}")
         trunk.load_published(_published(config.trunk))
 
     def make_module(channels: int, out_channels: int) -> nn.Module:
@@ -148,6 +148,10 @@ MODELS: dict[str, dict] = {
     "tsn_inception_v3": {"trunk": "inception_v3", "blocks": "none"},
     "ctnet_quickstart": {"trunk": "quickstart"},
     "tsn_quickstart": {"trunk": "quickstart", "blocks": "none"},
+    "ctnet_laptop": {"trunk": "laptop"},
+    "tsn_laptop": {"trunk": "laptop", "blocks": "none"},
+    "ctnet_laptop_inception": {"trunk": "laptop_inception", "blocks": INCEPTION_BLOCKS},
+    "tsn_laptop_inception": {"trunk": "laptop_inception", "blocks": "none"},
 }
 
 

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+from scipy import stats
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -451,4 +452,30 @@ def splits_compared(splits: pd.DataFrame, histories: dict[tuple[str, str, int], 
         right.set(title=f"{data}: test list of each split", xlabel="epoch")
         right.xaxis.get_major_locator().set_params(integer=True)
         right.legend(fontsize="small")
+    return figure
+
+
+def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> Figure:
+    """Top-1 of the rows of a table: a mark a seed, their mean, and its 95 % t interval from two seeds on.
+
+    Args:
+        measured: columns row, seed and top1 (percent), rows in the order in which they are shown.
+        title: of the figure.
+        bound: percent, a line that no frame-averaging network passes.
+    """
+    names, seeds = list(dict.fromkeys(measured.row)), sorted(measured.seed.unique())
+    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.45 * len(names)))
+    for place, name in enumerate(names):
+        top1 = measured[measured.row == name].set_index("seed").top1
+        for index, seed in enumerate(seeds):
+            if seed in top1:
+                label = f"seed {seed}" if name == names[0] else None
+                axes.plot(top1[seed], place, _marker(index), mfc="none", ms=6, color=f"C{index}", label=label)
+        half = top1.std() / len(top1) ** 0.5 * stats.t.ppf(0.975, len(top1) - 1) if len(top1) > 1 else None
+        axes.errorbar(top1.mean(), place, xerr=half, fmt="|", ms=14, capsize=4, color="0.15", zorder=0)
+    if bound is not None:
+        axes.axvline(bound, color="0.3", ls="--", lw=1.2, label="bound of frame averaging")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(title=title, xlabel="top-1, %", ylim=(len(names) - 0.4, -0.6))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig, check_choice
 from ctlib.data.arrow import ArrowConfig
 from ctlib.models import model_config
+from ctlib.trunks import PUBLISHED
 
 
 class Recipe(NamedTuple):
@@ -51,6 +52,14 @@ RECIPES: dict[str, Recipe] = {
         model={"dropout": 0.1, "num_frames": 8},
         data={"size": 48, "workers": 1},
         compute={"threads": 1},
+    ),
+    "study": Recipe(
+        "Arrow of Time on a CPU, with enough test videos to tell networks apart: the ablations, 5 to 20 minutes a run",
+        recipe={"epochs": 6, "batch": 16, "lr": 0.056, "weight_decay": 1e-4, "warmup": 0.5},
+        model={"dropout": 0.1, "num_frames": 8},
+        data={"size": 48, "workers": 1},
+        compute={"threads": 1},
+        arrow={"train_clips": 4000, "val_clips": 2000, "difficulty": 0.2},
     ),
     "single-gpu": Recipe(
         "Arrow of Time at its hardest on one GPU, for the paper's networks without ImageNet weights",
@@ -107,8 +116,8 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
             parts[part][name] = value
         else:
             run[key] = value
-    if model_config(model).trunk == "quickstart":
-        parts["model"].pop("weights", None)  # no ImageNet weights are published for the small trunk
+    if model_config(model).trunk not in PUBLISHED:
+        parts["model"].pop("weights", None)  # no ImageNet weights are published for the small trunks
     config = RunConfig.from_dict(
         {
             "name": model,

@@ -1,6 +1,9 @@
 """What is studied, as data: which network stands behind each row of the paper's tables."""
 
 import functools
+import json
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,18 +16,28 @@ from ctlib.trunks import INCEPTION_BLOCKS
 
 
 class Network(NamedTuple):
-    """A network on frames of `size` x `size` pixels; T is its configuration's `num_frames`."""
+    """A network, tested on frames of `size` x `size` pixels; T is its configuration's `num_frames`."""
 
     config: ModelConfig
     size: int = 256
+    train_size: int | None = None  # pixels, that it is trained at; None: as it is tested
+    clips: int = 1  # test clips a video
+    crops: int = 1  # test crops a clip
 
 
-def _ctnet(size: int = 256, name: str = "ctnet_r50", **parts) -> tuple[Network, ...]:
-    return (Network(model_config(name, **parts), size),)
+def _ctnet(size: int = 256, name: str = "ctnet_r50", train_size: int | None = None, **parts) -> tuple[Network, ...]:
+    return (Network(model_config(name, **parts), size, train_size),)
 
 
-def _ensemble(*frames: int, name: str = "ctnet_r50", **parts) -> tuple[Network, ...]:
-    return tuple(Network(model_config(name, num_frames=count, **parts)) for count in frames)
+def _ensemble(*frames: int, views: str = "") -> tuple[Network, ...]:
+    """CT-Nets of several numbers of frames; views as Table 6 writes them: x crops x clips."""
+    crops, clips = map(int, views.split("x")[1:]) if views else (1, 1)
+    configs = [model_config("ctnet_r50", num_frames=count) for count in frames]
+    return tuple(Network(config, clips=clips, crops=crops) for config in configs)
+
+
+def _kinetics(*names: str) -> tuple[Network, ...]:
+    return tuple(Network(model_config(name, **_KINETICS), clips=4, crops=3) for name in names)
 
 
 _PLAIN = {"pointwise": False, "excitation": "none"}  # the CT-Module alone, which most of Table 2 studies
@@ -40,7 +53,9 @@ _MODULES = {
 }
 _VIEWS = ("", "x1x2", "x3x2")  # crops x clips, as Table 6 writes them
 
-# Each row that this code can build: table -> row of `paper.table` -> its networks, several in an ensemble.
+# Each row that this code can build: table -> row -> its networks, several in an ensemble. A row's name is also where
+# its published numbers are: `paper.table(table).loc[row]`. A row of one's own is one line more, of a name that the
+# paper does not have: in "2b", say, "8D": _ctnet(dims=8, **_PLAIN).
 # Table 5 and the other rows of Tables 3 and 4 are networks of other papers, or have no cost.
 ROWS: dict[str, dict[str, tuple[Network, ...]]] = {
     "2a": _MODULES,
@@ -74,25 +89,27 @@ ROWS: dict[str, dict[str, tuple[Network, ...]]] = {
     },
     "2h": {
         "train 224, test 224": _ctnet(224),
-        "train 224, test 256": _ctnet(256),
+        "train 224, test 256": _ctnet(256, train_size=224),
         "train 256, test 256": _ctnet(256),
     },
     "3": {
         **{f"TSN, {frames} frames": _ctnet(224, num_frames=frames, **_TSN) for frames in (8, 16)},
-        **{f"CT-Net R50, {views}": _ensemble(8) for views in ("8 frames", "8x3x2")},
-        **{f"CT-Net R50, {views}": _ensemble(16) for views in ("16 frames", "16x3x2")},
+        "CT-Net R50, 8 frames": _ensemble(8),
+        "CT-Net R50, 8x3x2": _ensemble(8, views="x3x2"),
+        "CT-Net R50, 16 frames": _ensemble(16),
+        "CT-Net R50, 16x3x2": _ensemble(16, views="x3x2"),
         "CT-Net_EN, 8+12+16+24 frames": _ensemble(8, 12, 16, 24),
     },
     "4": {
-        "CT-Net R50": _ctnet(**_KINETICS),
-        "CT-Net R101": _ctnet(name="ctnet_r101", **_KINETICS),
-        "CT-Net_EN R50+R101": _ctnet(**_KINETICS) + _ctnet(name="ctnet_r101", **_KINETICS),
+        "CT-Net R50": _kinetics("ctnet_r50"),
+        "CT-Net R101": _kinetics("ctnet_r101"),
+        "CT-Net_EN R50+R101": _kinetics("ctnet_r50", "ctnet_r101"),
     },
     "6": {
-        **{f"CT-Net {frames}{views}": _ensemble(frames) for views in _VIEWS for frames in (8, 12, 16, 24)},
+        **{f"CT-Net {frames}{views}": _ensemble(frames, views=views) for views in _VIEWS for frames in (8, 12, 16, 24)},
         "CT-Net_EN 8+16": _ensemble(8, 16),
         "CT-Net_EN 8+12+16+24": _ensemble(8, 12, 16, 24),
-        **{f"CT-Net_EN (8+12+16+24){views}": _ensemble(8, 12, 16, 24) for views in _VIEWS[1:]},
+        **{f"CT-Net_EN (8+12+16+24){views}": _ensemble(8, 12, 16, 24, views=views) for views in _VIEWS[1:]},
     },
     "7": _MODULES,
     "8": {
@@ -102,6 +119,59 @@ ROWS: dict[str, dict[str, tuple[Network, ...]]] = {
         "CT-Net InceptionV3": _ctnet(299, "ctnet_inception_v3"),
     },
 }
+
+
+def own_row(text: str) -> tuple[str, tuple[Network, ...]]:
+    """A row of one's own: CT-Net on ResNet-50 with the parts swapped that "name: part=value part=value" names.
+
+    Values are JSON without spaces, or text: "wide: kernels=[[5,3,3],[3,3,3]] excitation=se".
+
+    Raises:
+        ValueError: no name or no part, or a part that the network does not have; TypeError: a value of another type.
+    """
+    name, _, pairs = (part.strip() for part in text.partition(":"))
+    parts = dict(pair.split("=", 1) for pair in pairs.split() if "=" in pair)
+    if not name or not parts or len(parts) < len(pairs.split()):
+        raise ValueError(f"a row of one's own is 'name: part=value ...', each part once, got {text!r}")
+    for part, value in parts.items():
+        with suppress(json.JSONDecodeError):  # else it is text
+            parts[part] = json.loads(value)
+    return name, (Network(model_config("ctnet_r50", **parts)),)
+
+
+def swapped(networks: Iterable[Network]) -> str:
+    """In which parts a row's networks differ from CT-Net on ResNet-50 at 8 frames, in words."""
+    full, told = model_config("ctnet_r50"), {}
+    networks = tuple(networks)
+    for network in networks:
+        config = network.config
+        if config.blocks == "none":
+            told["no block replaced (TSN)"] = [""]
+        for part in config.to_dict():
+            value = getattr(config, part)
+            own_blocks = part == "blocks" and (value == "none" or config.trunk != full.trunk)
+            if value != getattr(full, part) and part not in ("num_classes", "num_frames") and not own_blocks:
+                told.setdefault(part, []).append(_written(value))
+        if config.num_frames != full.num_frames or len(networks) > 1:
+            told.setdefault("frames", []).append(str(config.num_frames))
+        if network.train_size:
+            told["trained at"] = [f"{network.train_size} pixels"]
+        elif config.trunk == full.trunk and network.size != 256:
+            told["trained and tested at"] = [f"{network.size} pixels"]
+        if network.clips * network.crops > 1:
+            told["clips x crops"] = [f"{network.clips} x {network.crops}"]
+    words = [f"{part} {' + '.join(dict.fromkeys(values))}".strip() for part, values in told.items()]
+    return ", ".join(words) or "nothing: the full CT-Net"
+
+
+def _written(value) -> str:
+    """A part's value: tuples without blanks, kernels as the paper writes them."""
+    if isinstance(value, tuple):
+        if all(isinstance(one, tuple) for one in value):
+            return " and ".join(map(_written, value))
+        return "x".join(map(str, value)) if len(value) == 3 else str(value).replace(" ", "")
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else str(value)
+
 
 # What a reader should know of a row whose count rests on a guess, or misses.
 _R101 = (
@@ -142,8 +212,8 @@ def inception_placements() -> pd.DataFrame:
         count), and `miss`: the larger of the two distances, in units of 0.1 GFLOPs and 0.1M parameters.
     """
     published = paper.table("8").loc["CT-Net InceptionV3"]
-    none = _counted(model_config("tsn_inception_v3"), 299)
-    one = {kind: _counted(model_config("ctnet_inception_v3", blocks=(kind,)), 299) for kind in INCEPTION_KINDS}
+    none = counted(model_config("tsn_inception_v3"), 299)
+    one = {kind: counted(model_config("ctnet_inception_v3", blocks=(kind,)), 299) for kind in INCEPTION_KINDS}
     choices = pd.MultiIndex.from_product([range(most + 1) for most in INCEPTION_KINDS.values()], names=INCEPTION_KINDS)
     table = choices.to_frame(index=False)
     table["gflops"] = none.gflops + sum(table[kind] * (one[kind].gflops - none.gflops) for kind in INCEPTION_KINDS)
@@ -157,7 +227,8 @@ def inception_placements() -> pd.DataFrame:
 
 
 @functools.cache
-def _counted(config: ModelConfig, size: int) -> cost.Cost:
+def counted(config: ModelConfig, size: int) -> cost.Cost:
+    """What one view of a network costs, counted on shapes alone."""
     with torch.device("meta"):  # shapes alone: no weight is drawn
         return cost.count(build_model(config), config.num_frames, size)
 
@@ -167,11 +238,14 @@ _PRINTED = {"3": [("gflops_total", True, 0.5)], "6": [("gflops_total", True, 0.5
 _PRINTED["4"] = [("gflops_view", False, 0.05), ("gflops_total", True, 0.5)]
 
 
-def ledger() -> pd.DataFrame:
+def ledger(tables: Iterable[str] = tuple(ROWS)) -> pd.DataFrame:
     """Every published cost that this code can build, counted beside the published figure.
 
     GFLOPs are as the paper's row gives them: of all views and networks in Tables 3 and 6, of one view
     elsewhere; Table 4 prints both, so its rows are here twice. Parameters are counts, an ensemble's together.
+
+    Args:
+        tables: which; rows that the paper does not have are left out.
 
     Returns:
         A row a published figure: `table`, `row`, `gflops_paper`, `gflops`, `params_paper`, `params` (published
@@ -180,11 +254,13 @@ def ledger() -> pd.DataFrame:
         `gflops_meets` and `params_meets` (within 0.1M); missing where there is nothing to meet.
     """
     records = []
-    for name, rows in ROWS.items():
+    for name in tables:
         published = paper.table(name)
-        for row, networks in rows.items():
+        for row, networks in ROWS[name].items():
+            if row not in published.index:
+                continue
             line = published.loc[row]
-            counts = [_counted(*network) for network in networks]
+            counts = [counted(network.config, network.size) for network in networks]
             params_paper = _number(line.get("params_m"))
             for column, of_all_views, last_digit in _PRINTED.get(name, [("gflops", False, 0.05)]):
                 views = int(line["views"]) if of_all_views else 1
@@ -193,9 +269,9 @@ def ledger() -> pd.DataFrame:
                         "table": name,
                         "row": f"{row}, {views} views" if name == "4" and of_all_views else row,
                         "gflops_paper": _number(line.get(column)),
-                        "gflops": views * sum(counted.gflops for counted in counts),
+                        "gflops": views * sum(count.gflops for count in counts),
                         "params_paper": None if params_paper is None else round(1e6 * params_paper),
-                        "params": sum(counted.params for counted in counts),
+                        "params": sum(count.params for count in counts),
                         "frames": "+".join(str(network.config.num_frames) for network in networks),
                         "size": networks[0].size,
                         "views": views,

@@ -7,11 +7,21 @@ told T. Names are torchvision's, so its published ImageNet weights load as they 
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.inception import BasicConv2d, Inception3
+from torchvision.models.inception import (
+    BasicConv2d,
+    Inception3,
+    InceptionA,
+    InceptionAux,
+    InceptionB,
+    InceptionC,
+    InceptionD,
+    InceptionE,
+)
 from torchvision.models.resnet import Bottleneck
 
 from ctlib.config import check_choice, unknown_name
@@ -56,7 +66,9 @@ class ClipBlock(nn.Module):
     def forward(self, x: torch.Tensor, num_frames: int) -> torch.Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = frames_of(self.conv2(clips_of(out, num_frames)))
-        return self.relu(self.bn3(self.conv3(out)) + x)
+        out = self.bn3(self.conv3(out))
+        out += x
+        return self.relu(out)
 
 
 class Trunk(nn.Module):
@@ -210,17 +222,25 @@ class InceptionTrunk(Trunk):
     can be replaced by a module that is told T. Frames are normalised as for the other trunks; the
     published weights want another scale, and `forward` changes to it.
 
+    Args:
+        width: channels of the first convolution, to which all others are in proportion; 32 is InceptionV3's.
+
     Shape:
-        frames (N * T, 3, H, W), H and W from 75 pixels, and T -> features (N * T, 2048, h, w);
+        frames (N * T, 3, H, W), H and W from 75 pixels, and T -> features (N * T, 64 * width, h, w);
         299 pixels give h = w = 8
+
+    Raises:
+        ValueError: a width that leaves fractions of channels.
     """
 
     smallest = 75
 
-    def __init__(self):
+    def __init__(self, width: int = 32):
         super().__init__()
-        self.out_channels = 2048
-        network = Inception3(aux_logits=False, init_weights=False)
+        if width not in (2, 4, 8, 16, 32):
+            raise ValueError(f"width must be 2, 4, 8, 16 or 32, as others leave fractions of channels, got {width}")
+        self.out_channels = 64 * width
+        network = Inception3(aux_logits=False, init_weights=False, inception_blocks=_inception_blocks(width))
         self.body = nn.Sequential()
         for name, block in network.named_children():
             if name not in ("avgpool", "dropout", "fc"):
@@ -273,6 +293,16 @@ class InceptionTrunk(Trunk):
         for block in self.body:
             x = self.run(block, x, num_frames)
         return x
+
+
+def _inception_blocks(width: int) -> list[Callable[..., nn.Module]]:
+    """The parts that torchvision's Inception3 is made of, with their channels in proportion to `width`."""
+
+    def convolution(channels: int, out_channels: int, **options) -> BasicConv2d:
+        return BasicConv2d(3 if channels == 3 else channels * width // 32, out_channels * width // 32, **options)
+
+    blocks = InceptionA, InceptionB, InceptionC, InceptionD, InceptionE, InceptionAux
+    return [convolution, *(partial(block, conv_block=convolution) for block in blocks)]
 
 
 class _KeepConvolutions(fx.Tracer):
@@ -329,4 +359,7 @@ TRUNKS: dict[str, Callable[[], nn.Module]] = {
     "resnet101": lambda: ResNetTrunk((3, 4, 23, 3)),
     "inception_v3": InceptionTrunk,
     "quickstart": lambda: ResNetTrunk((2, 2, 2, 2), width=16),
+    "laptop": lambda: ResNetTrunk((3, 4, 6, 3), width=16),
+    "laptop_inception": lambda: InceptionTrunk(width=8),
 }
+PUBLISHED = ("resnet50", "resnet101", "inception_v3")  # those with ImageNet weights

@@ -1,14 +1,18 @@
 """What moves in a notebook. Each widget is a thin shell: its numbers come from elsewhere, and tests call them there."""
 
+import base64
+import functools
 import html
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets
 import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
+
+from ctlib import saliency_figures
 
 
 class TrainingPanel:
@@ -148,3 +152,48 @@ class _Seldom:
             began = self.cpu()
             self.what()
             self.due = self.clock() + max(self.apart, (self.cpu() - began) / self.share)
+
+
+PREDICTED = "the predicted class"
+
+
+class TubeExplorer:
+    """Choose a clip, a network, a class and a threshold, and see the Saliency Tube.
+
+    Args:
+        clips: what a clip is called -> its frames, true class and mask, as `saliency_figures.explored` takes them.
+        networks: their names.
+        classes: names in label order.
+        explain: called with the names of a clip, a network and a class (None: the predicted one); gives a
+            `saliency_figures.Answer`. It is called once for each choice.
+    """
+
+    def __init__(self, clips: dict, networks: Sequence[str], classes: Sequence[str], explain: Callable):
+        self.clips, self.explain = clips, functools.cache(explain)
+        style = {"description_width": "5em"}
+        wide = {"width": "32em", "max_width": "100%"}
+        self.clip = ipywidgets.Dropdown(options=list(clips), description="clip", style=style, layout=wide)
+        self.network = ipywidgets.Dropdown(options=list(networks), description="network", style=style, layout=wide)
+        self.target = ipywidgets.Dropdown(options=[PREDICTED, *classes], description="class", style=style, layout=wide)
+        self.threshold = ipywidgets.FloatSlider(
+            max=0.95, step=0.05, description="threshold", continuous_update=False, style=style, layout=wide
+        )
+        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        choices = [self.clip, self.network, self.target, self.threshold]
+        for choice in choices:
+            choice.observe(self._draw, "value")
+        self.box = ipywidgets.VBox([*choices, self.image])
+        self._draw()
+
+    def show(self) -> None:
+        """Show it; where widgets don't render, the picture of the first choice stands in its place."""
+        still = base64.b64encode(self.image.value).decode()
+        text = f"Saliency Tube: {self.clip.value}, {self.network.value}"
+        display(self.box._repr_mimebundle_() | {"image/png": still, "text/plain": text}, raw=True)
+
+    def _draw(self, _change=None) -> None:
+        name, network = self.clip.value, self.network.value
+        target = None if self.target.value == PREDICTED else self.target.value
+        frames, truth, mask = self.clips[name]
+        answer = self.explain(name, network, target)
+        self.image.value = saliency_figures.explored(frames, truth, network, answer, self.threshold.value, mask)

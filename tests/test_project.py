@@ -46,7 +46,7 @@ def test_environment_yml_installs_the_package_and_lists_nothing_twice():
     *conda, pip = environment["dependencies"]
     assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "pip"]
     assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,onnx,test]"]}
-    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "onnx", "test"}
+    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "onnx", "sweep", "test"}
     python = re.search(r"[\d.]+", conda[0]).group()
     assert PROJECT["requires-python"] == f">={python}"
 
@@ -93,10 +93,11 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 
 LAYERS = """
-__main__ notebook widgets transfer study findings plotting plan train trainer parallel interrupt resume recipes
+__main__ notebook widgets saliency_figures transfer localisation saliency sweep ablation verdicts scales study findings
+study_figures plotting plan train trainer parallel interrupt resume recipes
 evaluate device checkpoints runs data.prepare data.clips data.arrow data.made_sets data.catalog data.check
-data.annotations data.transforms data.sampling data.video probe cost paper deploy models trunks temporal ct_module excitation
-tensorize config
+data.annotations data.transforms data.sampling data.video probe cost paper deploy models trunks temporal ct_module
+excitation tensorize config
 """.split()  # noqa: SIM905
 
 

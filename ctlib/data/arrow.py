@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from ctlib.config import Config, at_least
 from ctlib.data.video import write_frames
 
 VERSION = 1  # of the pictures drawn: a change of them is another data set
+MARGIN = 1.3  # the background is wider than the picture, as the camera shakes
 
 
 @dataclass(frozen=True)
@@ -197,17 +199,22 @@ def _progress(rng, n: int, difficulty: float) -> np.ndarray:
     return (1 - ease) * s + ease * s * s * (3 - 2 * s)
 
 
-def render(config: ArrowConfig, split: str, pair: int) -> Rendered:
-    """Draw the forward clip of a pair; its partner is the same, reversed. Pair i shows action i mod 8.
+class _Scene(NamedTuple):
+    """What is drawn of a pair, before it is: everything random of it but the noise, which `rng` gives next."""
 
-    Deterministic: everything random is drawn from (seed, split, pair).
-    """
+    background: torch.Tensor  # (4, wide, wide)
+    shake: np.ndarray  # (n, 2)
+    layers: list[tuple[torch.Tensor, np.ndarray, float, bool]]  # sprite, poses, radius, whether it acts; in order
+    progress: np.ndarray  # (n,), of the action
+    rng: np.random.Generator
+
+
+def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
     rng = np.random.default_rng([VERSION, config.seed, ("train", "val").index(split), pair])
     n, size, hard = config.num_frames, config.size, config.difficulty
     action = ACTIONS[pair % len(ACTIONS)][2]
 
-    margin = 1.3  # the background is wider than the picture, as the camera shakes
-    wide = int(size * margin)
+    wide = int(size * MARGIN)
     contrast = 0.2 + 0.4 * hard
     texture = 0.6 * _noise(rng, 1, wide, (3, 6, 12)) + 0.4 * _noise(rng, 3, wide, (3, 6, 12))
     background = rng.uniform(0.35, 0.65) + contrast * texture
@@ -225,20 +232,80 @@ def render(config: ArrowConfig, split: str, pair: int) -> Rendered:
         layers.append((_sprite(rng, 24), moved(where, 0.1 * hard), rng.uniform(0.04, 0.08), False))
     reach = rng.uniform(0.75, 1.0) * (1 - 0.6 * hard)
     turn, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.16, 0.22)
-    for poses in action(_progress(rng, n, hard), rng, reach):
+    progress = _progress(rng, n, hard)
+    for poses in action(progress, rng, reach):
         poses[:, 4] += turn
         layers.append((_sprite(rng, 32), moved(poses, 0.02 * hard), radius, True))
+    return _Scene(background, shake, layers, progress, rng)
 
-    picture, _ = _layer(background, _pose(np.zeros(n)) + np.pad(shake, ((0, 0), (0, 4))), 0.4 * margin, size)
-    mask = torch.zeros(n, 1, size, size, dtype=torch.bool)
-    for sprite, poses, layer_radius, acting in layers:
-        colour, coverage = _layer(sprite, poses, layer_radius, size)
+
+def _painted(scene: _Scene, size: int, layers: list | None = None) -> torch.Tensor:
+    """The scene's background and layers, all of them or some, without noise: (n, 3, size, size), 0 to 1."""
+    poses = _pose(np.zeros(len(scene.shake))) + np.pad(scene.shake, ((0, 0), (0, 4)))
+    picture, _ = _layer(scene.background, poses, 0.4 * MARGIN, size)
+    for sprite, poses, radius, _ in scene.layers if layers is None else layers:
+        colour, coverage = _layer(sprite, poses, radius, size)
         picture = picture + coverage * (colour - picture)
+    return picture
+
+
+def _mask(scene: _Scene, size: int) -> np.ndarray:
+    """Where the acting objects are, bool (n, size, size)."""
+    mask = torch.zeros(len(scene.shake), 1, size, size, dtype=torch.bool)
+    for sprite, poses, radius, acting in scene.layers:
         if acting:
-            mask |= coverage > 0.25
-    noise = torch.from_numpy(rng.standard_normal((n, 1, size, size), dtype=np.float32))
-    picture = (255 * picture + 6 * hard * noise).round().clamp(0, 255).to(torch.uint8)
-    return Rendered(picture.permute(0, 2, 3, 1).contiguous().numpy(), mask[:, 0].numpy())
+            mask |= _layer(sprite, poses, radius, size)[1] > 0.25
+    return mask[:, 0].numpy()
+
+
+def render(config: ArrowConfig, split: str, pair: int) -> Rendered:
+    """Draw the forward clip of a pair; its partner is the same, reversed. Pair i shows action i mod 8.
+
+    Deterministic: everything random is drawn from (seed, split, pair).
+    """
+    scene = _scene(config, split, pair)
+    n, size = config.num_frames, config.size
+    noise = torch.from_numpy(scene.rng.standard_normal((n, 1, size, size), dtype=np.float32))
+    picture = 255 * _painted(scene, size) + 6 * config.difficulty * noise
+    picture = picture.round().clamp(0, 255).to(torch.uint8)
+    return Rendered(picture.permute(0, 2, 3, 1).contiguous().numpy(), _mask(scene, size))
+
+
+class Truth(NamedTuple):
+    """What is known of a video of the built-in data set, because it was drawn."""
+
+    mask: np.ndarray  # bool (n, H, W), where the acting object is (two objects: either)
+    acting: np.ndarray  # bool (n,), the frames in which the action is under way, neither before nor after it
+
+
+def truth(root: str | Path, source: str | Path) -> Truth:
+    """Where the object is in each frame of a written video, and when it acts; drawn again, not measured.
+
+    An object that is less than a quarter opaque ("Something appearing") is in no mask.
+
+    Args:
+        root: the folder that `write` made.
+        source: one of its videos, such as "val/000003_backward.mp4"; a path that ends so serves too.
+
+    Raises:
+        ValueError: `source` is not called as a video of this data set is, or `root` holds another version of it.
+        FileNotFoundError: `root` is no data set of this kind.
+    """
+    stamp = Path(root) / "arrow.json"
+    if not stamp.is_file():
+        raise FileNotFoundError(f"{root} is no Arrow of Time data set: it has no {stamp.name}")
+    values = json.loads(stamp.read_text(encoding="utf-8"))
+    version = values.pop("version")
+    if version != VERSION:
+        raise ValueError(f"{root} holds version {version} of Arrow of Time, this ctlib draws version {VERSION}")
+    name = re.search(r"(train|val)/(\d{6})_(forward|backward)\.mp4$", Path(source).as_posix())
+    if not name:
+        raise ValueError(f"videos of Arrow of Time are called as val/000003_backward.mp4, got {source}")
+    split, pair, direction = name.groups()
+    config = ArrowConfig.from_dict(values)
+    scene = _scene(config, split, int(pair))
+    mask, acting = _mask(scene, config.size), (scene.progress > 0) & (scene.progress < 1)
+    return Truth(mask[::-1], acting[::-1]) if direction == "backward" else Truth(mask, acting)
 
 
 # ---------------------------------------------------------------- files

@@ -1,0 +1,322 @@
+"""Saliency Tubes (section 4.3, Figure 3): where a network finds its evidence for a class, in space and in time.
+
+The head of our networks is linear on averages: a class's score is its bias plus the mean, over the T x h x w
+places of the last activations, of the class's weights times the activation there. Those products are the raw
+map. Its mean *is* the score less the bias, so it says exactly how much each place adds, or takes away.
+It says it of places of the last activations, each of which has seen a much wider part of the clip.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from ctlib.checkpoints import Checkpoint
+from ctlib.config import check_choice, unknown_name
+from ctlib.data import transforms, video
+from ctlib.data.sampling import SAMPLINGS
+from ctlib.trunks import ResNetTrunk
+
+Target = int | str | Sequence[int | str] | torch.Tensor | None
+NORMALISED = ("clip", "frame")
+PLACEMENTS = ("even", "seen")
+
+
+def saliency_tubes(
+    model: nn.Module | Checkpoint,
+    clips: torch.Tensor,
+    target: Target = None,
+    classes: Sequence[str] | None = None,
+    threshold: float = 0.0,
+    per: str = "clip",
+    placement: str = "even",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where in each clip the evidence for a class is: the raw map, resized to the clip, as `normalised` scales it.
+
+    Source: Stergiou et al., "Saliency Tubes" (ICIP 2019): the last activations of the whole clip times the
+    classifier's weights of one class, resized to the clip. How they are scaled is ours to choose, and stated
+    in `normalised`. Spread evenly over the clip, as is usual, maps of a ResNet lie half a place (16 pixels) too far to
+    the right and down: what place i has seen is centred on pixel 32 i, and is shown centred on 32 i + 15.5.
+
+    Args:
+        model: a `models.VideoClassifier`, compiled, wrapped for several processes or neither, or a checkpoint.
+            It is run in evaluation mode, without gradients, and left as it was, without hooks, after errors too.
+        clips: as the model takes them, on its device.
+        target: the class, by index or name, for all clips, or one for each; if not given, the predicted ones.
+        classes: names in label order, where `target` is a name; a checkpoint has its own.
+        threshold, per: as in `normalised`.
+        placement: "even", or "seen": each place of the map where what it has seen is centred (ResNets only).
+
+    Shape:
+        clips (N, 3, T, H, W), float -> tubes (N, T, H, W) in [0, 1] and scores (N, num_classes), both float32
+
+    Raises:
+        TypeError: clips that are not of the model's dtype, or a model without a linear head on averages.
+        ValueError: clips of another shape or on another device, an unknown class, or another number of classes
+            than of clips; a threshold or `per` as in `normalised`, or an unknown placement.
+    """
+    _check_normalisation(threshold, per)
+    check_choice("placement", placement, PLACEMENTS)
+    stride = stride_of(model) if placement == "seen" else None
+    maps, scores = raw_maps(model, clips, target, classes)
+    return normalised(resized(maps, clips.shape[2:], stride), threshold, per), scores
+
+
+def raw_maps(
+    model: nn.Module | Checkpoint, clips: torch.Tensor, target: Target = None, classes: Sequence[str] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each place of the last activations adds to a class's score: signed, neither resized nor scaled.
+
+    The mean of a map is the class's score less the classifier's bias. Arguments and errors as in `saliency_tubes`.
+
+    Shape:
+        clips (N, 3, T, H, W), float -> maps (N, T, h, w) and scores (N, num_classes), both float32
+    """
+    if isinstance(model, Checkpoint):
+        model, classes = model.model, model.classes if classes is None else classes
+    network = _underneath(model)
+    head = _linear_head(network)
+    _check_clips(clips, head.weight)
+    with torch.no_grad(), last_activations(network) as seen:
+        scores = network.forward(clips).float()  # not the call, which may be compiled, and would pass hooks by
+        activations = seen().unflatten(0, (clips.shape[0], clips.shape[2])).float()  # (N, T, C, h, w)
+        labels = target_labels(target, scores, classes)
+        weight, bias = head.weight.float(), 0 if head.bias is None else head.bias.float()
+        averaged = activations.mean((1, 3, 4)), activations.abs().mean((1, 3, 4))
+        _check_scores(scores, F.linear(averaged[0], weight) + bias, F.linear(averaged[1], weight.abs()), network)
+        return torch.einsum("ntchw,nc->nthw", activations, weight[labels]), scores
+
+
+def resized(maps: torch.Tensor, size: Sequence[int], stride: int | None = None) -> torch.Tensor:
+    """Maps brought to the clip's T, H and W by trilinear interpolation: (N, t, h, w) -> (N, T, H, W).
+
+    Corners are not aligned: each place covers an equal part of the clip. So the mean stays what it was, where T, H
+    and W are multiples of t, h and w. With `stride`, place i is centred on pixel i * stride instead, and the last
+    places are repeated to the right and lower edge; the mean does not stay.
+    """
+    if stride is None:
+        return F.interpolate(maps[:, None], tuple(size), mode="trilinear", align_corners=False)[:, 0]
+    reach = [(places - 1) * stride + 1 for places in maps.shape[2:]]
+    wide = F.interpolate(maps[:, None], (size[0], *reach), mode="trilinear", align_corners=True)
+    return F.pad(wide, (0, size[2] - reach[1], 0, size[1] - reach[0], 0, 0), mode="replicate")[:, 0]
+
+
+def stride_of(model: nn.Module | Checkpoint) -> int:
+    """Pixels between the centres of what neighbouring places of the last activations have seen, from pixel 0 on.
+
+    Raises:
+        ValueError: a trunk of which that is not known.
+    """
+    network = _underneath(model.model if isinstance(model, Checkpoint) else model)
+    trunk = getattr(network, "trunk", None)
+    if not isinstance(trunk, ResNetTrunk):
+        raise ValueError(f"where places have seen is known of ResNets only, got {type(trunk).__name__}")
+    return 32
+
+
+def normalised(maps: torch.Tensor, threshold: float = 0.0, per: str = "clip") -> torch.Tensor:
+    """Maps over their greatest value; what is negative, or below `threshold` of it, is 0: (N, T, H, W) in [0, 1].
+
+    One scale for the whole clip, so that frames can be compared: what speaks against the class is not shown, and
+    a clip without anything for it is 0 throughout.
+
+    Args:
+        maps: signed, of any scale.
+        threshold: share of the greatest value, from 0 up to, but not including, 1.
+        per: "clip", or "frame": each frame over its own greatest value. The weakest frame then looks like the
+            strongest.
+
+    Raises:
+        ValueError: a threshold out of range, or `per` something else.
+    """
+    _check_normalisation(threshold, per)
+    maps = maps.clamp_min(0)
+    greatest = maps.amax((1, 2, 3) if per == "clip" else (2, 3), keepdim=True)
+    scaled = maps / greatest.clamp_min(torch.finfo(maps.dtype).tiny)
+    return torch.where(scaled >= threshold, scaled, 0)
+
+
+class Tube(NamedTuple):
+    """A video, what a network says of it, and why."""
+
+    frames: np.ndarray  # uint8 (T, H, W, 3), as the network sees them
+    tube: np.ndarray  # float32 (T, H, W), in [0, 1]
+    scores: np.ndarray  # float32 (num_classes,), logits
+    target: int  # the class that is explained
+    predicted: int
+    indices: np.ndarray  # int64 (T,), which frames of the video these are
+
+
+def tube_of(
+    path: str | os.PathLike,
+    model: nn.Module | Checkpoint,
+    target: int | str | None = None,
+    classes: Sequence[str] | None = None,
+    size: int = 256,
+    short_side: int | None = None,
+    num_frames: int | None = None,
+    sampling: str = "sparse",
+    threshold: float = 0.0,
+    per: str = "clip",
+    placement: str = "even",
+) -> Tube:
+    """The Saliency Tube of a video file (or a folder of numbered images), read as in testing: one clip, one crop.
+
+    A video shorter than T is spread over the T places, its frames repeating in order (`data.sampling`).
+
+    Args:
+        path: the video.
+        model, target, classes, threshold, per, placement: as in `saliency_tubes`; here for one clip.
+        size: pixels, height and width of the crop; take what the network was tested at.
+        short_side: pixels, to which the shorter side is brought before the crop; if not given, as in testing.
+        num_frames: T; the model's own if not given.
+        sampling: a name of `data.sampling.SAMPLINGS`.
+
+    Raises:
+        video.VideoError: a video that is missing or cannot be read.
+        ValueError, TypeError: as `saliency_tubes`, or a size, T or sampling that cannot be.
+    """
+    network = _underneath(model.model if isinstance(model, Checkpoint) else model)
+    head = _linear_head(network)
+    num_frames = network.config.num_frames if num_frames is None else num_frames
+    short_side = (256 if size == 224 else size) if short_side is None else short_side
+    check_choice("sampling", sampling, SAMPLINGS)
+    if size < 1 or num_frames < 1 or short_side < size:
+        raise ValueError(
+            f"size and num_frames must be at least 1 and short_side at least size, got {size}, {num_frames} and "
+            f"{short_side}"
+        )
+    chosen = []
+
+    def choose(length: int) -> np.ndarray:
+        chosen.append(SAMPLINGS[sampling].test(length, num_frames)[0])
+        return chosen[0]
+
+    pixels = video.read_frames(path, choose)
+    clip = transforms.test_views(pixels, size, short_side, crops=1)  # (1, 3, T, size, size)
+    given = clip.to(head.weight.device, head.weight.dtype)
+    tubes, scores = saliency_tubes(model, given, target, classes, threshold, per, placement)
+    names = model.classes if isinstance(model, Checkpoint) and classes is None else classes
+    label = int(target_labels(target, scores, names)[0])
+    values = tubes[0].cpu().numpy(), scores[0].cpu().numpy()
+    return Tube(transforms.to_pixels(clip[0]), *values, label, int(scores[0].argmax()), chosen[0])
+
+
+@contextmanager
+def last_activations(network: nn.Module) -> Iterator[Callable[[], torch.Tensor]]:
+    """Inside, `network` is in evaluation mode and its trunk is listened to; after, all is as it was.
+
+    Every module gets back the mode that it had, as some may be frozen in evaluation mode.
+
+    Yields:
+        A function that gives what the trunk put out last, (N * T, C, h, w), of the network run since.
+        It raises RuntimeError if the trunk was not seen to run, as its forward was called past its hooks.
+    """
+    modes = {module: module.training for module in network.modules()}
+    seen: list[torch.Tensor] = []
+
+    def keep(_trunk, _inputs, output) -> None:
+        seen[:] = [output]
+
+    def last() -> torch.Tensor:
+        if not seen:
+            raise RuntimeError("the trunk ran unseen: compiled or called in a way that passes its hooks by")
+        return seen[0]
+
+    handle = network.trunk.register_forward_hook(keep)
+    try:
+        network.eval()
+        yield last
+    finally:
+        handle.remove()
+        seen.clear()
+        for module, training in modes.items():
+            module.training = training
+
+
+def target_labels(target: Target, scores: torch.Tensor, classes: Sequence[str] | None = None) -> torch.Tensor:
+    """Which class is explained of each clip, int64 (N,), as `saliency_tubes` takes `target`; scores (N, num_classes).
+
+    Raises:
+        ValueError: a class that there is not, a name without names to look it up in, or not one class a clip.
+    """
+    count, num_classes = scores.shape
+    if target is None:
+        return scores.argmax(1)
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(f"classes must be the model's {num_classes} names, got {len(classes)}")
+    given = target.tolist() if isinstance(target, (torch.Tensor, np.ndarray)) else target
+    each = [given] * count if isinstance(given, (int, str)) else list(given)
+    if len(each) != count:
+        raise ValueError(f"target must be one class, or one for each of the {count} clips, got {len(each)}")
+    return torch.tensor([_label(one, num_classes, classes) for one in each], device=scores.device, dtype=torch.int64)
+
+
+def _label(target: int | str, num_classes: int, classes: Sequence[str] | None) -> int:
+    if isinstance(target, str):
+        if classes is None:
+            raise ValueError(f"target {target!r} is a name: give the names of the classes, in label order (classes)")
+        if target not in classes:
+            raise ValueError(unknown_name("class", target, classes))
+        return list(classes).index(target)
+    if isinstance(target, bool) or not isinstance(target, (int, np.integer)):
+        raise TypeError(f"a target is a class's index or name, got {type(target).__name__} {target!r}")
+    if not 0 <= target < num_classes:
+        raise ValueError(f"target must be a class from 0 to {num_classes - 1}, got {target}")
+    return int(target)
+
+
+def _underneath(model: nn.Module) -> nn.Module:
+    """The network itself, of one that is compiled or wrapped for several devices or processes."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def _linear_head(network: nn.Module) -> nn.Linear:
+    head, trunk = getattr(network, "fc", None), getattr(network, "trunk", None)
+    if not isinstance(trunk, nn.Module) or not isinstance(head, nn.Linear):
+        parts = f"trunk: {type(trunk).__name__}, fc: {type(head).__name__}"
+        raise TypeError(
+            f"saliency needs a network with a trunk and a linear classifier fc on its averages, got "
+            f"{type(network).__name__} ({parts})"
+        )
+    return head
+
+
+def _check_scores(scores: torch.Tensor, linear: torch.Tensor, summed: torch.Tensor, network: nn.Module) -> None:
+    """What the maps rest on: else they would look just as good, and explain nothing. `summed` has no signs."""
+    off = ((scores - linear).abs() / summed.clamp_min(torch.finfo(torch.float32).tiny)).max().item()
+    if off > 0.01:  # of what is summed: room for 16-bit arithmetic
+        raise TypeError(
+            f"saliency needs scores that are linear in the trunk's averaged activations; those of "
+            f"{type(network).__name__} differ from that by up to {100 * off:.3g} % of what is summed"
+        )
+
+
+def _check_clips(clips: torch.Tensor, weight: torch.Tensor) -> None:
+    if not isinstance(clips, torch.Tensor) or not clips.is_floating_point():
+        kind = clips.dtype if isinstance(clips, torch.Tensor) else type(clips).__name__
+        raise TypeError(f"clips must be a float tensor, normalised as in testing, got {kind}")
+    if clips.ndim != 5 or clips.shape[1] != 3 or 0 in clips.shape:
+        raise ValueError(f"clips must be (N, 3, T, H, W), none of them 0, got {tuple(clips.shape)}")
+    if clips.device != weight.device:
+        raise ValueError(f"clips must be on the model's device, {weight.device}, got {clips.device}")
+    if clips.dtype != weight.dtype and not torch.is_autocast_enabled(clips.device.type):
+        raise TypeError(f"clips must be of the model's dtype, {weight.dtype}, got {clips.dtype}")
+
+
+def _check_normalisation(threshold: float, per: str) -> None:
+    check_choice("per", per, NORMALISED)
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold must be a share of the greatest value, from 0 to below 1, got {threshold}")

@@ -1,0 +1,237 @@
+"""The ablations done: a run and its tests, and all runs as a batch of notebooks, two or more side by side."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from ctlib import evaluate, runs
+from ctlib.ablation import Job, jobs, kept_scores, state
+from ctlib.plan import find_data
+from ctlib.scales import SCALES, TABLES, rows
+from ctlib.train import train
+
+
+def open_study(out_dir: str | Path, scale: str, overrides: str = "") -> None:
+    """Write down in a folder which study it holds, or see that it is this one.
+
+    Raises:
+        ValueError: it holds another scale, other overrides, or other built-in data.
+    """
+    path = Path(out_dir) / "study.json"
+    about = {"scale": scale, "overrides": " ".join(sorted(overrides.split()))}
+    if SCALES[scale].data == "arrow":
+        about["arrow"] = jobs(scale, ["2g"], overrides=overrides)[0].training.made.to_dict()
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(path, about)
+    there = json.loads(path.read_text())
+    differing = [
+        f"{key} {there.get(key)!r} there, {about.get(key)!r} asked for" for key in about if there.get(key) != about[key]
+    ]
+    if differing:
+        raise ValueError(f"{path.parent} holds another study ({'; '.join(differing)}): choose another folder")
+
+
+def begin(
+    out_dir: str | Path, scale: str, overrides: str = "", on_clips: Callable[[int, int], None] | None = None
+) -> None:
+    """Write the built-in data, if the scale is on them, before several runs want to; and then as `open_study`."""
+    (job, *_) = jobs(scale, ["2g"], overrides=overrides)
+    if job.training.config.data.name == "arrow":
+        find_data(job.training.config, job.training.made, on_clips)
+    open_study(out_dir, scale, overrides)
+
+
+def complete(
+    job: Job,
+    out_dir: str | Path,
+    processes: int = 1,
+    on_step: Callable[[int, int, float], None] | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+    on_test: Callable[[int, int], None] | None = None,
+    on_clips: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Train a run, or go on with it, and test it as its rows need; whatever is there already is not done again.
+
+    Args:
+        job: of `jobs`.
+        out_dir: the study's folder (`open_study`).
+        processes, on_step, on_epoch: as in `train.train`.
+        on_test: called with the batches of a further test that are done, and their number.
+        on_clips: called with how many clips of the built-in data are written, and how many there will be.
+
+    Returns:
+        The run's `result.json`.
+
+    Raises:
+        ValueError: a folder with another run, or without the checkpoint that a further test needs; and what
+            `plan.find_data`, `train.train` and `evaluate.score` raise.
+    """
+    folder = job.training.folder(out_dir)
+    if state(job, out_dir) == "finished":
+        return folder.result()
+    config, samples = find_data(job.training.config, job.training.made, on_clips)
+    result = train(config, folder.path, processes, on_step, on_epoch)
+    for test in job.tests:
+        if kept_scores(folder, test) is None:
+            if not folder.checkpoint.is_file():
+                raise ValueError(
+                    f"{folder.checkpoint} is not there, and tests need it: delete its folder to train again"
+                )
+            data = dataclasses.replace(config.data, **{key.removeprefix("data."): value for key, value in test.items()})
+            where = folder.path / "scores"
+            batch = result["micro_batch"]
+            evaluate.score(folder.checkpoint, samples["val"], data, config.compute, "", None, batch, where, on_test)
+    runs.write_json(folder.path / "tests.json", {"classes": samples["val"].classes, "tests": job.tests})
+    return result
+
+
+def sweep(
+    out_dir: str | Path,
+    scale: str = "laptop",
+    seeds: Sequence[int] = (0, 1, 2),
+    tables: Sequence[str] = TABLES,
+    side_by_side: int = 2,
+    overrides: str = "",
+    roots: dict[str, str] | None = None,
+    notebook: str | Path = "notebooks/ablation.ipynb",
+    tell: Callable[[str], None] = print,
+    on_clips: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Do all that tables need, several runs side by side, each in a notebook of its own; then a notebook a table.
+
+    The first seed of every row comes before the second of any. What is finished is not done again; what fails
+    is kept as its executed notebook, and stops nothing else. Ctrl-C (SIGINT, or SIGTERM) stops it: the notebooks are
+    told, runs save their states, and the same call goes on. A second one ends it without a word.
+
+    Args:
+        out_dir: the study's folder; executed notebooks of runs go to its `notebooks/`, and of tables beside them.
+        scale, tables, seeds, overrides, roots: as in `ablation.jobs`.
+        side_by_side: how many notebooks run at once.
+        notebook: notebooks/ablation.ipynb.
+        tell: called with a line for each that ends.
+        on_clips: called with how many clips of the built-in data are written, and how many there will be.
+
+    Returns:
+        The executed notebooks that failed.
+
+    Raises:
+        ValueError: an unknown scale or table, or a folder with another study; FileNotFoundError: no such notebook.
+        KeyboardInterrupt: it was stopped.
+    """
+    if not Path(notebook).is_file():
+        raise FileNotFoundError(f"no notebook {notebook}")
+    todo = jobs(scale, tables, (), seeds, overrides, roots)
+    open_study(out_dir, scale, overrides)
+    waiting = [job for job in todo if state(job, out_dir) != "finished"]
+    tell(f"{len(todo)} runs, {len(todo) - len(waiting)} of them finished")
+    if waiting:
+        begin(out_dir, scale, overrides, on_clips)
+    given = {"scale": scale, "overrides": overrides, "out_dir": seen_by_notebooks(out_dir)}
+    given |= {f"{data.replace('-', '_')}_root": root for data, root in (roots or {}).items()}
+    runs_of = {executed_notebook(job, out_dir): {**given, **notebook_parameters(job, scale)} for job in waiting}
+    shown = {"seeds": " ".join(map(str, seeds)), "train": "False"}
+    tables_of = {Path(out_dir) / f"{table}.ipynb": {**given, "table": table, **shown} for table in tables}
+    batch = _Batch(Path(notebook), side_by_side, tell)
+    with batch.stopped_by_signals():
+        return batch.run(runs_of, "run") + batch.run(tables_of, "table")
+
+
+def seen_by_notebooks(out_dir: str | Path) -> str:
+    """The folder as a parameter of notebooks, which take a relative one from the project's root."""
+    from_root = Path(out_dir).is_absolute() or Path("notebooks").is_dir()
+    return str(out_dir if from_root else Path(out_dir).absolute())
+
+
+def notebook_parameters(job: Job, scale: str) -> dict[str, str]:
+    """What notebooks/ablation.ipynb is given to do a run: a row that needs it and, if there is such a row, no other."""
+    alone = [(table, row) for table, row in job.rows if len(rows(table, scale)[row]) == 1]
+    table, row = (alone or job.rows)[0]
+    return {"table": table, "rows": row, "seeds": str(job.training.config.seed)}
+
+
+def executed_notebook(job: Job, out_dir: str | Path) -> Path:
+    """Where the executed notebook of a run is kept."""
+    return Path(out_dir) / "notebooks" / f"{job.training.config.name}_seed{job.training.config.seed}.ipynb"
+
+
+def command(notebook: Path, executed: Path, parameters: dict[str, str]) -> list[str]:
+    """The papermill call. Parameters go in as text: papermill would take a table "6" for a number."""
+    given = [word for name, value in parameters.items() for word in ("-p" if name == "train" else "-r", name, value)]
+    quiet = ["--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
+    return [sys.executable, "-m", "papermill", str(notebook), str(executed), *quiet, *given]
+
+
+class _Batch:
+    """Notebooks executed, some side by side, and a line of progress for each."""
+
+    def __init__(self, notebook: Path, side_by_side: int, tell: Callable[[str], None]):
+        self.notebook, self.side_by_side, self.tell = notebook, side_by_side, tell
+        self.running: set[subprocess.Popen] = set()
+        self.stopping = False
+
+    def run(self, notebooks: dict[Path, dict[str, str]], what: str) -> list[str]:
+        """Execute them; returns those that failed."""
+        failed, spent = [], 0.0
+        began = time.monotonic()
+        with ThreadPoolExecutor(self.side_by_side) as pool:
+            waiting = {pool.submit(self._execute, path, given): path for path, given in notebooks.items()}
+            for done, future in enumerate(as_completed(waiting), start=1):
+                path, (error, seconds) = waiting[future], future.result()
+                if self.stopping:
+                    continue
+                spent = time.monotonic() - began
+                failed += [str(path)] if error else []
+                left = timedelta(seconds=round(spent / done * (len(waiting) - done)))
+                ended = f"failed ({error}; see {path})" if error else f"done in {timedelta(seconds=round(seconds))}"
+                count = f"{done} of {len(waiting)}"
+                self.tell(f"{what} {count}  {path.stem}: {ended}  [{len(failed)} failed, about {left} left]")
+        if self.stopping:
+            raise KeyboardInterrupt("stopped; the same call goes on")
+        return failed
+
+    def _execute(self, path: Path, parameters: dict[str, str]) -> tuple[str, float]:
+        """The last line of what went wrong, or nothing; and the seconds that it took."""
+        if self.stopping:
+            return "", 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        # In a session of its own: a Ctrl-C in the terminal reaches it once, from `_stop`.
+        process = subprocess.Popen(
+            command(self.notebook, path, parameters),
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.running.add(process)
+        if self.stopping:
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+        self.running.discard(process)
+        lines = [line for line in said.splitlines() if line.strip()]
+        failed = process.returncode != 0
+        return (lines[-1] if lines else f"exit status {process.returncode}") if failed else "", time.monotonic() - began
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """While inside, SIGINT and SIGTERM end the batch: no more is begun, and what runs is asked to stop."""
+
+        def stop(_number, _frame) -> None:
+            if not self.stopping:
+                self.tell("stopping: runs save their states (again, to end them at once)")
+            for process in list(self.running):
+                process.send_signal(signal.SIGKILL if self.stopping else signal.SIGINT)
+            self.stopping = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
