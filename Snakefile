@@ -15,11 +15,11 @@ import sys
 
 sys.path.insert(0, str(workflow.basedir))
 
-from ctlib import ablation, sweep
+from ctlib import ablation, scales, sweep
 
 OUT = config.get("out_dir", "results/ablations")
 SCALE = config.get("scale", "laptop")
-TABLES = str(config.get("tables", " ".join(ablation.TABLES))).split()
+TABLES = str(config.get("tables", " ".join(scales.TABLES))).split()
 SEEDS = [int(seed) for seed in str(config.get("seeds", "0 1 2")).split()]
 ROOTS = {name: config[name] for name in ("something_v1_root", "mini_kinetics_200_root") if name in config}
 GIVEN = {"scale": SCALE, "overrides": config.get("overrides", ""), "out_dir": sweep.seen_by_notebooks(OUT), **ROOTS}
@@ -77,7 +77,7 @@ rule run:
     priority: 1
     threads: 1
     resources:
-        gpu=ablation.SCALES[SCALE].gpus,
+        gpu=scales.SCALES[SCALE].gpus,
         mem_mb=8000,
         runtime=60 if SCALE == "laptop" else 2880,  # minutes
     params:

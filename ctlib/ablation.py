@@ -23,24 +23,13 @@ from ctlib.data.arrow import pair_of
 from ctlib.data.clips import SKIPPED
 from ctlib.evaluate import Scores
 from ctlib.runs import RunFolder
-from ctlib.scales import REFERENCES, SCALES, TABLES, Training, protocol, remark, resized, rows, training
+from ctlib.scales import REFERENCES, SCALES, TABLES, Training, protocol, resized, rows, training
 from ctlib.study import Network
 
-__all__ = ["REFERENCES", "SCALES", "TABLES", "remark", "rows"]  # of `scales`, for those who read the study only
-
-COLUMNS = ["table", "row", "seed", "top1", "videos", "gflops", "params", "train_seconds", "run", "frames", "size"]
-COLUMNS += [
-    "clips",
-    "crops",
-    "views",
-    "fingerprint",
-    "classes_digest",
-    "coverage",
-    "data",
-    "scale",
-    "hardware",
-    "commit",
-]
+COLUMNS = """
+table row seed top1 videos gflops params train_seconds run frames size clips crops views
+fingerprint classes_digest coverage data scale hardware commit
+""".split()  # noqa: SIM905
 
 
 class Job(NamedTuple):

@@ -21,6 +21,7 @@ from ctlib.checkpoints import Checkpoint
 from ctlib.config import check_choice, unknown_name
 from ctlib.data import transforms, video
 from ctlib.data.sampling import SAMPLINGS
+from ctlib.deploy import Compiled
 from ctlib.trunks import ResNetTrunk
 
 Target = int | str | Sequence[int | str] | torch.Tensor | None
@@ -61,7 +62,7 @@ def saliency_tubes(
         ValueError: clips of another shape or on another device, an unknown class, or another number of classes
             than of clips; a threshold or `per` as in `normalised`, or an unknown placement.
     """
-    _check_normalisation(threshold, per)
+    check_normalisation(threshold, per)
     check_choice("placement", placement, PLACEMENTS)
     stride = stride_of(model) if placement == "seen" else None
     maps, scores = raw_maps(model, clips, target, classes)
@@ -120,6 +121,15 @@ def stride_of(model: nn.Module | Checkpoint) -> int:
     return 32
 
 
+def placement_of(model: nn.Module | Checkpoint) -> str:
+    """How to place the maps of a network: as "seen" if that is known (`stride_of`), else "even"."""
+    try:
+        stride_of(model)
+    except ValueError:
+        return "even"
+    return "seen"
+
+
 def normalised(maps: torch.Tensor, threshold: float = 0.0, per: str = "clip") -> torch.Tensor:
     """Maps over their greatest value; what is negative, or below `threshold` of it, is 0: (N, T, H, W) in [0, 1].
 
@@ -135,11 +145,18 @@ def normalised(maps: torch.Tensor, threshold: float = 0.0, per: str = "clip") ->
     Raises:
         ValueError: a threshold out of range, or `per` something else.
     """
-    _check_normalisation(threshold, per)
+    check_normalisation(threshold, per)
     maps = maps.clamp_min(0)
     greatest = maps.amax((1, 2, 3) if per == "clip" else (2, 3), keepdim=True)
     scaled = maps / greatest.clamp_min(torch.finfo(maps.dtype).tiny)
     return torch.where(scaled >= threshold, scaled, 0)
+
+
+def check_normalisation(threshold: float = 0.0, per: str = "clip") -> None:
+    """Raise ValueError for a threshold out of range, or `per` something else, as `normalised` takes them."""
+    check_choice("per", per, NORMALISED)
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold must be a share of the greatest value, from 0 to below 1, got {threshold}")
 
 
 class Tube(NamedTuple):
@@ -185,7 +202,7 @@ def tube_of(
     network = _underneath(model.model if isinstance(model, Checkpoint) else model)
     head = _linear_head(network)
     num_frames = network.config.num_frames if num_frames is None else num_frames
-    short_side = (256 if size == 224 else size) if short_side is None else short_side
+    short_side = transforms.test_short_side(size) if short_side is None else short_side
     check_choice("sampling", sampling, SAMPLINGS)
     if size < 1 or num_frames < 1 or short_side < size:
         raise ValueError(
@@ -277,6 +294,8 @@ def _underneath(model: nn.Module) -> nn.Module:
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
+        elif isinstance(model, Compiled):
+            model = model.network
         elif isinstance(model, (DataParallel, DistributedDataParallel)):
             model = model.module
         else:
@@ -314,9 +333,3 @@ def _check_clips(clips: torch.Tensor, weight: torch.Tensor) -> None:
         raise ValueError(f"clips must be on the model's device, {weight.device}, got {clips.device}")
     if clips.dtype != weight.dtype and not torch.is_autocast_enabled(clips.device.type):
         raise TypeError(f"clips must be of the model's dtype, {weight.dtype}, got {clips.dtype}")
-
-
-def _check_normalisation(threshold: float, per: str) -> None:
-    check_choice("per", per, NORMALISED)
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold must be a share of the greatest value, from 0 to below 1, got {threshold}")

@@ -1,6 +1,5 @@
 """Saliency Tubes to look at: Figure 3's rows, a moving picture, the tube in three dimensions, and what was measured."""
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,12 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from ctlib.localisation import EVEN, OWN, SHUFFLED
+
 HEAT = "magma"  # its lightness grows all the way, so that it is read in grey and by colour-blind readers
 OPACITY = 0.75  # of the heat at its greatest; at 0 the frame is as it was
 SCALE = "share of the clip's greatest value"
+RANDOM = ", random weights"  # ends the name of a network that was not trained
 
 
 class Answer(NamedTuple):
@@ -67,7 +69,7 @@ def tubes_in_rows(frames: np.ndarray, truth: str, answers: dict[str, Answer], ma
         mask: bool (T, H, W), where the object is, if that is known: its outline is drawn.
     """
     rows, columns = 1 + len(answers), len(frames)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns + 1.2, 1.78 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.25 * columns + 1.2, 1.53 * rows), squeeze=False)
     shown = {"input": frames} | {name: overlay(frames, answer.tube) for name, answer in answers.items()}
     for line, (name, pictures) in zip(axes, shown.items(), strict=True):
         for axis, (time, picture) in zip(line, enumerate(pictures), strict=True):
@@ -91,9 +93,10 @@ def _said(answer: Answer, truth: str) -> str:
 
 
 class Animation:
-    """Frames that move wherever the notebook is read: a GIF, and for pages that show none of these, an animated PNG."""
+    """Frames that move: an animated PNG wherever the notebook is read, and a GIF to keep."""
 
     def __init__(self, frames: Sequence[Image.Image], milliseconds: int):
+        frames = _in_few_colours(frames)
         self.gif, self.png = (_encoded(frames, kind, milliseconds) for kind in ("GIF", "PNG"))
 
     def save(self, path: str | Path) -> None:
@@ -101,9 +104,14 @@ class Animation:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(self.gif)
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        data = {"image/gif": self.gif, "image/png": self.png}
-        return {kind: base64.b64encode(content).decode() for kind, content in data.items()}
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def _in_few_colours(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """The same 256 colours for all frames, a third of the bytes."""
+    palette = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames])).quantize(256)
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 
 def _encoded(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
@@ -114,7 +122,7 @@ def _encoded(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> byt
 
 
 def animated(
-    frames: np.ndarray, truth: str, answers: dict[str, Answer], height: int = 192, milliseconds: int = 400
+    frames: np.ndarray, truth: str, answers: dict[str, Answer], height: int = 128, milliseconds: int = 400
 ) -> Animation:
     """The clip and each network's tube side by side, in motion.
 
@@ -197,14 +205,14 @@ def localised(table: pd.DataFrame) -> Figure:
         "hit_time": ("strongest frame while it acts, % of clips", "area_time"),
     }
     names = [name for name in table.network.unique() if not name.endswith(RANDOM)]
-    kinds = {"trained": ("o", "C0"), "places shuffled": ("x", "C1"), "random weights": ("s", "C2")}
+    kinds = {"trained": ("o", "C0"), SHUFFLED: ("x", "C1"), "random weights": ("s", "C2")}
     figure, axes = plt.subplots(2, 2, figsize=(11, 1.6 + 0.75 * len(names)), sharey=True)
     for axis, (measure, (label, area)) in zip(axes.flat, panels.items(), strict=True):
         for row in table.itertuples():
             random = row.network.endswith(RANDOM)
-            if row.of == "evenly placed" or (random and row.of != "network"):
+            if row.of == EVEN or (random and row.of != OWN):
                 continue
-            kind = "random weights" if random else "trained" if row.of == "network" else "places shuffled"
+            kind = "random weights" if random else "trained" if row.of == OWN else SHUFFLED
             (marker, colour), offset = kinds[kind], (-0.2, 0, 0.2)[list(kinds).index(kind)]
             place = names.index(row.network.removesuffix(RANDOM)) + offset
             value, half = getattr(row, measure), getattr(row, f"{measure}_half")
@@ -219,9 +227,6 @@ def localised(table: pd.DataFrame) -> Figure:
     handles.append(plt.Line2D([], [], color="0.3", ls="--"))
     figure.legend(handles, [*kinds, "its share of the area, or of the frames"], loc="outside upper center", ncols=4)
     return figure
-
-
-RANDOM = ", random weights"
 
 
 def explored(

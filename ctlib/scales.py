@@ -18,7 +18,7 @@ from ctlib.models import MODELS, model_config
 from ctlib.recipes import run_config
 from ctlib.study import Network
 
-TABLES = ("2a", "2b", "2c", "2d", "2e", "2f", "2g", "2h", "6", "7", "8")
+TABLES = ("2a", "2b", "2c", "2d", "2e", "2f", "2g", "2h", "6", "7", "8")  # the paper's ablations
 
 
 class Scale(NamedTuple):

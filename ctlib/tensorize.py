@@ -103,7 +103,8 @@ class TensorSeparableConv(nn.Module):
 
     Source: Eq. (2); t = 1 gives S-TSConv, Eq. (3); h = w = 1 gives T-TSConv, Eq. (4); all three 1
     gives PW-TSConv, Eq. (8). Each of the C / C_k groups has weights of its own, which is what the
-    published parameter counts agree with. No bias, stride 1, zero-padded to keep T, H and W.
+    published parameter counts agree with. No bias (until a batch norm is folded into it), stride 1,
+    zero-padded to keep T, H and W.
 
     The arithmetic runs as a 2D convolution wherever the kernel allows: over the N * T frames when
     t = 1, over (T, H * W) planes when h = w = 1. On a channels-last clip neither needs a copy.

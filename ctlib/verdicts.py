@@ -15,11 +15,11 @@ import pandas as pd
 from scipy import stats
 
 from ctlib import paper, study
+from ctlib.scales import TABLES
 
 AGREES, DISAGREES, UNRESOLVED = "agrees", "disagrees", "not resolved"
 LEAST_GAP = 0.5  # points of top-1 between two published rows, from which on they are a finding
 LEVEL = 0.95  # of the interval of a pair's mean difference
-TABLES = ("2a", "2b", "2c", "2d", "2e", "2f", "2g", "2h", "6", "7", "8")  # the paper's ablations
 
 _SOMETHING = "Something-Something V1"
 _COLUMNS = {"top1": "", "top1_v1": _SOMETHING, "top1_v2": "Something-Something V2", "top1_minik": "Mini-Kinetics-200"}

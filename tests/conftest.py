@@ -1,6 +1,8 @@
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from ctlib import plotting
 from ctlib.data import arrow
 from ctlib.data.catalog import load_samples
 
@@ -23,3 +25,12 @@ def train_samples(arrow_root):
 @pytest.fixture
 def val_samples(arrow_root):
     return load_samples("arrow", arrow_root, "val")
+
+
+@pytest.fixture
+def figures_closed():
+    """The study's style on a backend without a screen; what a test leaves open is closed."""
+    plt.switch_backend("agg")
+    plotting.use_style()
+    yield
+    plt.close("all")

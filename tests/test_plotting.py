@@ -1,4 +1,3 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,13 +5,7 @@ import pytest
 from ctlib import cost, evaluate, plotting
 from ctlib.ct_module import CTModule
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    plt.switch_backend("agg")
-    plotting.use_style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "train_top1": [10.0, 40.0], "top1": [12.0, 50.0]})

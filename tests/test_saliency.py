@@ -8,6 +8,7 @@ from torch import nn
 from ctlib import checkpoints, saliency
 from ctlib.config import ModelConfig
 from ctlib.data import transforms, video
+from ctlib.deploy import Compiled, optimize
 from ctlib.models import build_model, use_channels_last
 
 NETWORKS = {
@@ -181,6 +182,8 @@ def test_of_a_compiled_network_the_one_underneath_is_explained(model, clips):
     torch.testing.assert_close(
         saliency.saliency_tubes(compiled, clips, 1)[0], saliency.saliency_tubes(model, clips, 1)[0]
     )
+    ready = Compiled(optimize(network()))
+    torch.testing.assert_close(saliency.saliency_tubes(ready, clips, 1)[0], saliency.saliency_tubes(model, clips, 1)[0])
     in_place = network()
     in_place.compile(backend="eager")
     with torch.no_grad():
@@ -231,8 +234,6 @@ def test_autocast_changes_little(model, clips):
 
 def test_captum_s_gradient_times_activation_is_the_same_map(model, clips):
     """Of a head that is linear on averages Grad-CAM's weights are the classifier's, over the number of places."""
-    attr = pytest.importorskip("captum.attr")
-
     class OnFrames(nn.Module):
         """The head alone, on the trunk's output."""
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ctlib import plotting, saliency_figures, widgets
+from ctlib import saliency_figures, widgets
 from ctlib.saliency_figures import Answer
 
 RNG = np.random.default_rng(0)
@@ -17,12 +17,7 @@ MASK[1:, 4:12, 6:20] = True
 ANSWERS = {"CSN": Answer(TUBE, "push", "push"), "CT-Net": Answer(TUBE**2, "pull", "push")}
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    plt.switch_backend("agg")
-    plotting.use_style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def test_where_there_is_no_heat_the_frame_is_seen_as_it_was_in_grey():
@@ -60,8 +55,7 @@ def test_a_figure_a_clip_has_a_row_a_network_and_says_what_is_right():
 
 def test_the_moving_picture_is_a_gif_and_a_png_of_all_frames(tmp_path):
     moving = saliency_figures.animated(FRAMES, "pull", ANSWERS, height=64, milliseconds=250)
-    bundle = moving._repr_mimebundle_()
-    assert set(bundle) == {"image/gif", "image/png"}
+    assert moving._repr_png_() == moving.png
     moving.save(tmp_path / "new" / "clip.gif")
     for content, kind in ((tmp_path / "new" / "clip.gif", "GIF"), (io.BytesIO(moving.png), "PNG")):
         with Image.open(content) as image:

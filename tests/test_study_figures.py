@@ -7,15 +7,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_verdicts import NOTHING, study_of
 
-from ctlib import paper, plotting, study_figures, verdicts
+from ctlib import paper, study_figures, verdicts
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    plt.switch_backend("agg")
-    plotting.use_style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 def named(axes):

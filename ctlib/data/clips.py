@@ -66,7 +66,7 @@ class ClipDataset(Dataset):
     ):
         name = samples.sampling if sampling is None else sampling
         check_choice("sampling", name, SAMPLINGS)
-        self.short_side = (256 if size == 224 else size) if short_side is None else short_side
+        self.short_side = transforms.test_short_side(size) if short_side is None else short_side
         if self.short_side < size:
             raise ValueError(f"short_side must be at least size, got {short_side} and {size}")
         self.samples, self.num_frames, self.size, self.sampling = samples, num_frames, size, SAMPLINGS[name]

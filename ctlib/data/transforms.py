@@ -52,6 +52,11 @@ def train_view(frames: np.ndarray, size: int, box: Box, flip: bool) -> torch.Ten
     return _normalised((tv.horizontal_flip(clip) if flip else clip).transpose(0, 1))
 
 
+def test_short_side(size: int) -> int:
+    """Pixels to which a test frame's shorter side is brought before a crop of `size`: 256 for 224, else the size."""
+    return 256 if size == 224 else size
+
+
 def test_views(frames: np.ndarray, size: int, short_side: int, crops: int) -> torch.Tensor:
     """The crops of one clip: (T, H, W, 3) uint8 -> (crops, 3, T, size, size) float32."""
     clip = tv.resize(_channels_first(frames), [short_side], antialias=True)
