@@ -5,6 +5,7 @@ rounds of two times taken in one round. Sections:
 
     ways      one clip 8 x 256 x 256: as built, optimized, compiled, by ONNX Runtime
     growth    optimized networks at other numbers of frames, sizes and batches
+    memory    what the tensors of a forward pass hold at the peak, beside the weights
     training  forward, backward and step; and the bytes that training holds
     floor     time over what the machine's matrix products and copies would allow
     where     what parts of the optimized CT-Net take, beside the convolutions that they stand for in TSN
@@ -34,10 +35,10 @@ from torchvision.models.video import r2plus1d_18, s3d
 from ctlib import cost, runs
 from ctlib.deploy import FoldedCTModule, compiled, export, optimize
 from ctlib.models import ctnet_r50, recompute_blocks, tsn_r50
-from ctlib.probe import training_cost
+from ctlib.probe import LiveTensors, training_cost
 
 CLASSES = 174
-SECTIONS = ("ways", "growth", "training", "floor", "where")  # the last on a CPU only
+SECTIONS = ("ways", "growth", "memory", "training", "floor", "where")  # the last on a CPU only
 Call = Callable[[torch.Tensor], object]
 
 
@@ -197,6 +198,27 @@ def growth(clock: Clock, precision: torch.dtype) -> list[dict]:
         references = {f"CT-Net, {way}": f"TSN, {way}" for way in ("optimized", "compiled")}
         few = Clock(clock.device, min(clock.rounds, 5))
         lines += told(few.in_turn(calls, clips), batch, references, frames=frames, size=size, batch=batch)
+    return lines
+
+
+def memory(device: torch.device, precision: torch.dtype) -> list[dict]:
+    networks = {name: model.to(device) for name, model in built(8).items()}
+    networks |= {f"{name}, optimized": optimize(networks[name]).to(precision) for name in ("CT-Net", "TSN")}
+    lines = []
+    for name, model in networks.items():
+        clips = torch.randn(1, 3, 8, 256, 256, device=device)
+        call = inference(model, precision, device)
+        if device.type == "cuda":
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            call(clips)
+            peak = torch.cuda.max_memory_allocated(device) - before
+        else:
+            with LiveTensors(model) as tensors:
+                call(clips)
+            peak = tensors.peak
+        lines.append({"name": name, "frames": 8, "size": 256, "batch": 1, "memory_mb": round(peak / 1e6, 1)})
+        print(f"  {name:32} {lines[-1]['memory_mb']:8,.0f} MB held at the peak", flush=True)
     return lines
 
 
@@ -414,6 +436,7 @@ def main() -> None:
     sections = {
         "ways": lambda: ways(clock, precision, onnx=device.type == "cpu"),
         "growth": lambda: growth(clock, precision),
+        "memory": lambda: memory(device, precision),
         "training": lambda: training(clock, precision),
         "floor": lambda: floor(clock, precision),
     }

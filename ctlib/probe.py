@@ -110,7 +110,7 @@ def _probe_cpu(
 ) -> tuple[float, float, int]:
     """Seconds a clip, bytes of `micro_batch` clips, and how many clips at once were timed."""
     clips = min(2, micro_batch)  # not one, of which some batch norms cannot have a variance
-    with _LiveTensors(model) as tensors:
+    with LiveTensors(model) as tensors:
         took = passes(clips)
     bytes_at_once = tensors.peak / clips * micro_batch
     if took > 20 * seconds:  # a first pass is slower, but by a third only on ResNet-50
@@ -123,7 +123,7 @@ def _probe_cpu(
     return took / clips, bytes_at_once, clips
 
 
-class _LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):
     """Follows the bytes of the tensors that are made inside and still held, and their peak."""
 
     def __init__(self, model: nn.Module):
