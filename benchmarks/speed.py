@@ -405,8 +405,11 @@ def draw(record: dict, path: Path) -> None:
     shapes = pd.DataFrame(record["growth"])
     shapes["shape"] = [f"{row.batch} x {row.frames} x {row['size']}" for _, row in shapes.iterrows()]
     for marker, (name, lines) in zip("osD^v", shapes.groupby("name", sort=False), strict=False):
-        right.plot(lines["shape"], lines.ms / lines.batch, marker=marker, label=name)
-    right.set(xlabel="clips x frames x pixels", ylabel="ms a clip", title="Growth with frames, size and batch", ylim=0)
+        right.plot(lines["shape"], lines.ms / lines.batch, marker, label=name)
+    right.set(xlabel="clips x frames x pixels", ylabel="ms a clip", title="Growth with frames, size and batch")
+    right.set(yscale="log", yticks=(200, 500, 1000, 2000))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter("")
     right.legend()
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=150)
