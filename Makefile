@@ -12,7 +12,7 @@ RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
-.PHONY: help study costs videos evaluate transfer ablations report accuracy saliency benchmark bench-saliency bench-loading bench-listing test test-all lint format lab clean
+.PHONY: help study costs videos evaluate transfer ablations report accuracy saliency teach html benchmark bench-saliency bench-explorers bench-loading bench-listing test test-all lint format lab clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -93,10 +93,26 @@ saliency: .venv/installed  ## where each network looks, and whether the object i
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/saliency_tubes.ipynb
 	@echo "read $(OUT)/saliency_tubes.html"
 
+TEACHING := $(patsubst notebooks/%,results/teaching/%,$(wildcard notebooks/[1-9]_*.ipynb))
+teach: $(TEACHING)  ## run the teaching notebooks, those that changed since; to results/teaching
+
+.DELETE_ON_ERROR:  # else a notebook that failed would count as run
+results/teaching/%.ipynb: notebooks/%.ipynb | .venv/installed
+	@mkdir -p $(@D)
+	@echo "running $<"
+	@$(RUN) $< $@ > /dev/null
+
+html: OUT = results/site
+html: teach  ## all executed notebooks as a static site, with an index; to results/site
+	@$(BIN)/python -m ctlib site $(OUT)
+
 bench-saliency: .venv/installed  ## what explaining a clip costs, over a forward pass
 	@$(BIN)/python benchmarks/saliency.py
 
-benchmark: .venv/installed  ## seconds and memory of CT-Net, TSN, a plain CT-Net and others, in turn (20 minutes)
+bench-explorers: .venv/installed  ## seconds from a slider's move to the picture
+	@$(BIN)/python benchmarks/explorers.py
+
+benchmark: .venv/installed  ## seconds and memory of CT-Net, TSN, a plain CT-Net and others, in turn (12 minutes)
 	@mkdir -p results/benchmarks
 	@$(BIN)/python benchmarks/speed.py --record results/benchmarks/speed.json --figure results/benchmarks/speed
 	@$(KEEP_MEMORY) $(BIN)/python benchmarks/speed.py --sections ways training --record results/benchmarks/speed_memory_kept.json

@@ -19,7 +19,7 @@ from ctlib import ablation
 kinds = {{"table": str, "frames": str}}
 measured, missing = (pd.read_csv({folder!r} + f"/{{name}}.csv", dtype=kinds) for name in ("measured", "missing"))
 ablation.measured = lambda out_dir, scale, tables=None: measured[measured.table.isin(tables)]
-ablation.missing = lambda out_dir, scale, seeds, tables=None: missing
+ablation.missing = lambda out_dir, scale, seeds, tables=None: missing[missing.table.isin(tables)]
 """
 
 

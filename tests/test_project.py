@@ -93,8 +93,11 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 
 LAYERS = """
-__main__ notebook widgets saliency_figures transfer localisation saliency sweep ablation verdicts scales study findings
-study_figures plotting plan train trainer parallel interrupt resume recipes
+__main__ site notebook widgets teaching.explorers_networks teaching.explorers_trunk teaching.explorers
+teaching.figures teaching.lessons
+teaching.exercises teaching.exercises_networks teaching.exercises_tensors teaching.answers teaching.anatomy
+saliency_figures transfer localisation saliency sweep ablation study_tables verdicts scales
+study findings study_figures plotting plan train trainer parallel interrupt resume recipes
 evaluate device checkpoints runs data.prepare data.clips data.arrow data.made_sets data.catalog data.check
 data.annotations data.transforms data.sampling data.video probe cost paper deploy models trunks temporal ct_module
 excitation tensorize config
@@ -104,12 +107,12 @@ excitation tensorize config
 def test_imports_run_one_way():
     """A module imports only from those after it in the list, which is the README's map from the top down."""
     modules = {str(p.relative_to(ROOT / "ctlib"))[:-3].replace("/", ".") for p in (ROOT / "ctlib").rglob("*.py")}
-    assert modules - {"__init__", "data.__init__"} == set(LAYERS)
+    assert modules - {"__init__", "data.__init__", "teaching.__init__"} == set(LAYERS)
     for at, name in enumerate(LAYERS):
         text = (ROOT / "ctlib" / f"{name.replace('.', '/')}.py").read_text()
         imported = re.findall(r"^from ctlib\.([\w.]+) import", text, re.M)
-        imported = [other for other in imported if other != "data"]
-        for package, names in re.findall(r"^from ctlib(\.data)? import (.+)", text, re.M):
+        imported = [other for other in imported if other not in ("data", "teaching")]
+        for package, names in re.findall(r"^from ctlib(\.data|\.teaching)? import (.+)", text, re.M):
             imported += [f"{package[1:]}.{part}" if package else part for part in re.findall(r"\w+", names)]
         for other in imported:
             assert LAYERS.index(other) > at, f"{name} imports {other}"
