@@ -94,13 +94,12 @@ saliency: .venv/installed  ## where each network looks, and whether the object i
 	@echo "read $(OUT)/saliency_tubes.html"
 
 TEACHING := $(patsubst notebooks/%,results/teaching/%,$(wildcard notebooks/[1-9]_*.ipynb))
-teach: $(TEACHING)  ## run the teaching notebooks, those that changed since; to results/teaching
+teach: $(TEACHING)  ## run the teaching notebooks again if they or ctlib changed; to results/teaching
 
-.DELETE_ON_ERROR:  # else a notebook that failed would count as run
-results/teaching/%.ipynb: notebooks/%.ipynb | .venv/installed
+results/teaching/%.ipynb: notebooks/%.ipynb $(wildcard ctlib/*.py ctlib/*/*.py) | .venv/installed
 	@mkdir -p $(@D)
 	@echo "running $<"
-	@$(RUN) $< $@ > /dev/null
+	@$(RUN) $< $@ > /dev/null || (mv $@ $(@:.ipynb=_failed.ipynb) && exit 1)
 
 html: OUT = results/site
 html: teach  ## all executed notebooks as a static site, with an index; to results/site

@@ -283,8 +283,10 @@ def run_ablations(options: argparse.Namespace) -> int:
 
 
 def write_site(options: argparse.Namespace) -> int:
-    from ctlib import site  # of all commands only this one needs nbconvert
-
+    try:
+        from ctlib import site  # of all commands only this one needs nbconvert
+    except ImportError as error:
+        raise ImportError(f"{error}: the site needs the extra, pip install 'ctlib[notebooks]'") from None
     print(f"read {site.build('.', options.out)}")
     return 0
 

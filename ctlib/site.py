@@ -198,7 +198,7 @@ nav { padding: 0.5rem 0 0 calc(var(--jp-cell-prompt-width) + 10px); }
 {%- endblock -%}
 {%- block data_png -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
-<img alt="{{ (output | get_metadata('alt', 'image/png') or 'figure') | escape_html }}"
+<img alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}"
 src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}">
 </div>
 {%- endblock -%}
@@ -218,9 +218,21 @@ src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}">
         return MarkdownWithMath(_Renderer(context["resources"]["site"], attachments=attachments)).render(source)
 
 
+def _name_figures(notebook: nbformat.NotebookNode) -> None:
+    """Give figures without a text of their own the name of their section, for who cannot see them."""
+    section = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            section = (re.findall(r"^#+ (.+)$", cell.source, re.M) or [section])[-1]
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.metadata.setdefault("image/png", {}).setdefault("alt", f"figure: {section}")
+
+
 def _page(notebook: nbformat.NotebookNode, page: str, pages: dict[str, str], root: Path) -> str:
     """The HTML of a notebook, for a place in the site; its links and images are relative to `notebooks/`."""
     notebook.metadata.pop("widgets", None)
+    _name_figures(notebook)
     notebook.metadata.title = about(_top(notebook)).title or Path(page).stem
     home = posixpath.relpath("index.html", posixpath.dirname(page) or ".")
     site = {"page": page, "pages": pages, "folder": root / "notebooks", "home": home}

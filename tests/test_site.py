@@ -60,7 +60,9 @@ def made(tmp_path_factory):
     bundle = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "image/png": DOT, "text/plain": "Box()"}
     moving = new_code_cell("show()", execution_count=1)
     moving.outputs = [new_output("display_data", bundle, metadata={"image/png": {"alt": 'A "dot" & more'}})]
-    first = (new_markdown_cell(FIRST), moving)
+    plain = new_code_cell("draw()", execution_count=2)
+    plain.outputs = [new_output("display_data", {"image/png": DOT, "text/plain": "Figure()"})]
+    first = (new_markdown_cell(FIRST), moving, new_markdown_cell("### In colour\n\nwords"), plain)
     written(results / "teaching" / "1_first.ipynb", *first, source="notebooks/1_first.ipynb", widgets=True)
     (results / "dot.png").write_bytes(b"dot")
     for age, folder in enumerate(("second", "second (again)", "reference/second", "other/deeper")):
@@ -133,8 +135,9 @@ def test_formulas_are_mathml_in_headings_and_in_the_index_too(made):
 
 
 def test_a_still_figure_with_its_text_stands_where_a_widget_was(made):
-    figure, *_ = made[1]["teaching/1_first.html"].select(".jp-OutputArea img")
+    figure, plain = made[1]["teaching/1_first.html"].select(".jp-OutputArea img")
     assert figure["alt"] == 'A "dot" & more' and figure["src"].endswith(DOT)
+    assert plain["alt"] == "figure: In colour"  # of one without a text of its own
 
 
 def test_a_project_s_image_is_in_the_page_and_a_missing_one_is_its_text(made):
