@@ -9,6 +9,7 @@ The two take turns, on the same clip; the ratio is the median over the rounds, e
 import argparse
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,8 +28,8 @@ def measure(name: str, num_frames: int, size: int, batch: int, clock: Clock) -> 
     model = build_model(model_config(name, num_classes=174, num_frames=num_frames)).eval().to(clock.device)
     clips = torch.randn(batch, 3, num_frames, size, size, device=clock.device)
 
-    calls = {"forward": torch.no_grad()(model), "explained": lambda clips: saliency_tubes(model, clips)}
-    times = clock.in_turn(calls, clips)
+    with torch.no_grad():
+        times = clock.in_turn({"forward": model, "explained": partial(saliency_tubes, model)}, clips)
     ratios = [explained / plain for plain, explained in zip(times["forward"], times["explained"], strict=True)]
     return {
         "network": name,

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctlib.config import check_choice
 from ctlib.ct_module import Kernel, kernel_of_each
+from ctlib.observe import observed
 from ctlib.tensorize import TensorSeparableConv, resolve_dims
 
 
@@ -213,18 +214,13 @@ def latency(
     if min(batch, num_frames, size) < 1:
         raise ValueError(f"batch, num_frames and size must be at least 1, got {batch}, {num_frames} and {size}")
     clips = torch.zeros(batch, 3, num_frames, size, size, device=device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     times = []
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
-            for _ in range(2):
-                _timed(model, clips)
-            while not times or sum(times) < 1000 * seconds:
-                times.append(_timed(model, clips))
-    finally:
-        for module, training in modes:
-            module.training = training
+    autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+    with observed(model), torch.inference_mode(), autocast:
+        for _ in range(2):
+            _timed(model, clips)
+        while not times or sum(times) < 1000 * seconds:
+            times.append(_timed(model, clips))
     low, median, high = torch.tensor(times).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
     if precision == "fp32" and device.type == "cuda" and torch.backends.cudnn.allow_tf32:
         precision = "tf32"

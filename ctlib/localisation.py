@@ -5,12 +5,8 @@ On the built-in data it is known where the object is in each frame, and in which
 the picture, the same maps with their places shuffled, and a network with random weights, which is not at chance.
 """
 
-import dataclasses
 import math
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,18 +17,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from ctlib import runs, saliency
+from ctlib import saliency
 from ctlib.checkpoints import Checkpoint
-from ctlib.config import ModelConfig, RunConfig, check_choice
+from ctlib.config import ModelConfig
 from ctlib.data import arrow, transforms
 from ctlib.data.clips import ClipDataset
 from ctlib.evaluate import interval
 from ctlib.models import build_model
-from ctlib.recipes import run_config
-from ctlib.runs import RunFolder
-from ctlib.train import train
 
 OWN, EVEN, SHUFFLED = "network", "evenly placed", "places shuffled"
+RANDOM = ", random weights"  # ends the name of a network that was not trained
 
 
 class Truths(NamedTuple):
@@ -206,19 +200,21 @@ MEASURES = {
 }
 
 
-def differences(clips: pd.DataFrame, reference: str) -> pd.DataFrame:
+def differences(clips: pd.DataFrame, reference: str, of: str = OWN) -> pd.DataFrame:
     """How much more a network localises than each of the others, on the same videos, in points of percent.
 
     Args:
         clips: of `by_clip`, of several networks.
         reference: the network that the others are compared with.
+        of: which maps of each, a value of that column.
 
     Returns:
-        A row a network and measure: `mean` (reference less the other, seeds averaged), `half` of its 95 % t interval
-        over mirrored pairs of videos, `spread` (standard deviation over seeds of the difference, missing with one
-        seed), and whether it is `resolved`: beyond both. With one seed nothing is.
+        A row a network and measure: `of`, `mean` (reference less the other, seeds averaged), `half` of its 95 % t
+        interval over mirrored pairs of videos, `spread` (standard deviation over seeds of the difference, missing with
+        one seed), and whether it is `resolved`: beyond both. With one seed nothing is.
     """
-    own = clips[clips.of == OWN].assign(pair=clips.source.map(arrow.pair_of))
+    own = clips[clips.of == of]
+    own = own.assign(pair=own.source.map(arrow.pair_of))
     rows = []
     for other in [name for name in own.network.unique() if name != reference]:
         for measure_ in MEASURES:
@@ -230,7 +226,14 @@ def differences(clips: pd.DataFrame, reference: str) -> pd.DataFrame:
             count, spread = len(pairs), seeds.std()
             half = stats.t.ppf(0.975, count - 1) * stats.sem(pairs) if count > 1 else math.nan
             resolved = bool(len(seeds) > 1 and abs(pairs.mean()) > max(half, spread))
-            row = {"network": other, "measure": measure_, "mean": pairs.mean(), "half": half, "spread": spread}
+            row = {
+                "network": other,
+                "of": of,
+                "measure": measure_,
+                "mean": pairs.mean(),
+                "half": half,
+                "spread": spread,
+            }
             rows.append(row | {"seeds": len(seeds), "resolved": resolved})
     return pd.DataFrame(rows)
 
@@ -258,75 +261,46 @@ def told(table: pd.DataFrame, compared: pd.DataFrame, reference: str) -> str:
     return "\n".join(lines)
 
 
-# ---------------------------------------------------------------- small networks to measure
+def beyond_random(table: pd.DataFrame) -> str:
+    """Which networks localise more than with random weights, and which less, measure by measure, in words.
 
-# Figure 3's three, the one that it leaves out, and TSN, which sees no time at all.
-NETWORKS = {
-    "TSN": ("tsn_quickstart", ""),
-    "C3D": ("ctnet_quickstart", "model.module=c3d"),
-    "R(2+1)D": ("ctnet_quickstart", "model.module=r2plus1d"),
-    "CSN": ("ctnet_quickstart", "model.module=csn"),
-    "CT-Net": ("ctnet_quickstart", ""),
-}
-# Trained on small clips first, as most of what there is to learn can be learned there in a tenth of the time,
-# then at the size at which the last activations have places enough. Sized for ten minutes, not tuned.
-_ARROW = {"arrow.train_clips": 640, "arrow.val_clips": 160, "arrow.size": 128, "arrow.difficulty": 0.0}
-_SMALL = {"data.size": 32, "recipe.batch": 8, "recipe.epochs": 9}
-_LARGE = {"data.size": 128, "recipe.batch": 8, "recipe.epochs": 2, "recipe.lr": 0.03, "recipe.warmup": 0.1}
+    More or less is where the two 95 % intervals of `summary` lie apart, in all trainings of a network.
+    """
+    own = table[table.of == OWN]
+    named = own.network.str.removesuffix(RANDOM)
+    random = own.network.str.endswith(RANDOM)
+    both = own[~random].merge(own[random].assign(network=named), on=["network", "seed"], suffixes=("", "_random"))
+    lines = []
+    for measure_, title in MEASURES.items():
+        apart = both[measure_] - both[f"{measure_}_random"]
+        beyond = apart.abs() > both[f"{measure_}_half"] + both[f"{measure_}_half_random"]
+        sign = np.sign(apart).where(beyond, 0).groupby(both.network, sort=False)
+        more, less = (", ".join(side.index[side]) or "none" for side in (sign.min() > 0, sign.max() < 0))
+        lines.append(f"{title}, beside random weights: more in {more}; less in {less}")
+    return "\n".join(lines)
 
 
-def trainings(
-    network: str, seed: int, size: int = 128, overrides: str = "", **given
-) -> tuple[tuple[RunConfig, arrow.ArrowConfig], tuple[RunConfig, arrow.ArrowConfig]]:
-    """The two trainings of a network of `NETWORKS` on Arrow of Time: on small clips, and from there at `size`.
-
-    The second starts from the first's checkpoint, which the caller fills in (`RunConfig.start`).
+def verdict(compared: pd.DataFrame, reference: str, others: Sequence[str] = ("R(2+1)D", "CSN")) -> str:
+    """Whether Figure 3's claim is borne out here, in words: that the reference localises better than the others.
 
     Args:
-        network: a name of `NETWORKS`.
-        seed: of both.
-        size: pixels, of the second and of the videos.
-        overrides: of both, as `recipes.run_config` takes them.
-        given: of both, likewise, such as `**{"recipe.epochs": 1}`.
-
-    Raises:
-        ValueError: an unknown network or part.
+        compared: of `differences`, made for the reference.
+        others: the networks that the figure shows beside it.
     """
-    check_choice("network", network, NETWORKS)
-    model, parts = NETWORKS[network]
-    both = {"seed": seed} | _ARROW | {"arrow.size": size}
-    text = f"{parts} {overrides}"
-    small = run_config("arrow", model, "laptop", text, name=f"{network}_small", **(both | _SMALL | given))
-    large = run_config("arrow", model, "laptop", text, name=network, **(both | _LARGE | {"data.size": size} | given))
-    return small, large
-
-
-def train_all(
-    pairs: Sequence[tuple[RunConfig, RunConfig]], out_dir: str | Path, jobs: int = 1
-) -> Iterator[tuple[RunConfig, dict]]:
-    """Both trainings of each network, found where they are finished; each run and its `result.json`, as they are done.
-
-    With several jobs as many trainings go on side by side, in processes of their own.
-
-    Raises:
-        ValueError: fewer than one job; else as `train.train`, when those beside it have come to their end.
-    """
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, got {jobs}")
-
-    def begun(config: RunConfig) -> Future:
-        return pool.submit(train, config, RunFolder.of(config, out_dir).path)
-
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = {begun(small): (small, large) for small, large in pairs}
-        while waiting:
-            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
-                config, following = waiting.pop(done)
-                yield config, done.result()
-                if following is not None:
-                    start = runs.portable(RunFolder.of(config, out_dir).checkpoint)
-                    following = dataclasses.replace(following, start=start)
-                    waiting[begun(following)] = following, None
+    rows = compared[compared.network.isin(others)]
+    if not len(rows):
+        return f"Figure 3's claim is not tried here: it compares {reference} with {' and '.join(others)}."
+    ahead, behind = rows["mean"] > 0, rows["mean"] < 0
+    told = [
+        f"{int(which.sum())} {word} ({int((which & rows.resolved).sum())} resolved)"
+        for word, which in (("for it", ahead), ("against it", behind))
+    ]
+    borne_out = bool((ahead & rows.resolved).all())
+    return (
+        f"Figure 3's claim, that {reference} localises better than {' and '.join(rows.network.unique())}, in space "
+        f"and in time: of {len(rows)} differences {', '.join(told)}. {'Borne out' if borne_out else 'Not confirmed'} "
+        "here."
+    )
 
 
 def untrained(config: ModelConfig, seed: int = 0) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import shlex
 import sys
 import time
 from collections import deque
@@ -295,13 +296,16 @@ def counting(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def keep(figure, folder: str | Path, name: str):
-    """Save a matplotlib figure as PNG and SVG under `folder`, and hand it on to be shown."""
+def keep(figure, folder: str | Path, name: str, kinds: Iterable[str] = ("png", "svg"), dpi: int = 150):
+    """Save a matplotlib figure under `folder`, as PNG and SVG if not told otherwise, and hand it on to be shown.
+
+    Pictures gain nothing from SVG; `dpi` is pixels an inch, of the PNG.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix in ("png", "svg"):
+    for suffix in kinds:
         dated = {"metadata": {"Date": None}} if suffix == "svg" else {}  # the same figure is the same file
-        figure.savefig(folder / f"{name}.{suffix}", dpi=150, bbox_inches="tight", **dated)
+        figure.savefig(folder / f"{name}.{suffix}", dpi=dpi, bbox_inches="tight", **dated)
     return figure
 
 
@@ -314,3 +318,16 @@ def project_path(path: str | Path) -> Path:
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
     return root / Path(path).expanduser()
+
+
+def given_files(paths: str) -> list[Path]:
+    """Files as a parameter names them: paths between spaces, one with a space in it in quotes, as `project_path`.
+
+    Raises:
+        FileNotFoundError: one that is not there.
+    """
+    found = [project_path(path) for path in shlex.split(paths)]
+    for path in found:
+        if not path.exists():
+            raise FileNotFoundError(f"no file {path}")
+    return found

@@ -22,6 +22,7 @@ from ctlib.config import check_choice, unknown_name
 from ctlib.data import transforms, video
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.deploy import Compiled
+from ctlib.observe import observed
 from ctlib.trunks import ResNetTrunk
 
 Target = int | str | Sequence[int | str] | torch.Tensor | None
@@ -229,13 +230,10 @@ def tube_of(
 def last_activations(network: nn.Module) -> Iterator[Callable[[], torch.Tensor]]:
     """Inside, `network` is in evaluation mode and its trunk is listened to; after, all is as it was.
 
-    Every module gets back the mode that it had, as some may be frozen in evaluation mode.
-
     Yields:
         A function that gives what the trunk put out last, (N * T, C, h, w), of the network run since.
         It raises RuntimeError if the trunk was not seen to run, as its forward was called past its hooks.
     """
-    modes = {module: module.training for module in network.modules()}
     seen: list[torch.Tensor] = []
 
     def keep(_trunk, _inputs, output) -> None:
@@ -246,15 +244,11 @@ def last_activations(network: nn.Module) -> Iterator[Callable[[], torch.Tensor]]
             raise RuntimeError("the trunk ran unseen: compiled or called in a way that passes its hooks by")
         return seen[0]
 
-    handle = network.trunk.register_forward_hook(keep)
     try:
-        network.eval()
-        yield last
+        with observed(network, {network.trunk: keep}):
+            yield last
     finally:
-        handle.remove()
         seen.clear()
-        for module, training in modes.items():
-            module.training = training
 
 
 def target_labels(target: Target, scores: torch.Tensor, classes: Sequence[str] | None = None) -> torch.Tensor:

@@ -13,12 +13,11 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from ctlib.localisation import EVEN, OWN, SHUFFLED
+from ctlib.localisation import EVEN, OWN, RANDOM, SHUFFLED
 
 HEAT = "magma"  # its lightness grows all the way, so that it is read in grey and by colour-blind readers
 OPACITY = 0.75  # of the heat at its greatest; at 0 the frame is as it was
 SCALE = "share of the clip's greatest value"
-RANDOM = ", random weights"  # ends the name of a network that was not trained
 
 
 class Answer(NamedTuple):
@@ -59,12 +58,14 @@ def _colour_bar(figure: Figure, axes) -> None:
     figure.colorbar(scale, ax=axes, label=SCALE, shrink=0.7, pad=0.01)
 
 
-def tubes_in_rows(frames: np.ndarray, truth: str, answers: dict[str, Answer], mask: np.ndarray | None = None) -> Figure:
+def tubes_in_rows(
+    frames: np.ndarray, truth: str | None, answers: dict[str, Answer], mask: np.ndarray | None = None
+) -> Figure:
     """Figure 3's layout of one clip: the input above, then a row a network; time runs from left to right.
 
     Args:
         frames: uint8 (T, H, W, 3).
-        truth: the true class.
+        truth: the true class; None if it is not known.
         answers: network -> what it says.
         mask: bool (T, H, W), where the object is, if that is known: its outline is drawn.
     """
@@ -79,7 +80,8 @@ def tubes_in_rows(frames: np.ndarray, truth: str, answers: dict[str, Answer], ma
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
         line[0].set_ylabel(name, weight="bold")
-        title = f"truth: {truth}" if name == "input" else _said(answers[name], truth)
+        told_truth = "" if truth is None else f"truth: {truth}"
+        title = told_truth if name == "input" else _said(answers[name], truth)
         line[0].set_title(" ", fontsize=10)  # keeps the room of a line
         above = line[0].text(0, 1.05, title, transform=line[0].transAxes, va="bottom", fontsize=9)
         above.set_in_layout(False)  # else it would widen its column
@@ -87,8 +89,9 @@ def tubes_in_rows(frames: np.ndarray, truth: str, answers: dict[str, Answer], ma
     return figure
 
 
-def _said(answer: Answer, truth: str) -> str:
-    text = f"{answer.predicted} {'(right)' if answer.predicted == truth else '(WRONG)'}"
+def _said(answer: Answer, truth: str | None) -> str:
+    mark = "" if truth is None else " (right)" if answer.predicted == truth else " (WRONG)"
+    text = answer.predicted + mark
     return text if answer.explained == answer.predicted else f"{text}; shown: {answer.explained}"
 
 
@@ -169,6 +172,8 @@ def tube_in_space(frames: np.ndarray, answers: dict[str, Answer], threshold: flo
         ends = {"xlim": (0, len(tube)), "ylim": (0, cells), "zlim": (0, cells)}
         axes.set(xlabel="frame", ylabel="width", zlabel="height", yticklabels=[], zticklabels=[], **ends)
         axes.set_title(f"{name}\n{answer.explained}", fontsize="small")
+        axes.zaxis.labelpad = -10  # no numbers stand between axis and label
+        axes.yaxis.labelpad = -6
         axes.set_box_aspect((1.7, 1, 1))
         axes.view_init(20, -58)
         all_axes.append(axes)
@@ -225,7 +230,7 @@ def localised(table: pd.DataFrame) -> Figure:
         for kind, (marker, colour) in kinds.items()
     ]
     handles.append(plt.Line2D([], [], color="0.3", ls="--"))
-    figure.legend(handles, [*kinds, "its share of the area, or of the frames"], loc="outside upper center", ncols=4)
+    figure.legend(handles, [*kinds, "the same everywhere, or in all frames"], loc="outside upper center", ncols=4)
     return figure
 
 

@@ -1,7 +1,5 @@
 """Where the object is, and whether saliency lies on it: the truth that is drawn, the scores, and what they say."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -233,23 +231,51 @@ def test_a_difference_with_one_seed_is_never_resolved_and_with_more_only_beyond_
     one, text = compared(0.3)
     assert one["mean"] == pytest.approx(30) and abs(one["mean"]) > one.half and not one.resolved
     assert "CT-Net less CSN: +30.0 ± 2.5 points, beyond what other videos would change; one training each" in text
+    evenly = clips_of([0.2, 0.4]).assign(of="evenly placed"), clips_of([0.3, 0.4], "CSN").assign(of="evenly placed")
+    told = localisation.differences(pd.concat([*evenly, clips_of([0.9, 0.9])]), "CT-Net", "evenly placed")
+    assert told.set_index("measure")["mean"]["share"] == pytest.approx(-5)
     steady, text = compared(0.3, 0.28)
     assert steady.resolved and steady.spread == pytest.approx(np.sqrt(2)) and "seeds 1.4: resolved" in text
     unsteady, text = compared(0.3, -0.1)
     assert not unsteady.resolved and "seeds 28.3: not resolved" in text
 
 
-def test_the_networks_differ_in_what_replaces_the_convolution_and_train_on_one_data_set():
-    found = {name: localisation.trainings(name, seed=2, **{"recipe.epochs": 1}) for name in localisation.NETWORKS}
-    for name, ((small, made), (large, same)) in found.items():
-        assert made == same == found["TSN"][0][1] and made.size == large.data.size == 128 > small.data.size
-        assert small.model == large.model and small.seed == large.seed == 2
-        assert small.name == f"{name}_small" and large.name == name
-    models = [large.model for _, (large, _) in found.values()]
-    assert [model.module for model in models] == ["ct", "c3d", "r2plus1d", "csn", "ct"]
-    assert models[0].blocks == "none" and len({dataclasses.replace(model, module="ct") for model in models[1:]}) == 1
-    with pytest.raises(ValueError, match="unknown network 'CTNet': did you mean 'CT-Net'"):
-        localisation.trainings("CTNet", 0)
+@pytest.mark.parametrize(
+    ("gains", "told"),
+    [
+        ((0.3, 0.28), "of 1 differences 1 for it (1 resolved), 0 against it (0 resolved). Borne out here."),
+        ((0.3,), "of 1 differences 1 for it (0 resolved), 0 against it (0 resolved). Not confirmed here."),
+        ((-0.3, -0.28), "of 1 differences 0 for it (0 resolved), 1 against it (1 resolved). Not confirmed here."),
+    ],
+)
+def test_figure_3_s_claim_is_borne_out_by_resolved_differences_alone(gains, told):
+    values = np.array([0.2, 0.4, 0.6])
+    clips = pd.concat(
+        [clips_of(values, "CSN", seed) for seed in range(len(gains))]
+        + [clips_of(values, "TSN", seed) for seed in range(len(gains))]  # not in the figure, and not counted
+        + [clips_of(values + gain + [-0.01, 0, 0.01], seed=seed) for seed, gain in enumerate(gains)]
+    )
+    compared = localisation.differences(clips.drop(columns=["hit"]).assign(hit=np.nan), "CT-Net")
+    assert localisation.verdict(compared, "CT-Net").endswith(told)
+    assert "not tried here" in localisation.verdict(compared[compared.network == "TSN"], "CT-Net")
+
+
+def test_more_than_with_random_weights_is_where_the_intervals_lie_apart_in_every_training():
+    def rows(values, half):
+        measures = ("share", "hit", "share_time", "hit_time")
+        return [
+            {"network": name, "seed": seed, "of": "network"}
+            | dict.fromkeys(measures, value)
+            | {f"{measure}_half": half for measure in measures}
+            for name, by_seed in values.items()
+            for seed, value in enumerate(by_seed)
+        ]
+
+    values = {"CSN": (30, 10), "CSN, random weights": (10, 10), "CT-Net": (30, 40), "CT-Net, random weights": (10, 10)}
+    values |= {"TSN": (5, 5), "TSN, random weights": (20, 20)}
+    told = localisation.beyond_random(pd.DataFrame(rows(values, 5.0))).splitlines()
+    assert told[0] == "saliency on the object, beside random weights: more in CT-Net; less in TSN" and len(told) == 4
+    assert localisation.beyond_random(pd.DataFrame(rows(values, 15.0))).count("more in none; less in none") == 4
 
 
 def test_random_weights_are_the_seed_s_and_leave_the_generator_alone():

@@ -190,4 +190,15 @@ def test_figures_are_kept_as_pixels_and_vectors(tmp_path):
     figure, _ = plt.subplots()
     assert notebook.keep(figure, tmp_path / "figures", "x") is figure
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["x.png", "x.svg"]
+    notebook.keep(figure, tmp_path / "frames", "y", ["png"])
+    assert [path.name for path in (tmp_path / "frames").iterdir()] == ["y.png"]
     plt.close(figure)
+
+
+def test_files_are_named_between_spaces(tmp_path):
+    for name in ("a.mp4", "b c.mp4"):
+        (tmp_path / name).touch()
+    given = notebook.given_files(f"{tmp_path}/a.mp4 '{tmp_path}/b c.mp4'")
+    assert given == [tmp_path / "a.mp4", tmp_path / "b c.mp4"] and notebook.given_files("") == []
+    with pytest.raises(FileNotFoundError, match="no file .*/d.mp4"):
+        notebook.given_files(f"{tmp_path}/d.mp4")

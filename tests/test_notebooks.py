@@ -99,7 +99,7 @@ def test_your_own_videos_makes_checks_trains_and_looks(tmp_path):
     assert result.train_videos + result.videos == 24 and result.train_listed + result.listed == 26
     for views in ("1 clip(s) x 1 crop(s)", "2 clip(s) x 1 crop(s)", "2 clip(s) x 3 crop(s)"):
         assert f"{views}: top-1" in told
-    names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips")
+    names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips", "where_it_looks")
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     again = execute("your_own_videos", tmp_path, out_dir=str(tmp_path / "out"), **small)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from captum.attr import LayerAttribution, LayerGradCam
 from torch import nn
 
 from ctlib import checkpoints, saliency
@@ -114,6 +115,8 @@ def test_maps_placed_where_they_have_seen_reach_the_edges(model, clips):
     assert torch.equal(tubes, saliency.normalised(wide))
     with pytest.raises(ValueError, match="known of ResNets only, got Identity"):
         saliency.stride_of(nn.ModuleDict({"trunk": nn.Identity()}))
+    assert saliency.placement_of(model) == "seen"
+    assert saliency.placement_of(nn.ModuleDict({"trunk": nn.Identity()})) == "even"
 
 
 def test_what_differs_in_a_frame_shows_in_that_frame():
@@ -234,6 +237,7 @@ def test_autocast_changes_little(model, clips):
 
 def test_captum_s_gradient_times_activation_is_the_same_map(model, clips):
     """Of a head that is linear on averages Grad-CAM's weights are the classifier's, over the number of places."""
+
     class OnFrames(nn.Module):
         """The head alone, on the trunk's output."""
 
@@ -247,10 +251,10 @@ def test_captum_s_gradient_times_activation_is_the_same_map(model, clips):
     head = OnFrames().eval()
     with torch.no_grad():
         activations = model.features(clips)
-    theirs = attr.LayerGradCam(head, head.trunk).attribute(activations, target=3)[:, 0]  # (N, T, h, w)
+    theirs = LayerGradCam(head, head.trunk).attribute(activations, target=3)[:, 0]  # (N, T, h, w)
     ours, _ = saliency.raw_maps(model, clips, 3)
     torch.testing.assert_close(theirs * theirs[0].numel(), ours, rtol=1e-4, atol=1e-4)
-    wide = attr.LayerAttribution.interpolate(theirs[:, None], (4, 64, 96), interpolate_mode="trilinear")
+    wide = LayerAttribution.interpolate(theirs[:, None], (4, 64, 96), interpolate_mode="trilinear")
     assert wide.shape[2:] == (4, 64, 96)
     scaled = wide[:, 0].detach().clamp_min(0)
     scaled = scaled / scaled.amax((1, 2, 3), keepdim=True)

@@ -53,6 +53,11 @@ def test_a_figure_a_clip_has_a_row_a_network_and_says_what_is_right():
     assert figure.axes[-1].get_ylabel() == "share of the clip's greatest value"
 
 
+def test_what_is_not_known_to_be_right_is_not_called_wrong():
+    figure = saliency_figures.tubes_in_rows(FRAMES, None, {"CSN": ANSWERS["CSN"]})
+    assert [figure.axes[at].texts[0].get_text() for at in (0, 4)] == ["", "push"]
+
+
 def test_the_moving_picture_is_a_gif_and_a_png_of_all_frames(tmp_path):
     moving = saliency_figures.animated(FRAMES, "pull", ANSWERS, height=64, milliseconds=250)
     assert moving._repr_png_() == moving.png
@@ -89,7 +94,7 @@ def test_localisation_has_its_controls_in_every_panel():
         assert len(axis.containers) == 6  # trained, shuffled, random, of two networks
     (legend,) = figure.legends
     told = [text.get_text() for text in legend.get_texts()]
-    assert told == ["trained", "places shuffled", "random weights", "its share of the area, or of the frames"]
+    assert told == ["trained", "places shuffled", "random weights", "the same everywhere, or in all frames"]
 
 
 def test_the_explorer_asks_once_for_each_choice_and_draws_what_is_chosen(monkeypatch):
