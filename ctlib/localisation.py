@@ -25,7 +25,7 @@ from ctlib.data.clips import ClipDataset
 from ctlib.evaluate import interval
 from ctlib.models import build_model
 
-OWN, EVEN, SHUFFLED = "network", "evenly placed", "places shuffled"
+OWN, SEEN, SHUFFLED = "network", "placed where seen", "places shuffled"
 RANDOM = ", random weights"  # ends the name of a network that was not trained
 
 
@@ -85,25 +85,24 @@ def measure(
         on_step: called with the clips done and their number.
 
     Returns:
-        A row a frame, three times: `of` is "network", each place of the map where what it has seen is centred; "evenly
-        placed", as Saliency Tubes usually are, half a place too far to the right and down; or "places shuffled", those
-        of all frames of the last activations together. Columns: `source`, `frame`, `label`, `predicted`, `area` (the
+        A row a frame, two or three times: `of` is "network", as Saliency Tubes are; "places shuffled", those of all
+        frames of the last activations together; or, of a ResNet, "placed where seen" (`saliency.resized`, with a
+        stride). Columns: `source`, `frame`, `label`, `predicted`, `area` (the
         object's share of the frame), `share` (of the frame's saliency that lies on the object), `hit` (whether the
         greatest value does), `mass` (the frame's share of the clip's saliency) and `acting`.
-
-    Raises:
-        ValueError: a network that is no ResNet (`saliency.stride_of`).
     """
     network = model.model if isinstance(model, Checkpoint) else model
     weight = next(network.parameters())
-    stride = saliency.stride_of(model)
+    stride = saliency.stride_of(model) if saliency.placement_of(model) == "seen" else None
     rng, rows, done = np.random.default_rng(seed), [], 0
     for views, labels in DataLoader(dataset, batch_size=batch):
         clips = views[:, 0]
         maps, scores = saliency.raw_maps(model, clips.to(weight.device, weight.dtype))
         maps, predicted = maps.cpu(), scores.argmax(1).cpu()
         here = slice(done, done + len(clips))
-        for of, shown, apart in ((OWN, maps, stride), (EVEN, maps, None), (SHUFFLED, shuffled(maps, rng), stride)):
+        kinds = [(OWN, maps, None), (SHUFFLED, shuffled(maps, rng), None)]
+        kinds += [(SEEN, maps, stride)] if stride else []
+        for of, shown, apart in kinds:
             tubes = saliency.normalised(saliency.resized(shown, clips.shape[2:], apart))
             scored = frame_scores(tubes, known.masks[here])
             scored["acting"] = known.acting[here]
@@ -278,6 +277,15 @@ def beyond_random(table: pd.DataFrame) -> str:
         more, less = (", ".join(side.index[side]) or "none" for side in (sign.min() > 0, sign.max() < 0))
         lines.append(f"{title}, beside random weights: more in {more}; less in {less}")
     return "\n".join(lines)
+
+
+def placed_told(table: pd.DataFrame) -> str:
+    """In how many trainings saliency lies on the object more as usual, and more placed where seen, in words."""
+    if SEEN not in set(table.of):
+        return "Only as usual: where places have seen is known of ResNets alone."
+    share = table.pivot_table(index=["network", "seed"], columns="of", values="share")
+    usual, seen = int((share[OWN] > share[SEEN]).sum()), int((share[OWN] < share[SEEN]).sum())
+    return f"Saliency lies on the object more with maps as usual in {usual} trainings, placed where seen in {seen}."
 
 
 def verdict(compared: pd.DataFrame, reference: str, others: Sequence[str] = ("R(2+1)D", "CSN")) -> str:

@@ -43,8 +43,9 @@ def saliency_tubes(
 
     Source: Stergiou et al., "Saliency Tubes" (ICIP 2019): the last activations of the whole clip times the
     classifier's weights of one class, resized to the clip. How they are scaled is ours to choose, and stated
-    in `normalised`. Spread evenly over the clip, as is usual, maps of a ResNet lie half a place (16 pixels) too far to
-    the right and down: what place i has seen is centred on pixel 32 i, and is shown centred on 32 i + 15.5.
+    in `normalised`. What place i of a ResNet's map has seen is centred on pixel 32 i, half a place (16 pixels) up
+    and left of where it is shown, 32 i + 15.5. Trained networks answer to what lies beside that centre:
+    `placement` lets one see both, and notebooks/saliency_tubes.ipynb measures both.
 
     Args:
         model: a `models.VideoClassifier`, compiled, wrapped for several processes or neither, or a checkpoint.

@@ -13,7 +13,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from ctlib.localisation import EVEN, OWN, RANDOM, SHUFFLED
+from ctlib.localisation import OWN, RANDOM, SEEN, SHUFFLED
 
 HEAT = "magma"  # its lightness grows all the way, so that it is read in grey and by colour-blind readers
 OPACITY = 0.75  # of the heat at its greatest; at 0 the frame is as it was
@@ -215,7 +215,7 @@ def localised(table: pd.DataFrame) -> Figure:
     for axis, (measure, (label, area)) in zip(axes.flat, panels.items(), strict=True):
         for row in table.itertuples():
             random = row.network.endswith(RANDOM)
-            if row.of == EVEN or (random and row.of != OWN):
+            if row.of == SEEN or (random and row.of != OWN):
                 continue
             kind = "random weights" if random else "trained" if row.of == OWN else SHUFFLED
             (marker, colour), offset = kinds[kind], (-0.2, 0, 0.2)[list(kinds).index(kind)]

@@ -46,7 +46,7 @@ SCALES: dict[str, Scale] = {
         inception_size=80,
         trunks={"resnet50": "laptop", "inception_v3": "laptop_inception"},
         width=16,
-        minutes=7.0,
+        minutes=9.0,
     ),
     "gpu": Scale(
         "more and harder built-in data, the paper's networks without ImageNet weights; one GPU",

@@ -145,7 +145,7 @@ def measured(arrow_root):
 
 def test_every_frame_of_every_clip_is_measured_and_its_control(measured):
     dataset, rows = measured
-    assert len(rows) == 3 * 32 * 4 and set(rows.of) == {"network", "evenly placed", "places shuffled"}
+    assert len(rows) == 3 * 32 * 4 and set(rows.of) == {"network", "placed where seen", "places shuffled"}
     for name in ("area", "share", "hit", "mass"):
         assert rows[name].between(0, 1 + 1e-9).all(), name
     masses = rows.groupby(["of", "source"]).mass.sum()
@@ -176,8 +176,8 @@ def test_a_network_that_answers_with_the_mask_is_found_out(measured, monkeypatch
     monkeypatch.setattr(saliency, "stride_of", lambda model: 1)
     rows = localisation.measure(torch.nn.Linear(1, 1), dataset, known)
     clips = localisation.by_clip(rows)
-    own, even, shuffled = (clips[clips.of == of] for of in ("network", "evenly placed", "places shuffled"))
-    assert np.allclose(even.share, 1)
+    own, placed, shuffled = (clips[clips.of == of] for of in ("network", "placed where seen", "places shuffled"))
+    assert np.allclose(placed.share, 1)
     seen = known.masks.flatten(2).any(2)
     hidden = float((~seen).sum()) / seen.numel()
     assert hidden < 0.2 and np.allclose(own.share, 1) and np.allclose(own.hit, 1)
@@ -231,8 +231,8 @@ def test_a_difference_with_one_seed_is_never_resolved_and_with_more_only_beyond_
     one, text = compared(0.3)
     assert one["mean"] == pytest.approx(30) and abs(one["mean"]) > one.half and not one.resolved
     assert "CT-Net less CSN: +30.0 ± 2.5 points, beyond what other videos would change; one training each" in text
-    evenly = clips_of([0.2, 0.4]).assign(of="evenly placed"), clips_of([0.3, 0.4], "CSN").assign(of="evenly placed")
-    told = localisation.differences(pd.concat([*evenly, clips_of([0.9, 0.9])]), "CT-Net", "evenly placed")
+    seen = [part.assign(of=localisation.SEEN) for part in (clips_of([0.2, 0.4]), clips_of([0.3, 0.4], "CSN"))]
+    told = localisation.differences(pd.concat([*seen, clips_of([0.9, 0.9])]), "CT-Net", localisation.SEEN)
     assert told.set_index("measure")["mean"]["share"] == pytest.approx(-5)
     steady, text = compared(0.3, 0.28)
     assert steady.resolved and steady.spread == pytest.approx(np.sqrt(2)) and "seeds 1.4: resolved" in text
@@ -292,3 +292,16 @@ def test_clips_are_named_by_their_numbers(text):
     assert localisation.picked("0 7 2", 8) == [0, 7, 2]
     with pytest.raises(ValueError, match="clips must be numbers from 0 to 7 between spaces, got"):
         localisation.picked(text, 8)
+
+
+def test_the_two_placings_are_counted_training_by_training():
+    rows = [("A", 0, 0.3, 0.2), ("A", 1, 0.1, 0.2), ("B", 0, 0.3, 0.1)]
+    table = pd.DataFrame(
+        [
+            {"network": network, "seed": seed, "of": of, "share": share}
+            for network, seed, usual, seen in rows
+            for of, share in ((localisation.OWN, usual), (localisation.SEEN, seen))
+        ]
+    )
+    assert "as usual in 2 trainings, placed where seen in 1" in localisation.placed_told(table)
+    assert "Only as usual" in localisation.placed_told(table[table.of == localisation.OWN])

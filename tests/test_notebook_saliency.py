@@ -44,7 +44,8 @@ def test_networks_are_trained_shown_and_measured_beside_their_controls(explained
     assert "Figure 3's claim, that CT-Net localises better than CSN" in told and "Not confirmed here." in told
     assert len(pd.read_csv(folder / "out" / "localisation_by_clip.csv")) == 12 * 16
     placed = pd.read_csv(folder / "out" / "differences.csv").of.value_counts()
-    assert placed["network"] == placed["evenly placed"] and "With the maps evenly placed: Figure 3's claim" in told
+    assert placed["network"] == placed["placed where seen"]
+    assert "With the maps placed where seen: Figure 3's claim" in told
     figures = {path.name for path in (folder / "out" / "figures").iterdir()}
     stills = {f"{name}.png" for name in ("clip_3", "clip_8", "tube_3", "localisation")}
     assert figures == stills | {"localisation.svg", "clip_3.gif", "clip_8.gif"}
