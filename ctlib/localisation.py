@@ -93,7 +93,7 @@ def measure(
     """
     network = model.model if isinstance(model, Checkpoint) else model
     weight = next(network.parameters())
-    stride = saliency.stride_of(model) if saliency.placement_of(model) == "seen" else None
+    stride = saliency.stride_of(model)
     rng, rows, done = np.random.default_rng(seed), [], 0
     for views, labels in DataLoader(dataset, batch_size=batch):
         clips = views[:, 0]
@@ -260,12 +260,13 @@ def told(table: pd.DataFrame, compared: pd.DataFrame, reference: str) -> str:
     return "\n".join(lines)
 
 
-def beyond_random(table: pd.DataFrame) -> str:
+def beyond_random(table: pd.DataFrame, of: str = OWN) -> str:
     """Which networks localise more than with random weights, and which less, measure by measure, in words.
 
-    More or less is where the two 95 % intervals of `summary` lie apart, in all trainings of a network.
+    `of` says how the maps are placed. More or less is where the two 95 % intervals of `summary` lie apart, in all
+    trainings of a network.
     """
-    own = table[table.of == OWN]
+    own = table[table.of == of]
     named = own.network.str.removesuffix(RANDOM)
     random = own.network.str.endswith(RANDOM)
     both = own[~random].merge(own[random].assign(network=named), on=["network", "seed"], suffixes=("", "_random"))

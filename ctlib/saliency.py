@@ -67,6 +67,8 @@ def saliency_tubes(
     check_normalisation(threshold, per)
     check_choice("placement", placement, PLACEMENTS)
     stride = stride_of(model) if placement == "seen" else None
+    if placement == "seen" and stride is None:
+        raise ValueError("where places have seen is known of ResNets only: take placement='even'")
     maps, scores = raw_maps(model, clips, target, classes)
     return normalised(resized(maps, clips.shape[2:], stride), threshold, per), scores
 
@@ -91,8 +93,8 @@ def raw_maps(
         activations = seen().unflatten(0, (clips.shape[0], clips.shape[2])).float()  # (N, T, C, h, w)
         labels = target_labels(target, scores, classes)
         weight, bias = head.weight.float(), 0 if head.bias is None else head.bias.float()
-        averaged = activations.mean((1, 3, 4)), activations.abs().mean((1, 3, 4))
-        _check_scores(scores, F.linear(averaged[0], weight) + bias, F.linear(averaged[1], weight.abs()), network)
+        averaged, sizes = activations.mean((1, 3, 4)), activations.abs().mean((1, 3, 4))
+        _check_scores(scores, F.linear(averaged, weight) + bias, F.linear(sizes, weight.abs()) + abs(bias), network)
         return torch.einsum("ntchw,nc->nthw", activations, weight[labels]), scores
 
 
@@ -101,35 +103,30 @@ def resized(maps: torch.Tensor, size: Sequence[int], stride: int | None = None) 
 
     Corners are not aligned: each place covers an equal part of the clip. So the mean stays what it was, where T, H
     and W are multiples of t, h and w. With `stride`, place i is centred on pixel i * stride instead, and the last
-    places are repeated to the right and lower edge; the mean does not stay.
+    places are repeated to the right and lower edge; the mean does not stay. Time is the same in both.
+
+    Raises:
+        ValueError: places so far apart that they do not fit into H and W.
     """
     if stride is None:
         return F.interpolate(maps[:, None], tuple(size), mode="trilinear", align_corners=False)[:, 0]
     reach = [(places - 1) * stride + 1 for places in maps.shape[2:]]
-    wide = F.interpolate(maps[:, None], (size[0], *reach), mode="trilinear", align_corners=True)
+    if reach[0] > size[1] or reach[1] > size[2]:
+        raise ValueError(
+            f"{maps.shape[2]} x {maps.shape[3]} places {stride} pixels apart do not fit into {tuple(size)}"
+        )
+    in_time = F.interpolate(maps[:, None], (size[0], *maps.shape[2:]), mode="trilinear", align_corners=False)
+    wide = F.interpolate(in_time, (size[0], *reach), mode="trilinear", align_corners=True)
     return F.pad(wide, (0, size[2] - reach[1], 0, size[1] - reach[0], 0, 0), mode="replicate")[:, 0]
 
 
-def stride_of(model: nn.Module | Checkpoint) -> int:
+def stride_of(model: nn.Module | Checkpoint) -> int | None:
     """Pixels between the centres of what neighbouring places of the last activations have seen, from pixel 0 on.
 
-    Raises:
-        ValueError: a trunk of which that is not known.
+    None of a trunk of which that is not known: it is of ResNets.
     """
     network = _underneath(model.model if isinstance(model, Checkpoint) else model)
-    trunk = getattr(network, "trunk", None)
-    if not isinstance(trunk, ResNetTrunk):
-        raise ValueError(f"where places have seen is known of ResNets only, got {type(trunk).__name__}")
-    return 32
-
-
-def placement_of(model: nn.Module | Checkpoint) -> str:
-    """How to place the maps of a network: as "seen" if that is known (`stride_of`), else "even"."""
-    try:
-        stride_of(model)
-    except ValueError:
-        return "even"
-    return "seen"
+    return 32 if isinstance(_underneath(getattr(network, "trunk", network)), ResNetTrunk) else None
 
 
 def normalised(maps: torch.Tensor, threshold: float = 0.0, per: str = "clip") -> torch.Tensor:
@@ -264,7 +261,7 @@ def target_labels(target: Target, scores: torch.Tensor, classes: Sequence[str] |
     if classes is not None and len(classes) != num_classes:
         raise ValueError(f"classes must be the model's {num_classes} names, got {len(classes)}")
     given = target.tolist() if isinstance(target, (torch.Tensor, np.ndarray)) else target
-    each = [given] * count if isinstance(given, (int, str)) else list(given)
+    each = [given] * count if isinstance(given, str) or np.ndim(given) == 0 else list(given)
     if len(each) != count:
         raise ValueError(f"target must be one class, or one for each of the {count} clips, got {len(each)}")
     return torch.tensor([_label(one, num_classes, classes) for one in each], device=scores.device, dtype=torch.int64)
@@ -310,6 +307,8 @@ def _linear_head(network: nn.Module) -> nn.Linear:
 
 def _check_scores(scores: torch.Tensor, linear: torch.Tensor, summed: torch.Tensor, network: nn.Module) -> None:
     """What the maps rest on: else they would look just as good, and explain nothing. `summed` has no signs."""
+    if not_finite := (~scores.isfinite()).any(1).nonzero().flatten().tolist():
+        raise ValueError(f"the scores of clips {not_finite} are not finite: nothing can be explained of them")
     off = ((scores - linear).abs() / summed.clamp_min(torch.finfo(torch.float32).tiny)).max().item()
     if off > 0.01:  # of what is summed: room for 16-bit arithmetic
         raise TypeError(

@@ -1,16 +1,19 @@
+import json
+
 import nbformat
+import numpy as np
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ctlib.teaching import exercises
-from ctlib.teaching.answers import NotYet, expect, given
+from ctlib.teaching.answers import NotYet, expect, given, same
 from ctlib.tensorize import rotate
 
 
 def answered(code):
     """The names that an answer sets, in a notebook that has imported what its own do."""
-    names = {"rotate": rotate, "torch": torch}
+    names = {"rotate": rotate, "torch": torch, "np": np}
     exec(code, names)
     return names
 
@@ -34,25 +37,74 @@ class TestEach:
         assert exercises.blank(name) != exercises.solution(name)
 
 
+MODULE = "def ct_module(x, convolutions, sizes):\n    for conv, size in zip(convolutions, sizes):\n"
+
+RIGHT = [  # other than the solutions
+    ("1.1", "channel = np.int64(9)\ncoordinates = [2, 1]"),
+    ("1.1", "channel = torch.tensor(9)\ncoordinates = np.array([2, 1])"),
+    ("1.2", "def turn(x, size):\n    return x.unflatten(1, (x.shape[1] // size, size)).transpose(2, 1).flatten(1, 2)"),
+    ("1.3", f"{MODULE}        x = rotate(conv(x), size)\n    return x"),
+    ("1.4", "weights = torch.tensor(18432)\nshare = torch.tensor(12.5)"),
+    ("1.5", "dims = [5, 4, 6]"),
+    ("1.5", "dims = torch.tensor([4, 5, -1])"),
+    ("2.1", "def extent(num_dims, kernel):\n    return 1.0 + num_dims * (kernel - 1)"),
+    ("2.2", "positions = np.float32(65)"),
+    (
+        "2.3",
+        "def reached(steps, times):\n    if not times:\n        return [[0, 0, 0]]\n"
+        "    return [(np.array(a) + b).tolist() for a in reached(steps, times - 1) for b in steps]",
+    ),
+    (
+        "2.4",
+        "manner = {'C3D': 'stc', 'R(2+1)D': ['CS', 'CT'], 'CSN': ('C', 'TS'), 'CT-Module': ['TCS', {'S', 'T', 'C'}]}",
+    ),
+    ("2.5", "kernels = [[7, 3, 3], np.array([3, 3, 3])]"),
+    ("4.1", "blocks = ([1], range(1, 4, 2), np.array([1, 3, 5]), [1])"),
+    ("4.2", "shape = [1024, 16, 14, 14]"),
+    ("4.2", "shape = torch.Size([1024, 16, 14, 14])"),
+    (
+        "4.4",
+        "def share(channels, sizes):\n"
+        "    return torch.tensor((sum(sizes) * 12 + (len(sizes) - 1) * channels) / (9 * channels))",
+    ),
+    ("4.5", "blocks_of_mine = [[1, 2], [1, 2, 3], [1, 3], []]"),
+]
+
+
+@pytest.mark.parametrize(("name", "code"), RIGHT)
+def test_a_right_answer_in_another_form_is_right(name, code):
+    said = exercises.check(name, answered(code))
+    assert said.startswith(f"Exercise {name}: right. "), said
+
+
 WRONG = [
     ("1.1", "channel = 5\ncoordinates = (2, 1)", "c_2 running fastest"),
     ("1.1", "channel = 9\ncoordinates = (1, 2)", "You have c_2 first"),
     ("1.1", "channel = 7\ncoordinates = (2, 1)", "7 is not c_2"),
-    ("1.2", "weights = 2304\nshare = 12.5", "That is one group"),
-    ("1.2", "weights = 128 * 128 * 9\nshare = 100", "That is the dense convolution"),
-    ("1.2", "weights = 18432\nshare = 6.25", "not 6.25 %"),
-    ("1.3", "def turn(x, size):\n    return x", "The order is as it was"),
-    ("1.3", "def turn(x, size):\n    x", "needs a `return`"),
-    ("1.3", "def turn(x, size):\n    return x.unflatten(1, (size, -1)).transpose(1, 2).flatten(1, 2)", "other way"),
-    ("1.3", "def turn(x, size):\n    return x.unflatten(1, (-1, size)).transpose(1, 2)", "merge the two axes"),
-    ("1.3", "def turn(x, size):\n    return x.flip(1)", "no turn of the grid"),
-    ("1.3", "def turn(x, size):\n    return x.missing()", "Your code raises AttributeError"),
+    ("1.4", "weights = 2304\nshare = 12.5", "That is one group"),
+    ("1.4", "weights = 128 * 128 * 9\nshare = 100", "That is the dense convolution"),
+    ("1.4", "weights = 18432\nshare = 6.25", "not 6.25 %"),
+    ("1.2", "def turn(x, size):\n    return x", "The order is as it was"),
+    ("1.2", "def turn(x, size):\n    x", "needs a `return`"),
+    ("1.2", "def turn(x, size):\n    return x.unflatten(1, (size, -1)).transpose(1, 2).flatten(1, 2)", "other way"),
+    ("1.2", "def turn(x, size):\n    return x.unflatten(1, (-1, size)).transpose(1, 2)", "merge the two axes"),
+    ("1.2", "def turn(x, size):\n    return x.flip(1)", "no turn of the grid"),
+    ("1.2", "def turn(x, size):\n    return x.missing()", "Your code raises AttributeError"),
+    ("1.2", "def turn(x, size):\n    return {}['axis']", "Your code raises KeyError: 'axis'"),
+    ("1.2", "def turn(x):\n    return x", "The check cannot use your answer: TypeError"),
     (
-        "1.4",
+        "1.3",
         "def ct_module(x, convolutions, sizes):\n    first, second = convolutions\n"
         "    return second(rotate(first(x), sizes[0]))",
         "come out in another order",
     ),
+    ("1.3", f"{MODULE}        x = conv(x)\n    return x", "It never turns the grid"),
+    ("1.3", f"{MODULE}        x = rotate(conv(x), len(x) // size)\n    return x", "by the wrong size"),
+    ("1.3", f"{MODULE}        x = conv(rotate(x, size))\n    return x", "before it mixes"),
+    ("1.3", f"{MODULE}        x = conv(conv(x))\n    return x", "Output 0 sees 4 of 12 channels"),
+    ("1.3", f"{MODULE}        x = conv(x)\n    return x.flatten(1)", "(12, 12, 1, 1, 1) became (12, 12)"),
+    ("1.4", "weights = 18432\nshare = 0.125", "in percent"),
+    ("1.5", "dims = 3", "the sizes (C_1, ..., C_K), got 3"),
     ("1.5", "dims = (12, 10)", "more than 70 %"),
     ("1.5", "dims = (30, 2, 2)", "at least 4"),
     ("1.5", "dims = (7, 5)", "multiply to 35, needed 120"),
@@ -62,8 +114,9 @@ WRONG = [
         "def extent(num_dims, kernel):\n    return 2 * num_dims + 1",
         "kernel 5: 9 positions, your function says 5",
     ),
-    ("2.2", "positions = 125", "whole box"),
-    ("2.2", "positions = 121", "counts ways"),
+    ("2.2", "positions = 225", "whole box"),
+    ("2.2", "positions = 169", "counts ways"),
+    ("2.2", "positions = 45", "the line has 5 frames"),
     ("2.2", "positions = 44", "Not 44"),
     ("2.3", "def reached(steps, times):\n    return steps | {(0, 0, 0)}", "go on from what was reached"),
     ("2.3", "def reached(steps, times):\n    return {(times, 0, 0)}", "begin with"),
@@ -78,6 +131,9 @@ WRONG = [
         "CSN, part 2: it does not mix other channels, C is too much",
     ),
     ("2.4", 'manner = {"C3D": ["ST", "C"]}', "1 convolution(s)"),
+    ("2.4", 'manner = {"C3D": ["STC"]}', "R(2+1)D is not in `manner`"),
+    ("2.4", 'manner = {"C3D": ["SXC"]}', "the letters are S, T and C, you have 'SXC'"),
+    ("2.5", "kernels = 3", "two kernels (t, h, w)"),
     ("2.5", "kernels = ((3, 3, 3), (3, 3, 3))", "The box is 5 x 5 x 5"),
     ("2.5", "kernels = ((5, 5, 5), (5, 3, 3))", "more than 14,400"),
     ("2.5", "kernels = ((4, 3, 3), (5, 3, 3))", "odd extents"),
@@ -91,6 +147,12 @@ WRONG = [
     ),
     ("3.2", "def spatial_gate(x, attend):\n    return x * attend(x.mean(2, keepdim=True))", "sigmoid is missing"),
     ("3.3", "blind = ['place in the map'] * 3", "spatial gate averages over T"),
+    (
+        "4.1",
+        "blocks = [(1), (1, 3), (1, 3, 5), (1)]",
+        "Stage 2: 1 is no tuple; a tuple of one number has a comma, (1,)",
+    ),
+    ("4.1", "blocks = [(1,), (1, 3), (1, 3, 5)]", "four stages of blocks, 2 to 5; you give 3"),
     ("4.1", "blocks = [(0,), (), (), ()]", "block 0 changes the shape"),
     ("4.1", "blocks = [(1,), (1, 4), (1, 3, 5), (1,)]", "Stage 3 has 4 blocks, 0 to 3"),
     ("4.1", "blocks = [(1, 2), (1, 3), (1, 3, 5), (1,)]", "Stage 2: every other block"),
@@ -157,6 +219,21 @@ def test_the_helpers_tell_blank_from_none_from_wrong():
     expect(1, 1, {}, "")
 
 
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [([1, 2], (1, 2)), (range(2), (0, 1)), (np.ones(2), (1, 1)), (torch.ones(1, 2), ((1, 1),)), (np.float32(0.1), 0.1)],
+)
+def test_what_holds_the_numbers_does_not_matter(value, right):
+    assert same(value, right) and same(right, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "right"), [((1, 2), (1, 3)), ((1, 2), (1, 2, 3)), ((1,), 1), (0.1001, 0.1), ("9", 9), ("SC", "TC")]
+)
+def test_other_values_are_not_the_same(value, right):
+    assert not same(value, right)
+
+
 def notebook_of(name):
     cells = [new_markdown_cell("text"), new_code_cell("1 + 1")]
     for part in ("question", "answer", "check"):
@@ -178,5 +255,33 @@ def test_the_command_writes_a_teacher_s_copy(tmp_path):
     exercises.main([str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")])
     assert "channel = 2 * 4 + 1" in nbformat.read(tmp_path / "out.ipynb", 4).cells[3].source
     assert nbformat.read(tmp_path / "in.ipynb", 4).cells[3].source == "old"
-    with pytest.raises(SystemExit, match="usage"):
-        exercises.main([])
+
+
+def test_the_command_makes_a_notebook_s_exercises_anew(tmp_path):
+    path = tmp_path / "in.ipynb"
+    nbformat.write(exercises.fill(notebook_of("1.1"), solved=True), path)
+    exercises.main(["--blank", str(path)])
+    assert nbformat.read(path, 4).cells[3].source == exercises.blank("1.1")
+
+
+def test_the_command_refuses_to_write_over_the_blank_notebook(tmp_path):
+    path = tmp_path / "in.ipynb"
+    nbformat.write(notebook_of("1.1"), path)
+    (tmp_path / "link.ipynb").symlink_to(path)
+    for target in (path, tmp_path / "." / "in.ipynb", tmp_path / "link.ipynb"):
+        with pytest.raises(SystemExit, match="is the blank notebook itself"):
+            exercises.main([str(path), str(target)])
+    assert nbformat.read(path, 4).cells[3].source == "old"
+
+
+def test_the_command_says_in_one_line_what_it_cannot_do(tmp_path, capsys):
+    (tmp_path / "text.ipynb").write_text("no notebook")
+    (tmp_path / "other.ipynb").write_text(json.dumps({"a": 1}))
+    for name, text in (("none", "No such file"), ("text", "NotJSONError"), ("other", "Error")):
+        with pytest.raises(SystemExit, match=text) as refused:
+            exercises.main([str(tmp_path / f"{name}.ipynb"), str(tmp_path / "out.ipynb")])
+        assert "\n" not in str(refused.value)
+    for arguments in ([], ["a.ipynb"], ["a.ipynb", "b.ipynb", "--blank"]):
+        with pytest.raises(SystemExit):
+            exercises.main(arguments)
+        assert "usage" in capsys.readouterr().err

@@ -113,7 +113,52 @@ def test_the_field_s_view_counts_positions():
     view = explorers.interaction(2, 5, channels=16)  # more sub-operations than there are: all
     assert view.numbers["positions inside it"] == "45 of 125" and view.numbers["channels after 2 of 2"] == "16 of 16"
     assert explorers.interaction(3, 1, connection="serial").numbers["positions inside it"] == "27 of 27"
-    assert len(view.figure.axes) == 3
+    assert len(view.figure.axes) == 4
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 5, 5)])
+def test_special_cases_are_the_modules_compared_with(kernel):
+    for name, build in (("C3D", temporal.C3D), ("R(2+1)D", temporal.R2Plus1D), ("CSN", temporal.CSN)):
+        setting = explorers.special_case(name, 8, kernel)
+        if kernel == (3, 3, 3):
+            assert [p.shape for p in build(8).parameters()] == [
+                p.shape for p in CTModule(8, **setting, **PLAIN).parameters()
+            ]
+        for after, field in enumerate(explorers.fields(CTModule(8, **setting, **PLAIN), 8)):
+            numbers = list(explorers.interaction(2, after, kernel, channels=8, module=name).numbers.values())
+            assert numbers[0] == f"{field.channels} of 8" and numbers[1] == " x ".join(map(str, field.box))
+            assert numbers[2].startswith(f"{field.positions} of ")
+
+
+def test_an_unknown_module_is_named():
+    with pytest.raises(ValueError, match="unknown module 'C3'"):
+        explorers.interaction(2, 1, module="C3")
+
+
+def test_fields_grow_part_by_part():
+    def counts(module):
+        return [(field.channels, field.box, field.positions) for field in explorers.fields(module, 8)]
+
+    alone, cube = (1, (1, 1, 1), 1), (8, (3, 3, 3), 27)
+    assert counts(temporal.C3D(8)) == [alone, cube]
+    assert counts(temporal.R2Plus1D(8)) == [alone, (8, (1, 3, 3), 9), cube]
+    assert counts(temporal.CSN(8)) == [alone, (8, (1, 1, 1), 1), cube]
+    after = [alone, (2, (3, 3, 3), 11), (4, (5, 5, 5), 45), (8, (7, 7, 7), 119)]
+    assert counts(CTModule(8, 3, **PLAIN)) == after
+    mixed = counts(CTModule(8, 3, excitation="none"))  # the point-wise convolutions let all channels in from the second
+    assert [channels for channels, _, _ in mixed] == [1, 2, 8, 8]
+
+
+def test_table_1_stops_each_module_at_its_last_part():
+    modules = {"C3D": temporal.C3D(8), "CT, K = 2": CTModule(8, (4, 2), **PLAIN)}
+    measured = {name: explorers.fields(module, 8) for name, module in modules.items()}
+    view = explorers.table_1(measured, 2)
+    assert view.numbers == {
+        "C3D": "channels: 8, positions: 27, box 3 x 3 x 3",
+        "CT, K = 2": "channels: 8, positions: 45, box 5 x 5 x 5",
+    }
+    titles = [axes.get_title() for axes in view.figure.axes]
+    assert "C3D\n1 of 1" in titles and "CT, K = 2\n2 of 2" in titles and "45 positions" in titles
 
 
 def test_animated_views_are_a_picture_a_view():
@@ -135,11 +180,11 @@ class TestExplorer:
 
     def test_a_move_redraws_figure_and_numbers(self):
         explorer = self.explorer()
-        before, text = bytes(explorer.image.value), explorer.text.value
-        assert before.startswith(b"\x89PNG") and "12 = 4 x 3" in text
+        before, text = explorer.image.value, explorer.text.value
+        assert 'src="data:image/png;base64,iVBOR' in before and "12 = 4 x 3" in text
         explorer.controls["c_1"].value = 6
         assert explorer.image.value != before and "12 = 6 x 2" in explorer.text.value
-        assert explorer.image.alt == explorer.alt and "12 channels as 6 x 2" in explorer.alt
+        assert 'alt="Grid of 12 channels as 6 x 2.' in explorer.image.value
 
     def test_what_cannot_be_is_said_and_the_picture_stays(self):
         explorer = self.explorer()

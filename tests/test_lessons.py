@@ -52,6 +52,34 @@ def test_drawing_refuses_what_is_not_there(arguments, text):
         lessons.draw(*arguments)
 
 
+FINE = {"actions": [0], "train_pairs": 8, "test_pairs": 1, "num_frames": 4, "size": 32, "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"actions": [99]}, "unknown action"),
+        ({"actions": []}, "at least one, each named once"),
+        ({"actions": [1, 1]}, "at least one, each named once"),
+        ({"num_frames": 7}, "num_frames must be even.*got 7"),
+        ({"num_frames": 0}, "num_frames must be even"),
+        ({"size": 31}, "size must be at least 32"),
+        ({"epochs": 0}, "epochs and test_pairs must be at least 1"),
+        ({"test_pairs": 0}, "epochs and test_pairs must be at least 1"),
+        ({"train_pairs": 7}, "train_pairs must be at least 8.*got 7"),
+    ],
+)
+def test_bad_parameters_are_refused_before_any_work(wrong, text):
+    lessons.check(**FINE)
+    with pytest.raises(ValueError, match=text):
+        lessons.check(**FINE | wrong)
+
+
+def test_what_is_let_pass_can_be_drawn_and_trained_on():
+    drawn = lessons.draw(FINE["actions"], FINE["train_pairs"], "train", FINE["num_frames"], FINE["size"])
+    assert len(lessons.train(build("none"), drawn, 10, lr=0.001)) == 10  # ten steps: one of them would be warm-up
+
+
 def test_training_learns_and_depends_on_its_seed_alone(drawn):
     losses = []
     for seed in (0, 0, 1):

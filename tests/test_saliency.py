@@ -113,10 +113,34 @@ def test_maps_placed_where_they_have_seen_reach_the_edges(model, clips):
     tubes, _ = saliency.saliency_tubes(model, clips, 1, placement="seen")
     wide = saliency.resized(saliency.raw_maps(model, clips, 1)[0], (4, 64, 96), 32)
     assert torch.equal(tubes, saliency.normalised(wide))
-    with pytest.raises(ValueError, match="known of ResNets only, got Identity"):
-        saliency.stride_of(nn.ModuleDict({"trunk": nn.Identity()}))
-    assert saliency.placement_of(model) == "seen"
-    assert saliency.placement_of(nn.ModuleDict({"trunk": nn.Identity()})) == "even"
+    assert saliency.stride_of(model) == 32 and saliency.stride_of(nn.ModuleDict({"trunk": nn.Identity()})) is None
+    with pytest.raises(ValueError, match="2 x 2 places 32 pixels apart do not fit"):
+        saliency.resized(maps, (1, 32, 64), 32)
+
+
+def test_time_is_the_same_however_places_are_put():
+    maps = torch.rand(1, 2, 1, 1, generator=torch.Generator().manual_seed(0)).expand(1, 2, 2, 2)
+    even, seen = (saliency.resized(maps, (4, 64, 64), stride) for stride in (None, 32))
+    torch.testing.assert_close(even, seen)
+
+
+def test_a_clip_that_is_not_finite_is_named(model, clips):
+    broken = clips.clone()
+    broken[1, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"the scores of clips \[1\] are not finite"):
+        saliency.saliency_tubes(model, broken)
+
+
+def test_a_trunk_that_says_nothing_is_shown_as_nothing(clips):
+    silent = network()
+    silent.trunk.stages[-1][-1].register_forward_hook(lambda *at: at[-1] * 0)
+    tubes, scores = saliency.saliency_tubes(silent, clips[:, :, :3], 1)
+    assert (tubes == 0).all() and torch.allclose(scores, silent.fc.bias.expand_as(scores))
+
+
+def test_indices_of_numpy_are_classes_too(model, clips):
+    theirs = saliency.saliency_tubes(model, clips, np.int64(2))[0]
+    torch.testing.assert_close(theirs, saliency.saliency_tubes(model, clips, 2)[0])
 
 
 def test_what_differs_in_a_frame_shows_in_that_frame():
@@ -238,20 +262,7 @@ def test_autocast_changes_little(model, clips):
 def test_captum_s_gradient_times_activation_is_the_same_map(model, clips):
     """Of a head that is linear on averages Grad-CAM's weights are the classifier's, over the number of places."""
 
-    class OnFrames(nn.Module):
-        """The head alone, on the trunk's output."""
-
-        def __init__(self):
-            super().__init__()
-            self.trunk = nn.Identity()
-
-        def forward(self, activations):  # (N, C, T, h, w)
-            return model.fc(self.trunk(activations).mean((2, 3, 4)))
-
-    head = OnFrames().eval()
-    with torch.no_grad():
-        activations = model.features(clips)
-    theirs = LayerGradCam(head, head.trunk).attribute(activations, target=3)[:, 0]  # (N, T, h, w)
+    theirs = LayerGradCam(model, model.trunk).attribute(clips, target=3)[:, 0].unflatten(0, clips.shape[0:3:2])
     ours, _ = saliency.raw_maps(model, clips, 3)
     torch.testing.assert_close(theirs * theirs[0].numel(), ours, rtol=1e-4, atol=1e-4)
     wide = LayerAttribution.interpolate(theirs[:, None], (4, 64, 96), interpolate_mode="trilinear")

@@ -1,17 +1,21 @@
 """Exercises of the teaching notebooks: blank cells made from the solutions, and checks that say what is wrong.
 
 An exercise stands in `exercises_tensors` (notebooks 1 and 2) or `exercises_networks` (3 to 5), once. A teacher's copy
-of a notebook, with the solutions in it:
+of a notebook, with the solutions in it; and the notebook's own exercises made anew and blank, after one was changed:
 
     python -m ctlib.teaching.exercises notebooks/1_channel_tensorization.ipynb solved.ipynb
+    python -m ctlib.teaching.exercises --blank notebooks/1_channel_tensorization.ipynb
 """
 
+import argparse
 import re
-import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
 
 from ctlib.config import check_choice
 from ctlib.teaching import exercises_networks, exercises_tensors
-from ctlib.teaching.answers import NotYet
+from ctlib.teaching.answers import Answers, NotYet
 
 BOOK = exercises_tensors.EXERCISES | exercises_networks.EXERCISES
 
@@ -56,13 +60,14 @@ def check(name: str, answers: dict) -> str:
     """
     check_choice("exercise", name, BOOK)
     try:
-        return f"Exercise {name}: right. {BOOK[name].check(answers)}"
+        return f"Exercise {name}: right. {BOOK[name].check(Answers(answers))}"
     except NotYet as wrong:
         return f"Exercise {name}: not yet. {wrong}"
-    except KeyError as missing:
-        return f"Exercise {name}: not yet. {missing} is not there: run the cell above first"
     except Exception as error:  # whatever a reader's code raises is an answer too
-        return f"Exercise {name}: not yet. Your code raises {type(error).__name__}: {error}"
+        frames = traceback.walk_tb(error.__traceback__)
+        theirs = any(frame.f_globals is answers for frame, _ in frames)  # else the check stumbles over what it is given
+        what = "Your code raises" if theirs else "The check cannot use your answer:"
+        return f"Exercise {name}: not yet. {what} {type(error).__name__}: {error}"
 
 
 def cells(name: str) -> dict[str, str]:
@@ -91,14 +96,27 @@ def fill(notebook, solved: bool = False):
     return notebook
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command at the top of this file. Raises SystemExit, with one line, if it cannot be done."""
     import nbformat  # only here: a library of the tests and of Jupyter
+    from jsonschema import ValidationError
 
-    if len(arguments) != 2:
-        raise SystemExit("usage: python -m ctlib.teaching.exercises NOTEBOOK.ipynb SOLVED.ipynb")
-    source, target = arguments
-    nbformat.write(fill(nbformat.read(source, 4), solved=True), target)
+    parser = argparse.ArgumentParser(prog="python -m ctlib.teaching.exercises", description=__doc__.splitlines()[0])
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("solved", type=Path, nargs="?", help="the copy that is written, with the solutions in it")
+    parser.add_argument("--blank", action="store_true", help="make the notebook's own exercises anew, blank")
+    options = parser.parse_args(arguments)
+    source, target = options.notebook, options.solved
+    if options.blank == (target is not None):
+        parser.error("give either SOLVED, the copy to write, or --blank")
+    if target is not None and target.resolve() == source.resolve():
+        raise SystemExit(f"{target} is the blank notebook itself: give the copy another name")
+    try:
+        notebook = nbformat.read(source, 4)
+        nbformat.write(fill(notebook, solved=not options.blank), target or source)
+    except (OSError, ValueError, ValidationError) as error:  # no such file, no such folder, or no notebook
+        raise SystemExit(f"{type(error).__name__}: {str(error).splitlines()[0]}") from None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -3,8 +3,9 @@
 import torch
 
 from ctlib.config import ModelConfig
+from ctlib.excitation import TensorExcitation
 from ctlib.teaching import anatomy
-from ctlib.teaching.answers import Exercise, NotYet, expect, given
+from ctlib.teaching.answers import Exercise, NotYet, expect, given, plain, same
 from ctlib.tensorize import clips_of, frames_of
 
 # ---------------------------------------------------------------- 3: Tensor Excitation
@@ -30,20 +31,25 @@ def _check_3_2(answers: dict) -> str:
     seen = []
 
     def attend(pooled):
-        seen.append(tuple(pooled.shape))
+        seen.append(pooled.clone())
         return pooled - 0.5
 
-    found = given(gate(x, attend))
+    found = given(gate(x.clone(), attend))  # a copy: writing in place is allowed
     if not seen:
         raise NotYet("`attend` (the two convolutions) is never called")
-    if seen[0] == tuple(x.shape):
+    got, pooled = tuple(seen[0].shape), x.mean(2, keepdim=True)
+    if got == tuple(x.shape):
         raise NotYet("`attend` got the whole clip: pool over time first, axis 2 of (N, C, T, H, W)")
-    if seen[0] != (2, 4, 1, 5, 5):
-        raise NotYet(f"`attend` got {seen[0]}, needed (2, 4, 1, 5, 5): T-Pool averages axis 2 and keeps it as 1")
-    right = x * (x.mean(2, keepdim=True) - 0.5).sigmoid()
-    if found.shape == seen[0]:
+    if got != (2, 4, 1, 5, 5):
+        raise NotYet(f"`attend` got {got}, needed (2, 4, 1, 5, 5): T-Pool averages axis 2 and keeps it as 1")
+    if torch.allclose(seen[0], pooled.sigmoid()):
+        raise NotYet("The sigmoid is inside `attend`: it takes what the convolutions give, not what they get")
+    if not torch.allclose(seen[0], pooled):
+        raise NotYet("`attend` got the right shape, but not the mean over time: T-Pool is an average")
+    right = x * (pooled - 0.5).sigmoid()
+    if found.shape == pooled.shape:
         raise NotYet("That is the attention alone: it multiplies the features")
-    if torch.allclose(found, x * (x.mean(2, keepdim=True) - 0.5)):
+    if torch.allclose(found, x * (pooled - 0.5)):
         raise NotYet("The sigmoid is missing: a gate lies between 0 and 1")
     if found.shape != x.shape or not torch.allclose(found, right):
         raise NotYet("Not x * sigmoid(attend(T-Pool(x))): compare with Eq. (6)")
@@ -51,13 +57,40 @@ def _check_3_2(answers: dict) -> str:
 
 
 def _check_3_3(answers: dict) -> str:
-    order = [given(part) for part in given(answers["blind"])]
+    order = [str(given(part)).strip().lower() for part in given(answers["blind"])]
     right = {"spatial": "order of frames", "temporal": "place in the map", "channel": "place in the map"}
-    mine = dict(zip(right, order, strict=True)) if len(order) == 3 else {}
-    for gate, blind in right.items():
-        if mine.get(gate) != blind:
+    if len(order) != 3:
+        raise NotYet(
+            f"Three answers are needed, for the spatial, temporal and channel gate in turn; you give {len(order)}"
+        )
+    for (gate, blind), mine in zip(right.items(), order, strict=True):
+        if mine not in right.values():
+            raise NotYet(f"The {gate} gate: {mine!r} is neither 'order of frames' nor 'place in the map'")
+        if mine != blind:
             raise NotYet(f"The {gate} gate averages over {'T' if gate == 'spatial' else 'H and W'}: what is lost then?")
-    return "What is averaged over cannot be told apart."
+    return "What is averaged over cannot be told apart. The experiment below asks the gates themselves."
+
+
+def _check_3_4(answers: dict) -> str:
+    torch.manual_seed(0)
+    x, excitation = torch.rand(2, 8, 6, 5, 5), TensorExcitation(8, size=4).eval()
+    changed = given(answers["unseen"](x.clone()))
+    if not isinstance(changed, torch.Tensor) or changed.shape != x.shape:
+        raise NotYet(f"Features of the same shape are needed, (N, C, T, H, W) = {tuple(x.shape)}")
+    if (changed - x).abs().max() < 0.01:
+        raise NotYet("Nothing has changed: the gates must miss something that is there")
+    for name, lost in (
+        ("spatial", "for every pixel the mean over T"),
+        ("temporal", "for every frame the mean over H, W"),
+    ):
+        gate = getattr(excitation, name)
+        with torch.no_grad():
+            if not torch.allclose(gate.attention(x), gate.attention(changed), atol=1e-5):
+                raise NotYet(f"The {name} gate sees it: {lost} has to stay as it was")
+    return (
+        "Neither pooling sees it, so no gate does. A pattern that moves can be such a change: what a gate cannot see, "
+        "the convolutions before it must."
+    )
 
 
 # ---------------------------------------------------------------- 4: from block to network
@@ -65,9 +98,12 @@ def _check_3_3(answers: dict) -> str:
 
 def _check_4_1(answers: dict) -> str:
     right = (1,), (1, 3), (1, 3, 5), (1,)
-    blocks = [given(part) for part in given(answers["blocks"])]
-    for number, depth, mine, theirs in zip((2, 3, 4, 5), (3, 4, 6, 3), blocks, right, strict=True):
-        found = tuple(mine)
+    blocks = [plain(given(part)) for part in given(answers["blocks"])]
+    if len(blocks) != len(right):
+        raise NotYet(f"ResNet has four stages of blocks, 2 to 5; you give {len(blocks)}")
+    for number, depth, found, theirs in zip((2, 3, 4, 5), (3, 4, 6, 3), blocks, right, strict=True):
+        if not isinstance(found, tuple):
+            raise NotYet(f"Stage {number}: {found!r} is no tuple; a tuple of one number has a comma, ({found!r},)")
         if 0 in found:
             raise NotYet(f"Stage {number}: block 0 changes the shape, so its shortcut is no identity; it stays")
         if any(not 0 < index < depth for index in found):
@@ -127,10 +163,10 @@ def _check_4_4(answers: dict) -> str:
             9 * sum(sizes) + between: "the temporal convolution is missing: h w + t",
             right / 3: "it stands for the 2D convolution, 9 C * C products, not for a 3D one",
         }
-        why = next((why for value, why in wrong.items() if abs(found - value) < 1e-6 < abs(right - value)), None)
-        if why or abs(found - right) > 1e-6:
-            why = why or f"the share is {right / 9 / channels:.4f}, your function says {found / 9 / channels:.4f}"
-            raise NotYet(f"C = {channels} = {' x '.join(map(str, sizes))}: {why}")
+        if not same(found, right):
+            known = (why for value, why in wrong.items() if same(found, value))
+            said = f"the share is {right / 9 / channels:.4f}, your function says {found / 9 / channels:.4f}"
+            raise NotYet(f"C = {channels} = {' x '.join(map(str, sizes))}: {next(known, said)}")
     return "0.44 of the 3x3 convolution at C = 64, 0.24 at C = 512: the wider the layer, the more is saved."
 
 
@@ -186,8 +222,15 @@ def _check_5_3(answers: dict) -> str:
     sees = answers["sees_the_arrow"]
     torch.manual_seed(0)
     clips = torch.rand(64, 8)
-    found = torch.stack([torch.as_tensor(given(sees(clip)), dtype=torch.float) for clip in clips])
-    back = torch.stack([torch.as_tensor(sees(clip.flip(0)), dtype=torch.float) for clip in clips])
+
+    def seen(clip):
+        value = torch.as_tensor(given(sees(clip.clone())), dtype=torch.float)
+        if value.numel() != 1:
+            raise NotYet(f"A clip is to get one number, you give {value.numel()}: a sum makes one of them")
+        return value.reshape(())
+
+    found = torch.stack([seen(clip) for clip in clips])
+    back = torch.stack([seen(clip.flip(0)) for clip in clips])
     if torch.allclose(found, back):
         raise NotYet("A clip and its reverse get the same value: compare neighbours in time, not frames alone")
     if not torch.allclose(found, -back, atol=1e-5):
@@ -227,6 +270,17 @@ frames"` or `"place in the map"`.""",
 blind = ["order of frames", "place in the map", "place in the map"]  # to fill in
 """,
         _check_3_3,
+    ),
+    "3.4": Exercise(
+        "open",
+        """Change features (N, C, T, H, W) so that *no* gate of Tensor Excitation sees it, whatever its weights, if all
+three are given the same. Then argue: is your change something that moves? What would a gate have to pool to see
+it, what would its convolutions cost, and how does the network see it all the same?""",
+        """
+def unseen(x):
+    return x + torch.linspace(-1, 1, x.shape[2])[:, None, None] * torch.linspace(-1, 1, x.shape[4])  # to fill in
+""",
+        _check_3_4,
     ),
     "4.1": Exercise(
         "recall",

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ctlib.teaching.answers import Exercise, NotYet, expect, given
+from ctlib.teaching.answers import Exercise, NotYet, expect, given, plain
 from ctlib.tensorize import TensorSeparableConv, resolve_dims, rotate
 
 # ---------------------------------------------------------------- 1: channel tensorization
@@ -24,22 +24,6 @@ def _check_1_1(answers: dict) -> str:
 
 
 def _check_1_2(answers: dict) -> str:
-    expect(
-        answers["weights"], 128 * 16 * 9,
-        {
-            16 * 16 * 9: "That is one group; there are C / C_1 = 8, each with weights of its own",
-            128 * 128 * 9: "That is the dense convolution: an output mixes C_1 = 16 channels, not 128",
-            128 * 8 * 9: "That mixes C_2 = 8 channels: the first sub-operation mixes C_1 = 16",
-        },
-        "{value}: count the inputs of one output channel, times its 1 x 3 x 3 positions, times the output channels",
-    )  # fmt: skip
-    share = given(answers["share"])
-    if not math.isclose(share, 12.5):
-        raise NotYet(f"The share of the dense 1 x 3 x 3 convolution is not {share} %: C and the positions cancel")
-    return "The share is C_1 / C, whatever the kernel."
-
-
-def _check_1_3(answers: dict) -> str:
     turn = answers["turn"]
     for channels, size, more in ((6, 3, ()), (12, 4, (2, 3, 3)), (24, 2, (1,))):
         x = torch.arange(2.0 * channels * math.prod(more)).view(2, channels, *more)
@@ -55,31 +39,63 @@ def _check_1_3(answers: dict) -> str:
     return "The same as ctlib.tensorize.rotate."
 
 
-def _check_1_4(answers: dict) -> str:
+def _check_1_3(answers: dict) -> str:
     module, channels, sizes = answers["ct_module"], 12, (4, 3)
-    convolutions = [TensorSeparableConv(channels, size, (1, 1, 1)) for size in sizes]
-    one_hot = torch.eye(channels)[:, :, None, None, None]
+    first, second = convolutions = [TensorSeparableConv(channels, size, (1, 1, 1)) for size in sizes]
+    x = torch.eye(channels)[:, :, None, None, None]
+    known = {  # what is done one after the other, a number being a turn
+        (first, 4, second, 3): "",
+        (first, second): "It never turns the grid, so both sub-operations mix the same neighbours",
+        (first, second, 3): "It turns the grid only at the end: after the first sub-operation it must turn too, "
+        "else both mix the same neighbours",
+        (first, 4, second): "All channels interact, but they come out in another order: turn once more at the end",
+        (first, 3, second, 4): "It turns by the wrong size: what was just mixed runs fastest, so turn by its own size",
+        (4, first, 3, second): "It turns before it mixes: the first sub-operation is of the channels as they come",
+    }
     with torch.no_grad():
-        for conv in convolutions:
-            conv.weight.fill_(1)
-        reached = given(module(one_hot, convolutions, sizes))[:, 0].count_nonzero().item()
-        if reached < channels:
-            raise NotYet(
-                f"Output 0 sees {reached} of {channels} channels: the grid must turn after the first sub-operation, "
-                "else both mix the same neighbours"
-            )
-        for conv, size in zip(convolutions, sizes, strict=True):  # each channel passes unchanged
-            conv.weight.copy_(torch.eye(size).repeat(channels // size, 1)[:, :, None, None, None])
-        order = module(one_hot, convolutions, sizes).flatten(1)
-    if not torch.equal(order, torch.eye(channels)):
-        raise NotYet("All channels interact, but they come out in another order: turn once more at the end")
-    return "As many turns as sub-operations, and the last brings the channels home: the residual addition needs that."
+        for conv in convolutions:  # all weights differ, so that no two orders of the steps agree
+            conv.weight.copy_(torch.linspace(1, 2, conv.weight.numel()).view_as(conv.weight))
+        found = given(module(x, convolutions, sizes))
+        if found.shape != x.shape:
+            raise NotYet(f"(N, C, T, H, W) = {tuple(x.shape)} became {tuple(found.shape)}")
+        for steps, why in known.items():
+            done = x
+            for step in steps:
+                done = rotate(done, step) if isinstance(step, int) else step(done)
+            if torch.allclose(found, done):
+                if why:
+                    raise NotYet(why)
+                return "As many turns as sub-operations; the last brings the channels home: the residual needs that."
+    reached = found[:, 0].count_nonzero().item()
+    raise NotYet(
+        f"Output 0 sees {reached} of {channels} channels, and the result is not that of: first sub-operation, turn by "
+        f"{sizes[0]}, second, turn by {sizes[1]}"
+    )
+
+
+def _check_1_4(answers: dict) -> str:
+    expect(
+        answers["weights"], 128 * 16 * 9,
+        {
+            16 * 16 * 9: "That is one group; there are C / C_1 = 8, each with weights of its own",
+            128 * 128 * 9: "That is the dense convolution: an output mixes C_1 = 16 channels, not 128",
+            128 * 8 * 9: "That mixes C_2 = 8 channels: the first sub-operation mixes C_1 = 16",
+        },
+        "{value}: count the inputs of one output channel, times its 1 x 3 x 3 positions, times the output channels",
+    )  # fmt: skip
+    expect(
+        answers["share"], 12.5, {0.125: "0.125 of it: asked is the share in percent"},
+        "The share of the dense 1 x 3 x 3 convolution is not {value} %: C and the positions cancel",
+    )  # fmt: skip
+    return "The share is C_1 / C, whatever the kernel."
 
 
 def _check_1_5(answers: dict) -> str:
-    dims = given(answers["dims"])
+    dims = plain(given(answers["dims"]))
+    if not isinstance(dims, tuple):
+        raise NotYet(f"`dims` are the sizes (C_1, ..., C_K), got {dims!r}")
     try:
-        dims = resolve_dims(120, tuple(dims))
+        dims = resolve_dims(120, dims)
     except (ValueError, TypeError) as error:
         raise NotYet(str(error)) from None
     if math.prod(dims) != 120 or min(dims) < 4:
@@ -95,40 +111,46 @@ def _check_1_5(answers: dict) -> str:
 def _check_2_1(answers: dict) -> str:
     extent = answers["extent"]
     for num_dims, kernel in ((1, 3), (2, 3), (4, 3), (2, 5), (3, 1)):
-        found, right = given(extent(num_dims, kernel)), num_dims * (kernel - 1) + 1
-        if found == num_dims * kernel != right:
-            raise NotYet(f"K = {num_dims}, kernel {kernel}: {found} = K * kernel counts the middle {num_dims} times")
-        if found != right:
-            raise NotYet(f"K = {num_dims}, kernel {kernel}: {right} positions, your function says {found}")
+        expect(
+            extent(num_dims, kernel), num_dims * (kernel - 1) + 1,
+            {num_dims * kernel: f"K = {num_dims}, kernel {kernel}: K * kernel counts the middle {num_dims} times"},
+            f"K = {num_dims}, kernel {kernel}: {num_dims * (kernel - 1) + 1} positions, your function says {{value}}",
+        )  # fmt: skip
     return "Each sub-operation adds (kernel - 1) / 2 to either side; with 3 that is the paper's 2K + 1."
 
 
 def _check_2_2(answers: dict) -> str:
     expect(
-        answers["positions"], 45,
+        answers["positions"], 65,
         {
-            125: "That is the whole box: a plane and a line do not fill it",
-            22: "2 * 11: but the second sub-operation starts from each of the 11 positions of the first",
-            121: "11 * 11 counts ways, many of which end at the same position",
+            45: "That is for kernels of 3 x 3 x 3: here the line has 5 frames",
+            225: "That is the whole box, 9 x 5 x 5: a plane and a line do not fill it",
+            26: "2 * 13: but the second sub-operation starts from each of the 13 positions of the first",
+            169: "13 * 13 counts ways, many of which end at the same position",
         },
         "Not {value}. Two planes give a plane (5 x 5), two lines a line; a plane and a line give a thick plane",
     )  # fmt: skip
-    return "25 in the middle plane, 9 in each of the planes beside it, 1 at each end: 25 + 2 * 9 + 2 * 1."
+    return "25 in the middle plane, 9 in each of the 4 planes beside it, 1 in each of the 4 beyond: 25 + 4 * 9 + 4 * 1."
 
 
 def _check_2_3(answers: dict) -> str:
     reached = answers["reached"]
     plane = {(0, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)}
     line = {(t, 0, 0) for t in (-1, 0, 1)}
-    for steps, counts in ((line, (3, 5, 7)), (plane | line, (11, 45, 119))):
-        for times, right in enumerate(counts, start=1):
-            found = set(given(reached(steps, times)))
+    for steps in (line, plane | line):
+        right = {(0, 0, 0)}
+        for times in (1, 2, 3):
+            right = {tuple(map(sum, zip(a, b, strict=True))) for a in right for b in steps}
+            found = set(plain(list(given(reached(steps, times)))))
             if (0, 0, 0) not in found:
                 raise NotYet("The output's own position is not there: begin with {(0, 0, 0)}")
-            if len(found) == len(steps) < right:
+            if found == steps != right:
                 raise NotYet(f"After {times} sub-operations you are where one took you: go on from what was reached")
-            if len(found) != right:
-                raise NotYet(f"{times} sub-operations of {len(steps)} steps reach {right} positions, not {len(found)}")
+            which = f"{times} sub-operations of {len(steps)} steps"
+            if len(found) != len(right):
+                raise NotYet(f"{which} reach {len(right)} positions, not {len(found)}")
+            if found != right:
+                raise NotYet(f"{which}: the number is right, but {min(found - right)} is not reached")
     return "A sum of sets (Minkowski's); counted with how often, it is a convolution."
 
 
@@ -137,21 +159,28 @@ def _check_2_4(answers: dict) -> str:
     manner = given(answers["manner"])
     what = {"S": "pixels around", "T": "frames around", "C": "other channels"}
     for name, parts in right.items():
-        found = given(given(manner)[name])
+        if name not in manner:
+            raise NotYet(f"{name} is not in `manner`")
+        found = given(manner[name])
+        found = [found] if isinstance(found, str) else list(found)
         if len(found) != len(parts):
-            raise NotYet(f"{name} has {len(parts)} convolution(s) or sub-operations, you list {len(found)}")
+            raise NotYet(f"{name} has {len(parts)} convolution(s) or sub-operations, you list {len(found)}: {found}")
         for number, (mine, theirs) in enumerate(zip(found, parts, strict=True), start=1):
+            letters = {letter.upper() for letter in given(mine)}
+            if not letters <= what.keys():
+                raise NotYet(f"{name}, part {number}: the letters are S, T and C, you have {mine!r}")
             for letter, mixed in what.items():
-                if letter in theirs and letter not in mine:
+                if letter in theirs and letter not in letters:
                     raise NotYet(f"{name}, part {number}: it mixes {mixed} too, {letter} is missing")
-                if letter in mine and letter not in theirs:
+                if letter in letters and letter not in theirs:
                     raise NotYet(f"{name}, part {number}: it does not mix {mixed}, {letter} is too much")
     return "Only the CT-Module has all three in every part, without the price of C3D."
 
 
 def _check_2_5(answers: dict) -> str:
-    kernels = given(answers["kernels"])
-    if len(kernels) != 2 or any(len(kernel) != 3 or any(k < 1 or k % 2 == 0 for k in kernel) for kernel in kernels):
+    kernels = plain(given(answers["kernels"]))
+    shaped = isinstance(kernels, tuple) and [isinstance(kernel, tuple) and len(kernel) for kernel in kernels] == [3, 3]
+    if not shaped or any(k < 1 or k % 2 == 0 for kernel in kernels for k in kernel):
         raise NotYet(f"Needed are two kernels (t, h, w) of odd extents, got {kernels}")
     box = [1 + sum(kernel[axis] - 1 for kernel in kernels) for axis in range(3)]
     products = sum(64 * 8 * (h * w + t) for t, h, w in kernels)
@@ -174,16 +203,6 @@ coordinates = (2, 1)  # to fill in
         _check_1_1,
     ),
     "1.2": Exercise(
-        "predict",
-        """A spatial tensor separable convolution: C = 128, $C_1 = 16$, kernel 1 x 3 x 3, no bias. How many
-weights has it, and what share, in percent, of those of a dense 1 x 3 x 3 convolution?""",
-        """
-weights = 128 * 16 * 9  # to fill in
-share = 100 * 16 / 128  # to fill in
-""",
-        _check_1_2,
-    ),
-    "1.3": Exercise(
         "build",
         """Turn the grid without `ctlib`: x is (N, C, ...), a sub-dimension of `size` runs fastest and is to
 become the slowest. One line of `unflatten`, `transpose` and `flatten` will do.""",
@@ -191,9 +210,9 @@ become the slowest. One line of `unflatten`, `transpose` and `flatten` will do."
 def turn(x, size):
     return x.unflatten(1, (-1, size)).transpose(1, 2).flatten(1, 2)  # to fill in
 """,
-        _check_1_3,
+        _check_1_2,
     ),
-    "1.4": Exercise(
+    "1.3": Exercise(
         "repair",
         """This module forgets something, so that all its sub-operations mix the same neighbours. Mend the
 second line of the loop. `convolutions` are K tensor separable convolutions that mix the fastest-running
@@ -204,6 +223,16 @@ def ct_module(x, convolutions, sizes):
         x = conv(x)
         x = rotate(x, size)  # to mend: rotate(x, size) if conv is convolutions[-1] else x
     return x
+""",
+        _check_1_3,
+    ),
+    "1.4": Exercise(
+        "predict",
+        """A spatial tensor separable convolution: C = 128, $C_1 = 16$, kernel 1 x 3 x 3, no bias. How many
+weights has it, and what share, in percent, of those of a dense 1 x 3 x 3 convolution?""",
+        """
+weights = 128 * 16 * 9  # to fill in
+share = 100 * 16 / 128  # to fill in
 """,
         _check_1_4,
     ),
@@ -229,11 +258,11 @@ def extent(num_dims, kernel):
     ),
     "2.2": Exercise(
         "predict",
-        """One sub-operation of the parallel connection reaches 11 positions: a plane of 3 x 3 and a line of 3
-that share one. How many do two reach, one after the other? Sketch it before you type (and before you read
-on).""",
+        """A sub-operation of the parallel connection with a kernel of 5 x 3 x 3 reaches 13 positions: a plane of
+3 x 3 and a line of 5 frames that share one. How many do two reach, one after the other? Sketch it before you
+type.""",
         """
-positions = 45  # to fill in
+positions = 65  # to fill in
 """,
         _check_2_2,
     ),

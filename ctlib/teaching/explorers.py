@@ -5,6 +5,8 @@ figure of a notebook, the moving one, and the test all call the same function.
 """
 
 import base64
+import copy
+import html
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -66,20 +68,18 @@ class Explorer:
     def __init__(self, view: Callable[..., View], **controls: ipywidgets.ValueWidget):
         self.view, self.controls = view, controls
         for name, control in controls.items():
-            control.style.description_width = "9em"
+            control.style.description_width = "11em"  # "sub-operations done"
             control.layout.width = "34em"
             control.description = control.description or name.replace("_", " ")
             control.observe(self._draw, "value")
-        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
-        self.text = ipywidgets.HTML()
+        self.image, self.text = ipywidgets.HTML(), ipywidgets.HTML()  # ipywidgets' own Image takes no text
         self.box = ipywidgets.VBox([*controls.values(), self.text, self.image])
-        self.alt = ""
         self._draw()
 
     def show(self) -> None:
         """Show it; where widgets do not run, the picture of the first setting stands in its place."""
-        still = {"image/png": base64.b64encode(self.image.value).decode(), "text/plain": self.alt}
-        display(self.box._repr_mimebundle_() | still, metadata={"image/png": {"alt": self.alt}}, raw=True)
+        still, described = self.picture._repr_mimebundle_()
+        display(self.box._repr_mimebundle_() | still, metadata=described, raw=True)
 
     def _draw(self, _change=None) -> None:
         try:
@@ -87,8 +87,10 @@ class Explorer:
         except ValueError as error:
             self.text.value = f"<b>Not possible:</b> {error}"
             return
-        picture = found.picture()
-        self.image.value, self.alt = picture.png, picture.alt
+        self.picture = found.picture()
+        data = base64.b64encode(self.picture.png).decode()
+        alt = html.escape(self.picture.alt)
+        self.image.value = f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{data}">'
         cells = "".join(
             f"<tr><td>{name}&nbsp;&nbsp;</td><td><b>{said}</b></td></tr>" for name, said in found.numbers.items()
         )
@@ -98,16 +100,17 @@ class Explorer:
 # ---------------------------------------------------------------- 1: the channel grid and what it costs
 
 
-def reached_channels(dims: tuple[int, ...], after: int, channel: int = 0) -> np.ndarray:
+def reached_channels(dims: tuple[int, ...], after: int, channel: int = 0, channels: int | None = None) -> np.ndarray:
     """Which input channels reach one output channel after some sub-operations, no point-wise convolution between.
 
     Channel c has the coordinates (c_1, ..., c_K), c_1 running fastest; a sub-operation k lets c_k vary. So after
     k of them those are reached that share c_{k+1}, ..., c_K with the output (section 3.1).
 
     Args:
-        dims: (C_1, ..., C_K), with the product C.
+        dims: (C_1, ..., C_K).
         after: how many sub-operations, 0 to K.
         channel: of the output.
+        channels: C; the product of `dims` if not given, which it is not where each size is C (R(2+1)D).
 
     Returns:
         Bool (C,).
@@ -115,7 +118,7 @@ def reached_channels(dims: tuple[int, ...], after: int, channel: int = 0) -> np.
     Raises:
         ValueError: more sub-operations than there are, or a channel that is not there.
     """
-    channels = math.prod(dims)
+    channels = math.prod(dims) if channels is None else channels
     if not 0 <= after <= len(dims):
         raise ValueError(f"after must be 0 to {len(dims)} sub-operations, got {after}")
     if not 0 <= channel < channels:
@@ -231,38 +234,113 @@ def paths(kernels: tuple[Kernel, ...], connection: str = "parallel") -> np.ndarr
     return total
 
 
-def interaction(
-    num_dims: int, after: int, kernel: Kernel = (3, 3, 3), connection: str = "parallel", channels: int = 64
-) -> View:
-    """Which positions reach one output after some of K sub-operations: seen from the front, from above, in space.
+MODULES = ("CT-Module", "C3D", "R(2+1)D", "CSN")
+
+
+def special_case(module: str, channels: int, kernel: Kernel) -> dict:
+    """The settings of a CT-Module that make it a module compared with (section 3.3): dims, kernels, connection.
 
     Args:
-        num_dims: K.
-        after: sub-operations done; more than K are K.
-        kernel: (t, h, w) of each.
-        connection: "parallel", "serial" or "coupling".
-        channels: C, split as evenly as possible.
+        module: "C3D", "R(2+1)D" or "CSN".
+        channels: C.
+        kernel: (t, h, w); 3 x 3 x 3 in the paper.
     """
-    dims = resolve_dims(channels, num_dims)
-    after = min(after, num_dims)
-    ways = paths((tuple(kernel),) * after, connection)
-    box = tuple(k * (extent - 1) + 1 for k, extent in zip((num_dims,) * 3, kernel, strict=True))
-    reached, positions = int(reached_channels(dims, after).sum()), int((ways > 0).sum())
+    t, h, w = kernel
+    dims, kernels = {
+        "C3D": ((channels,), ((t, h, w),)),
+        "R(2+1)D": ((channels, channels), ((1, h, w), (t, 1, 1))),
+        "CSN": ((channels, 1), ((1, 1, 1), (t, h, w))),
+    }[module]
+    return {"dims": dims, "kernels": kernels, "connection": "coupling"}
+
+
+def interaction(
+    num_dims: int,
+    after: int,
+    kernel: Kernel = (3, 3, 3),
+    connection: str = "parallel",
+    channels: int = 64,
+    module: str = "CT-Module",
+) -> View:
+    """Which channels and positions reach one output after some of K sub-operations: a grid, two sides, and space.
+
+    Args:
+        num_dims: K; the modules compared with have their own.
+        after: sub-operations (or convolutions) done; more than K are K.
+        kernel: (t, h, w) of each, or of the module compared with.
+        connection: "parallel", "serial" or "coupling"; of the CT-Module.
+        channels: C, split as evenly as possible.
+        module: one of `MODULES`.
+
+    Raises:
+        ValueError: an unknown module or connection, or an even kernel.
+    """
+    check_choice("module", module, MODULES)
+    if module == "CT-Module":
+        dims = resolve_dims(channels, num_dims)
+        kernels, name = (tuple(kernel),) * num_dims, f"CT-Module, K = {num_dims}, {connection}"
+    else:
+        dims, kernels, connection = special_case(module, channels, kernel).values()
+        name = module
+    after = min(after, len(dims))
+    ways = paths(kernels[:after], connection)
+    box = tuple(1 + sum(extents) - len(dims) for extents in zip(*kernels, strict=True))
+    reached, positions = reached_channels(dims, after, channels=channels), int((ways > 0).sum())
     whole = math.prod(ways.shape)
     middle = ways[tuple(extent // 2 for extent in ways.shape)]
     extents = " x ".join(map(str, ways.shape))
-    figure = figures.field_views(ways, box)
+    figure = figures.field_views(ways, box, reached, f"{name}: after {after} of {len(dims)}")
     numbers = {
-        f"channels after {after} of {num_dims}": f"{reached} of {channels}",
+        f"channels after {after} of {len(dims)}": f"{reached.sum()} of {channels}",
         "box (t x h x w)": extents,
         "positions inside it": f"{positions} of {whole}",
         "ways through the centre": f"{100 * middle / ways.sum():.1f} % of {ways.sum():,}",
     }
     alt = (
-        f"Interact field after {after} of {num_dims} sub-operations, connection {connection}: {positions} of the "
-        f"{whole} positions of a box of {extents}, from the front, from above and in three dimensions."
+        f"Interact field of {name}, after {after} of {len(dims)}: {reached.sum()} of {channels} channels, and "
+        f"{positions} of the {whole} positions of a box of {extents}, from the front, from above and in three "
+        "dimensions."
     )
     return View(figure, numbers, alt)
+
+
+def fields(module: nn.Module, channels: int, size: int = 11) -> list[cost.InteractField]:
+    """What reaches one output after 0, 1, 2, ..., K parts of a module, each measured by gradient.
+
+    Args:
+        module: a CT-Module, or one compared with.
+        channels: C.
+        size: frames and pixels of the clip that is put in; a field that reaches its border is cut off there.
+    """
+    found = []
+    for after in range(len(parts_of(module)) + 1):
+        if isinstance(module, CTModule):
+            begun = copy.deepcopy(module)
+            begun.sub_operations, begun.dims = begun.sub_operations[:after], begun.dims[:after]
+            begun.pointwise = begun.pointwise[: max(after - 1, 0)]  # one stands between two sub-operations
+        else:
+            begun = nn.Sequential(*parts_of(module)[:after])
+        found.append(cost.interact_field(begun, size, size, channels))
+    return found
+
+
+def table_1(measured: dict[str, list[cost.InteractField]], after: int) -> View:
+    """Several modules side by side: which channels and positions reach one output after some of their parts.
+
+    Args:
+        measured: name -> its `fields`.
+        after: parts done; a module that has fewer stays as it is.
+    """
+    now = {name: found[min(after, len(found) - 1)] for name, found in measured.items()}
+    titles = {name: f"{name}\n{min(after, len(found) - 1)} of {len(found) - 1}" for name, found in measured.items()}
+    widest = max(max(found[-1].box) for found in measured.values())
+    shown = {titles[name]: field.reached.numpy() for name, field in now.items()}
+    numbers = {
+        name: f"channels: {field.channels}, positions: {field.positions}, box {' x '.join(map(str, field.box))}"
+        for name, field in now.items()
+    }
+    alt = f"What reaches one output after {after}: " + "; ".join(f"{name}: {said}" for name, said in numbers.items())
+    return View(figures.measured_fields(shown, widest), numbers, f"{alt}.")
 
 
 def manner(part: nn.Module, channels: int = 16) -> str:

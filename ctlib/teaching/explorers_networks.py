@@ -3,14 +3,16 @@
 Pure functions to a `View`, as in `explorers`, whose shell shows them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from ctlib.config import check_choice
+from ctlib.ct_module import Parallel
 from ctlib.data.transforms import to_pixels
+from ctlib.observe import observed
 from ctlib.teaching import figures
 from ctlib.teaching.explorers import View
 from ctlib.tensorize import TensorSeparableConv
@@ -18,43 +20,69 @@ from ctlib.tensorize import TensorSeparableConv
 # ---------------------------------------------------------------- 3: attention
 
 
-def excitation_flow(excitation: nn.Module, features: torch.Tensor) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
-    """What happens in each branch of a Tensor Excitation, as the module itself does it: Figure 4.
+GATES = ("spatial", "temporal", "channel")
+POOLS = {(2,): "T-Pool: mean over T", (3, 4): "S-Pool: mean over H, W"}
+Steps = list[tuple[str, tuple[int, ...]]]  # (what is done, the shape (C, T, H, W) that comes out), in order
+
+
+def excitation_flow(part: Parallel, features: torch.Tensor) -> dict[str, Steps]:
+    """What happens in a sub-operation with Tensor Excitation, noted as it runs: Eq. (5) to (8), Figure 4.
+
+    What enters a convolution or a gate is known by its values, not by where it should come from: X is the
+    sub-operation's input, X^S and X^T are what its two convolutions put out, U and V what the first two gates make
+    of them, and R is U + V.
 
     Args:
-        excitation: `excitation.TensorExcitation`.
-        features: (N, C, T, H, W).
+        part: the sub-operation; it is left as it was.
+        features: (N, C, T, H, W), at random, so that no two of these are alike.
 
     Returns:
-        Branch -> (what is done, the shape (C, T, H, W) that comes out), in order.
+        Branch ("spatial", "temporal", "channel") -> its steps. The first two begin with what their convolution takes,
+        the third with what its gate takes; each ends with its gate's product.
     """
-    found = {}
-    for branch in ("spatial", "temporal", "channel"):
-        gate = getattr(excitation, branch)
-        steps = [("features X", tuple(features.shape[1:]))]
+    known, steps, hooks = {"X": features}, {branch: [] for branch in GATES}, {}
 
-        def note(layer, inputs, output, gate=gate, steps=steps):
-            if layer is gate.reduce:
-                pooled = " ".join("NCTHW"[axis] for axis in gate.pooled)
-                steps.append((f"mean over {pooled}", tuple(inputs[0].shape[1:])))
-            if isinstance(layer, TensorSeparableConv):
-                kernel = " x ".join(map(str, layer.kernel_size))
-                steps.append((f"TSConv {kernel}, {layer.groups} groups", tuple(output.shape[1:])))
-            else:
-                steps.append(("BN" if layer is gate.bn else "ReLU", tuple(output.shape[1:])))
+    def name_of(value: torch.Tensor) -> str:
+        return next(name for name, other in known.items() if value.shape == other.shape and value.equal(other))
 
-        hooks = [layer.register_forward_hook(note) for layer in (gate.reduce, gate.bn, gate.relu, gate.expand)]
-        modes = [(layer, layer.training) for layer in gate.modules()]
-        try:
-            with torch.no_grad():
-                attention = gate.eval().attention(features)
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for layer, mode in modes:
-                layer.training = mode
-        found[branch] = [*steps, ("sigmoid", tuple(attention.shape[1:])), ("X times it", tuple(features.shape[1:]))]
-    return found
+    for branch, letter, result in zip(GATES, ("S", "T", "PW"), ("U", "V", "X_k"), strict=True):
+        gate = getattr(part.excitation, branch)
+
+        def note(what: str, value: torch.Tensor, noted=steps[branch]) -> None:
+            noted.append((what, tuple(value.shape[1:])))
+
+        def named(conv: TensorSeparableConv, letter=letter) -> str:
+            return f"{letter}-TSConv {' x '.join(map(str, conv.kernel_size))}, {conv.groups} groups"
+
+        def convolved(layers, inputs, output, note=note, named=named, letter=letter):
+            note(f"${name_of(inputs[0])}$", inputs[0])
+            known[f"X^{letter}"] = output
+            note(f"$X^{letter}$: {named(layers[0])}, BN, ReLU", output)
+
+        def reduced(conv, inputs, output, note=note, named=named, pool=POOLS[gate.pooled]):
+            note(pool, inputs[0])
+            note(named(conv), output)
+
+        def expanded(conv, _inputs, output, note=note, named=named):
+            note(named(conv), output)
+            note("Sigmoid", output)
+
+        def gated(_gate, inputs, output, note=note, result=result, noted=steps[branch]):
+            entered = name_of(inputs[0])
+            if noted[0][0] in POOLS.values():  # no convolution of its own before it
+                noted.insert(0, (f"${entered}$", tuple(inputs[0].shape[1:])))
+            known[result] = output
+            if {"U", "V"} <= known.keys():
+                known["R = U + V"] = known["U"] + known["V"]
+            note(f"${result} = {entered.split(' ')[0]} \\otimes$ Sigmoid(...)", output)
+
+        if branch != "channel":
+            hooks[getattr(part, branch)] = convolved
+        hooks |= {gate.reduce: reduced, gate.relu: lambda _relu, _inputs, output, note=note: note("BN, ReLU", output)}
+        hooks |= {gate.expand: expanded, gate: gated}
+    with torch.no_grad(), observed(part, hooks):
+        part(features)
+    return steps
 
 
 @torch.no_grad()
@@ -70,21 +98,16 @@ def attention_maps(model: nn.Module, clips: torch.Tensor, module: nn.Module) -> 
         For each sub-operation: "spatial" (N, C, 1, H, W), "temporal" and "channel" (N, C, T, 1, 1), in (0, 1).
     """
     maps: list[dict[str, torch.Tensor]] = [{} for _ in module.sub_operations]
-    hooks = []
+    hooks = {}
     for found, part in zip(maps, module.sub_operations, strict=True):
-        for branch in ("spatial", "temporal", "channel"):
+        for branch in GATES:
 
-            def keep(gate, inputs, branch=branch, found=found):
+            def keep(gate, inputs, _output, branch=branch, found=found):
                 found[branch] = gate.attention(inputs[0])
 
-            hooks.append(getattr(part.excitation, branch).register_forward_pre_hook(keep))
-    mode = model.training
-    try:
-        model.eval()(clips)
-    finally:
-        model.train(mode)
-        for hook in hooks:
-            hook.remove()
+            hooks[getattr(part.excitation, branch)] = keep
+    with observed(model, hooks):
+        model(clips)
     return maps
 
 
@@ -123,15 +146,34 @@ def attention_over_time(frames: np.ndarray, gates: dict[str, torch.Tensor], chan
 ORDERS = ("forwards", "backwards", "shuffled", "one frame, repeated")
 
 
-def order_of(order: str, num_frames: int, seed: int = 0) -> np.ndarray:
-    """The indices of the frames of a clip, shown in one of `ORDERS`. int64 (T,)."""
+def order_of(order: str, num_frames: int, index: int = 0, seed: int = 0) -> np.ndarray:
+    """Which frames to show of a clip, and in which order.
+
+    Clip 2i + 1 is clip 2i backwards. Shuffled, a pair has one random permutation, and the reverse its mirror image; of
+    one frame, the reverse has the mirrored one. So in these two orders a clip and its reverse are the same input.
+
+    Args:
+        order: one of `ORDERS`.
+        num_frames: T.
+        index: of the clip.
+        seed: of the permutations.
+
+    Returns:
+        int64 (T,), from 0.
+    """
     check_choice("order", order, ORDERS)
-    indices = np.arange(num_frames)
-    if order == "backwards":
-        return indices[::-1].copy()
     if order == "shuffled":
-        return np.random.default_rng(seed).permutation(num_frames)
-    return indices if order == "forwards" else np.full(num_frames, num_frames // 2)
+        chosen = np.random.default_rng((seed, index // 2)).permutation(num_frames)
+    elif order == "one frame, repeated":
+        chosen = np.full(num_frames, num_frames // 2)
+    else:
+        return np.arange(num_frames)[:: 1 if order == "forwards" else -1].copy()
+    return num_frames - 1 - chosen if index % 2 else chosen
+
+
+def in_order(clips: torch.Tensor, order: str, seed: int = 0) -> torch.Tensor:
+    """Clips in mirrored pairs, (n, 3, T, H, W), their frames as `order_of` has them; the same shape."""
+    return torch.stack([clip[:, order_of(order, clips.shape[2], index, seed)] for index, clip in enumerate(clips)])
 
 
 def browse(
@@ -139,24 +181,24 @@ def browse(
     truths: Sequence[str],
     index: int,
     order: str,
-    networks: dict[str, Callable],
+    scores: dict[str, torch.Tensor],
     classes: Sequence[str],
 ) -> View:
-    """A clip with its frames in some order, and what networks say of it.
+    """A clip with its frames in some order, and what networks say of it. Nothing is computed, so it follows the hand.
 
     Args:
-        clips: (n, 3, T, H, W), normalised.
+        clips: (n, 3, T, H, W), normalised, in mirrored pairs.
         truths: the class of each, shown forwards.
         index: of the clip.
         order: one of `ORDERS`.
-        networks: name -> function from (1, 3, T, H, W) to logits.
+        scores: name of a network -> (n, num_classes), what it says of the clips in this order (`in_order`, seed 0).
         classes: names in label order.
     """
-    clip = clips[index][:, order_of(order, clips.shape[2])]
     said = {}
-    for name, network in networks.items():
-        share = network(clip[None]).softmax(1)[0]
+    for name, found in scores.items():
+        share = found[index].softmax(0)
         said[f"{name} says"] = f"{classes[int(share.argmax())]} ({100 * share.max():.0f} %)"
+    clip = clips[index][:, order_of(order, clips.shape[2], index)]
     figure = figures.strip(to_pixels(clip), f"{truths[index]}, {order}")
     alt = f"The {clip.shape[1]} frames of a clip, {order}: {truths[index]}."
     return View(figure, {"clip": f"{index}: {truths[index]}", "order": order} | said, alt)

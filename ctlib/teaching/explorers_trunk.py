@@ -9,6 +9,7 @@ from torch import nn
 from ctlib.config import ModelConfig, check_choice
 from ctlib.ct_module import CTModule
 from ctlib.excitation import TensorExcitation
+from ctlib.observe import observed
 from ctlib.teaching import anatomy, figures
 from ctlib.teaching.explorers import View
 from ctlib.tensorize import clips_of, frames_of
@@ -51,16 +52,8 @@ def block_flow(block: nn.Module, features: torch.Tensor) -> list[tuple[str, tupl
         clip = output[0] if output.ndim == 5 else clips_of(output, num_frames)[0]
         steps.append((told[layer], tuple(clip.shape)))
 
-    hooks = [layer.register_forward_hook(note) for layer in told]
-    modes = [(layer, layer.training) for layer in block.modules()]
-    try:
-        with torch.no_grad():
-            block.eval()(frames_of(features), *([num_frames] if isinstance(block, ClipBlock) else []))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, mode in modes:
-            layer.training = mode
+    with torch.no_grad(), observed(block, dict.fromkeys(told, note)):
+        block(frames_of(features), *([num_frames] if isinstance(block, ClipBlock) else []))
     return steps
 
 

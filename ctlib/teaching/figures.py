@@ -103,7 +103,7 @@ def cost_curves(split: dict[str, Sequence[float]], depth: dict[str, Sequence[flo
         depth: "K" and "products" of real K, "whole" and "whole products" of the splits that there are.
         channels: C, for the titles.
     """
-    figure = _figure(10.5, 3.8, wspace=0.24)
+    figure = _figure(10.5, 3.8, wspace=0.28)
     left, right = figure.subplots(1, 2)
     left.plot(split["size"], split["products"], color="C0")
     left.plot(split["whole"], split["whole products"], "o", color="C0")
@@ -117,26 +117,32 @@ def cost_curves(split: dict[str, Sequence[float]], depth: dict[str, Sequence[flo
     right.axvline(np.log(channels), color="0.3", ls="--", lw=1.2)
     right.set(
         title=f"equal sizes $C^{{1/K}}$: least at $K = \\ln C$ = {np.log(channels):.2f}",
-        xlabel="K; squares: the splits that there are", yscale="log",
+        xlabel="K; squares: the splits that there are", ylabel="products a position", yscale="log",
     )  # fmt: skip
     return figure
 
 
-def field_views(ways: np.ndarray, box: tuple[int, int, int]) -> Figure:
-    """Where an output looks: ways summed over time (front), over height (above), and the positions in space.
+def field_views(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray, title: str) -> Figure:
+    """What one output sees: its channels; ways summed over time (front), over height (above); positions in space.
 
     Args:
         ways: int (t, h, w), from `explorers.paths`.
         box: extents of the frame in which it is drawn, (t, h, w), at least those of `ways`.
+        reached: bool (C,); channel 0 is the output.
+        title: over it.
     """
     placed = np.zeros(tuple(max(a, b) for a, b in zip(ways.shape, box, strict=True)), dtype=ways.dtype)
     starts = [(wide - extent) // 2 for wide, extent in zip(placed.shape, ways.shape, strict=True)]
     placed[tuple(slice(s, s + e) for s, e in zip(starts, ways.shape, strict=True))] = ways
-    figure = _figure(10.5, 3.6, left=0.05, right=0.99, wspace=0.22)
-    front, above, space = figure.add_subplot(131), figure.add_subplot(132), figure.add_subplot(133, projection="3d")
-    for axes, matrix, title, xlabel, ylabel in (
-        (front, placed.sum(0), "front: ways, summed over time", "width", "height"),
-        (above, placed.sum(1), "above: ways, summed over height", "width", "time"),
+    figure = _figure(11.5, 3.5, left=0.03, right=0.99, top=0.8, wspace=0.3)
+    figure.suptitle(f"{title} (darker: more ways)", y=0.97)
+    channels, front, above = (figure.add_subplot(1, 4, column) for column in (1, 2, 3))
+    space = figure.add_subplot(1, 4, 4, projection="3d")
+    _channels(channels, reached)
+    channels.set_title(f"channels: {reached.sum()} of {len(reached)}", fontsize="medium")
+    for axes, matrix, seen, ylabel in (
+        (front, placed.sum(0), "front: summed over time", "height, pixels"),
+        (above, placed.sum(1), "above: summed over height", "time, frames"),
     ):
         rows, columns = matrix.shape
         x, y = np.arange(columns + 1) - columns / 2, np.arange(rows + 1) - rows / 2
@@ -149,17 +155,34 @@ def field_views(ways: np.ndarray, box: tuple[int, int, int]) -> Figure:
                     where = column - columns // 2, row - rows // 2
                     colour = "white" if value > 0.6 * matrix.max() else "black"
                     axes.text(*where, str(value), ha="center", va="center", fontsize=7, color=colour)
-        axes.set_title(title, fontsize="medium")
-        axes.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+        axes.set_title(seen, fontsize="medium")
+        axes.set(xlabel="width, pixels", ylabel=ylabel, aspect="equal", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
         axes.grid(False)
-    t, h, w = (at - extent // 2 for at, extent in zip(placed.nonzero(), placed.shape, strict=True))
-    strength = placed[placed.nonzero()] / placed.max()
-    space.scatter(t, w, h, c=strength, cmap="Blues", vmin=-0.4, vmax=1, marker="s", s=34, edgecolors="0.25", lw=0.3)
-    ends = [(-extent / 2, extent / 2) for extent in placed.shape]
-    space.set(xlabel="time", ylabel="width", zlabel="height", xlim=ends[0], ylim=ends[2], zlim=ends[1])
-    space.set_title(f"{len(t)} positions", fontsize="medium")
-    space.view_init(22, -52)
+    _in_space(space, placed / placed.max(), [extent / 2 for extent in placed.shape], 28)
+    space.set(xlabel="time", ylabel="width", zlabel="height")
+    space.set_title(f"{(ways > 0).sum()} positions", fontsize="medium")
     return figure
+
+
+def _channels(axes, reached: np.ndarray) -> None:
+    """C channels in rows, as square a grid as they make, those that reach channel 0 (darkest) coloured."""
+    rows = max(row for row in range(1, int(len(reached) ** 0.5) + 1) if len(reached) % row == 0)
+    shade = reached.astype(int)
+    shade[0] = 2
+    shades = ListedColormap([PALE, STRONG, DARK])
+    axes.pcolormesh(shade.reshape(rows, -1), cmap=shades, vmin=0, vmax=2, edgecolors="white", lw=0.8)
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.invert_yaxis()
+    axes.grid(False)
+
+
+def _in_space(axes, strength: np.ndarray, reach: Sequence[float], size: float) -> None:
+    """A square at each position (t, h, w) that is not zero, time running to the right; `reach` each way."""
+    t, h, w = (at - extent // 2 for at, extent in zip(strength.nonzero(), strength.shape, strict=True))
+    shades = {"cmap": "Blues", "vmin": -0.4, "vmax": 1, "edgecolors": "0.25", "lw": 0.3}
+    axes.scatter(t, w, h, c=strength[strength.nonzero()], marker="s", s=size, **shades)
+    axes.set(xlim=(-reach[0], reach[0]), ylim=(-reach[2], reach[2]), zlim=(-reach[1], reach[1]))
+    axes.view_init(22, -52)
 
 
 def field_steps(steps: dict[str, np.ndarray]) -> Figure:
@@ -169,19 +192,67 @@ def field_steps(steps: dict[str, np.ndarray]) -> Figure:
         steps: title -> ways, int (t, h, w) of odd extents.
     """
     reach = max(max(ways.shape) for ways in steps.values()) / 2 + 0.5
-    figure = _figure(2.5 * len(steps) + 0.4, 5.4, left=0.07, bottom=0.09, top=0.92, wspace=0.12, hspace=0.18)
+    figure = _figure(2.5 * len(steps) + 1, 5.4, left=0.07, right=0.9, bottom=0.09, top=0.92, wspace=0.12, hspace=0.18)
     grid = figure.subplots(2, len(steps), sharex=True, sharey=True, squeeze=False)
     for column, (title, ways) in enumerate(steps.items()):
         for axes, seen in ((grid[0, column], ways.sum(0)), (grid[1, column], ways.sum(1))):
             rows, columns = seen.shape
-            share = np.where(seen > 0, seen / seen.sum(), np.nan)
+            share = np.where(seen > 0, 100 * seen / seen.sum(), np.nan)
             y, x = np.arange(rows + 1) - rows / 2, np.arange(columns + 1) - columns / 2
-            axes.pcolormesh(x, y, share, cmap="Blues", vmin=-0.03, vmax=0.2, edgecolors="0.7", lw=0.4)
+            mesh = axes.pcolormesh(x, y, share, cmap="Blues", vmin=-2, vmax=20, edgecolors="0.7", lw=0.4)
             axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+            axes.grid(False)
         grid[0, column].set_title(f"{title}\n{(ways > 0).sum()} of {ways.size} positions", fontsize="medium")
-        grid[1, column].set_xlabel("width")
-    grid[0, 0].set_ylabel("height")
-    grid[1, 0].set_ylabel("time")
+        grid[1, column].set_xlabel("width, pixels")
+    grid[0, 0].set_ylabel("front: height, pixels")
+    grid[1, 0].set_ylabel("above: time, frames")
+    scale = figure.add_axes((0.92, 0.2, 0.014, 0.6))
+    figure.colorbar(mesh, cax=scale, extend="max", ticks=range(0, 21, 5), label="share of all ways that lead there, %")
+    scale.set_ylim(0, 20)
+    return figure
+
+
+def measured_fields(shown: dict[str, np.ndarray], widest: int) -> Figure:
+    """Modules side by side, a column each: channels, the field from the front and from above, its positions in space.
+
+    Args:
+        shown: title -> bool (C, T, H, W), which inputs reach the output (channel 0, in the middle).
+        widest: positions along an axis that are drawn.
+    """
+    reach = widest / 2 + 0.5
+    figure = _figure(
+        1.75 * len(shown) + 0.9, 7.8, left=0.06, right=0.92, bottom=0.02, top=0.9, wspace=0.14, hspace=0.28
+    )
+    meshes = []
+    for column, (title, reached) in enumerate(shown.items(), start=1):
+        channels, front, above = (figure.add_subplot(4, len(shown), row * len(shown) + column) for row in range(3))
+        space = figure.add_subplot(4, len(shown), 3 * len(shown) + column, projection="3d")
+        places = reached.any(0)
+        _channels(channels, reached.any((1, 2, 3)))
+        channels.set_title(title, fontsize="medium")
+        channels.set_xlabel(f"{reached.any((1, 2, 3)).sum()} of {len(reached)}", fontsize="small")
+        for axes, seen in ((front, places.sum(0)), (above, places.sum(1))):
+            edges = np.arange(len(seen) + 1) - len(seen) / 2
+            depth = np.where(seen > 0, seen, np.nan)
+            meshes.append(axes.pcolormesh(edges, edges, depth, cmap="Blues", vmin=-1, vmax=widest, ec="0.9", lw=0.3))
+            axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+            axes.grid(False)
+            axes.tick_params(labelsize="small", labelleft=column == 1)
+        above.set_xlabel("width, pixels", fontsize="small")
+        _in_space(space, places * 0.7, [reach] * 3, 9)
+        space.patch.set_visible(False)  # it lies over the label above it
+        space.set(xticks=[], yticks=[], zticks=[])
+        space.set_xlabel("time", labelpad=-14, fontsize="small")
+        space.set_ylabel("width", labelpad=-14, fontsize="small")
+        space.set_title(f"{places.sum()} positions", fontsize="medium", y=-0.12)
+        if column == 1:
+            channels.set_ylabel("channels")
+            front.set_ylabel("front: height, pixels")
+            above.set_ylabel("above: time, frames")
+            space.text2D(-0.2, 0.5, "in space", transform=space.transAxes, rotation=90, va="center")
+    scale = figure.add_axes((0.94, 0.3, 0.012, 0.38))
+    figure.colorbar(meshes[0], cax=scale, label="positions behind one another")
+    scale.set_ylim(0, widest)
     return figure
 
 
@@ -208,6 +279,50 @@ def flow(branches: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Figure:
     return figure
 
 
+def excitation(branches: dict[str, Sequence[tuple[str, tuple[int, ...]]]]) -> Figure:
+    """A sub-operation with Tensor Excitation: two branches downwards from one input, their sum, the third upwards.
+
+    A line beside a branch takes what enters its gate to the product.
+
+    Args:
+        branches: "spatial", "temporal" and "channel" -> (what is done, its shape), as
+            `explorers_networks.excitation_flow` notes them.
+    """
+    count = len(branches["spatial"]) + 1
+    figure = _figure(11.4, 0.66 * count + 0.3, left=0.005, right=0.995, bottom=0.005, top=0.995)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 3.3), ylim=(0, count))
+    axes.axis("off")
+    top, bottom, half = count - 0.5, 0.5, 0.3  # rows are 1 apart; half of a box's height, with its margin
+    columns = {"spatial": (0.5, -1, -0.47), "temporal": (1.6, -1, -0.47), "channel": (2.75, 1, 0.42)}
+
+    def box(x: float, y: float, what: str, shape: tuple[int, ...]) -> None:
+        style = {"boxstyle": "round,pad=0.4", "fc": STRONG if "TSConv" in what else PALE, "ec": "0.3"}
+        axes.text(x, y, f"{what}\n{' x '.join(map(str, shape))}", ha="center", va="center", fontsize=8.5, bbox=style)
+
+    def path(*corners: tuple[float, float], color: str = "0.2") -> None:
+        axes.plot(*zip(*corners, strict=True), color=color, lw=1.1, zorder=1)  # boxes lie over it
+        arrow = {"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", corners[-1], corners[-2], arrowprops=arrow, zorder=1)
+
+    middle, into = (columns["spatial"][0] + columns["temporal"][0]) / 2, columns["channel"][0]
+    box(middle, top, *branches["spatial"][0])
+    for name, (x, way, beside) in columns.items():
+        steps = branches[name] if way > 0 else branches[name][1:]  # two begin with the one input
+        first = bottom if way > 0 else top - 1
+        for row, step in enumerate(steps):
+            box(x, first + way * row, *step)
+            if row:
+                path((x, first + way * (row - 1)), (x, first + way * (row - half)))
+        last, side = first + way * (len(steps) - 1), x + beside
+        path((x, first), (side, first), (side, last), (x + (0.2 if beside > 0 else -0.2), last), color=DARK)
+        axes.text(x, top, name, ha="center", va="center", weight="bold", fontsize=10)
+        if way < 0:
+            path((middle, top), (middle, top - 0.5), (x, top - 0.5), (x, first + half))
+            path((x, last), (x, bottom), (into - 0.19, bottom))
+    return figure
+
+
 def attention(frames: np.ndarray, space: np.ndarray, time: np.ndarray, channel: np.ndarray) -> Figure:
     """Frames above; below, the spatial attention as a map, temporal and channel attention as curves over the frames.
 
@@ -216,17 +331,17 @@ def attention(frames: np.ndarray, space: np.ndarray, time: np.ndarray, channel: 
         space: (h, w).
         time, channel: (T,).
     """
-    figure = _figure(9.2, 4.6, left=0.06)
-    grid = figure.add_gridspec(2, 3, height_ratios=(1, 1.6), hspace=0.32, wspace=0.3)
+    figure = _figure(9.6, 4.6, left=0.04)
+    grid = figure.add_gridspec(2, 3, height_ratios=(1, 1.6), width_ratios=(1.15, 1, 1), hspace=0.32, wspace=0.34)
     top, below = figure.add_subplot(grid[0, :]), [figure.add_subplot(grid[1, column]) for column in range(3)]
     top.imshow(np.concatenate(list(frames), axis=1))
     top.set(xticks=[], yticks=[], title="time runs from left to right")
     image = below[0].imshow(space, cmap="magma")
     figure.colorbar(image, ax=below[0], shrink=0.9)
-    below[0].set(title="spatial gate", xticks=[], yticks=[])
+    below[0].set(title="spatial gate, on its own scale", xticks=[], yticks=[])
     for axes, values, title in ((below[1], time, "temporal gate"), (below[2], channel, "channel gate")):
         axes.plot(range(1, len(values) + 1), values, "o-", color="C0")
-        axes.set(title=title, xlabel="frame", ylim=(0, 1), xticks=range(1, len(values) + 1))
+        axes.set(title=title, xlabel="frame", ylabel="gate", ylim=(0, 1), xticks=range(1, len(values) + 1))
     for axes in (top, below[0]):
         axes.grid(False)
     return figure

@@ -1,5 +1,6 @@
 """What the teaching notebooks train on and how: a few of Arrow of Time's actions in memory, and a plain loop."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from ctlib.config import check_choice
 from ctlib.data import arrow
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.transforms import test_views
+from ctlib.observe import observed
+
+BATCH = 16  # clips a step
 
 
 class Clips(NamedTuple):
@@ -21,6 +25,35 @@ class Clips(NamedTuple):
     labels: torch.Tensor  # int64 (n,): 2j for action j, 2j + 1 for it backwards
     classes: tuple[str, ...]
     masks: np.ndarray  # bool (n, T, H, W), where the acting object is
+
+
+def check(
+    actions: list[int], train_pairs: int, test_pairs: int, num_frames: int, size: int, epochs: int, least: int = 32
+) -> None:
+    """Refuse parameters that `draw` or `train` would stop at, before either has begun.
+
+    Args:
+        actions, num_frames, size: as `draw` takes them.
+        train_pairs, test_pairs: pairs of clips of each action.
+        epochs: passes over the training clips.
+        least: pixels, the smallest size that the networks can work on.
+
+    Raises:
+        ValueError: what is wrong, and what is needed.
+    """
+    for action in actions:
+        check_choice("action", action, range(len(arrow.ACTIONS)))
+    if not actions or len(set(actions)) < len(actions):
+        raise ValueError(f"actions must be at least one, each named once, got {actions}")
+    if num_frames < 2 or num_frames % 2:
+        raise ValueError(f"num_frames must be even, as clips are mirrored in their middle, got {num_frames}")
+    if size < least:
+        raise ValueError(f"size must be at least {least} pixels, got {size}")
+    if epochs < 1 or test_pairs < 1:
+        raise ValueError(f"epochs and test_pairs must be at least 1, got {epochs} and {test_pairs}")
+    if 2 * train_pairs * len(actions) < BATCH:
+        needed = math.ceil(BATCH / 2 / len(actions))
+        raise ValueError(f"train_pairs must be at least {needed}, for one batch of {BATCH} clips, got {train_pairs}")
 
 
 def draw(
@@ -71,12 +104,12 @@ def train(
     model: nn.Module,
     data: Clips,
     epochs: int,
-    batch: int = 16,
+    batch: int = BATCH,
     lr: float = 0.02,
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train with SGD (momentum 0.9) and a cosine to zero after a short warm-up; nothing is augmented.
+    """Train with SGD (momentum 0.9), a tenth of the steps warming up, then a cosine to zero; nothing is augmented.
 
     Args:
         model: takes (N, 3, T, H, W), changed in place.
@@ -98,11 +131,13 @@ def train(
     torch.manual_seed(seed)
     order, losses = torch.Generator().manual_seed(seed), []
     steps = len(data.labels) // batch
+    total = epochs * steps
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * steps, pct_start=0.1, cycle_momentum=False)
+    warming = 0.2 if total == 10 else 0.1  # a tenth of ten is one step, by which OneCycleLR divides by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total, pct_start=warming, cycle_momentum=False)
     model.train()
     for epoch in range(1, epochs + 1):
-        total = 0.0
+        summed = 0.0
         for chosen in torch.randperm(len(data.labels), generator=order)[: steps * batch].split(batch):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(data.clips[chosen]), data.labels[chosen])
@@ -110,8 +145,8 @@ def train(
             nn.utils.clip_grad_norm_(model.parameters(), 20)
             optimizer.step()
             schedule.step()
-            total += loss.item()
-        losses.append(total / steps)
+            summed += loss.item()
+        losses.append(summed / steps)
         if on_epoch is not None:
             on_epoch(epoch, losses[-1])
     return losses
@@ -119,13 +154,9 @@ def train(
 
 @torch.no_grad()
 def scores(model: nn.Module, clips: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """(n, 3, T, H, W) -> (n, num_classes), in eval mode; the model's mode is restored."""
-    mode = model.training
-    model.eval()
-    try:
+    """(n, 3, T, H, W) -> (n, num_classes), in evaluation mode; the model is left as it was."""
+    with observed(model):
         return torch.cat([model(part) for part in clips.split(batch)])
-    finally:
-        model.train(mode)
 
 
 class Found(NamedTuple):
