@@ -113,9 +113,13 @@ def test_evaluate_takes_the_authors_files_and_names_table_6_s_rows(tmp_path):
     [
         ({"checkpoints": "no/such/*.pt"}, "no checkpoint matches 'no/such/\\*.pt': `make study` trains two networks"),
         ({"ensembles": "8+12"}, "the ensemble 8\\+12 needs one network of 12 frames, and none has it"),
-        ({"data": "something-v1", "root": ""}, "root must be the folder of 'something-v1'"),
-        ({"view": "1x1"}, "unknown parameter 'view': did you mean 'views'"),
-        ({"sampling": "sparce"}, "unknown sampling 'sparce': did you mean 'sparse'"),
+        pytest.param(
+            {"data": "something-v1", "root": ""}, "root must be the folder of 'something-v1'", marks=pytest.mark.slow
+        ),
+        pytest.param({"view": "1x1"}, "unknown parameter 'view': did you mean 'views'", marks=pytest.mark.slow),
+        pytest.param(
+            {"sampling": "sparce"}, "unknown sampling 'sparce': did you mean 'sparse'", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_bad_parameter_of_evaluate_is_one_line_before_any_work(trained, arrow_root, tmp_path, parameters, text):

@@ -55,6 +55,7 @@ def test_networks_are_trained_shown_and_measured_beside_their_controls(explained
     assert "image/png" in kinds and not any("widget" in kind for kind in kinds)
 
 
+@pytest.mark.slow
 def test_given_networks_are_explained_and_nothing_is_measured_where_no_object_is_known(explained):
     folder, _ = explained
     (root,) = (folder / "cache").iterdir()
@@ -65,7 +66,7 @@ def test_given_networks_are_explained_and_nothing_is_measured_where_no_object_is
     )  # fmt: skip
     told = printed(shown)
     outputs(shown)
-    assert "not measured: where the object is is known of the built-in data set alone" in told
+    assert "not measured: where objects are is known of the built-in data set alone" in told
     assert "Shown, not measured." in told and "000002_backward.mp4: CT-Net_half" in told
     assert not (folder / "other" / "localisation.csv").exists()
 

@@ -65,7 +65,7 @@ def test_transfer_finds_what_is_finished_and_takes_data_sets_from_their_folders(
     [
         ({"ucf101_root": "/no/such"}, "start must be the checkpoint to fine-tune from, got ''"),
         ({"start": "no/such.pt"}, "no checkpoint .*no/such.pt"),
-        ({"fold": "1"}, "unknown parameter 'fold': did you mean 'folds'"),
+        pytest.param({"fold": "1"}, "unknown parameter 'fold': did you mean 'folds'", marks=pytest.mark.slow),
     ],
 )
 def test_a_bad_parameter_of_transfer_is_one_line_before_any_work(tmp_path, parameters, text):

@@ -82,13 +82,32 @@ def test_its_exercises_are_the_book_s_and_blank(path):
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
     [
-        ("1_channel_tensorization", {"channel": 16}, "unknown parameter 'channel': did you mean 'channels'"),
-        ("2_interaction", {"seed": 1}, "unknown parameter 'seed': did you mean 'seeds'"),
+        pytest.param(
+            "1_channel_tensorization",
+            {"channel": 16},
+            "unknown parameter 'channel': did you mean 'channels'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "2_interaction", {"seed": 1}, "unknown parameter 'seed': did you mean 'seeds'", marks=pytest.mark.slow
+        ),
         ("3_tensor_excitation", {"num_frames": 7}, "num_frames must be even"),
-        ("3_tensor_excitation", {"actions": [99]}, "unknown action"),
-        ("3_tensor_excitation", {"train_pairs": 1}, "train_pairs must be at least 8"),
-        ("4_from_block_to_network", {"num_frame": 8}, "unknown parameter 'num_frame': did you mean 'num_frames'"),
-        ("5_arrow_of_time", {"train_pair": 3}, "unknown parameter 'train_pair': did you mean 'train_pairs'"),
+        pytest.param("3_tensor_excitation", {"actions": [99]}, "unknown action", marks=pytest.mark.slow),
+        pytest.param(
+            "3_tensor_excitation", {"train_pairs": 1}, "train_pairs must be at least 8", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "4_from_block_to_network",
+            {"num_frame": 8},
+            "unknown parameter 'num_frame': did you mean 'num_frames'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "5_arrow_of_time",
+            {"train_pair": 3},
+            "unknown parameter 'train_pair': did you mean 'train_pairs'",
+            marks=pytest.mark.slow,
+        ),
         ("5_arrow_of_time", {"train_pairs": 3}, "train_pairs must be at least 4"),
     ],
 )
