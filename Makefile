@@ -69,7 +69,7 @@ transfer: .venv/installed  ## what a trained network brings to other data sets (
 
 SEEDS ?= 0 1 2
 ablations: OUT = results/ablations
-ablations: .venv/installed  ## every ablation at laptop scale, two runs side by side, 2 to 3 hours a seed; to results/ablations
+ablations: .venv/installed  ## every ablation at laptop scale, two runs side by side, an estimated 2 to 3 hours a seed; to results/ablations
 	@$(KEEP_MEMORY) $(BIN)/python -m ctlib ablations $(OUT) --seeds $(SEEDS)
 
 report: OUT = results/report
