@@ -5,7 +5,7 @@ import torch
 from ctlib import models
 from ctlib.ct_module import Parallel, Serial
 from ctlib.teaching import explorers_networks as networks
-from ctlib.teaching import figures
+from ctlib.teaching import figures_networks
 
 
 def test_the_flow_of_excitation_is_figure_4_with_the_module_s_shapes():
@@ -34,7 +34,7 @@ def test_the_flow_tells_another_connection_apart():
 
 def test_the_flow_s_figure_draws_every_step_once():
     flow = networks.excitation_flow(Parallel(16, 4, (3, 3, 3), "te"), torch.rand(1, 16, 4, 6, 6))
-    texts = [text.get_text().split("\n")[0] for text in figures.excitation(flow).axes[0].texts]
+    texts = [text.get_text().split("\n")[0] for text in figures_networks.excitation(flow).axes[0].texts]
     assert texts.count("$X$") == texts.count("$R = U + V$") == 1 and texts.count("Sigmoid") == 3
 
 

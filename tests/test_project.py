@@ -94,7 +94,7 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 LAYERS = """
 __main__ site notebook widgets teaching.explorers_networks teaching.explorers_trunk teaching.explorers
-teaching.figures teaching.lessons
+teaching.figures_networks teaching.figures teaching.lessons
 teaching.exercises teaching.exercises_networks teaching.exercises_tensors teaching.answers teaching.anatomy
 saliency_figures transfer saliency_networks localisation saliency sweep ablation study_tables verdicts scales
 study findings study_figures plotting plan train trainer parallel interrupt resume recipes

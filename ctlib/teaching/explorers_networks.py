@@ -13,7 +13,7 @@ from ctlib.config import check_choice
 from ctlib.ct_module import Parallel
 from ctlib.data.transforms import to_pixels
 from ctlib.observe import observed
-from ctlib.teaching import figures
+from ctlib.teaching import figures_networks
 from ctlib.teaching.explorers import View
 from ctlib.tensorize import TensorSeparableConv
 
@@ -124,7 +124,7 @@ def attention_over_time(frames: np.ndarray, gates: dict[str, torch.Tensor], chan
         raise ValueError(f"channel must be -1 (the mean) to {count - 1}, got {channel}")
     shown = {name: (gate.mean(0) if channel < 0 else gate[channel]).numpy() for name, gate in gates.items()}
     space, time, both = shown["spatial"][0], shown["temporal"][:, 0, 0], shown["channel"][:, 0, 0]
-    figure = figures.attention(frames, space, time, both)
+    figure = figures_networks.attention(frames, space, time, both)
     which = f"mean of {count} channels" if channel < 0 else f"channel {channel}"
     numbers = {
         name: f"{values.min():.2f} to {values.max():.2f}"
@@ -199,6 +199,6 @@ def browse(
         share = found[index].softmax(0)
         said[f"{name} says"] = f"{classes[int(share.argmax())]} ({100 * share.max():.0f} %)"
     clip = clips[index][:, order_of(order, clips.shape[2], index)]
-    figure = figures.strip(to_pixels(clip), f"{truths[index]}, {order}")
+    figure = figures_networks.strip(to_pixels(clip), f"{truths[index]}, {order}")
     alt = f"The {clip.shape[1]} frames of a clip, {order}: {truths[index]}."
     return View(figure, {"clip": f"{index}: {truths[index]}", "order": order} | said, alt)

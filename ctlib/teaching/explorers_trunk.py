@@ -10,7 +10,7 @@ from ctlib.config import ModelConfig, check_choice
 from ctlib.ct_module import CTModule
 from ctlib.excitation import TensorExcitation
 from ctlib.observe import observed
-from ctlib.teaching import anatomy, figures
+from ctlib.teaching import anatomy, figures_networks
 from ctlib.teaching.explorers import View
 from ctlib.tensorize import clips_of, frames_of
 from ctlib.trunks import ClipBlock
@@ -101,7 +101,8 @@ def network(
     params = sum(part.params for part in found)
     clip = f"{num_frames} x {size} x {size}"
     name = module if count else "no block"
-    figure = figures.network(found, plain, module, f"{trunk}: {count} of {blocks} blocks replaced, {total:.1f} GFLOPs")
+    title = f"{trunk}: {count} of {blocks} blocks replaced, {total:.1f} GFLOPs"
+    figure = figures_networks.network(found, plain, module, title)
     numbers = {
         "blocks replaced": f"{count} of {blocks}",
         f"GFLOPs, one view of {clip}": f"{total:.2f}",
