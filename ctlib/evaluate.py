@@ -23,7 +23,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from ctlib import checkpoints, cost, runs
 from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
-from ctlib.data.clips import SKIPPED, test_loader
+from ctlib.data.clips import SKIPPED, end_workers, test_loader
 from ctlib.device import make_accelerator, precision_of
 from ctlib.models import name_of
 
@@ -234,7 +234,10 @@ def score(
     accelerator = make_accelerator(compute)
     network = accelerator.prepare_model(found.model, evaluation_mode=True)
     loader = accelerator.prepare(test_loader(samples, protocol.num_frames, data, batch))
-    scores = evaluate(network, loader, accelerator, found.classes, on_step)._replace(protocols=(protocol,))
+    try:
+        scores = evaluate(network, loader, accelerator, found.classes, on_step)._replace(protocols=(protocol,))
+    finally:
+        end_workers(loader)
     if accelerator.is_main_process:
         scores.save(path)
     return scores

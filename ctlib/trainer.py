@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ctlib import checkpoints, cost, interrupt, runs
 from ctlib.config import DataConfig, RunConfig
 from ctlib.data.catalog import Samples
-from ctlib.data.clips import SKIPPED, test_loader, train_loader
+from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader
 from ctlib.device import precision_of
 from ctlib.evaluate import Scores, evaluate
 from ctlib.models import VideoClassifier, build_model, freeze_trunk, recompute_blocks, use_channels_last
@@ -139,6 +139,8 @@ class Trainer:
         if self.config.compute.tensorboard:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
+        end_workers(self.trainset)
+        end_workers(self.testset)
         self.model = self.network = self.optimizer = self.trainset = self.testset = self.statistics = None
         self.accelerator.free_memory()
 

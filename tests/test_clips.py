@@ -101,6 +101,9 @@ def test_a_bad_video_stops_with_its_name(train_samples, tmp_path, workers):
     loader = clips.test_loader(samples, 4, DataConfig(size=32, workers=workers), batch=8)
     with pytest.raises(video.VideoError, match="broken.mp4: the file is empty"):
         list(loader)
+    processes = loader._iterator._workers if workers else []
+    clips.end_workers(loader)
+    assert [process.exitcode for process in processes] == [0] * workers
 
 
 def test_a_video_shorter_than_its_list_says_stops_with_its_name(train_samples, tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import multiprocessing
 import shutil
 
 import pytest
@@ -203,8 +204,10 @@ def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
     shutil.copytree(arrow_root, copy)
     (copy / "train" / "000003_backward.mp4").unlink()
     broken = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(copy), workers=2))
+    before = multiprocessing.active_children()
     with pytest.raises(VideoError, match="train/000003_backward.mp4: no such file"):
         train.train(broken, tmp_path / "run")
+    assert set(multiprocessing.active_children()) <= set(before)  # no loader process is left behind
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

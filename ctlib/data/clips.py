@@ -198,6 +198,16 @@ def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:
     )
 
 
+def end_workers(loader: DataLoader) -> None:
+    """End a loader's processes now, also one's that Accelerate prepared; another pass over it is not possible then.
+
+    Left to the garbage collector after a worker's error, their queues go first, and each is waited for 5 s.
+    """
+    iterator = loader._iterator  # torch ends workers when their iterator dies, and has no public call for it
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
 def _leave_signals_to_the_trainer(_worker: int) -> None:
     """Ctrl-C and a cluster's notice reach every process: a worker that ended on them would break the last step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
