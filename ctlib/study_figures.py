@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.path import Path
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
 from ctlib import paper
@@ -319,30 +319,40 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
 
 
 def gaps(found: pd.DataFrame) -> Figure:
-    """The measured difference of every judged finding against its published gap, with its interval.
+    """The measured difference of every finding against its published gap, with its interval.
 
-    Above zero the measured order is the paper's. The sizes need not agree: data and networks are others. Of wide
-    intervals (two seeds) the ends lie outside the picture.
+    Above zero the measured order is the paper's; linear up to 2 points, logarithmic from there. The sizes need not
+    agree: data and networks are others. Findings with one common seed have no interval; of wide intervals (two
+    seeds) the ends lie outside the picture.
 
     Args:
-        found: of `verdicts.pairs`; those with fewer than two common seeds are left out.
+        found: of `verdicts.pairs`; those without a common seed are left out.
     """
-    judged = found[found.seeds >= 2]
+    drawn = found[found.seeds >= 1]
+    kinds = drawn.verdict.mask(drawn.seeds < 2, "one seed, not judged")
     figure, axes = plt.subplots(figsize=(8, 4.8))
-    looks = {"not resolved": ("o", "white"), "agrees": ("o", "#0f4c6e"), "disagrees": ("X", "#e08214")}
-    for verdict, (marker, face) in looks.items():
-        part = judged[judged.verdict == verdict]
+    looks = {
+        "one seed, not judged": (".", "0.6"),
+        "not resolved": ("o", "white"),
+        "agrees": ("o", "#0f4c6e"),
+        "disagrees": ("X", "#e08214"),
+    }
+    for kind, (marker, face) in looks.items():
+        part = drawn[kinds == kind]
         error = [part.difference - part.low, part.high - part.difference]
-        bars = "0.8" if verdict == "not resolved" else "0.35"
+        bars = "0.8" if kind == "not resolved" else "0.35"
         axes.errorbar(part.gap, part.difference, error, fmt="none", ecolor=bars, elinewidth=0.9, zorder=1)
-        axes.plot(part.gap, part.difference, marker, ls="", mfc=face, mec="0.2", ms=6, label=f"{verdict} ({len(part)})")
+        axes.plot(part.gap, part.difference, marker, ls="", mfc=face, mec="0.2", ms=6, label=f"{kind} ({len(part)})")
     axes.axhline(0, color="0.3", lw=1.2)
-    least, most = (judged.difference.min(), judged.difference.max()) if len(judged) else (-1, 1)
-    room = 0.25 * max(most - least, 1)
+    least, most = (drawn.difference.min(), drawn.difference.max()) if len(drawn) else (-1, 1)
     axes.set(xscale="log", xlabel="published gap, points of top-1", ylabel="measured difference, points of top-1")
-    axes.set_ylim(min(least, 0) - room, max(most, 0) + room)
+    axes.set_yscale("symlog", linthresh=2)  # some differences are of tens of points, and the close ones matter most
+    axes.set_yticks([-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50])
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(1.6 * min(least, -1), 1.6 * max(most, 1))
     axes.set_xticks([0.5, 1, 2, 5, 10, 30])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.legend(fontsize="small", loc="upper left")
+    figure.legend(fontsize="small", loc="outside lower center", ncols=4)
     return figure

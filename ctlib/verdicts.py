@@ -298,6 +298,13 @@ def told(found: pd.DataFrame) -> str:
             f"{len(after)} of the {len(resolved)} resolved remain: {(after.verdict == AGREES).sum()} agree, "
             f"{(after.verdict == DISAGREES).sum()} disagree.",
         ]
+    leaning = found[(found.verdict == UNRESOLVED) & (found.seeds > 0)]
+    if len(leaning):
+        lines.append(
+            f"Of the {len(leaning)} not resolved that have a common seed, the measured means of "
+            f"{(leaning.difference > 0).sum()} lie in the published order and of {(leaning.difference < 0).sum()} in "
+            "the other: where they lean, and no verdict."
+        )
     lines.append(
         "The pairs are not independent: pairs share rows, tables share rows, and Tables 6 and 7 hold one measurement "
         "against two published columns. The counts are no sample of independent trials, and have no interval."

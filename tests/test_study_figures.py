@@ -2,7 +2,6 @@ import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from test_verdicts import NOTHING, study_of
@@ -141,10 +140,12 @@ def test_no_records_and_no_findings_still_give_bars():
     assert study_figures.gaps(nothing).axes[0].get_ylim()[0] < 0
 
 
-def test_gaps_show_the_judged_findings_by_verdict():
+def test_gaps_show_the_findings_by_verdict_and_those_of_one_seed_without():
     found = verdicts.pairs(study_of(noise=3))
-    axes = study_figures.gaps(found).axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == [f"{kind} ({(found.verdict == kind).sum()})" for kind in ("not resolved", "agrees", "disagrees")]
-    few = pd.concat([found.assign(seeds=1)])
-    assert "agrees (0)" in [text.get_text() for text in study_figures.gaps(few).axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in study_figures.gaps(found).legends[0].get_texts()]
+    counted = [f"{kind} ({(found.verdict == kind).sum()})" for kind in ("not resolved", "agrees", "disagrees")]
+    assert labels == ["one seed, not judged (0)", *counted]
+    first = verdicts.pairs(study_of(["2b"], seeds=[0]), ["2b"])
+    figure = study_figures.gaps(first)
+    assert figure.legends[0].get_texts()[0].get_text() == f"one seed, not judged ({len(first)})"
+    assert figure.axes[0].lines[0].get_ydata().tolist() == first.difference.tolist()

@@ -91,6 +91,7 @@ def test_less_than_two_common_seeds_resolve_nothing():
     assert set(found.verdict) == {UNRESOLVED} and found.p.isna().all()
     assert one(found, "2D", "1D").why == "1 common seed, at least 2 are needed"
     assert one(found, "2D", "1D").difference == 80
+    assert "Of the 1 not resolved that have a common seed, the measured means of 1 lie in the" in verdicts.told(found)
     assert one(found, "3D", "1D").why == "0 common seeds, at least 2 are needed"
     assert one(found, "3D", "4D").why == "not run: 4D"
 
