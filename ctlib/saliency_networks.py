@@ -33,7 +33,8 @@ def trainings(
 ) -> tuple[tuple[RunConfig, arrow.ArrowConfig], tuple[RunConfig, arrow.ArrowConfig]]:
     """The two trainings of a network of `NETWORKS` on Arrow of Time: at half the size, and from there at `size`.
 
-    The second starts from the first's checkpoint, which `train_all` fills in. Both see the same scenes, drawn smaller.
+    The second starts from the first's checkpoint, which `train_all` fills in, and sees some of its
+    scenes, drawn larger.
 
     Args:
         network: a name of `NETWORKS`.
