@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as pil_transforms
 
-from ctlib.data import transforms, video
+from ctlib.data import encoding, transforms, video
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.trunks import IMAGENET_MEAN, IMAGENET_STD
 
@@ -82,8 +82,8 @@ def write_images(folder: Path, frames: Iterator[np.ndarray]) -> None:
 
 
 REWRITERS = {
-    "short GOP": lambda path, frames: video.write_video(path, frames, FPS),
-    "intra": lambda path, frames: video.write_video(path, frames, FPS, gop=1),
+    "short GOP": lambda path, frames: encoding.write_video(path, frames, FPS),
+    "intra": lambda path, frames: encoding.write_video(path, frames, FPS, gop=1),
     "JPEG": write_images,
 }
 

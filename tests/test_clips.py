@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ctlib.config import DataConfig
-from ctlib.data import clips, transforms, video
+from ctlib.data import clips, encoding, transforms, video
 from ctlib.data.catalog import Samples
 
 
@@ -107,7 +107,7 @@ def test_a_bad_video_stops_with_its_name(train_samples, tmp_path, workers):
 
 
 def test_a_video_shorter_than_its_list_says_stops_with_its_name(train_samples, tmp_path):
-    video.write_frames(tmp_path / "short.mp4", np.zeros((20, 32, 32, 3), np.uint8))
+    encoding.write_frames(tmp_path / "short.mp4", np.zeros((20, 32, 32, 3), np.uint8))
     samples = with_a_bad_video(train_samples, tmp_path / "short.mp4")
     for train, key in ((False, 0), (True, (0, 0))):
         with pytest.raises(video.VideoError, match=r"short\.mp4.* 20 .* 48"):
@@ -137,7 +137,7 @@ def test_flips_are_the_data_set_s_unless_told(train_samples):
 
 
 def test_a_video_shorter_than_the_clip_is_spread(tmp_path):
-    video.write_frames(tmp_path / "short.mp4", np.zeros((3, 32, 32, 3), np.uint8))
+    encoding.write_frames(tmp_path / "short.mp4", np.zeros((3, 32, 32, 3), np.uint8))
     samples = Samples([("short.mp4", 0, None)], ("a",), tmp_path)
     assert clips.ClipDataset(samples, 8, 32)[0][0].shape == (1, 3, 8, 32, 32)
 

@@ -99,8 +99,8 @@ teaching.exercises teaching.exercises_networks teaching.exercises_tensors teachi
 saliency_figures transfer saliency_networks localisation saliency sweep ablation study_tables verdicts scales
 study findings study_figures plotting plan train trainer parallel interrupt resume recipes
 evaluate device checkpoints runs data.prepare data.clips data.arrow data.made_sets data.catalog data.check
-data.annotations data.transforms data.sampling data.video probe cost paper deploy models trunks temporal ct_module
-excitation tensorize observe config
+data.annotations data.transforms data.sampling data.video data.encoding probe cost paper deploy models trunks temporal
+ct_module excitation tensorize observe config
 """.split()  # noqa: SIM905
 
 

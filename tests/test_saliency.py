@@ -8,7 +8,7 @@ from torch import nn
 
 from ctlib import checkpoints, saliency
 from ctlib.config import ModelConfig
-from ctlib.data import transforms, video
+from ctlib.data import encoding, transforms, video
 from ctlib.deploy import Compiled, optimize
 from ctlib.models import build_model, use_channels_last
 
@@ -277,7 +277,7 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     frames = np.random.default_rng(0).integers(0, 255, (12, 48, 80, 3), dtype=np.uint8)
     for count in (12, 2):
-        video.write_video(folder / f"{count}.mp4", frames[:count], fps=12)
+        encoding.write_video(folder / f"{count}.mp4", frames[:count], fps=12)
     return folder
 
 

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ctlib.config import Config, at_least
-from ctlib.data.video import write_frames
+from ctlib.data.encoding import write_frames
 
 VERSION = 1  # of the pictures drawn: a change of them is another data set
 MARGIN = 1.3  # the background is wider than the picture, as the camera shakes

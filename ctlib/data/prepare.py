@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ctlib.data import video
+from ctlib.data import encoding, video
 from ctlib.data.catalog import Samples, load_samples
 from ctlib.data.check import Journal, read_rows, run_each, short_reason, unread_reason
 from ctlib.data.clips import ClipDataset
@@ -302,7 +302,7 @@ def _encode(root: str, path: str, listed: int | None, written: str, short_side: 
     try:
         rate = video.probe(source).fps
         rate = rate if rate and 1 <= rate <= 240 else 12  # for players only; a folder of frames does not tell its rate
-        video.write_video(written, frames(), rate, gop)
+        encoding.write_video(written, frames(), rate, gop)
     except video.VideoError as error:
         return count, unread_reason(source, error)
     if reason := short_reason(count, listed):
