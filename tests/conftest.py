@@ -1,3 +1,8 @@
+import os
+
+# The tests' tensors are small, tests run side by side, and results then agree with the loader's workers.
+os.environ["OMP_NUM_THREADS"] = "1"  # also of the kernels and processes that tests start; before torch is loaded
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -6,9 +11,13 @@ from ctlib import plotting
 from ctlib.data import arrow
 from ctlib.data.catalog import load_samples
 
-torch.set_num_threads(1)  # the tests' tensors are small, and results then agree with the loader's workers
-
 TINY = arrow.ArrowConfig(train_clips=32, val_clips=32, size=32, difficulty=0.2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Whatever a test asks for, the next one has a thread again."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
