@@ -15,19 +15,21 @@ import sys
 
 sys.path.insert(0, str(workflow.basedir))
 
-from ctlib import ablation, scales, sweep
+from ctlib import ablation, scales, sweep, verdicts
 
 OUT = config.get("out_dir", "results/ablations")
 SCALE = config.get("scale", "laptop")
 TABLES = str(config.get("tables", " ".join(scales.TABLES))).split()
-SEEDS = [int(seed) for seed in str(config.get("seeds", "0 1 2")).split()]
-ROOTS = {name: config[name] for name in ("something_v1_root", "mini_kinetics_200_root") if name in config}
-GIVEN = {"scale": SCALE, "overrides": config.get("overrides", ""), "out_dir": sweep.seen_by_notebooks(OUT), **ROOTS}
+SEEDS = verdicts.seeds_of(str(config.get("seeds", "0 1 2")))
+ROOTS = {data: config.get(f"{data.replace('-', '_')}_root", "") for data in scales.REAL}
+GIVEN = {"scale": SCALE, "overrides": config.get("overrides", ""), "out_dir": sweep.seen_by_notebooks(OUT)}
+GIVEN |= {f"{data.replace('-', '_')}_root": root for data, root in ROOTS.items() if root}
 
 JOBS = {
     (job.training.config.name, str(job.training.config.seed)): job
     for job in ablation.jobs(SCALE, TABLES, seeds=SEEDS, overrides=GIVEN["overrides"])
 }
+ablation.check_roots(JOBS.values(), ROOTS)
 
 
 RUN_NOTEBOOK = f"{OUT}/notebooks/{{name}}_seed{{seed}}.ipynb"
@@ -55,21 +57,12 @@ rule all:
         expand(f"{OUT}/tables/{{table}}.csv", table=TABLES),
 
 
-localrules:
-    begin,
-
-
 # The built-in data are written once, before several runs want to.
-rule begin:
-    output:
-        f"{OUT}/study.json",
-    run:
-        sweep.begin(OUT, SCALE, GIVEN["overrides"])
+onstart:
+    sweep.begin(OUT, SCALE, GIVEN["overrides"])
 
 
 rule run:
-    input:
-        ancient(f"{OUT}/study.json"),
     output:
         f"{OUT}/runs/{{name}}/seed{{seed}}/tests.json",
     log:
@@ -78,8 +71,6 @@ rule run:
     threads: 1
     resources:
         gpu=scales.SCALES[SCALE].gpus,
-        mem_mb=8000,
-        runtime=60 if SCALE == "laptop" else 2880,  # minutes
     params:
         command=lambda wildcards: papermill(
             RUN_NOTEBOOK.format(**wildcards), **sweep.notebook_parameters(JOBS[wildcards.name, wildcards.seed], SCALE)

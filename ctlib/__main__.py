@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from ctlib import checkpoints, deploy, parallel, scales, study, sweep
+from ctlib import checkpoints, deploy, parallel, scales, study, sweep, verdicts
 from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.check import check
@@ -135,7 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
     sweeping.add_argument("out", metavar="OUT", type=Path, help="the study's folder")
     sweeping.add_argument("--scale", default="laptop", choices=scales.SCALES)
     sweeping.add_argument("--tables", nargs="+", default=scales.TABLES, choices=scales.TABLES, metavar="TABLE")
-    sweeping.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    sweeping.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    for data in scales.REAL:
+        sweeping.add_argument(f"--{data}-root", default="", metavar="FOLDER", help="of the data set, for --scale paper")
     sweeping.add_argument("--side-by-side", type=int, default=2, help="how many at once (default: 2)")
     sweeping.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE")
     sweeping.set_defaults(run=run_ablations, kept="what is finished is kept: the same command goes on")
@@ -276,7 +278,9 @@ def export_network(options: argparse.Namespace) -> int:
 def run_ablations(options: argparse.Namespace) -> int:
     tell, show = functools.partial(print, flush=True), counting("Arrow of Time, clips written")
     given = {"side_by_side": options.side_by_side, "overrides": " ".join(options.set), "tell": tell, "on_clips": show}
-    failed = sweep.sweep(options.out, options.scale, options.seeds, options.tables, **given)
+    seeds = verdicts.seeds_of(" ".join(options.seeds))
+    roots = {data: getattr(options, f"{data.replace('-', '_')}_root") for data in scales.REAL}
+    failed = sweep.sweep(options.out, options.scale, seeds, options.tables, roots=roots, **given)
     for path in failed:
         print(f"failed: {path}", file=sys.stderr)
     return int(bool(failed))

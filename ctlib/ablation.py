@@ -9,7 +9,6 @@ out_dir/runs/<name>/seed<k>/tests.json  which those are, and the names of the cl
 import dataclasses
 import functools
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,12 +22,18 @@ from ctlib.data.arrow import pair_of
 from ctlib.data.clips import SKIPPED
 from ctlib.evaluate import Scores
 from ctlib.runs import RunFolder
-from ctlib.scales import REFERENCES, SCALES, TABLES, Training, protocol, resized, rows, training
+from ctlib.scales import REAL, REFERENCES, SCALES, TABLES, Training, protocol, resized, rows, training
 from ctlib.study import Network
 
 COLUMNS = """
 table row seed top1 videos gflops params train_seconds run frames size clips crops views
-fingerprint classes_digest coverage data scale hardware commit
+fingerprint classes_digest coverage data precision micro_batch scale hardware commit
+""".split()  # noqa: SIM905
+
+
+# What is taken from a run's result.
+_OF_A_RESULT = """
+seed top1 gflops params seconds num_frames videos skipped listed fingerprint data precision micro_batch hardware commit
 """.split()  # noqa: SIM905
 
 
@@ -97,12 +102,25 @@ def _further_test(network: Network, networks: Sequence[Network], scale: str, ove
     return None if own and len(networks) == 1 else tested
 
 
-def _overrides(out_dir: str | Path, scale: str) -> str:
-    """What differs from the scale in the study that a folder holds."""
+def check_roots(jobs: Iterable[Job], roots: dict[str, str] | None) -> None:
+    """Raise ValueError unless every real data set that jobs read has its folder, naming those that lack one."""
+    needed = {job.training.config.data.name for job in jobs} & set(REAL)
+    without = sorted(data for data in needed if not (roots or {}).get(data))
+    if without:
+        names = ", ".join(f"{data.replace('-', '_')}_root" for data in without)
+        raise ValueError(f"{names} must be the folder of the data set, got ''")
+
+
+def overrides_of(out_dir: str | Path, scale: str) -> str:
+    """What differs from the scale in the study that a folder holds; nothing if it holds none yet.
+
+    Raises:
+        ValueError: it holds another scale, or its study.json is damaged.
+    """
     path = Path(out_dir) / "study.json"
     if not path.is_file():
         return ""
-    about = json.loads(path.read_text())
+    about = runs.read_json(path, ("scale", "overrides"))
     if about["scale"] != scale:
         raise ValueError(f"{out_dir} holds the scale {about['scale']!r}, {scale!r} asked for")
     return about["overrides"]
@@ -200,10 +218,12 @@ def measured(
         networks), `params` (of all networks), `train_seconds`, `run` (its folder below `out_dir`; an ensemble's
         several between " + "), `frames` (a text, such as "8+16"), `size` (pixels), `clips`, `crops`, `views`,
         `fingerprint` (of the lists), `classes_digest`, `coverage` (of the listed test videos, percent), `data`,
-        `scale`, `hardware` and `commit`.
+        `precision` and `micro_batch` (clips that a batch norm saw at once in training), `scale`, `hardware` and
+        `commit`.
 
     Raises:
-        ValueError: an unknown scale or table, another study's folder, or a record of other parameters.
+        ValueError: an unknown scale or table, another study's folder, or a record that is damaged or of other
+            parameters.
     """
     lines = [line for line, _ in _each(out_dir, scale, tables or TABLES, None, chosen) if isinstance(line, dict)]
     return pd.DataFrame(lines, columns=COLUMNS)
@@ -231,7 +251,7 @@ def missing(
 
 def _each(out_dir, scale, tables, seeds, chosen):
     """For each table, row and seed: the line of its record, or what there is to do for one; and which it is of."""
-    overrides = _overrides(out_dir, scale)
+    overrides = overrides_of(out_dir, scale)
     found = sorted(int(path.name[4:]) for path in Path(out_dir).glob("runs/*/seed*") if path.name[4:].isdecimal())
     for table in tables:
         for row in rows(table, scale, chosen):
@@ -269,7 +289,7 @@ def _scores(parts: Sequence[_Part], out_dir) -> Scores | None:
 
 def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> dict:
     folders = [part.job.training.folder(out_dir) for part in parts]
-    results = [folder.result() for folder in folders]
+    results = [folder.result(_OF_A_RESULT) for folder in folders]
     first, tested, scores = results[0], parts[0].tested, _scores(parts, out_dir)
     views = tested["data.clips"] * tested["data.crops"]
     one_view = [first["gflops"]] if scores is None else [part.gflops for part in scores.protocols]
@@ -278,7 +298,7 @@ def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> 
     def together(key: str, join: str = " and ") -> str:
         return join.join(dict.fromkeys(str(result[key]) for result in results))
 
-    classes = [json.loads((folder.path / "tests.json").read_text())["classes"] for folder in folders]
+    classes = [runs.read_json(folder.path / "tests.json", ["classes"])["classes"] for folder in folders]
     return {
         "table": table,
         "row": row,
@@ -298,6 +318,8 @@ def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> 
         "classes_digest": " and ".join(dict.fromkeys(map(_digest, classes))),
         "coverage": 100 * videos / first["listed"],
         "data": together("data"),
+        "precision": together("precision"),
+        "micro_batch": together("micro_batch"),
         "scale": scale,
         "hardware": together("hardware"),
         "commit": together("commit"),
@@ -314,7 +336,7 @@ def correct(out_dir: str | Path, scale: str, table: str, row: str, seed: int) ->
     Raises:
         ValueError: an unknown table, row or scale, or a row whose runs are not finished.
     """
-    parts = _parts(out_dir, scale, table, row, seed, _overrides(out_dir, scale))
+    parts = _parts(out_dir, scale, table, row, seed, overrides_of(out_dir, scale))
     todo = [f"{part.job.training.config.name} is {part.state}" for part in parts if part.state != "finished"]
     if todo:
         raise ValueError(f"Table {table}, {row}, seed {seed} is not finished: {', '.join(todo)}")

@@ -66,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
         recipe={"epochs": 30, "lr": 0.04, "weight_decay": 1e-4, "warmup": 2},
         model={"dropout": 0.3, "num_frames": 8},
         data={"size": 112, "workers": 8},
-        arrow={"train_clips": 16_000, "val_clips": 1920, "size": 128, "difficulty": 0.6},
+        arrow={"train_clips": 16_000, "val_clips": 2000, "size": 128, "difficulty": 0.6},
     ),
 }
 

@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -117,8 +117,13 @@ class RunFolder:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not of this version of ctlib: {error}") from None
 
-    def result(self) -> dict:
-        return json.loads((self.path / "result.json").read_text())
+    def result(self, needed: Iterable[str] = ()) -> dict:
+        """What came out.
+
+        Raises:
+            ValueError: a damaged record, or one that lacks what is needed; it is named.
+        """
+        return read_json(self.path / "result.json", needed)
 
     def history(self) -> pd.DataFrame:
         return pd.read_csv(self.path / "history.csv")
@@ -174,14 +179,12 @@ def load(folder: str | Path) -> pd.DataFrame:
     count), num_frames, size, clips, crops, seed, epochs, seconds, and `folder`.
 
     Raises:
-        FileNotFoundError: the folder is not there.
+        FileNotFoundError: the folder is not there; ValueError: a damaged record.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} to read runs from")
-    rows = [
-        {**json.loads(path.read_text()), "folder": str(path.parent)} for path in sorted(folder.rglob("result.json"))
-    ]
+    rows = [{**read_json(path), "folder": str(path.parent)} for path in sorted(folder.rglob("result.json"))]
     columns = [
         "name",
         "model",
@@ -257,6 +260,22 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path, needed: Iterable[str] = ()) -> dict:
+    """What `write_json` wrote.
+
+    Raises:
+        ValueError: a file that is damaged, or lacks what is needed; it is named.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    lacking = [key for key in needed if not isinstance(found, dict) or key not in found]
+    if lacking:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
+    return found
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -69,6 +69,8 @@ SCALES: dict[str, Scale] = {
     ),
 }
 
+REAL = ("something-v1", "mini-kinetics-200")  # data sets of the scales that must be had, each with its folder
+
 # The row that a table's others are held against: what the paper goes on with.
 REFERENCES = {
     "2a": "CT-Module",
@@ -99,9 +101,14 @@ def remark(table: str, scale: str, overrides: str = "") -> str:
     """
     check(table, scale)
     chosen, told = resized(scale, overrides), []
-    if table == "2d" and chosen.width != 64:
-        stand = ", ".join(f"{_second(size, chosen)} for {size}" for size in (4, 16))
-        told.append(f"C_2 keeps its ratio to sqrt(C), which goes with the root of the width: {stand}; 1 stays 1")
+    grids = [network.config.dims for networks in study.ROWS[table].values() for network in networks]
+    sizes = sorted({size for dims in grids if isinstance(dims, tuple) for size in dims if size > 0})
+    stand = [f"{_second(size, chosen)} for {size}" for size in sizes if _second(size, chosen) != size]
+    if stand:
+        told.append(
+            "a sub-dimension's size keeps its ratio to sqrt(C), which goes with the root of the width: "
+            + ", ".join(stand + (["1 stays 1"] if 1 in sizes else []))
+        )
     if table == "2h" and chosen.size != 256:
         small, large = (_pixels(chosen, "resnet50", size) for size in (224, 256))
         told.append(f"{small} and {large} pixels stand for 224 and 256")
@@ -185,7 +192,7 @@ def training(
     data, recipe = chosen.others.get(table, (chosen.data, chosen.recipe))
     size = network.train_size or network.size
     model, _ = stand_in(network, chosen)
-    set_here = {f"model.{part}": getattr(model, part) for part in _PARTS}
+    set_here = {f"model.{part}": getattr(model, part) for part in study.PARTS}
     set_here |= protocol(network._replace(size=size, clips=1, crops=1), chosen)
     others = [pair for pair in overrides.split() if not pair.startswith(_SIZE)]
     clashing = [pair for pair in others if pair.partition("=")[0] in set_here]
@@ -201,10 +208,6 @@ def training(
         **{"data.root": (roots or {}).get(data), "model.num_classes": model.num_classes, **given, **set_here},
     )
     return Training(config, made)
-
-
-# What a row says of its network; the recipe says the rest (dropout, weights), and the data set the classes.
-_PARTS = ("num_frames", "blocks", "module", "dims", "kernels", "connection", "pointwise", "excitation")
 
 
 def protocol(network: Network, scale: Scale) -> dict[str, int]:

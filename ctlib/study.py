@@ -1,5 +1,6 @@
 """What is studied, as data: which network stands behind each row of the paper's tables."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 
 from ctlib import cost, paper
-from ctlib.config import ModelConfig
+from ctlib.config import ModelConfig, check_choice
 from ctlib.models import build_model, model_config
 from ctlib.trunks import INCEPTION_BLOCKS
 
@@ -121,22 +122,34 @@ ROWS: dict[str, dict[str, tuple[Network, ...]]] = {
 }
 
 
-def own_row(text: str) -> tuple[str, tuple[Network, ...]]:
-    """A row of one's own: CT-Net on ResNet-50 with the parts swapped that "name: part=value part=value" names.
+# What a row says of its network; a scale says the rest (trunk), a recipe too (dropout, weights), the data the classes.
+PARTS = ("num_frames", "blocks", "module", "dims", "kernels", "connection", "pointwise", "excitation")
+
+
+def add_row(table: str, text: str) -> str:
+    """Put a row of one's own into `ROWS`: CT-Net on ResNet-50 with parts swapped, "name: part=value part=value".
 
     Values are JSON without spaces, or text: "wide: kernels=[[5,3,3],[3,3,3]] excitation=se".
 
+    Returns:
+        Its name.
+
     Raises:
-        ValueError: no name or no part, or a part that the network does not have; TypeError: a value of another type.
+        ValueError: no name or no part, a name that the table has, or a part that is none of `PARTS`; TypeError: a
+            value of another type.
     """
     name, _, pairs = (part.strip() for part in text.partition(":"))
     parts = dict(pair.split("=", 1) for pair in pairs.split() if "=" in pair)
     if not name or not parts or len(parts) < len(pairs.split()):
         raise ValueError(f"a row of one's own is 'name: part=value ...', each part once, got {text!r}")
     for part, value in parts.items():
+        check_choice("part of a row", part, PARTS)
         with suppress(json.JSONDecodeError):  # else it is text
             parts[part] = json.loads(value)
-    return name, (Network(model_config("ctnet_r50", **parts)),)
+    if name in ROWS[table]:
+        raise ValueError(f"Table {table} has a row {name!r}: give yours another name")
+    ROWS[table] = ROWS[table] | {name: (Network(model_config("ctnet_r50", **parts)),)}
+    return name
 
 
 def swapped(networks: Iterable[Network]) -> str:
@@ -229,8 +242,8 @@ def inception_placements() -> pd.DataFrame:
 @functools.cache
 def counted(config: ModelConfig, size: int) -> cost.Cost:
     """What one view of a network costs, counted on shapes alone."""
-    with torch.device("meta"):  # shapes alone: no weight is drawn
-        return cost.count(build_model(config), config.num_frames, size)
+    with torch.device("meta"):  # shapes alone: no weight is drawn or read
+        return cost.count(build_model(dataclasses.replace(config, weights=None)), config.num_frames, size)
 
 
 # Which of a table's columns print GFLOPs, whether of all views, and half of the last digit printed.

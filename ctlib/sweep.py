@@ -1,7 +1,6 @@
 """The ablations done: a run and its tests, and all runs as a batch of notebooks, two or more side by side."""
 
 import dataclasses
-import json
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ctlib import evaluate, runs
-from ctlib.ablation import Job, jobs, kept_scores, state
+from ctlib.ablation import Job, check_roots, jobs, kept_scores, state
 from ctlib.plan import find_data
 from ctlib.scales import SCALES, TABLES, rows
 from ctlib.train import train
@@ -32,7 +31,7 @@ def open_study(out_dir: str | Path, scale: str, overrides: str = "") -> None:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         runs.write_json(path, about)
-    there = json.loads(path.read_text())
+    there = runs.read_json(path)
     differing = [
         f"{key} {there.get(key)!r} there, {about.get(key)!r} asked for" for key in about if there.get(key) != about[key]
     ]
@@ -124,25 +123,36 @@ def sweep(
         The executed notebooks that failed.
 
     Raises:
-        ValueError: an unknown scale or table, or a folder with another study; FileNotFoundError: no such notebook.
+        ValueError: an unknown scale or table, a folder with another study, or real data without its folder;
+            FileNotFoundError: no such notebook.
         KeyboardInterrupt: it was stopped.
     """
     if not Path(notebook).is_file():
         raise FileNotFoundError(f"no notebook {notebook}")
+    roots = {data: root for data, root in (roots or {}).items() if root}
     todo = jobs(scale, tables, (), seeds, overrides, roots)
+    check_roots(todo, roots)
     open_study(out_dir, scale, overrides)
-    waiting = [job for job in todo if state(job, out_dir) != "finished"]
+    waiting = [job for job in todo if not _finished(job, out_dir)]
     tell(f"{len(todo)} runs, {len(todo) - len(waiting)} of them finished")
     if waiting:
         begin(out_dir, scale, overrides, on_clips)
     given = {"scale": scale, "overrides": overrides, "out_dir": seen_by_notebooks(out_dir)}
-    given |= {f"{data.replace('-', '_')}_root": root for data, root in (roots or {}).items()}
+    given |= {f"{data.replace('-', '_')}_root": root for data, root in roots.items()}
     runs_of = {executed_notebook(job, out_dir): {**given, **notebook_parameters(job, scale)} for job in waiting}
     shown = {"seeds": " ".join(map(str, seeds)), "train": "False"}
     tables_of = {Path(out_dir) / f"{table}.ipynb": {**given, "table": table, **shown} for table in tables}
     batch = _Batch(Path(notebook), side_by_side, tell)
     with batch.stopped_by_signals():
         return batch.run(runs_of, "run") + batch.run(tables_of, "table")
+
+
+def _finished(job: Job, out_dir: str | Path) -> bool:
+    """Of a record that is damaged, or of another run, its notebook will say so, and the others go on."""
+    try:
+        return state(job, out_dir) == "finished"
+    except ValueError:
+        return False
 
 
 def seen_by_notebooks(out_dir: str | Path) -> str:
@@ -220,7 +230,7 @@ class _Batch:
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """While inside, SIGINT and SIGTERM end the batch: no more is begun, and what runs is asked to stop."""
+        """While inside, SIGINT, SIGTERM and a closed terminal end the batch: what runs is asked to stop."""
 
         def stop(_number, _frame) -> None:
             if not self.stopping:
@@ -229,7 +239,10 @@ class _Batch:
                 process.send_signal(signal.SIGKILL if self.stopping else signal.SIGINT)
             self.stopping = True
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup sets
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:

@@ -15,15 +15,18 @@ import pandas as pd
 from scipy import stats
 
 from ctlib import paper, study
-from ctlib.scales import TABLES
+from ctlib.scales import SCALES, TABLES, rows
 
 AGREES, DISAGREES, UNRESOLVED = "agrees", "disagrees", "not resolved"
+UNTESTED = "not at this scale"  # the scale has no such row, or has other real data than the published column
 LEAST_GAP = 0.5  # points of top-1 between two published rows, from which on they are a finding
 LEVEL = 0.95  # of the interval of a pair's mean difference
 
 _SOMETHING = "Something-Something V1"
 _COLUMNS = {"top1": "", "top1_v1": _SOMETHING, "top1_v2": "Something-Something V2", "top1_minik": "Mini-Kinetics-200"}
-_SAME = ("fingerprint", "classes_digest", "coverage", "videos")  # what the lines of one table share
+_PUBLISHED_ON = {"something-v1": _SOMETHING, "mini-kinetics-200": "Mini-Kinetics-200"}  # real data of a scale
+# What the lines of one table share: what was tested, and what of its computing changes what is learned.
+_SAME = ("fingerprint", "classes_digest", "coverage", "videos", "precision", "micro_batch")
 _PROTOCOL = ("frames", "size", "clips", "crops")  # may differ between rows where the paper's rows do
 
 
@@ -59,11 +62,16 @@ def published(table: str) -> pd.DataFrame:
     return lines[list(columns)].rename(columns=columns)
 
 
-def check(measured: pd.DataFrame) -> None:
+def check(measured: pd.DataFrame, scale: str | None = None) -> None:
     """Refuse lines that must not be averaged, or held against one another.
 
-    One scale in all; in a table one data fingerprint, class order, coverage and number of test videos; in a row one
-    protocol. Two rows of a table may differ in frames, size, clips or crops only where the paper's two rows do.
+    One scale in all; in a table one data fingerprint, class order, coverage, number of test videos, precision and
+    micro-batch; in a row one protocol. Two rows of a table may differ in frames, size, clips or crops only where the
+    paper's two rows do.
+
+    Args:
+        measured: of `ablation.measured`.
+        scale: that they should be of; None: any.
 
     Raises:
         ValueError: lines that differ, or two lines of one row and seed; it names their runs.
@@ -76,6 +84,8 @@ def check(measured: pd.DataFrame) -> None:
             f"{', '.join(repeated.run[(repeated.row == first.row) & (repeated.table == first.table)])}"
         )
     _one_value(measured, "scale", "the study")
+    if scale is not None and len(measured) and measured.scale.iloc[0] != scale:
+        raise ValueError(f"the lines are of the scale {measured.scale.iloc[0]!r}, {scale!r} asked for")
     for table, lines in measured.groupby("table", sort=False):
         for column in _SAME:
             _one_value(lines, column, f"table {table}")
@@ -163,12 +173,22 @@ def judge(differences: Sequence[float], videos: int) -> Judged:
     return Judged(mean, float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, count - 1)))
 
 
-def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES) -> pd.DataFrame:
+def comparable(table: str, data: str, scale: str) -> list[str]:
+    """The rows of a table whose published accuracies on `data` the runs of a scale may be held against.
+
+    Those that the scale has (`scales.rows`); where its data are real, only on the very data set.
+    """
+    own = SCALES[scale].others.get(table, (SCALES[scale].data,))[0]
+    return list(rows(table, scale)) if _PUBLISHED_ON.get(own, data) == data else []
+
+
+def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:
     """Every finding of some tables, and what the measured lines say of it.
 
-    Each published top-1 column has findings of its own (Tables 6 and 7 have two), which are held against the same
-    measured rows. The two rows are paired over the seeds that both have; the verdict is "agrees" or
-    "disagrees" where the interval of `judge` leaves zero out, else "not resolved".
+    Each published top-1 column has findings of its own (Tables 6 and 7 have two); on made data they are held against
+    the same measured rows. What a scale cannot test (`comparable`) is "not at this scale". The two rows are paired
+    over the seeds that both have; the verdict is "agrees" or "disagrees" where the interval of `judge` leaves zero
+    out, else "not resolved".
 
     The verdicts of pairs are not corrected for how many there are. `p_holm` is (Holm, over the measured
     comparisons that differ: the same two sets of runs in two tables, or against two published columns, are one).
@@ -177,25 +197,29 @@ def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES) -> pd.DataFram
         A row a finding: `table`, `data` (of the published column), `higher` and `lower` (rows, as published), `gap`
         (published, points), `seeds` (common), `difference` (higher minus lower, measured, points) with its interval
         `low` to `high`, `p`, `p_holm`, `verdict`, `why` (it is not resolved) and `key` (of the measured comparison).
+
+    Raises:
+        ValueError: what `check` refuses.
     """
-    check(measured)
+    check(measured, scale)
     records = []
     for table in tables:
         lines = measured[measured.table == table]
         by_seed = lines.pivot_table(index="seed", columns="row", values="top1")
         tested = {row: _tested(part) for row, part in lines.groupby("row")}
         for data, column in published(table).items():
-            accuracies = column.dropna()
+            accuracies, testable = column.dropna(), comparable(table, data, scale)
             for one, other in itertools.combinations(accuracies.index, 2):
                 higher, lower = (one, other) if accuracies[one] >= accuracies[other] else (other, one)
                 gap = round(float(accuracies[higher] - accuracies[lower]), 6)  # 47.3 - 46.8 is less than 0.5 in floats
                 if gap < LEAST_GAP:
                     continue
+                untested = [row for row in (higher, lower) if row not in testable]
                 absent = [row for row in (higher, lower) if row not in by_seed]
-                common = [] if absent else (by_seed[higher] - by_seed[lower]).dropna()
+                common = [] if untested or absent else (by_seed[higher] - by_seed[lower]).dropna()
                 found = judge(common, lines.videos.iloc[0] if len(lines) else 1)
-                verdict, why = _verdict(found, len(common), absent)
-                key = "" if absent else " | ".join(sorted((tested[higher], tested[lower])))
+                verdict, why = (UNTESTED, "") if untested else _verdict(found, len(common), absent)
+                key = "" if untested or absent else " | ".join(sorted((tested[higher], tested[lower])))
                 records.append(
                     {"table": table, "data": data, "higher": higher, "lower": lower, "gap": gap, "seeds": len(common)}
                     | {"difference": found.mean, "low": found.low, "high": found.high, "p": found.p}
@@ -233,6 +257,8 @@ def holm(p: pd.Series) -> pd.Series:
 def counts(found: pd.DataFrame) -> pd.DataFrame:
     """How many findings agree, disagree and are not resolved, a row a table and data set, then those of all tables.
 
+    Those that the scale cannot test are told beside, and are no part of `pairs`.
+
     Table 6, 16 rows from 4 networks and their views, has four in five of the findings, so all of them are also
     counted without it.
 
@@ -241,11 +267,13 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Indexed by `table` and `data` (empty for "all but 6" and "all"): `agrees`, `disagrees`, `not resolved`, of
-        which `too few seeds` (fewer than two common ones, or a row not run), and `pairs`, their sum.
+        which `too few seeds` (fewer than two common ones, or a row not run), `not at this scale`, and `pairs`, the
+        sum of the first three.
     """
     columns = [AGREES, DISAGREES, UNRESOLVED]
     marked = pd.DataFrame({kind: (found.verdict == kind).astype(int) for kind in columns})
-    marked["too few seeds"] = (found.seeds < 2).astype(int)
+    marked["too few seeds"] = ((found.verdict == UNRESOLVED) & (found.seeds < 2)).astype(int)
+    marked[UNTESTED] = (found.verdict == UNTESTED).astype(int)
     table = marked.groupby([found.table, found.data], sort=False).sum()
     totals = {("all", ""): table.sum()}
     others = table.drop(index="6", level="table", errors="ignore")
@@ -255,7 +283,7 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
     return table.assign(pairs=table[columns].sum(axis=1))
 
 
-def rank_agreement(measured: pd.DataFrame, tables: Sequence[str] = TABLES) -> pd.DataFrame:
+def rank_agreement(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:
     """Kendall's tau-b between published and measured accuracies, which are means over each row's seeds.
 
     Returns:
@@ -268,12 +296,12 @@ def rank_agreement(measured: pd.DataFrame, tables: Sequence[str] = TABLES) -> pd
     for table in tables:
         ours = means[means.index.get_level_values("table") == table].droplevel("table")
         for data, column in published(table).items():
-            rows = [row for row in column.dropna().index if row in ours.index]
+            both = [row for row in column.dropna().index if row in ours.index and row in comparable(table, data, scale)]
             tau, p = math.nan, math.nan
-            if len(rows) > 1:  # rounded, so that means of the same numbers in another order are ties
-                tau, p = stats.kendalltau(column[rows], ours.top1[rows].round(9))
-            seeds = int(ours.seeds[rows].min()) if rows else 0
-            records[table, data] = {"tau": tau, "p": p, "rows": len(rows), "of": column.count(), "seeds": seeds}
+            if len(both) > 1:  # rounded, so that means of the same numbers in another order are ties
+                tau, p = stats.kendalltau(column[both], ours.top1[both].round(9))
+            seeds = int(ours.seeds[both].min()) if both else 0
+            records[table, data] = {"tau": tau, "p": p, "rows": len(both), "of": column.count(), "seeds": seeds}
     return pd.DataFrame.from_dict(records, orient="index").rename_axis(["table", "data"])
 
 
@@ -283,7 +311,8 @@ def told(found: pd.DataFrame) -> str:
     judged = found[found.seeds >= 2]
     resolved = judged[judged.verdict != UNRESOLVED]
     lines = [
-        f"Of {total.pairs} findings (pairs of rows whose published top-1 is at least {LEAST_GAP} points apart), "
+        f"Of {total.pairs} findings that this scale can test (pairs of rows whose published top-1 is at least "
+        f"{LEAST_GAP} points apart; {total[UNTESTED]} more need rows or data that it does not have), "
         f"{total[AGREES]} agree, {total[DISAGREES]} disagree, {total[UNRESOLVED]} are not resolved; of these "
         f"{total['too few seeds']} have fewer than two common seeds."
     ]
@@ -328,7 +357,7 @@ def disagreements(found: pd.DataFrame) -> str:
 def missing_told(missing: pd.DataFrame) -> str:
     """Which rows and seeds `ablation.missing` names, a line a table."""
     if missing.empty:
-        return "Nothing is missing: every row has all the seeds asked for."
+        return "Nothing is missing: every row that the scale has was run with all the seeds asked for."
     lines = [f"Missing: {len(missing)} lines (a row and a seed each)."]
     for table, part in missing.groupby("table", sort=False):
         rows = part.groupby("row", sort=False).seed.agg(lambda seeds: ", ".join(map(str, sorted(seeds))))

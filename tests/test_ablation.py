@@ -151,8 +151,11 @@ def test_table_7_is_2a_but_on_the_paper_s_data():
         (lambda: ablation.jobs("laptop", ["2a"], overrides="data.clips=2"), "leave out data.clips"),
         (lambda: ablation.jobs("laptop", ["2a"], overrides="data.size=4"), "pixels from 16, got '4'"),
         (lambda: ablation.jobs("laptop", ["2a"], overrides="recipe.epoch=4"), "did you mean 'epochs'"),
-        (lambda: study.own_row("dims=3"), "'name: part=value ...', each part once, got 'dims=3'"),
-        (lambda: study.own_row("x: dim=3"), "unknown key of ModelConfig 'dim': did you mean 'dims'"),
+        (lambda: study.add_row("2f", "dims=3"), "'name: part=value ...', each part once, got 'dims=3'"),
+        (lambda: study.add_row("2f", "x: dim=3"), "unknown part of a row 'dim': did you mean 'dims'"),
+        (lambda: study.add_row("2f", "x: dropout=0.5"), "unknown part of a row 'dropout'"),  # which the recipe says
+        (lambda: study.add_row("2a", "CT-Module: excitation=se"), "Table 2a has a row 'CT-Module': give yours another"),
+        (lambda: sweep.sweep("x", "paper"), "mini_kinetics_200_root, something_v1_root must be the folder"),
     ],
 )
 def test_bad_input_names_what_there_is(call, text):
@@ -161,9 +164,9 @@ def test_bad_input_names_what_there_is(call, text):
 
 
 def test_a_row_of_one_s_own_is_one_line(monkeypatch):
-    name, networks = study.own_row("wide: kernels=[[5,3,3],[3,3,3]] excitation=se")
-    assert study.swapped(networks) == "kernels 5x3x3 and 3x3x3, excitation se"
-    monkeypatch.setitem(study.ROWS["2f"], name, networks)
+    monkeypatch.setattr(study, "ROWS", dict(study.ROWS))
+    assert study.add_row("2f", "wide: kernels=[[5,3,3],[3,3,3]] excitation=se") == "wide"
+    assert study.swapped(study.ROWS["2f"]["wide"]) == "kernels 5x3x3 and 3x3x3, excitation se"
     (job,) = ablation.jobs("laptop", ["2f"], ["wide"])
     assert job.training.config.name == "ctnet_se_kernels-5x3x3-3x3x3"
     assert job.training.config.model.kernels == ((5, 3, 3), (3, 3, 3))
@@ -285,6 +288,36 @@ def test_a_broken_record_is_no_matter_to_other_rows(folder, tmp_path):
         ablation.measured(copy, "laptop", ["2h"])
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("study.json", "", "Expecting value"),
+        ("runs/ctnet/seed0/result.json", '{"top1": 50', "Expecting"),
+        ("runs/ctnet/seed0/result.json", '{"top1": 50}', "it lacks seed, gflops"),
+        ("runs/ctnet/seed0/tests.json", "{}", "it lacks classes"),
+    ],
+)
+def test_a_damaged_record_is_named(folder, tmp_path, name, text, why):
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
+    (copy / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} is damaged: {why}"):
+        ablation.measured(copy, "laptop", ["2h"])
+
+
+def test_a_row_of_one_s_own_at_another_width_is_told(monkeypatch):
+    monkeypatch.setattr(study, "ROWS", dict(study.ROWS))
+    assert scales.remark("2b", "laptop") == scales.remark("2b", "paper") == ""
+    study.add_row("2b", "8 by 8: dims=[-1,8]")
+    assert "4 for 8" in scales.remark("2b", "laptop") and not scales.remark("2b", "paper")
+    assert "2 for 4, 8 for 16, 1 stays 1" in scales.remark("2d", "laptop")
+
+
+def test_costs_are_counted_without_reading_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where none are
+    plan = ablation.plan(tmp_path / "out", "paper", ["2a"])
+    assert (plan.state == "to be trained").all() and plan.gflops.min() > 30 and plan.minutes.isna().all()
+
+
 def test_differences_are_paired_over_seeds_or_over_videos(folder):
     lines = ablation.measured(folder, "laptop", ["2h"])
     top1 = lines.pivot_table(index="seed", columns="row", values="top1")
@@ -354,6 +387,16 @@ def test_a_batch_passes_over_what_is_finished(folder, stand_in, tmp_path):
     told = []
     assert not sweep.sweep(folder, "laptop", (0, 1), ["2h"], 2, TINY, notebook=tmp_path / "n.ipynb", tell=told.append)
     assert told[0] == "4 runs, 4 of them finished" and len(told) == 2 and told[1].startswith("table 1 of 1  2h: done")
+
+
+def test_a_record_of_another_run_stops_its_notebook_alone(folder, stand_in, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
+    (copy / "runs" / "ctnet" / "seed0" / "config.json").write_text("{}")
+    stand_in("ctnet_seed0", "sys.exit('of another run')")
+    (tmp_path / "n.ipynb").touch()
+    told = []
+    failed = sweep.sweep(copy, "laptop", (0, 1), ["2h"], 2, TINY, notebook=tmp_path / "n.ipynb", tell=told.append)
+    assert told[0] == "4 runs, 3 of them finished" and failed == [str(copy / "notebooks" / "ctnet_seed0.ipynb")]
 
 
 def test_a_batch_that_is_stopped_tells_its_notebooks_and_begins_no_more(tmp_path, stand_in):

@@ -63,7 +63,7 @@ def test_a_killed_sweep_is_resumed_and_a_failure_is_kept_and_stops_nothing_else(
     # Something that is no record of its run lies in the folder of another.
     broken = next(
         path
-        for path in (runs / f"ctnet_plain_{kind}" for kind in ("serial", "coupling"))
+        for path in (runs / name for name in ("ctnet_plain_serial", "ctnet_plain_coupling", "ctnet_plain"))
         if path not in [p.parents[1] for p in finished]
     )
     (broken / "seed0").mkdir(parents=True, exist_ok=True)

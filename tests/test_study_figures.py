@@ -122,12 +122,12 @@ def test_the_bars_are_the_counts_and_can_be_told_apart_in_grey():
     counts = verdicts.counts(verdicts.pairs(study_of(noise=3, skip=[("7", "CSN-Module")])))
     axes = study_figures.reproduced(counts, "at a scale").axes[0]
     labels = [text.get_text() for text in axes.get_yticklabels()]
-    assert labels[:3] == ["all: 250", "all but 6: 48", "Table 2a (Sth V1): 4"] and "Table 2c" not in " ".join(labels)
+    assert labels[:3] == ["all: 139", "all but 6: 48", "Table 2a (Sth V1): 4"] and "Table 2c" not in " ".join(labels)
     widths = np.array([[bar.get_width() for bar in part] for part in axes.containers])
     assert widths.sum(axis=0) == pytest.approx(100)
     total = counts.loc[("all", "")]
     shares = [total.agrees, total["not resolved"] - total["too few seeds"], total["too few seeds"], total.disagrees]
-    assert widths[:, 0] == pytest.approx([100 * share / 250 for share in shares])
+    assert widths[:, 0] == pytest.approx([100 * share / 139 for share in shares])
     looks = {(round(np.mean(to_rgb(part[0].get_facecolor())), 1), part[0].get_hatch()) for part in axes.containers}
     assert len(looks) == 4 and f"{total.agrees} : {total.disagrees}" in [text.get_text() for text in axes.texts]
 

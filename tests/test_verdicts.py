@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from ctlib import paper, study, verdicts
-from ctlib.verdicts import AGREES, DISAGREES, UNRESOLVED
+from ctlib.verdicts import AGREES, DISAGREES, UNRESOLVED, UNTESTED
 
 
 def line(table, row, seed, top1, **differing):
@@ -14,7 +14,8 @@ def line(table, row, seed, top1, **differing):
     same = {
         "videos": 2000, "gflops": 0.5, "params": 1_000_000, "train_seconds": 60.0, "run": f"runs/{row}/seed{seed}",
         "frames": "8", "size": 48, "clips": 1, "crops": 1, "views": 1, "fingerprint": "aa-bb", "classes_digest": "cc",
-        "coverage": 100.0, "data": "arrow", "scale": "laptop", "hardware": "2 x CPU", "commit": "abc",
+        "coverage": 100.0, "data": "arrow", "precision": "fp32", "micro_batch": "16",
+        "scale": "laptop", "hardware": "2 x CPU", "commit": "abc",
     }  # fmt: skip
     return {"table": table, "row": row, "seed": seed, "top1": top1, **same, **differing}
 
@@ -132,9 +133,10 @@ def test_counts_add_up_and_tell_table_6_apart():
     found = verdicts.pairs(study_of(noise=3, skip=[("7", "CSN-Module")]))
     counts = verdicts.counts(found)
     for name, kind in (("agrees", AGREES), ("disagrees", DISAGREES), ("not resolved", UNRESOLVED)):
-        assert counts.loc[("all", ""), name] == (found.verdict == kind).sum() > 0
+        assert counts.loc[("all", ""), name] == (found.verdict == kind).sum()
+    assert counts.agrees.sum() > 0 and counts["not resolved"].sum() > 0
     assert (counts[["agrees", "disagrees", "not resolved"]].sum(axis=1) == counts.pairs).all()
-    assert counts.loc[("all", ""), "pairs"] == len(found) == 250
+    assert counts.loc[("all", ""), ["pairs", UNTESTED]].tolist() == [139, 111] and len(found) == 250
     assert counts.loc[("all but 6", ""), "pairs"] == (found.table != "6").sum()
     assert counts.loc[("7", "Something-Something V2"), "too few seeds"] == 2  # CSN below CT and R(2+1)D
     assert "all but 6" not in verdicts.counts(verdicts.pairs(NOTHING, ["2a", "2b"])).index
@@ -142,6 +144,22 @@ def test_counts_add_up_and_tell_table_6_apart():
     total = counts.loc[("all", "")]
     assert f"{total.agrees} agree, {total.disagrees} disagree, {total['not resolved']} are not resolved" in told
     assert "not independent" in told and "Holm" in told
+
+
+def test_a_scale_is_not_asked_for_rows_and_data_that_it_does_not_have():
+    """Three crops of square videos would be one; real data are those of one published column."""
+    found = verdicts.pairs(study_of(["6"], seeds=(0, 1)), ["6"])
+    three = found.higher.str.contains("x3x") | found.lower.str.contains("x3x")
+    assert (found.verdict == UNTESTED).equals(three) and three.sum() == 111 and (found.seeds[three] == 0).all()
+    assert not found[three].why.any() and not verdicts.told(found).startswith("Of 202")
+    real = study_of(["6", "7"], seeds=(0, 1)).assign(scale="paper")
+    found = verdicts.pairs(real, ["6", "7"], "paper")
+    tested = set(found[found.verdict != UNTESTED].groupby(["table", "data"]).groups)
+    assert tested == {("6", "Something-Something V1"), ("7", "Mini-Kinetics-200")}
+    taus = verdicts.rank_agreement(real, ["6", "7"], "paper")
+    assert set(taus.index[taus.rows > 0]) == tested
+    with pytest.raises(ValueError, match="of the scale 'paper', 'laptop' asked for"):
+        verdicts.pairs(real, ["6"])
 
 
 def test_tau_compares_the_order_of_the_means():
@@ -163,7 +181,9 @@ def test_rows_are_averaged_in_the_paper_s_order_and_own_rows_come_last():
     assert "8D" not in set(verdicts.pairs(measured, ["2b"])[["higher", "lower"]].to_numpy().ravel())
 
 
-@pytest.mark.parametrize("column", ["scale", "fingerprint", "classes_digest", "coverage", "videos", "size", "clips"])
+@pytest.mark.parametrize(
+    "column", ["scale", "fingerprint", "classes_digest", "coverage", "videos", "precision", "size", "clips"]
+)
 def test_lines_that_differ_are_refused_by_name(column):
     measured = lines({"1D": [50.0, 51.0], "2D": [52.0, 53.0]}).astype({column: object})
     measured.loc[3, column] = 7
@@ -195,9 +215,9 @@ def test_two_lines_of_one_row_and_seed_are_refused():
 def test_nothing_measured_is_no_error():
     assert verdicts.averaged(NOTHING).empty
     counts = verdicts.counts(verdicts.pairs(NOTHING))
-    assert (counts["too few seeds"] == counts.pairs).all() and counts.pairs.iloc[-1] == 250
+    assert (counts["too few seeds"] == counts.pairs).all() and counts.pairs.iloc[-1] == 139
     assert (verdicts.rank_agreement(NOTHING).rows == 0).all()
-    assert "0 agree, 0 disagree, 250 are not resolved" in verdicts.told(verdicts.pairs(NOTHING))
+    assert "0 agree, 0 disagree, 139 are not resolved" in verdicts.told(verdicts.pairs(NOTHING))
     assert verdicts.counts(verdicts.pairs(NOTHING, ["2c"])).pairs.tolist() == [0]
 
 
