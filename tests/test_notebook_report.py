@@ -48,7 +48,15 @@ def test_the_report_of_a_half_finished_study_judges_what_is_there_and_names_the_
     lines = study_of(["2b", "2c", "7"], noise=0.05, skip=[("2b", "4D")])
     lines.loc[(lines.table == "2b") & (lines.row == "1D"), "top1"] += 5  # the other way round than published
     stand_in(lines, [("2b", "4D", seed) for seed in (0, 1, 2)] + [("2a", "CSN-Module", 0)])
+    (tmp_path / "notes.md").write_text("Why 1D won: *nobody knows*.")
     notebook = execute("report", tmp_path, runs_dir=str(tmp_path), tables="2b 2c 7", out_dir=str(tmp_path / "out"))
+    shown = [
+        o.data["text/markdown"]
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+        if "text/markdown" in o.get("data", {})
+    ]
+    assert "Why 1D won: *nobody knows*." in shown
     found = verdicts.pairs(lines, ("2b", "2c", "7"))
     told, html = printed(notebook), pages(notebook)
     total = verdicts.counts(found).loc[("all", "")]
