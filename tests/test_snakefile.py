@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,8 +76,7 @@ def test_a_killed_sweep_is_resumed_and_a_failure_is_kept_and_stops_nothing_else(
     assert f"{broken.name}_seed0" in told and (notebooks / f"{broken.name}_seed0.ipynb").is_file()
     assert len(list(runs.glob("*/seed0/tests.json"))) == 2 and not (tmp_path / "out" / "tables").exists()
 
-    for name in ("config.json", "result.json"):
-        (broken / "seed0" / name).unlink()
+    shutil.rmtree(broken)
     process = snakemake(tmp_path)
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
