@@ -1,6 +1,7 @@
 """Figures over the whole study: findings that reproduce, and accuracy against cost (Figure 5), with labels apart."""
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -100,7 +101,7 @@ def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: st
     for point in points.itertuples():
         look = {"mfc": "C0", "mec": "black"} if point.ours else {"mfc": "white", "mec": "0.25"}
         axes.plot(getattr(point, gflops), point.y, _SIDES[point.size], ms=8 if point.ours else 6.5, **look, zorder=3)
-    front = _front(axes, points[gflops], points.top1)
+    front = _front(axes, points[gflops], points.top1, points.y)
     _cost_axis(axes, points[gflops])
     axes.set(ylabel=ylabel, title=title, ylim=_room(points.y))
     axes.set_xlabel("GFLOPs of one view" if gflops == "gflops" else "GFLOPs of all views")
@@ -124,50 +125,70 @@ def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: st
 def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -> Figure:
     """Measured accuracy against GFLOPs of a view, and, where it was timed, against latency.
 
-    Points far below the others stand in a grey strip, as in `published_tradeoff`.
+    Networks of one study lie close together, so points bear numbers, the most accurate network's first, and a key
+    beside the panels says whose they are. Points far below the others stand in a grey strip, as in
+    `published_tradeoff`.
 
     Args:
         points: columns `name`, `gflops`, `top1` (mean, percent) and `spread` (over seeds, missing of one); if timed,
             also `milliseconds` with `low` and `high`.
         conditions: under which it was timed.
     """
-    points = _raised(points)
+    points = _raised(points.sort_values("top1", ascending=False, kind="stable", ignore_index=True))
     panels = {"gflops": "GFLOPs of one view"}
     if "milliseconds" in points:
         panels["milliseconds"] = f"milliseconds a call{f': {conditions}' if conditions else ''}"
-    figure, found = plt.subplots(1, len(panels), figsize=(8 * len(panels), 6), sharey=True, squeeze=False)
+    figure = plt.figure(figsize=(7 * len(panels) + 2.6, max(6, 1.2 + 0.19 * len(points))))
+    found = figure.subplots(1, len(panels) + 1, squeeze=False, width_ratios=[1] * len(panels) + [0.3])[0]
+    for axes in found[1:-1]:
+        axes.sharey(found[0])
+        axes.tick_params(labelleft=False)
     spread, obstacles = points.spread.fillna(0), []
-    for axes, (column, label) in zip(found[0], panels.items(), strict=True):
+    for axes, (column, label) in zip(found[:-1], panels.items(), strict=True):
         x = points[column]
         ends = (points.low, points.high) if column == "milliseconds" else (x, x)
         across = [x - ends[0], ends[1] - x]
-        axes.errorbar(x, points.y, spread, across, fmt="o", ms=7, capsize=3, color="C0", mec="black", zorder=3)
+        axes.errorbar(x, points.y, spread, across, fmt="o", ms=5, capsize=2, color="C0", mec="black", zorder=3)
         bars = [[(at, y - half), (at, y + half)] for at, y, half in zip(x, points.y, spread, strict=True)]
         bars += [[(low, y), (high, y)] for low, high, y in zip(*ends, points.y, strict=True)]
-        obstacles.append([_front(axes, x, points.top1), *bars])
+        obstacles.append([_front(axes, x, points.top1, points.y), *bars])
         _cost_axis(axes, pd.concat(ends))
         axes.set_xlabel(label)
-    found[0][0].set(ylabel=ylabel, ylim=_room(pd.concat([points.y - spread, points.y + spread])))
+    found[0].set(ylabel=ylabel, ylim=_room(pd.concat([points.y - spread, points.y + spread])))
+    _key(found[-1], points)
     handles = [Line2D([], [], color="0.45", ls="--", label="Pareto front of the means")]
     handles.append(Line2D([], [], color="C0", marker="|", label="standard deviation of the seeds; range of the times"))
-    strips = [_strip(axes, points) for axes in found[0]]
+    strips = [_strip(axes, points) for axes in found[:-1]]
     figure.legend(handles=handles + strips[0], fontsize="small", loc="outside lower center", ncols=3)
-    for axes, column, kept_off in zip(found[0], panels, obstacles, strict=True):
-        place_labels(axes, points[column], points.y, points.name, kept_off)
+    numbers = [str(number) for number in range(1, len(points) + 1)]
+    for axes, column, kept_off in zip(found[:-1], panels, obstacles, strict=True):
+        place_labels(axes, points[column], points.y, numbers, kept_off)
     return figure
 
 
+def _key(axes, points: pd.DataFrame) -> None:
+    """Whose the numbers are: a line a network, with its accuracy."""
+    axes.set_axis_off()
+    for number, point in enumerate(points.itertuples(), start=1):
+        height = 1 - (number - 0.5) / max(len(points), 24)
+        look = {"transform": axes.transAxes, "fontsize": 7.5, "va": "center"}
+        axes.text(0.05, height, number, ha="right", **look)
+        axes.text(0.10, height, f"{point.top1:.1f}", **look)
+        axes.text(0.32, height, point.called, **look)
+
+
 def _raised(points: pd.DataFrame) -> pd.DataFrame:
-    """With `y`, where a point is drawn: its `top1`, unless all that is between are the few far below the others."""
-    ordered = points.top1.sort_values()
-    steps = ordered.diff()
-    widest = steps.idxmax() if len(points) > 2 else None
-    far = points.top1 < ordered[widest] if widest is not None else points.top1.isna()
-    if far.sum() > len(points) / 4 or steps.max() < 0.5 * (ordered.iloc[-1] - ordered.iloc[0]):
+    """With `y`, where a point is drawn: its `top1`, but for the few that lie far below the others (Tukey's far fence).
+
+    `called` is its name as it was; `name` has the accuracy of those that are raised.
+    """
+    low, high = points.top1.quantile([0.25, 0.75])
+    far = points.top1 < low - 3 * (high - low)
+    if far.sum() > len(points) / 4:
         far[:] = False
     edge = points.top1[~far].min() - 0.14 * (points.top1[~far].max() - points.top1[~far].min())
     names = points.name.mask(far, points.name + points.top1.map(" ({:.1f} %)".format))
-    return points.assign(y=points.top1.mask(far, edge), name=names)
+    return points.assign(y=points.top1.mask(far, edge), name=names, called=points.name)
 
 
 def _strip(axes, points: pd.DataFrame) -> list[Patch]:
@@ -180,10 +201,10 @@ def _strip(axes, points: pd.DataFrame) -> list[Patch]:
     return [Patch(color="0.92", label="lower than the axis: accuracy as told")]
 
 
-def _front(axes, cost: pd.Series, accuracy: pd.Series) -> list[tuple[float, float]]:
-    """Draw the Pareto front, and hand on its corners."""
+def _front(axes, cost: pd.Series, accuracy: pd.Series, drawn: pd.Series) -> list[tuple[float, float]]:
+    """Draw the Pareto front through the heights at which its points are drawn, and hand on its corners."""
     on = pareto(cost, accuracy)
-    steps = sorted(set(zip(cost[on], accuracy[on], strict=True)))
+    steps = sorted(set(zip(cost[on], drawn[on], strict=True)))
     corners = [steps[0]]
     for x, y in steps[1:]:
         corners += [(x, corners[-1][1]), (x, y)]
@@ -193,15 +214,16 @@ def _front(axes, cost: pd.Series, accuracy: pd.Series) -> list[tuple[float, floa
 
 def _cost_axis(axes, values: pd.Series) -> None:
     """Logarithmic, with numbers at 2 and 5 as well, unless the values are close together."""
-    if values.max() / values.min() < 6:
+    if values.max() / values.min() < 3:
         reach = max(values.max() - values.min(), 0.1 * values.max())
         axes.set_xlim(values.min() - 0.2 * reach, values.max() + 0.25 * reach)
         return
     axes.set_xscale("log")
-    axes.set_xlim(values.min() / 1.5, values.max() * 1.7)
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5) if values.max() / values.min() < 30 else (2, 5)))
+    wide = values.max() / values.min() >= 30
+    axes.set_xlim(values.min() / (1.5 if wide else 1.2), values.max() * (1.7 if wide else 1.2))
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5) if wide else (1.5, 2, 3, 5)))
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        ticks(ScalarFormatter())
+        ticks("{x:g}")
     axes.tick_params(axis="x", which="both", labelsize=8, length=3, pad=4)
 
 
@@ -272,7 +294,8 @@ def place_labels(
         else:
             left.append(names[index])
     if left:
-        axes.set_xlabel(f"{axes.get_xlabel()}\n(no room for the names {', '.join(left)})")
+        told = textwrap.fill(f"(no room for the names {', '.join(left)})", 90)
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{told}")
     return left
 
 

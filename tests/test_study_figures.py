@@ -2,6 +2,7 @@ import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from test_verdicts import NOTHING, study_of
@@ -104,18 +105,33 @@ def measured_points():
     return means.assign(name=means.table + " " + means.row)[["name", "gflops", "top1", "spread"]]
 
 
-def test_measured_points_stand_against_gflops_and_latency():
+def test_measured_points_bear_numbers_that_a_key_beside_the_panels_explains():
     points = measured_points()
-    (alone,) = study_figures.measured_tradeoff(points, "top-1, %").axes
+    alone, key = study_figures.measured_tradeoff(points, "top-1, %").axes
     assert alone.get_xlabel() == "GFLOPs of one view" and overlapping(named(alone)) == []
+    told = [text.get_text() for text in key.texts]
+    ordered = points.sort_values("top1", ascending=False, kind="stable")
+    assert told[2::3] == ordered.name.tolist() and told[1::3] == [f"{top1:.1f}" for top1 in ordered.top1]
+    assert told[::3] == [str(number) for number in range(1, len(points) + 1)]
     timed = points.assign(milliseconds=100 * points.gflops, low=99 * points.gflops, high=102 * points.gflops)
-    left, right = study_figures.measured_tradeoff(timed, "top-1, %", "batch 1, fp32").axes
+    left, right, _ = study_figures.measured_tradeoff(timed, "top-1, %", "batch 1, fp32").axes
     assert right.get_xlabel() == "milliseconds a call: batch 1, fp32" and left.get_ylim() == right.get_ylim()
     for axes in (left, right):
         boxes = named(axes)
-        assert len(boxes) == len(points) and overlapping(boxes) == []
+        assert set(boxes) == set(told[::3]) and overlapping(boxes) == []
     single = points.head(1).assign(spread=np.nan)
     assert len(named(study_figures.measured_tradeoff(single, "").axes[0])) == 1
+
+
+def test_the_front_reaches_points_in_the_strip_where_they_stand():
+    top1 = [85.0, 86.0, 87.0, 88.0, 86.5, 87.5, 20.0]
+    points = pd.DataFrame(
+        {"name": list("abcdefg"), "gflops": [2.0, 2, 2, 3, 2, 2, 1], "top1": top1, "spread": [np.nan] * 7}
+    )
+    axes, key = study_figures.measured_tradeoff(points, "").axes
+    front = next(line for line in axes.lines if line.get_linestyle() == "--")
+    assert axes.get_ylim()[0] > 80 and front.get_ydata()[0] > axes.get_ylim()[0]  # 20 % are far below the axis
+    assert "20.0" in [text.get_text() for text in key.texts]
 
 
 def test_the_bars_are_the_counts_and_can_be_told_apart_in_grey():
