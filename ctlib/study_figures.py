@@ -219,9 +219,10 @@ def _cost_axis(axes, values: pd.Series) -> None:
         axes.set_xlim(values.min() - 0.2 * reach, values.max() + 0.25 * reach)
         return
     axes.set_xscale("log")
-    wide = values.max() / values.min() >= 30
-    axes.set_xlim(values.min() / (1.5 if wide else 1.2), values.max() * (1.7 if wide else 1.2))
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5) if wide else (1.5, 2, 3, 5)))
+    ratio = values.max() / values.min()
+    near, far = (1.2, 1.2) if ratio < 6 else (1.5, 1.7)  # room for names
+    axes.set_xlim(values.min() / near, values.max() * far)
+    axes.xaxis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 5) if ratio < 6 else (2, 3, 5) if ratio < 30 else (2, 5)))
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         ticks("{x:g}")
     axes.tick_params(axis="x", which="both", labelsize=8, length=3, pad=4)
