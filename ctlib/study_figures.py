@@ -186,7 +186,9 @@ def _raised(points: pd.DataFrame) -> pd.DataFrame:
     far = points.top1 < low - 3 * (high - low)
     if far.sum() > len(points) / 4:
         far[:] = False
-    edge = points.top1[~far].min() - 0.14 * (points.top1[~far].max() - points.top1[~far].min())
+    near = points[~far]
+    least = (near.top1 - near.spread.fillna(0)).min() if "spread" in near else near.top1.min()  # the end of its bar
+    edge = least - 0.14 * (near.top1.max() - least)
     names = points.name.mask(far, points.name + points.top1.map(" ({:.1f} %)".format))
     return points.assign(y=points.top1.mask(far, edge), name=names, called=points.name)
 
@@ -196,8 +198,8 @@ def _strip(axes, points: pd.DataFrame) -> list[Patch]:
     raised = points.y > points.top1
     if not raised.any():
         return []
-    least = points.y[~raised].min()
-    axes.axhspan(2 * points.y.min() - least, (points.y.min() + least) / 2, color="0.92", zorder=0)
+    edge, margin = points.y[raised].min(), 0.06 * (points.y.max() - points.y.min())
+    axes.axhspan(edge - margin, edge + margin, color="0.92", zorder=0)
     return [Patch(color="0.92", label="lower than the axis: accuracy as told")]
 
 
@@ -275,12 +277,13 @@ def place_labels(
         size = np.array(sample.get_window_extent().size) + (4 * unit, 2 * unit)
         sample.remove()
         apart = [point for point, far in zip(points, distance[index] > 15 * unit, strict=True) if far]
-        for ring, angle in itertools.product(_RINGS, _ANGLES):
+        # Where that leaves no place, a name may lie on an obstacle.
+        for kept_off, ring, angle in itertools.product((drawn, []), _RINGS, _ANGLES):
             offset = np.array([np.cos(angle), np.sin(angle)]) * (ring * unit + size / 2)
             box = Bbox([at[index] + offset - size / 2, at[index] + offset + size / 2])
             line = Path([at[index], np.clip(at[index], box.min, box.max)])
             inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 and axes.bbox.y0 < box.y0 and box.y1 < axes.bbox.y1
-            if not inside or box.count_overlaps([*boxes, *points]) or _crossed(box, [*lines, *drawn]):
+            if not inside or box.count_overlaps([*boxes, *points]) or _crossed(box, [*lines, *kept_off]):
                 continue
             if any(_crossed(other, [line]) for other in [*boxes, *apart]):
                 continue
