@@ -6,9 +6,10 @@
 #     snakemake --workflow-profile profiles/slurm --config scale=paper out_dir=... something_v1_root=...
 #
 # A job is declared to make the last file of the run's record (a job that fails after training loses no more than
-# that file); its executed notebook is declared as a log, which Snakemake keeps when the job fails. profiles/default, which is read without being named, says the rest: go on after a failure, and run
-# nothing again whose record is there, whatever has changed in the code. A killed sweep goes on with the same command,
-# and each of its runs from its last saved state.
+# that file); its executed notebook is declared as a log, which Snakemake keeps when the job fails. profiles/default,
+# which is read without being named, says the rest: go on after a failure, and run nothing again whose record is there,
+# whatever has changed in the code. A killed sweep goes on with the same command, and each of its runs from its last
+# saved state.
 
 import os
 import sys
@@ -21,9 +22,9 @@ OUT = config.get("out_dir", "results/ablations")
 SCALE = config.get("scale", "laptop")
 TABLES = str(config.get("tables", " ".join(scales.TABLES))).split()
 SEEDS = verdicts.seeds_of(str(config.get("seeds", "0 1 2")))
-ROOTS = {data: config.get(f"{data.replace('-', '_')}_root", "") for data in scales.REAL}
+ROOTS = {data: config.get(scales.root_parameter(data), "") for data in scales.REAL}
 GIVEN = {"scale": SCALE, "overrides": config.get("overrides", ""), "out_dir": sweep.seen_by_notebooks(OUT)}
-GIVEN |= {f"{data.replace('-', '_')}_root": root for data, root in ROOTS.items() if root}
+GIVEN |= {scales.root_parameter(data): root for data, root in ROOTS.items() if root}
 
 JOBS = {
     (job.training.config.name, str(job.training.config.seed)): job

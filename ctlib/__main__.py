@@ -279,7 +279,7 @@ def run_ablations(options: argparse.Namespace) -> int:
     tell, show = functools.partial(print, flush=True), counting("Arrow of Time, clips written")
     given = {"side_by_side": options.side_by_side, "overrides": " ".join(options.set), "tell": tell, "on_clips": show}
     seeds = verdicts.seeds_of(" ".join(options.seeds))
-    roots = {data: getattr(options, f"{data.replace('-', '_')}_root") for data in scales.REAL}
+    roots = {data: getattr(options, scales.root_parameter(data)) for data in scales.REAL}
     failed = sweep.sweep(options.out, options.scale, seeds, options.tables, roots=roots, **given)
     for path in failed:
         print(f"failed: {path}", file=sys.stderr)

@@ -22,7 +22,7 @@ from ctlib.data.arrow import pair_of
 from ctlib.data.clips import SKIPPED
 from ctlib.evaluate import Scores
 from ctlib.runs import RunFolder
-from ctlib.scales import REAL, REFERENCES, SCALES, TABLES, Training, protocol, resized, rows, training
+from ctlib.scales import REAL, REFERENCES, SCALES, TABLES, Training, protocol, resized, root_parameter, rows, training
 from ctlib.study import Network
 
 COLUMNS = """
@@ -107,7 +107,7 @@ def check_roots(jobs: Iterable[Job], roots: dict[str, str] | None) -> None:
     needed = {job.training.config.data.name for job in jobs} & set(REAL)
     without = sorted(data for data in needed if not (roots or {}).get(data))
     if without:
-        names = ", ".join(f"{data.replace('-', '_')}_root" for data in without)
+        names = ", ".join(root_parameter(data) for data in without)
         raise ValueError(f"{names} must be the folder of the data set, got ''")
 
 

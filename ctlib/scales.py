@@ -87,6 +87,11 @@ REFERENCES = {
 }
 
 
+def root_parameter(data: str) -> str:
+    """What the folder of a real data set is called among the parameters of notebooks/ablation.ipynb."""
+    return f"{data.replace('-', '_')}_root"
+
+
 def check(table: str, scale: str) -> None:
     """Raise ValueError for an unknown table or scale, naming those that exist."""
     check_choice("table", table, TABLES)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ctlib import evaluate, runs
 from ctlib.ablation import Job, check_roots, jobs, kept_scores, state
 from ctlib.plan import find_data
-from ctlib.scales import SCALES, TABLES, rows
+from ctlib.scales import SCALES, TABLES, root_parameter, rows
 from ctlib.train import train
 
 
@@ -138,7 +138,7 @@ def sweep(
     if waiting:
         begin(out_dir, scale, overrides, on_clips)
     given = {"scale": scale, "overrides": overrides, "out_dir": seen_by_notebooks(out_dir)}
-    given |= {f"{data.replace('-', '_')}_root": root for data, root in roots.items()}
+    given |= {root_parameter(data): root for data, root in roots.items()}
     runs_of = {executed_notebook(job, out_dir): {**given, **notebook_parameters(job, scale)} for job in waiting}
     shown = {"seeds": " ".join(map(str, seeds)), "train": "False"}
     tables_of = {Path(out_dir) / f"{table}.ipynb": {**given, "table": table, **shown} for table in tables}
