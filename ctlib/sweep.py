@@ -10,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from ctlib import evaluate, runs
 from ctlib.ablation import Job, check_roots, jobs, kept_scores, state
@@ -110,6 +113,7 @@ def sweep(
     The first seed of every row comes before the second of any. What is finished is not done again; what fails
     is kept as its executed notebook, and stops nothing else. Ctrl-C (SIGINT, or SIGTERM) stops it: the notebooks are
     told, runs save their states, and the same call goes on. A second one ends it without a word.
+    Sweeps on one folder, of one machine or of several that share it, divide the runs: none does what another is at.
 
     Args:
         out_dir: the study's folder; executed notebooks of runs go to its `notebooks/`, and of tables beside them.
@@ -139,12 +143,14 @@ def sweep(
         begin(out_dir, scale, overrides, on_clips)
     given = {"scale": scale, "overrides": overrides, "out_dir": seen_by_notebooks(out_dir)}
     given |= {root_parameter(data): root for data, root in roots.items()}
-    runs_of = {executed_notebook(job, out_dir): {**given, **notebook_parameters(job, scale)} for job in waiting}
+    jobs_of = {executed_notebook(job, out_dir): job for job in waiting}
+    runs_of = {path: {**given, **notebook_parameters(job, scale)} for path, job in jobs_of.items()}
     shown = {"seeds": " ".join(map(str, seeds)), "train": "False"}
     tables_of = {Path(out_dir) / f"{table}.ipynb": {**given, "table": table, **shown} for table in tables}
-    batch = _Batch(Path(notebook), side_by_side, tell)
+    batch = _Batch(Path(notebook), Path(out_dir), side_by_side, tell)
     with batch.stopped_by_signals():
-        return batch.run(runs_of, "run") + batch.run(tables_of, "table")
+        failed = batch.run(runs_of, "run", lambda path: _finished(jobs_of[path], out_dir))
+        return failed + batch.run(tables_of, "table")
 
 
 def _finished(job: Job, out_dir: str | Path) -> bool:
@@ -180,41 +186,68 @@ def command(notebook: Path, executed: Path, parameters: dict[str, str]) -> list[
     return [sys.executable, "-m", "papermill", str(notebook), str(executed), *quiet, *given]
 
 
+class _Ended(NamedTuple):
+    """How a notebook ended; without its time if another sweep does it."""
+
+    said: str
+    failed: bool = False
+    seconds: float | None = None
+
+
 class _Batch:
     """Notebooks executed, some side by side, and a line of progress for each."""
 
-    def __init__(self, notebook: Path, side_by_side: int, tell: Callable[[str], None]):
+    def __init__(self, notebook: Path, out_dir: Path, side_by_side: int, tell: Callable[[str], None]):
         self.notebook, self.side_by_side, self.tell = notebook, side_by_side, tell
+        self.locks = out_dir / ".locks"  # which notebooks a sweep is at, this one or another
         self.running: set[subprocess.Popen] = set()
         self.stopping = False
 
-    def run(self, notebooks: dict[Path, dict[str, str]], what: str) -> list[str]:
-        """Execute them; returns those that failed."""
-        failed, spent = [], 0.0
+    def run(
+        self, notebooks: dict[Path, dict[str, str]], what: str, done: Callable[[Path], bool] | None = None
+    ) -> list[str]:
+        """Execute them, each once if several sweeps share a folder; returns those that failed.
+
+        Args:
+            notebooks: their parameters, by where each is executed to.
+            what: what one is called in the lines of progress.
+            done: whether one need not be executed any more, and may be left to another sweep that is at it; None: all
+                are executed, after what another sweep is doing.
+        """
+        failed, executed = [], 0
         began = time.monotonic()
         with ThreadPoolExecutor(self.side_by_side) as pool:
-            waiting = {pool.submit(self._execute, path, given): path for path, given in notebooks.items()}
-            for done, future in enumerate(as_completed(waiting), start=1):
-                path, (error, seconds) = waiting[future], future.result()
+            waiting = {pool.submit(self._alone, path, given, done): path for path, given in notebooks.items()}
+            for count, future in enumerate(as_completed(waiting), start=1):
+                path, ended = waiting[future], future.result()
                 if self.stopping:
                     continue
+                executed += ended.seconds is not None
+                failed += [str(path)] if ended.failed else []
                 spent = time.monotonic() - began
-                failed += [str(path)] if error else []
-                left = timedelta(seconds=round(spent / done * (len(waiting) - done)))
-                ended = f"failed ({error}; see {path})" if error else f"done in {timedelta(seconds=round(seconds))}"
-                count = f"{done} of {len(waiting)}"
-                self.tell(f"{what} {count}  {path.stem}: {ended}  [{len(failed)} failed, about {left} left]")
+                left = timedelta(seconds=round(spent / max(1, executed) * (len(waiting) - count)))
+                line = f"{what} {count} of {len(waiting)}  {path.stem}: {ended.said}"
+                self.tell(f"{line}  [{len(failed)} failed, about {left} left]")
         if self.stopping:
             raise KeyboardInterrupt("stopped; the same call goes on")
         return failed
 
-    def _execute(self, path: Path, parameters: dict[str, str]) -> tuple[str, float]:
-        """The last line of what went wrong, or nothing; and the seconds that it took."""
-        if self.stopping:
-            return "", 0.0
+    def _alone(self, path: Path, parameters: dict[str, str], done: Callable[[Path], bool] | None) -> _Ended:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.locks.mkdir(exist_ok=True)
+        try:
+            with FileLock(self.locks / f"{path.stem}.lock", timeout=-1 if done is None else 0):
+                if done is not None and done(path):
+                    return _Ended("done by another sweep")
+                return self._execute(path, parameters)
+        except Timeout:
+            return _Ended("left to another sweep, which is at it")
+
+    def _execute(self, path: Path, parameters: dict[str, str]) -> _Ended:
+        if self.stopping:
+            return _Ended("stopped")
         began = time.monotonic()
-        # In a session of its own: a Ctrl-C in the terminal reaches it once, from `_stop`.
+        # In a session of its own: a Ctrl-C in the terminal reaches it once, from `stopped_by_signals`.
         process = subprocess.Popen(
             command(self.notebook, path, parameters),
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -224,9 +257,11 @@ class _Batch:
             process.send_signal(signal.SIGINT)
         _, said = process.communicate()
         self.running.discard(process)
-        lines = [line for line in said.splitlines() if line.strip()]
-        failed = process.returncode != 0
-        return (lines[-1] if lines else f"exit status {process.returncode}") if failed else "", time.monotonic() - began
+        seconds = time.monotonic() - began
+        if process.returncode == 0:
+            return _Ended(f"done in {timedelta(seconds=round(seconds))}", False, seconds)
+        lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {process.returncode}"]
+        return _Ended(f"failed ({lines[-1]}; see {path})", True, seconds)
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:

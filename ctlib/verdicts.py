@@ -2,7 +2,7 @@
 
 A finding is a pair of rows of one table whose published top-1 accuracies, on one data set, are at least
 `LEAST_GAP` points apart. It is judged by the measured difference of the two rows, seed by seed. Measured lines
-are those of `ablation.measured`: a line a table, row and seed; all that takes them raises what `check` raises.
+are those of `outcomes.measured`: a line a table, row and seed; all that takes them raises what `check` raises.
 """
 
 import itertools
@@ -70,7 +70,7 @@ def check(measured: pd.DataFrame, scale: str | None = None) -> None:
     paper's two rows do.
 
     Args:
-        measured: of `ablation.measured`.
+        measured: of `outcomes.measured`.
         scale: that they should be of; None: any.
 
     Raises:
@@ -355,7 +355,7 @@ def disagreements(found: pd.DataFrame) -> str:
 
 
 def missing_told(missing: pd.DataFrame) -> str:
-    """Which rows and seeds `ablation.missing` names, a line a table."""
+    """Which rows and seeds `outcomes.missing` names, a line a table."""
     if missing.empty:
         return "Nothing is missing: every row that the scale has was run with all the seeds asked for."
     lines = [f"Missing: {len(missing)} lines (a row and a seed each)."]

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
-from ctlib import ablation, evaluate, runs, scales, study, sweep
+from ctlib import ablation, evaluate, outcomes, runs, scales, study, sweep
 from ctlib.data.arrow import pair_of
 from ctlib.models import build_model, model_config
 from ctlib.trunks import InceptionTrunk
@@ -184,8 +185,8 @@ def test_what_a_row_swaps_is_told():
 
 
 def test_measured_is_what_the_records_say(folder):
-    lines = ablation.measured(folder, "laptop").set_index(["table", "row", "seed"])
-    assert list(lines.reset_index().columns) == ablation.COLUMNS
+    lines = outcomes.measured(folder, "laptop").set_index(["table", "row", "seed"])
+    assert list(lines.reset_index().columns) == outcomes.COLUMNS
     assert len(lines.loc["2h"]) == 6 and len(lines.loc["6"]) == 7  # 8 and 8x1x2 twice, 16, 16x1x2, 8+16
     record = runs.RunFolder(folder / "runs" / "ctnet_21px" / "seed1").result()
     line = lines.loc["2h", "train 224, test 224", 1]
@@ -201,7 +202,7 @@ def test_measured_is_what_the_records_say(folder):
 
 
 def test_an_ensemble_is_its_networks_averaged(folder):
-    line = ablation.measured(folder, "laptop", ["6"]).set_index("row").loc["CT-Net_EN 8+16"]
+    line = outcomes.measured(folder, "laptop", ["6"]).set_index("row").loc["CT-Net_EN 8+16"]
     assert line.run == "runs/ctnet/seed0 + runs/ctnet_16frames/seed0" and line.frames == "8+16"
     one_view = {"data.size": 24, "data.short_side": 24, "data.clips": 1, "data.crops": 1}
     parts = [
@@ -211,22 +212,22 @@ def test_an_ensemble_is_its_networks_averaged(folder):
     together = evaluate.ensemble(parts)
     assert line.top1 == together.topk(1)
     assert line.gflops == pytest.approx(sum(part.protocols[0].gflops for part in parts))
-    right = ablation.correct(folder, "laptop", "6", "CT-Net_EN 8+16", 0)
+    right = outcomes.correct(folder, "laptop", "6", "CT-Net_EN 8+16", 0)
     assert 100 * right.mean() == pytest.approx(line.top1)
     assert (right.to_numpy() == (together.logits.argmax(1) == together.labels).numpy()).all()
 
 
 def test_what_is_missing_is_told(folder):
-    lacking = ablation.missing(folder, "laptop", (0, 1), ["2h", "6"])
+    lacking = outcomes.missing(folder, "laptop", (0, 1), ["2h", "6"])
     assert set(lacking.table) == {"6"}
     why = lacking.set_index(["row", "seed"]).why
     assert why["CT-Net 12", 0] == "ctnet_12frames to be trained" and ("CT-Net 8", 0) not in why
     assert why["CT-Net_EN 8+16", 1] == "ctnet_16frames to be trained"
-    assert set(ablation.missing(folder, "laptop", (5,), ["2h"]).why) == {
+    assert set(outcomes.missing(folder, "laptop", (5,), ["2h"]).why) == {
         "ctnet_21px to be trained",
         "ctnet to be trained",
     }
-    assert ablation.measured(folder / "nothing", "laptop").empty
+    assert outcomes.measured(folder / "nothing", "laptop").empty
 
 
 def test_the_plan_says_what_is_finished(folder):
@@ -251,11 +252,11 @@ def test_records_are_read_without_checkpoints_and_tests_ask_for_them(folder, tmp
     monkeypatch.setenv("CTLIB_CACHE", str(folder / "cache"))
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoint.pt", "cache"))
-    before = ablation.measured(folder, "laptop", ["2h", "6"])
-    pd.testing.assert_frame_equal(ablation.measured(copy, "laptop", ["2h", "6"]), before)
+    before = outcomes.measured(folder, "laptop", ["2h", "6"])
+    pd.testing.assert_frame_equal(outcomes.measured(copy, "laptop", ["2h", "6"]), before)
     for scores in (copy / "runs" / "ctnet_21px" / "seed0" / "scores").iterdir():
         scores.unlink()
-    assert ablation.missing(copy, "laptop", (0,), ["2h"]).why.tolist() == ["ctnet_21px to be tested"]
+    assert outcomes.missing(copy, "laptop", (0,), ["2h"]).why.tolist() == ["ctnet_21px to be tested"]
     (job, _) = ablation.jobs("laptop", ["2h"], overrides=TINY)
     with pytest.raises(ValueError, match="checkpoint.pt is not there, and tests need it: delete its folder"):
         sweep.complete(job, copy)
@@ -267,7 +268,7 @@ def test_another_study_s_folder_is_refused(folder):
     with pytest.raises(ValueError, match="holds another study .*overrides"):
         sweep.open_study(folder, "laptop", TINY + " recipe.lr=1.0")
     with pytest.raises(ValueError, match="holds the scale 'laptop', 'gpu' asked for"):
-        ablation.measured(folder, "gpu")
+        outcomes.measured(folder, "gpu")
     sweep.open_study(folder, "laptop", " ".join(reversed(TINY.split())))  # the same, in another order
 
 
@@ -281,11 +282,11 @@ def test_a_broken_record_is_no_matter_to_other_rows(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
     (copy / "runs" / "ctnet_21px" / "seed0" / "config.json").write_text("{}")
     row = ["train 256, test 256"]
-    assert ablation.measured(copy, "laptop", ["2h"], row).seed.tolist() == [0, 1]
-    assert ablation.missing(copy, "laptop", [0], ["2h"], row).empty
-    assert ablation.differences(copy, "laptop", "2h", row).empty
+    assert outcomes.measured(copy, "laptop", ["2h"], row).seed.tolist() == [0, 1]
+    assert outcomes.missing(copy, "laptop", [0], ["2h"], row).empty
+    assert outcomes.differences(copy, "laptop", "2h", row).empty
     with pytest.raises(ValueError, match="ctnet_21px/seed0 holds a run with other parameters"):
-        ablation.measured(copy, "laptop", ["2h"])
+        outcomes.measured(copy, "laptop", ["2h"])
 
 
 @pytest.mark.parametrize(
@@ -301,7 +302,7 @@ def test_a_damaged_record_is_named(folder, tmp_path, name, text, why):
     copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
     (copy / name).write_text(text)
     with pytest.raises(ValueError, match=f"{name} is damaged: {why}"):
-        ablation.measured(copy, "laptop", ["2h"])
+        outcomes.measured(copy, "laptop", ["2h"])
 
 
 def test_a_row_of_one_s_own_at_another_width_is_told(monkeypatch):
@@ -319,24 +320,24 @@ def test_costs_are_counted_without_reading_weights(tmp_path, monkeypatch):
 
 
 def test_differences_are_paired_over_seeds_or_over_videos(folder):
-    lines = ablation.measured(folder, "laptop", ["2h"])
+    lines = outcomes.measured(folder, "laptop", ["2h"])
     top1 = lines.pivot_table(index="seed", columns="row", values="top1")
-    found = ablation.differences(folder, "laptop", "2h")
+    found = outcomes.differences(folder, "laptop", "2h")
     row = found.loc["train 224, test 224"]
     judged = judge(top1["train 224, test 224"] - top1["train 256, test 256"], 32)
     assert (row.seeds, row.over) == (2, "seeds") and (row.difference, row.low, row.high) == judged[:3]
     assert row.resolved == (judged.low > 0 or judged.high < 0)
 
-    found = ablation.differences(folder, "laptop", "6")
+    found = outcomes.differences(folder, "laptop", "6")
     row = found.loc["CT-Net 16"]
-    ours, theirs = (ablation.correct(folder, "laptop", "6", name, 0) for name in ("CT-Net 16", "CT-Net 8"))
+    ours, theirs = (outcomes.correct(folder, "laptop", "6", name, 0) for name in ("CT-Net 16", "CT-Net 8"))
     by_pair = (ours.astype(int) - theirs.astype(int)).groupby(pair_of).mean()
     assert (row.seeds, row.over, row.resolved) == (1, "test videos", None)
     assert row.difference == pytest.approx(100 * by_pair.mean()) and row.low <= row.difference <= row.high
-    told = ablation.told(found, "6")
+    told = outcomes.told(found, "6")
     assert "One seed resolves nothing about training" in told and "CT-Net 16: " in told
-    assert "One seed" not in ablation.told(ablation.differences(folder, "laptop", "2h"), "2h")
-    assert "Nothing can be compared yet" in ablation.told(ablation.differences(folder, "laptop", "2a"), "2a")
+    assert "One seed" not in outcomes.told(outcomes.differences(folder, "laptop", "2h"), "2h")
+    assert "Nothing can be compared yet" in outcomes.told(outcomes.differences(folder, "laptop", "2a"), "2a")
 
 
 # The batch.
@@ -397,6 +398,29 @@ def test_a_record_of_another_run_stops_its_notebook_alone(folder, stand_in, tmp_
     told = []
     failed = sweep.sweep(copy, "laptop", (0, 1), ["2h"], 2, TINY, notebook=tmp_path / "n.ipynb", tell=told.append)
     assert told[0] == "4 runs, 3 of them finished" and failed == [str(copy / "notebooks" / "ctnet_seed0.ipynb")]
+
+
+def test_sweeps_on_one_folder_divide_the_runs(folder, stand_in, tmp_path):
+    out = shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("cache"))
+    for name in ("ctnet", "ctnet_21px"):
+        (out / "runs" / name / "seed1" / "tests.json").unlink()
+    stand_in("no such name", "pass")
+    (tmp_path / "n.ipynb").touch()
+    told = []
+
+    def while_it_waits(line):
+        told.append(line)
+        if len(told) == 1:  # the other sweep ends one of the two runs that this one has counted
+            (out / "runs" / "ctnet" / "seed1" / "tests.json").write_text("{}")
+
+    (out / ".locks").mkdir(exist_ok=True)
+    with FileLock(out / ".locks" / "ctnet_21px_seed1.lock"):  # and is at the other
+        failed = sweep.sweep(out, "laptop", (0, 1), ["2h"], 1, TINY, notebook=tmp_path / "n.ipynb", tell=while_it_waits)
+    assert not failed and told[0] == "4 runs, 2 of them finished" and "table 1 of 1  2h: done" in told[3]
+    assert {line.split("  ")[1] for line in told[1:3]} == {
+        "ctnet_seed1: done by another sweep", "ctnet_21px_seed1: left to another sweep, which is at it",
+    }  # fmt: skip
+    assert not list((out / "notebooks").glob("*.ipynb"))
 
 
 def test_a_batch_that_is_stopped_tells_its_notebooks_and_begins_no_more(tmp_path, stand_in):

@@ -14,12 +14,12 @@ from ctlib.runs import RunFolder
 # Runs when the kernel starts: the notebooks read these lines in place of records of trainings.
 STAND_IN = """
 import pandas as pd
-from ctlib import ablation
+from ctlib import outcomes
 
 kinds = {{"table": str, "frames": str}}
 measured, missing = (pd.read_csv({folder!r} + f"/{{name}}.csv", dtype=kinds) for name in ("measured", "missing"))
-ablation.measured = lambda out_dir, scale, tables=None: measured[measured.table.isin(tables)]
-ablation.missing = lambda out_dir, scale, seeds, tables=None: missing[missing.table.isin(tables)]
+outcomes.measured = lambda out_dir, scale, tables=None: measured[measured.table.isin(tables)]
+outcomes.missing = lambda out_dir, scale, seeds, tables=None: missing[missing.table.isin(tables)]
 """
 
 

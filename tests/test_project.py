@@ -96,7 +96,7 @@ LAYERS = """
 __main__ site notebook widgets teaching.explorers_networks teaching.explorers_trunk teaching.explorers
 teaching.figures_networks teaching.figures teaching.lessons
 teaching.exercises teaching.exercises_networks teaching.exercises_tensors teaching.answers teaching.anatomy
-saliency_figures transfer saliency_networks localisation saliency sweep ablation study_tables verdicts scales
+saliency_figures transfer saliency_networks localisation saliency sweep outcomes ablation study_tables verdicts scales
 study findings study_figures plotting plan train trainer parallel interrupt resume recipes
 evaluate device checkpoints runs data.prepare data.clips data.arrow data.made_sets data.catalog data.check
 data.annotations data.transforms data.sampling data.video data.encoding probe cost paper deploy models trunks temporal

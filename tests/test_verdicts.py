@@ -10,7 +10,7 @@ from ctlib.verdicts import AGREES, DISAGREES, UNRESOLVED, UNTESTED
 
 
 def line(table, row, seed, top1, **differing):
-    """A measured line, as `ablation.measured` gives it."""
+    """A measured line, as `outcomes.measured` gives it."""
     same = {
         "videos": 2000, "gflops": 0.5, "params": 1_000_000, "train_seconds": 60.0, "run": f"runs/{row}/seed{seed}",
         "frames": "8", "size": 48, "clips": 1, "crops": 1, "views": 1, "fingerprint": "aa-bb", "classes_digest": "cc",
