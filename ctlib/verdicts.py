@@ -365,6 +365,11 @@ def missing_told(missing: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def seeds_told(lines: pd.DataFrame) -> str:
+    """How many seeds the rows of measured lines have: "3", or "1 to 3"."""
+    return _range(lines.groupby(["table", "row"]).seed.nunique())
+
+
 def protocol_told(lines: pd.DataFrame) -> str:
     """Under which protocol the measured lines of a table came about, in a few sentences."""
     first = lines.iloc[0]
@@ -375,7 +380,7 @@ def protocol_told(lines: pd.DataFrame) -> str:
     return (
         f"Measured: {first.videos} test videos of data {first.fingerprint} ({first.coverage:g} % of the list), "
         f"{each('frames')} frames of {each('size')} pixels square, {each('clips')} clip(s) x {each('crops')} crop(s); "
-        f"{_range(lines.groupby('row').seed.nunique())} seed(s) a row; scale {first.scale}; "
+        f"{seeds_told(lines)} seed(s) a row; scale {first.scale}; "
         f"{lines.train_seconds.mean():.0f} s a training on {each('hardware')}; code {each('commit')}."
     )
 
