@@ -116,12 +116,13 @@ def state(job: Job, out_dir: str | Path) -> str:
     """How far a run is: "finished", "to be tested" under other protocols, "begun", or "to be trained".
 
     Raises:
-        ValueError: its folder holds a run with other parameters.
+        ValueError: its folder holds a run with other parameters, or a damaged record; it is named.
     """
     folder = job.training.folder(out_dir)
     if not (folder.path / "result.json").is_file():
         return "begun" if (folder.path / "config.json").is_file() else "to be trained"
     _check_same(folder, job.training.config)
+    folder.result(("top1", "seconds"))
     tested = all(kept_scores(folder, test) is not None for test in job.tests)
     return "finished" if tested and (folder.path / "tests.json").is_file() else "to be tested"
 
@@ -140,15 +141,30 @@ def _check_same(folder: RunFolder, wanted: RunConfig) -> None:
 
 
 def kept_scores(folder: RunFolder, tested: dict[str, int]) -> Scores | None:
-    """The scores of a run's network under a protocol, if they are kept."""
+    """The scores of a run's network under a protocol, if they are kept.
+
+    Raises:
+        ValueError: scores that are damaged, of another list than the run's, or of several networks without the
+            checkpoint that tells which is the run's; they are named.
+    """
     current = checkpoints.digest(folder.checkpoint) if folder.checkpoint.is_file() else None
+    listed = folder.result(["fingerprint"])["fingerprint"].split("-")[-1]  # of the training list, of the test list
+    found = {}
     for path in sorted((folder.path / "scores").glob("*.npz")):
         scores = Scores.load(path)
-        (found,) = scores.protocols
-        same = all(getattr(found, key.removeprefix("data.")) == value for key, value in tested.items())
-        if same and current in (None, found.checkpoint):
-            return scores
-    return None
+        if len(scores.protocols) != 1 or scores.fingerprint != listed:
+            raise ValueError(
+                f"{path} must hold one network's scores of the run's test list {listed}, got "
+                f"{len(scores.protocols)} of {scores.fingerprint}"
+            )
+        (protocol,) = scores.protocols
+        same = all(getattr(protocol, key.removeprefix("data.")) == value for key, value in tested.items())
+        if same and current in (None, protocol.checkpoint):
+            found[path] = scores
+    if len(found) > 1:
+        names = " and ".join(map(str, found))
+        raise ValueError(f"{names} are the same test: delete those that are not of the run's network")
+    return next(iter(found.values()), None)
 
 
 def plan(
@@ -163,7 +179,7 @@ def plan(
 
     Returns:
         A row a run, in the order in which they are done: `run` (name), `seed`, `rows` (that need it), `gflops` (of
-        one view), `state` and rough `minutes`: in proportion to GFLOPs, from the finished runs or else the scale's.
+        one view), `state` and rough `minutes` to train: in proportion to GFLOPs, from finished runs, else the scale's.
     """
     size, lines = resized(scale, overrides), []
     for job in jobs(scale, tables, chosen, seeds, overrides):

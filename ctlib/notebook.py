@@ -14,6 +14,7 @@ from statistics import fmean
 
 from tqdm import tqdm
 
+from ctlib import runs
 from ctlib.config import check_choice, check_type
 
 
@@ -312,12 +313,10 @@ def keep(figure, folder: str | Path, name: str, kinds: Iterable[str] = ("png", "
 def project_path(path: str | Path) -> Path:
     """A path as parameters give it: absolute, or relative to the project's root.
 
-    papermill runs a notebook where it was called, JupyterLab in the notebook's folder; the root is
-    the nearest folder upwards that holds `notebooks/`, so both mean the same place.
+    papermill runs a notebook where it was called, JupyterLab in the notebook's folder: with `runs.project_root`
+    both mean the same place.
     """
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
-    return root / Path(path).expanduser()
+    return runs.project_root() / Path(path).expanduser()
 
 
 def given_files(paths: str) -> list[Path]:

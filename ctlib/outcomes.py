@@ -1,6 +1,7 @@
 """What the records of the ablations say: accuracies row by row, what is missing, and differences within a table."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -114,6 +115,9 @@ def _scores(parts: Sequence[_Part], out_dir) -> Scores | None:
 def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> dict:
     folders = [part.job.training.folder(out_dir) for part in parts]
     results = [folder.result(_OF_A_RESULT) for folder in folders]
+    for folder, result in zip(folders, results, strict=True):
+        if not isinstance(result["top1"], float | int) or not math.isfinite(result["top1"]):
+            raise ValueError(f"{folder.path / 'result.json'} is damaged: top1 is {result['top1']}")
     first, tested, scores = results[0], parts[0].tested, _scores(parts, out_dir)
     views = tested["data.clips"] * tested["data.crops"]
     one_view = [first["gflops"]] if scores is None else [part.gflops for part in scores.protocols]
@@ -122,6 +126,8 @@ def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> 
     def together(key: str, join: str = " and ") -> str:
         return join.join(dict.fromkeys(str(result[key]) for result in results))
 
+    precision = together("precision")
+    tested_in = precision if scores is None else " and ".join({part.precision: None for part in scores.protocols})
     classes = [runs.read_json(folder.path / "tests.json", ["classes"])["classes"] for folder in folders]
     return {
         "table": table,
@@ -142,7 +148,7 @@ def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> 
         "classes_digest": " and ".join(dict.fromkeys(map(_digest, classes))),
         "coverage": 100 * videos / first["listed"],
         "data": together("data"),
-        "precision": together("precision"),
+        "precision": precision if tested_in == precision else f"{precision}, tested in {tested_in}",
         "micro_batch": together("micro_batch"),
         "scale": scale,
         "hardware": together("hardware"),
@@ -151,6 +157,8 @@ def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> 
 
 
 def _digest(classes: Sequence[str]) -> str:
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes of a tests.json must be a list of names, got {classes!r}")
     return hashlib.sha256("\n".join(classes).encode()).hexdigest()[:12]
 
 
@@ -181,8 +189,12 @@ def differences(out_dir: str | Path, scale: str, table: str, chosen: Sequence[st
     Returns:
         Indexed by row: `seeds` (how many), `difference` (their mean), the ends `low` and `high` of its 95 % interval,
         `over` ("seeds" or "test videos") and `resolved`: whether the interval leaves zero out, of two seeds or more.
+
+    Raises:
+        ValueError: as `measured` and `verdicts.check`.
     """
     lines, reference = measured(out_dir, scale, [table], chosen), REFERENCES[table]
+    verdicts.check(lines, scale)
     top1 = lines.pivot_table(index="seed", columns="row", values="top1", sort=False)
     found = {}
     for row in top1.columns.drop(reference) if reference in top1 else ():

@@ -11,8 +11,10 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -85,9 +87,9 @@ class RunFolder:
             ValueError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = self._lock()
         try:
-            lock.acquire()
+            lock.acquire(timeout=1)  # longer than `is_locked` holds it
         except Timeout:
             raise ValueError(f"another process is training in {self.path} (it holds {lock.lock_file})") from None
         try:
@@ -95,11 +97,29 @@ class RunFolder:
         finally:
             lock.release()
 
+    def is_locked(self) -> bool:
+        """Whether a process writes to the folder (`locked`) at this moment."""
+        if not self.path.is_dir():
+            return False
+        try:
+            with self._lock().acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path / ".lock")
+
     def start(self, config: RunConfig) -> None:
-        """Write down what is about to run, and remove what a run that was killed left half written."""
+        """Write down what is about to run, and remove what a run that was killed left half written.
+
+        What tests of an earlier network left in the folder goes as well.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         for partial in self.path.glob(".*.[0-9]*"):
             partial.unlink()
+        (self.path / "tests.json").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "scores", ignore_errors=True)
         write_json(self.path / "config.json", config.to_dict())
 
     def write_history(self, rows: list[dict]) -> None:
@@ -111,9 +131,16 @@ class RunFolder:
         write_json(self.path / "result.json", result)
 
     def config(self) -> RunConfig:
+        """Every parameter of the run.
+
+        Raises:
+            ValueError: a record that is damaged, or of another version of this package; it is named.
+        """
         path = self.path / "config.json"
+        if not path.is_file():
+            raise ValueError(f"{self.path} holds no config.json, and so no run that can be told")
         try:
-            return RunConfig.from_dict(json.loads(path.read_text()))
+            return RunConfig.from_dict(read_json(path))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not of this version of ctlib: {error}") from None
 
@@ -245,6 +272,16 @@ def _peak_of_process() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak  # kilobytes, but on a Mac bytes
 
 
+def project_root() -> Path:
+    """The nearest folder upwards from the working folder that has `notebooks/` and no `study.json`; else that folder.
+
+    A study of the ablations has a `notebooks/` of its own.
+    """
+    here = Path.cwd()
+    own = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
+    return next((folder for folder in own if not (folder / "study.json").exists()), here)
+
+
 def portable(path: Path) -> str:
     """A path below the home folder with `~` for it, so that records read the same on every machine."""
     return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
@@ -252,7 +289,8 @@ def portable(path: Path) -> str:
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # Folders may be shared by machines, whose process ids may be alike.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         write(partial)
         with partial.open("rb+") as file:
@@ -272,7 +310,9 @@ def read_json(path: Path, needed: Iterable[str] = ()) -> dict:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    lacking = [key for key in needed if not isinstance(found, dict) or key not in found]
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds {type(found).__name__} and no keys")
+    lacking = [key for key in needed if key not in found]
     if lacking:
         raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
     return found

@@ -125,7 +125,8 @@ def remark(table: str, scale: str, overrides: str = "") -> str:
             told.append("rows of three crops are left out: the built-in videos are square, so that three would be one")
     if table == "7":
         told.append(
-            f"on {chosen.others[table][0]}, in 8 frames and one view; the column of Something-Something V2 is not run"
+            f"on {chosen.others[table][0]}, in 8 frames and one view (the paper tests these in several clips, and "
+            "does not say how many); the column of Something-Something V2 is not run"
             if table in chosen.others
             else "no second data set is trained on: these are the runs of Table 2a, reported once more"
         )

@@ -4,11 +4,13 @@ import dataclasses
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +21,8 @@ from ctlib.ablation import Job, check_roots, jobs, kept_scores, state
 from ctlib.plan import find_data
 from ctlib.scales import SCALES, TABLES, root_parameter, rows
 from ctlib.train import train
+
+_LOOK = 0.5  # seconds between two looks at what another sweep is at
 
 
 def open_study(out_dir: str | Path, scale: str, overrides: str = "") -> None:
@@ -113,7 +117,8 @@ def sweep(
     The first seed of every row comes before the second of any. What is finished is not done again; what fails
     is kept as its executed notebook, and stops nothing else. Ctrl-C (SIGINT, or SIGTERM) stops it: the notebooks are
     told, runs save their states, and the same call goes on. A second one ends it without a word.
-    Sweeps on one folder, of one machine or of several that share it, divide the runs: none does what another is at.
+    Sweeps on one folder, of one machine or of several that share it, divide the runs: each leaves what another is at
+    for the end, and then waits for it.
 
     Args:
         out_dir: the study's folder; executed notebooks of runs go to its `notebooks/`, and of tables beside them.
@@ -133,6 +138,8 @@ def sweep(
     """
     if not Path(notebook).is_file():
         raise FileNotFoundError(f"no notebook {notebook}")
+    if side_by_side < 1:
+        raise ValueError(f"side_by_side must be at least 1, got {side_by_side}")
     roots = {data: root for data, root in (roots or {}).items() if root}
     todo = jobs(scale, tables, (), seeds, overrides, roots)
     check_roots(todo, roots)
@@ -143,14 +150,20 @@ def sweep(
         begin(out_dir, scale, overrides, on_clips)
     given = {"scale": scale, "overrides": overrides, "out_dir": seen_by_notebooks(out_dir)}
     given |= {root_parameter(data): root for data, root in roots.items()}
-    jobs_of = {executed_notebook(job, out_dir): job for job in waiting}
-    runs_of = {path: {**given, **notebook_parameters(job, scale)} for path, job in jobs_of.items()}
+    todo_runs = [
+        _Todo(
+            executed_notebook(job, out_dir),
+            {**given, **notebook_parameters(job, scale)},
+            partial(_finished, job, out_dir),
+            job.training.folder(out_dir).is_locked,
+        )
+        for job in waiting
+    ]
     shown = {"seeds": " ".join(map(str, seeds)), "train": "False"}
-    tables_of = {Path(out_dir) / f"{table}.ipynb": {**given, "table": table, **shown} for table in tables}
+    todo_tables = [_Todo(Path(out_dir) / f"{table}.ipynb", {**given, "table": table, **shown}) for table in tables]
     batch = _Batch(Path(notebook), Path(out_dir), side_by_side, tell)
     with batch.stopped_by_signals():
-        failed = batch.run(runs_of, "run", lambda path: _finished(jobs_of[path], out_dir))
-        return failed + batch.run(tables_of, "table")
+        return batch.run(todo_runs, "run") + batch.run(todo_tables, "table")
 
 
 def _finished(job: Job, out_dir: str | Path) -> bool:
@@ -163,7 +176,7 @@ def _finished(job: Job, out_dir: str | Path) -> bool:
 
 def seen_by_notebooks(out_dir: str | Path) -> str:
     """The folder as a parameter of notebooks, which take a relative one from the project's root."""
-    from_root = Path(out_dir).is_absolute() or Path("notebooks").is_dir()
+    from_root = Path(out_dir).is_absolute() or runs.project_root() == Path.cwd()
     return str(out_dir if from_root else Path(out_dir).absolute())
 
 
@@ -186,8 +199,17 @@ def command(notebook: Path, executed: Path, parameters: dict[str, str]) -> list[
     return [sys.executable, "-m", "papermill", str(notebook), str(executed), *quiet, *given]
 
 
+class _Todo(NamedTuple):
+    """A notebook to be executed."""
+
+    path: Path  # where to
+    parameters: dict[str, str]
+    finished: Callable[[], bool] = lambda: False  # whether it need not be executed any more
+    begun: Callable[[], bool] = lambda: False  # whether what it does is being done, by whomever
+
+
 class _Ended(NamedTuple):
-    """How a notebook ended; without its time if another sweep does it."""
+    """How a notebook ended; without its time if it was not executed here."""
 
     said: str
     failed: bool = False
@@ -195,84 +217,108 @@ class _Ended(NamedTuple):
 
 
 class _Batch:
-    """Notebooks executed, some side by side, and a line of progress for each."""
+    """Notebooks executed, some side by side, and a line of progress for each.
+
+    Batches on one folder, in other processes or on other machines, leave to each other what one of them is at, and
+    come back to it in the end.
+    """
 
     def __init__(self, notebook: Path, out_dir: Path, side_by_side: int, tell: Callable[[str], None]):
         self.notebook, self.side_by_side, self.tell = notebook, side_by_side, tell
-        self.locks = out_dir / ".locks"  # which notebooks a sweep is at, this one or another
+        self.locks = out_dir / ".locks"
+        self.locks.mkdir(parents=True, exist_ok=True)
         self.running: set[subprocess.Popen] = set()
         self.stopping = False
+        self._guard = threading.RLock()  # a signal may come while its thread holds it
 
-    def run(
-        self, notebooks: dict[Path, dict[str, str]], what: str, done: Callable[[Path], bool] | None = None
-    ) -> list[str]:
-        """Execute them, each once if several sweeps share a folder; returns those that failed.
-
-        Args:
-            notebooks: their parameters, by where each is executed to.
-            what: what one is called in the lines of progress.
-            done: whether one need not be executed any more, and may be left to another sweep that is at it; None: all
-                are executed, after what another sweep is doing.
-        """
-        failed, executed = [], 0
-        began = time.monotonic()
-        with ThreadPoolExecutor(self.side_by_side) as pool:
-            waiting = {pool.submit(self._alone, path, given, done): path for path, given in notebooks.items()}
-            for count, future in enumerate(as_completed(waiting), start=1):
-                path, ended = waiting[future], future.result()
-                if self.stopping:
-                    continue
-                executed += ended.seconds is not None
-                failed += [str(path)] if ended.failed else []
-                spent = time.monotonic() - began
-                left = timedelta(seconds=round(spent / max(1, executed) * (len(waiting) - count)))
-                line = f"{what} {count} of {len(waiting)}  {path.stem}: {ended.said}"
-                self.tell(f"{line}  [{len(failed)} failed, about {left} left]")
-        if self.stopping:
-            raise KeyboardInterrupt("stopped; the same call goes on")
+    def run(self, notebooks: Sequence[_Todo], what: str) -> list[str]:
+        """Execute them; returns those that failed."""
+        failed, left, ended_here, count, began = [], [], 0, 0, time.monotonic()
+        for wait, part in ((False, notebooks), (True, left)):
+            if wait and left:
+                self.tell(f"{len(left)} left to another sweep, which is at them: waiting for it")
+            with ThreadPoolExecutor(self.side_by_side) as pool, self._stopped_by_errors():
+                waiting = {pool.submit(self._alone, todo, wait): todo for todo in part}
+                for future in as_completed(waiting):
+                    todo, ended = waiting[future], future.result()
+                    if self.stopping:
+                        continue
+                    if ended is None:
+                        left.append(todo)
+                        continue
+                    count += 1
+                    ended_here += ended.seconds is not None
+                    failed += [str(todo.path)] if ended.failed else []
+                    told = [f"{len(failed)} failed"]
+                    if ended_here:
+                        seconds = (time.monotonic() - began) / ended_here * (len(notebooks) - count)
+                        told.append(f"about {timedelta(seconds=round(seconds))} left")
+                    line = f"{what} {count} of {len(notebooks)}  {todo.path.stem}: {ended.said}"
+                    self.tell(f"{line}  [{', '.join(told)}]")
+            if self.stopping:
+                raise KeyboardInterrupt("stopped; the same call goes on")
         return failed
 
-    def _alone(self, path: Path, parameters: dict[str, str], done: Callable[[Path], bool] | None) -> _Ended:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.locks.mkdir(exist_ok=True)
+    @contextmanager
+    def _stopped_by_errors(self) -> Iterator[None]:
         try:
-            with FileLock(self.locks / f"{path.stem}.lock", timeout=-1 if done is None else 0):
-                if done is not None and done(path):
-                    return _Ended("done by another sweep")
-                return self._execute(path, parameters)
-        except Timeout:
-            return _Ended("left to another sweep, which is at it")
+            yield
+        except BaseException:
+            if not self.stopping:
+                self.stop()
+            raise
 
-    def _execute(self, path: Path, parameters: dict[str, str]) -> _Ended:
-        if self.stopping:
-            return _Ended("stopped")
+    def _alone(self, todo: _Todo, wait: bool) -> _Ended | None:
+        lock = FileLock(self.locks / f"{todo.path.stem}.lock")
+        while not self.stopping:
+            with suppress(Timeout), lock.acquire(timeout=0):
+                if todo.finished():
+                    return _Ended("done by another sweep")
+                if not todo.begun():
+                    return self._execute(todo)
+            if not wait:
+                break
+            time.sleep(_LOOK)
+        return None
+
+    def _execute(self, todo: _Todo) -> _Ended:
+        todo.path.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        # In a session of its own: a Ctrl-C in the terminal reaches it once, from `stopped_by_signals`.
+        # In a session of its own: a Ctrl-C in the terminal reaches it once, from `stop`.
         process = subprocess.Popen(
-            command(self.notebook, path, parameters),
+            command(self.notebook, todo.path, todo.parameters),
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        self.running.add(process)
-        if self.stopping:
-            process.send_signal(signal.SIGINT)
+        with self._guard:
+            self.running.add(process)
+            if self.stopping:
+                process.send_signal(signal.SIGINT)
         _, said = process.communicate()
         self.running.discard(process)
         seconds = time.monotonic() - began
         if process.returncode == 0:
             return _Ended(f"done in {timedelta(seconds=round(seconds))}", False, seconds)
         lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {process.returncode}"]
-        return _Ended(f"failed ({lines[-1]}; see {path})", True, seconds)
+        return _Ended(f"failed ({lines[-1]}; see {todo.path})", True, seconds)
+
+    def stop(self) -> None:
+        """Have what runs save its state and end, and begin no more; the second time, end it at once."""
+        with self._guard:
+            number = signal.SIGKILL if self.stopping else signal.SIGINT
+            self.stopping = True
+            for process in list(self.running):
+                process.send_signal(number)
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
         """While inside, SIGINT, SIGTERM and a closed terminal end the batch: what runs is asked to stop."""
 
         def stop(_number, _frame) -> None:
-            if not self.stopping:
-                self.tell("stopping: runs save their states (again, to end them at once)")
-            for process in list(self.running):
-                process.send_signal(signal.SIGKILL if self.stopping else signal.SIGINT)
-            self.stopping = True
+            first = not self.stopping
+            self.stop()
+            if first:
+                with suppress(OSError, RuntimeError):  # a terminal that was closed; a line that was being told
+                    self.tell("stopping: runs save their states (again, to end them at once)")
 
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup sets

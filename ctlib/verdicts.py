@@ -259,7 +259,7 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
 
     Those that the scale cannot test are told beside, and are no part of `pairs`.
 
-    Table 6, 16 rows from 4 networks and their views, has four in five of the findings, so all of them are also
+    Table 6, 16 rows from 4 networks and their views, has four in five of all findings, so all of them are also
     counted without it.
 
     Args:
@@ -284,23 +284,24 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank_agreement(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:
-    """Kendall's tau-b between published and measured accuracies, which are means over each row's seeds.
+    """Kendall's tau-b between published and measured accuracies: means over the seeds that all these rows have.
 
     Returns:
-        Indexed by `table` and `data`: `tau` (1: the same order, -1: the reverse; missing below two rows, or if all are
-        the same), its two-sided `p`, `rows` (that were measured), `of` (that the paper has), and `seeds` (the
-        fewest of a row). Of three rows even tau = 1 has p = 1/3.
+        Indexed by `table` and `data`: `tau` (1: the same order, -1: the reverse; missing below two rows, without a
+        common seed, or if all are the same), its two-sided `p`, `rows` (that were measured), `of` (that the paper has),
+        and `seeds` (how many they have in common). Of three rows even tau = 1 has p = 1/3.
     """
-    means = averaged(measured)
+    check(measured, scale)
     records = {}
     for table in tables:
-        ours = means[means.index.get_level_values("table") == table].droplevel("table")
+        ours = measured[measured.table == table].pivot_table(index="seed", columns="row", values="top1")
         for data, column in published(table).items():
-            both = [row for row in column.dropna().index if row in ours.index and row in comparable(table, data, scale)]
+            both = [row for row in column.dropna().index if row in ours and row in comparable(table, data, scale)]
+            common = ours[both].dropna()
             tau, p = math.nan, math.nan
-            if len(both) > 1:  # rounded, so that means of the same numbers in another order are ties
-                tau, p = stats.kendalltau(column[both], ours.top1[both].round(9))
-            seeds = int(ours.seeds[both].min()) if both else 0
+            if len(both) > 1 and len(common):  # rounded, so that means of the same numbers in another order are ties
+                tau, p = stats.kendalltau(column[both], common.mean().round(9))
+            seeds = len(common) if both else 0
             records[table, data] = {"tau": tau, "p": p, "rows": len(both), "of": column.count(), "seeds": seeds}
     return pd.DataFrame.from_dict(records, orient="index").rename_axis(["table", "data"])
 
@@ -330,9 +331,9 @@ def told(found: pd.DataFrame) -> str:
     leaning = found[(found.verdict == UNRESOLVED) & (found.seeds > 0)]
     if len(leaning):
         lines.append(
-            f"Of the {len(leaning)} not resolved that have a common seed, the measured means of "
-            f"{(leaning.difference > 0).sum()} lie in the published order and of {(leaning.difference < 0).sum()} in "
-            "the other: where they lean, and no verdict."
+            f"Of the {len(leaning)} not resolved that have a common seed, {(leaning.difference > 0).sum()} lean "
+            f"towards the published order and {(leaning.difference < 0).sum()} towards the other (mean "
+            "differences over common seeds): no verdict."
         )
     lines.append(
         "The pairs are not independent: pairs share rows, tables share rows, and Tables 6 and 7 hold one measurement "

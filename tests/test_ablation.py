@@ -294,7 +294,9 @@ def test_a_broken_record_is_no_matter_to_other_rows(folder, tmp_path):
     [
         ("study.json", "", "Expecting value"),
         ("runs/ctnet/seed0/result.json", '{"top1": 50', "Expecting"),
-        ("runs/ctnet/seed0/result.json", '{"top1": 50}', "it lacks seed, gflops"),
+        ("runs/ctnet/seed0/result.json", '{"top1": 50}', "it lacks seconds"),
+        ("runs/ctnet/seed0/result.json", '{"top1": 50, "seconds": 1}', "it lacks seed, gflops"),
+        ("runs/ctnet/seed0/result.json", "[]", "it holds list and no keys"),
         ("runs/ctnet/seed0/tests.json", "{}", "it lacks classes"),
     ],
 )
@@ -302,6 +304,47 @@ def test_a_damaged_record_is_named(folder, tmp_path, name, text, why):
     copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
     (copy / name).write_text(text)
     with pytest.raises(ValueError, match=f"{name} is damaged: {why}"):
+        outcomes.measured(copy, "laptop", ["2h"])
+
+
+def test_a_record_without_its_parameters_is_named_and_stops_no_sweep(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
+    (copy / "runs" / "ctnet" / "seed0" / "config.json").unlink()
+    with pytest.raises(ValueError, match="ctnet/seed0 holds no config.json"):
+        outcomes.measured(copy, "laptop", ["2h"])
+    (job,) = ablation.jobs("laptop", ["2h"], ["train 256, test 256"], overrides=TINY)
+    assert not sweep._finished(job, copy)
+
+
+@pytest.mark.parametrize("top1", ["NaN", "null", '"85"'])
+def test_an_accuracy_that_is_no_number_is_no_seed(folder, tmp_path, top1):
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
+    path = copy / "runs" / "ctnet" / "seed0" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"top1": "here"}).replace('"here"', top1))
+    with pytest.raises(ValueError, match="ctnet/seed0/result.json is damaged: top1 is"):
+        outcomes.measured(copy, "laptop", ["2h"])
+
+
+def test_scores_that_are_not_of_the_run_are_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache", "checkpoint.pt"))
+    run = runs.RunFolder(copy / "runs" / "ctnet_21px" / "seed0")
+    (path,) = (run.path / "scores").iterdir()
+    scores = evaluate.Scores.load(path)
+    (own,) = scores.protocols
+
+    in_half = scores._replace(protocols=(dataclasses.replace(own, precision="bf16"),))
+    in_half.save(path)
+    measured = outcomes.measured(copy, "laptop", ["2h"]).set_index(["row", "seed"])
+    assert measured.precision["train 224, test 256", 0] == "fp32, tested in bf16"
+    with pytest.raises(ValueError, match="needs runs with one precision"):
+        outcomes.differences(copy, "laptop", "2h")
+
+    other = scores._replace(protocols=(dataclasses.replace(own, checkpoint="f" * 16),))
+    other.save(path.with_name("other.npz"))
+    with pytest.raises(ValueError, match="and .*other.npz are the same test: delete those that are not"):
+        outcomes.measured(copy, "laptop", ["2h"])
+    scores._replace(fingerprint="another list").save(path.with_name("other.npz"))
+    with pytest.raises(ValueError, match="other.npz must hold one network's scores of the run's test list .*another"):
         outcomes.measured(copy, "laptop", ["2h"])
 
 
@@ -400,27 +443,128 @@ def test_a_record_of_another_run_stops_its_notebook_alone(folder, stand_in, tmp_
     assert told[0] == "4 runs, 3 of them finished" and failed == [str(copy / "notebooks" / "ctnet_seed0.ipynb")]
 
 
-def test_sweeps_on_one_folder_divide_the_runs(folder, stand_in, tmp_path):
-    out = shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("cache"))
+@pytest.fixture
+def batch(stand_in, tmp_path, monkeypatch):
+    """A sweep of Table 2h, with two seeds, over records of which some lack their last file; with a stand-in."""
+    monkeypatch.setattr(sweep, "_LOOK", 0.05)
+    (tmp_path / "n.ipynb").touch()
+
+    def run(out, what="no such name", does="pass", tell=lambda _: None, side_by_side=1):
+        stand_in(what, does)
+        return sweep.sweep(out, "laptop", (0, 1), ["2h"], side_by_side, TINY, notebook=tmp_path / "n.ipynb", tell=tell)
+
+    return run
+
+
+@pytest.fixture
+def two_left(folder, tmp_path):
+    """The records, but for the last files of seed 1."""
+    out = shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("cache", ".locks", "*.ipynb"))
     for name in ("ctnet", "ctnet_21px"):
         (out / "runs" / name / "seed1" / "tests.json").unlink()
-    stand_in("no such name", "pass")
-    (tmp_path / "n.ipynb").touch()
+    (out / ".locks").mkdir()
+    return out
+
+
+def finish(out, name):
+    (out / "runs" / name / "seed1" / "tests.json").write_text('{"classes": []}')
+
+
+def executed(out):
+    return sorted(path.name for path in out.glob("*.ipynb")) + sorted(
+        path.name for path in out.glob("notebooks/*.ipynb")
+    )
+
+
+def test_sweeps_on_one_folder_divide_the_runs(two_left, batch):
+    other, told = FileLock(two_left / ".locks" / "ctnet_21px_seed1.lock"), []
+    other.acquire()  # the other sweep is at one of the two runs
+
+    def tell(line):
+        told.append(line)
+        if len(told) == 1:
+            finish(two_left, "ctnet")  # and ends the other, which this one has counted
+        if "waiting for it" in line:
+            finish(two_left, "ctnet_21px")
+            other.release()
+
+    assert not batch(two_left, tell=tell)
+    assert [line.split("  [")[0] for line in told[:-1]] == [
+        "4 runs, 2 of them finished",
+        "run 1 of 2  ctnet_seed1: done by another sweep",
+        "1 left to another sweep, which is at them: waiting for it",
+        "run 2 of 2  ctnet_21px_seed1: done by another sweep",
+    ]
+    assert told[1].endswith("[0 failed]") and executed(two_left) == ["2h.ipynb"]
+
+
+def test_what_another_sweep_gave_up_is_done_here(two_left, batch):
+    finish(two_left, "ctnet")
+    at_it = runs.RunFolder(two_left / "runs" / "ctnet_21px" / "seed1").locked()  # no sweep, but its notebook still runs
+    at_it.__enter__()
+
+    def tell(line):
+        if "waiting for it" in line:
+            assert not executed(two_left)
+            at_it.__exit__(None, None, None)
+
+    assert not batch(two_left, tell=tell)
+    assert executed(two_left) == ["2h.ipynb", "ctnet_21px_seed1.ipynb"]
+
+
+def test_a_batch_that_waits_for_another_can_be_stopped(two_left, batch):
+    finish(two_left, "ctnet")
     told = []
 
-    def while_it_waits(line):
+    def tell(line):
         told.append(line)
-        if len(told) == 1:  # the other sweep ends one of the two runs that this one has counted
-            (out / "runs" / "ctnet" / "seed1" / "tests.json").write_text("{}")
+        if "waiting for it" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    (out / ".locks").mkdir(exist_ok=True)
-    with FileLock(out / ".locks" / "ctnet_21px_seed1.lock"):  # and is at the other
-        failed = sweep.sweep(out, "laptop", (0, 1), ["2h"], 1, TINY, notebook=tmp_path / "n.ipynb", tell=while_it_waits)
-    assert not failed and told[0] == "4 runs, 2 of them finished" and "table 1 of 1  2h: done" in told[3]
-    assert {line.split("  ")[1] for line in told[1:3]} == {
-        "ctnet_seed1: done by another sweep", "ctnet_21px_seed1: left to another sweep, which is at it",
-    }  # fmt: skip
-    assert not list((out / "notebooks").glob("*.ipynb"))
+    lock = FileLock(two_left / ".locks" / "ctnet_21px_seed1.lock")
+    with lock, pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        batch(two_left, tell=tell)
+    assert told[-1].startswith("stopping") and not executed(two_left)
+
+
+def test_a_batch_whose_lines_cannot_be_told_ends_and_says_why(two_left, batch):
+    def tell(line):
+        if line.startswith("run"):
+            raise BrokenPipeError("nobody reads")
+
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        batch(two_left, "ctnet_seed1", "time.sleep(60)", tell)
+    assert "ctnet_21px_seed1.ipynb" in executed(two_left) and "2h.ipynb" not in executed(two_left)
+
+
+def test_a_closed_terminal_stops_a_batch_although_it_cannot_be_told(two_left, batch):
+    def tell(line):
+        if line.startswith("run"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        if line.startswith("stopping"):
+            raise OSError("Input/output error")
+
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        batch(two_left, "ctnet_seed1", "time.sleep(60)", tell)
+    assert "2h.ipynb" not in executed(two_left)
+
+
+def test_the_second_signal_ends_what_does_not_stop_by_itself(two_left, batch):
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+    def signal_twice():
+        path = two_left / "notebooks" / "ctnet_21px_seed1.ipynb"
+        while not path.is_file() or path.read_text() != "deaf":
+            pause.wait(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+        pause.wait(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pause = threading.Event()
+    threading.Thread(target=signal_twice, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        batch(two_left, "ctnet", f"{deaf}; executed.write_text('deaf'); time.sleep(60)")
+    assert executed(two_left) == ["ctnet_21px_seed1.ipynb"]
 
 
 def test_a_batch_that_is_stopped_tells_its_notebooks_and_begins_no_more(tmp_path, stand_in):

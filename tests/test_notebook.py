@@ -182,6 +182,12 @@ def test_paths_are_relative_to_the_project(tmp_path, monkeypatch):
     for here in (tmp_path, tmp_path / "notebooks"):
         monkeypatch.chdir(here)
         assert notebook.project_path("results/x") == tmp_path / "results" / "x"
+    study = tmp_path / "results" / "ablations"
+    (study / "notebooks").mkdir(parents=True)  # of a study of the ablations, which is not the project
+    (study / "study.json").touch()
+    for here in (study, study / "notebooks"):
+        monkeypatch.chdir(here)
+        assert notebook.project_path("results/x") == tmp_path / "results" / "x"
     assert notebook.project_path("/else/where") == Path("/else/where")
     assert notebook.project_path("~/x") == Path.home() / "x"
 

@@ -89,6 +89,25 @@ def test_what_an_unfinished_run_may_be_asked_to_go_on_with():
     ]
 
 
+def test_a_folder_that_is_written_to_is_told(tmp_path):
+    folder = runs.RunFolder(tmp_path / "run")
+    assert not folder.is_locked() and not folder.path.exists()
+    with folder.locked():
+        assert folder.is_locked()
+        with pytest.raises(ValueError, match="another process is training in"), folder.locked():
+            pass
+    assert not folder.is_locked()
+
+
+def test_a_run_that_begins_anew_keeps_no_tests_of_the_one_before(tmp_path):
+    folder = runs.RunFolder(tmp_path)
+    (tmp_path / "scores").mkdir()
+    for name in ("scores/a.npz", "tests.json", ".result.json.12-0a1b2c3d", "notes.txt"):
+        (tmp_path / name).touch()
+    folder.start(RunConfig())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+
+
 def test_a_record_of_another_version_is_named(tmp_path):
     folder = runs.RunFolder(tmp_path)
     folder.start(RunConfig())

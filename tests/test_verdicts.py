@@ -92,7 +92,7 @@ def test_less_than_two_common_seeds_resolve_nothing():
     assert set(found.verdict) == {UNRESOLVED} and found.p.isna().all()
     assert one(found, "2D", "1D").why == "1 common seed, at least 2 are needed"
     assert one(found, "2D", "1D").difference == 80
-    assert "Of the 1 not resolved that have a common seed, the measured means of 1 lie in the" in verdicts.told(found)
+    assert "Of the 1 not resolved that have a common seed, 1 lean towards the published" in verdicts.told(found)
     assert one(found, "3D", "1D").why == "0 common seeds, at least 2 are needed"
     assert one(found, "3D", "4D").why == "not run: 4D"
 
@@ -170,6 +170,15 @@ def test_tau_compares_the_order_of_the_means():
     assert (tau.rows, tau.of, tau.seeds) == (4, 4, 2)
     alone = verdicts.rank_agreement(lines({"1D": [10]}), ["2b"]).iloc[0]
     assert math.isnan(alone.tau) and alone.rows == 1
+
+
+def test_tau_is_over_the_seeds_that_all_rows_have():
+    measured = lines({"1D": [60, None, None], "2D": [55, 90, 90], "3D": [50, 20, 20]})
+    tau = verdicts.rank_agreement(measured, ["2b"]).iloc[0]
+    theirs = stats.kendalltau([46.5, 47.3, 47.1], [60, 55, 50])
+    assert (tau.tau, tau.seeds) == (pytest.approx(theirs.statistic), 1)
+    none = verdicts.rank_agreement(lines({"1D": [60, None], "2D": [None, 90]}), ["2b"]).iloc[0]
+    assert math.isnan(none.tau) and (none.rows, none.seeds) == (2, 0)
 
 
 def test_rows_are_averaged_in_the_paper_s_order_and_own_rows_come_last():
