@@ -249,7 +249,7 @@ def provenance(device: torch.device) -> dict:
 
 
 def _commit() -> str:
-    """The git commit, with "+changes" when the tree differs from it, or "unknown" outside git."""
+    """The git commit, with "+changes" when this package differs from it, or "unknown" outside git."""
 
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
@@ -257,7 +257,8 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        changed = git("status", "--porcelain", "-uno", "--", ".")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
