@@ -11,7 +11,6 @@ import io
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import uuid
@@ -111,15 +110,10 @@ class RunFolder:
         return FileLock(self.path / ".lock")
 
     def start(self, config: RunConfig) -> None:
-        """Write down what is about to run, and remove what a run that was killed left half written.
-
-        What tests of an earlier network left in the folder goes as well.
-        """
+        """Write down what is about to run, and remove what a run that was killed left half written."""
         self.path.mkdir(parents=True, exist_ok=True)
         for partial in self.path.glob(".*.[0-9]*"):
             partial.unlink()
-        (self.path / "tests.json").unlink(missing_ok=True)
-        shutil.rmtree(self.path / "scores", ignore_errors=True)
         write_json(self.path / "config.json", config.to_dict())
 
     def write_history(self, rows: list[dict]) -> None:

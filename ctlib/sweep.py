@@ -1,6 +1,7 @@
 """The ablations done: a run and its tests, and all runs as a batch of notebooks, two or more side by side."""
 
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,9 @@ def complete(
     if state(job, out_dir) == "finished":
         return folder.result()
     config, samples = find_data(job.training.config, job.training.made, on_clips)
+    if not (folder.path / "result.json").is_file():  # what was tested is another network than the one to come
+        (folder.path / "tests.json").unlink(missing_ok=True)
+        shutil.rmtree(folder.path / "scores", ignore_errors=True)
     result = train(config, folder.path, processes, on_step, on_epoch)
     for test in job.tests:
         if kept_scores(folder, test) is None:

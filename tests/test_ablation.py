@@ -248,6 +248,19 @@ def test_a_finished_run_is_not_done_again_nor_its_data_looked_for(folder, monkey
     assert sweep.complete(job, folder) == job.training.folder(folder).result()
 
 
+def test_a_run_that_is_trained_anew_keeps_no_tests_of_the_one_before(folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
+    (job, _) = ablation.jobs("laptop", ["2h"], overrides=TINY)
+    run = job.training.folder(copy)
+    assert (run.path / "tests.json").is_file() and list((run.path / "scores").iterdir())
+    (run.path / "result.json").unlink()
+    monkeypatch.setattr(sweep, "find_data", lambda *_: (job.training.config, {}))
+    monkeypatch.setattr(sweep, "train", lambda *_: (_ for _ in ()).throw(InterruptedError("stopped")))
+    with pytest.raises(InterruptedError):
+        sweep.complete(job, copy)
+    assert not (run.path / "tests.json").exists() and not (run.path / "scores").exists()
+
+
 def test_records_are_read_without_checkpoints_and_tests_ask_for_them(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CTLIB_CACHE", str(folder / "cache"))
     copy = tmp_path / "copy"

@@ -99,12 +99,10 @@ def test_a_folder_that_is_written_to_is_told(tmp_path):
     assert not folder.is_locked()
 
 
-def test_a_run_that_begins_anew_keeps_no_tests_of_the_one_before(tmp_path):
-    folder = runs.RunFolder(tmp_path)
-    (tmp_path / "scores").mkdir()
-    for name in ("scores/a.npz", "tests.json", ".result.json.12-0a1b2c3d", "notes.txt"):
+def test_what_was_half_written_goes_when_a_run_begins(tmp_path):
+    for name in (".result.json.12-0a1b2c3d", "notes.txt"):
         (tmp_path / name).touch()
-    folder.start(RunConfig())
+    runs.RunFolder(tmp_path).start(RunConfig())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
 
 
