@@ -13,6 +13,7 @@ from ctlib.ablation import Job, further_test, kept_scores, overrides_of, state
 from ctlib.data.arrow import pair_of
 from ctlib.data.clips import SKIPPED
 from ctlib.evaluate import Scores
+from ctlib.runs import RunFolder
 from ctlib.scales import REFERENCES, SCALES, TABLES, protocol, resized, rows, training
 
 COLUMNS = """
@@ -128,7 +129,6 @@ def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> 
 
     precision = together("precision")
     tested_in = precision if scores is None else " and ".join({part.precision: None for part in scores.protocols})
-    classes = [runs.read_json(folder.path / "tests.json", ["classes"])["classes"] for folder in folders]
     return {
         "table": table,
         "row": row,
@@ -145,7 +145,7 @@ def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> 
         "crops": tested["data.crops"],
         "views": views,
         "fingerprint": together("fingerprint"),
-        "classes_digest": " and ".join(dict.fromkeys(map(_digest, classes))),
+        "classes_digest": " and ".join(dict.fromkeys(map(_classes_digest, folders))),
         "coverage": 100 * videos / first["listed"],
         "data": together("data"),
         "precision": precision if tested_in == precision else f"{precision}, tested in {tested_in}",
@@ -156,9 +156,11 @@ def _line(out_dir, scale: str, table: str, row: str, parts: Sequence[_Part]) -> 
     }
 
 
-def _digest(classes: Sequence[str]) -> str:
+def _classes_digest(folder: RunFolder) -> str:
+    path = folder.path / "tests.json"
+    classes = runs.read_json(path, ["classes"])["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise ValueError(f"classes of a tests.json must be a list of names, got {classes!r}")
+        raise ValueError(f"{path} is damaged: classes is no list of names, but {classes!r}")
     return hashlib.sha256("\n".join(classes).encode()).hexdigest()[:12]
 
 

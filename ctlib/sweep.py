@@ -136,8 +136,8 @@ def sweep(
         The executed notebooks that failed.
 
     Raises:
-        ValueError: an unknown scale or table, a folder with another study, or real data without its folder;
-            FileNotFoundError: no such notebook.
+        ValueError: an unknown scale or table, a folder with another study, real data without its folder, or
+            `side_by_side` below 1; FileNotFoundError: no such notebook.
         KeyboardInterrupt: it was stopped.
     """
     if not Path(notebook).is_file():

@@ -311,6 +311,7 @@ def test_a_broken_record_is_no_matter_to_other_rows(folder, tmp_path):
         ("runs/ctnet/seed0/result.json", '{"top1": 50, "seconds": 1}', "it lacks seed, gflops"),
         ("runs/ctnet/seed0/result.json", "[]", "it holds list and no keys"),
         ("runs/ctnet/seed0/tests.json", "{}", "it lacks classes"),
+        ("runs/ctnet/seed0/tests.json", '{"classes": null}', "classes is no list of names, but None"),
     ],
 )
 def test_a_damaged_record_is_named(folder, tmp_path, name, text, why):
@@ -462,9 +463,9 @@ def batch(stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "_LOOK", 0.05)
     (tmp_path / "n.ipynb").touch()
 
-    def run(out, what="no such name", does="pass", tell=lambda _: None, side_by_side=1):
+    def run(out, what="no such name", does="pass", tell=lambda _: None):
         stand_in(what, does)
-        return sweep.sweep(out, "laptop", (0, 1), ["2h"], side_by_side, TINY, notebook=tmp_path / "n.ipynb", tell=tell)
+        return sweep.sweep(out, "laptop", (0, 1), ["2h"], 1, TINY, notebook=tmp_path / "n.ipynb", tell=tell)
 
     return run
 
@@ -604,6 +605,13 @@ def test_papermill_is_given_numbers_as_text(tmp_path):
     words = sweep.command("n.ipynb", tmp_path / "x.ipynb", {"table": "6", "train": "False"})
     assert words[1:5] == ["-m", "papermill", "n.ipynb", str(tmp_path / "x.ipynb")]
     assert words[-6:] == ["-r", "table", "6", "-p", "train", "False"]
+
+
+def test_a_batch_of_none_side_by_side_is_an_error(tmp_path):
+    (tmp_path / "n.ipynb").touch()
+    with pytest.raises(ValueError, match="side_by_side must be at least 1, got 0"):
+        sweep.sweep(tmp_path / "out", side_by_side=0, notebook=tmp_path / "n.ipynb")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_batch_without_its_notebook_is_an_error(tmp_path):
