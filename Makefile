@@ -5,7 +5,8 @@ SEED   ?= 0
 
 BIN := .venv/bin
 # Keep the memory of large tensors between steps instead of giving it back to the system (glibc): a CPU step of
-# the quickstart's CT-Net then took 12 to 16 % less time in three pairs of runs (2 cores; no record kept). Elsewhere these do nothing.
+# the quickstart's CT-Net then took 12 to 16 % less time in three pairs of runs (2 cores; no record kept). Elsewhere
+# these do nothing.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 # Prints what the notebook prints, a line an epoch, and nothing else; a failed notebook still says why.
 RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-level ERROR --stdout-file -
@@ -69,7 +70,7 @@ transfer: .venv/installed  ## what a trained network brings to other data sets (
 
 SEEDS ?= 0 1 2
 ablations: OUT = results/ablations
-ablations: .venv/installed  ## every ablation at laptop scale, two runs side by side, 2 to 3 hours a seed when nothing else runs; to results/ablations
+ablations: .venv/installed  ## every ablation at laptop scale, two runs side by side, an estimated 2 to 3 hours a seed when nothing else runs; to results/ablations
 	@$(KEEP_MEMORY) $(BIN)/python -m ctlib ablations $(OUT) --seeds $(SEEDS)
 
 report: OUT = results/report
