@@ -1,4 +1,6 @@
-"""report.ipynb and accuracy_vs_gflops.ipynb, run as papermill runs them, on measured lines made up for them."""
+"""report.ipynb and accuracy_vs_gflops.ipynb, run as papermill does, on the study's records and on made-up lines."""
+
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +12,9 @@ from ctlib import verdicts
 from ctlib.config import RunConfig
 from ctlib.models import model_config
 from ctlib.runs import RunFolder
+
+ROOT = Path(__file__).parents[1]
+AS_TEXT = {"table": str, "frames": str}
 
 # Runs when the kernel starts: the notebooks read these lines in place of records of trainings.
 STAND_IN = """
@@ -75,6 +80,18 @@ def test_the_report_of_a_half_finished_study_judges_what_is_there_and_names_the_
     assert kept.verdict.tolist() == found.verdict.tolist() and len(
         pd.read_csv(tmp_path / "out" / "measured.csv")
     ) == len(lines)
+
+
+def test_the_report_that_is_kept_is_what_the_kept_records_say(tmp_path):
+    execute("report", tmp_path, tables="2c 2g 7", out_dir=str(tmp_path / "out"))
+    report = ROOT / "results" / "report"
+    kept, anew = (pd.read_csv(out / "measured.csv", dtype=AS_TEXT) for out in (report, tmp_path / "out"))
+    asked_for = kept[kept.table.isin(["2c", "2g", "7"])]
+    pd.testing.assert_frame_equal(asked_for.merge(anew), asked_for.reset_index(drop=True))  # more may be there
+    findings = verdicts.pairs(kept).drop(columns="key").fillna({"why": ""})
+    told = pd.read_csv(report / "findings.csv", dtype=AS_TEXT).fillna({"why": ""})
+    assert (told.seeds > 1).any()
+    pd.testing.assert_frame_equal(told, findings)
 
 
 def test_without_records_the_report_says_so_and_what_would_be_judged(tmp_path):
