@@ -476,6 +476,7 @@ def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> 
     if bound is not None:
         axes.axvline(bound, color="0.3", ls="--", lw=1.2, label="bound of frame averaging")
     axes.set_yticks(range(len(names)), names)
-    axes.set(title=title, xlabel="top-1, %", ylim=(len(names) - 0.4, -0.6))
+    left, right = axes.get_xlim()  # an interval may reach beyond what a percentage can be
+    axes.set(title=title, xlabel="top-1, %", xlim=(max(left, 0), min(right, 100)), ylim=(len(names) - 0.4, -0.6))
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -138,7 +138,7 @@ def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -
     panels = {"gflops": "GFLOPs of one view"}
     if "milliseconds" in points:
         panels["milliseconds"] = f"milliseconds a call{f': {conditions}' if conditions else ''}"
-    figure = plt.figure(figsize=(7 * len(panels) + 2.6, max(6, 1.2 + 0.19 * len(points))))
+    figure = plt.figure(figsize=(7 * len(panels) + 2.6, max(6, 1.2 + 0.24 * len(points))))
     found = figure.subplots(1, len(panels) + 1, squeeze=False, width_ratios=[1] * len(panels) + [0.3])[0]
     for axes in found[1:-1]:
         axes.sharey(found[0])
@@ -178,12 +178,15 @@ def _key(axes, points: pd.DataFrame) -> None:
 
 
 def _raised(points: pd.DataFrame) -> pd.DataFrame:
-    """With `y`, where a point is drawn: its `top1`, but for the few that lie far below the others (Tukey's far fence).
+    """With `y`, where a point is drawn: its `top1`, but for the few that lie far below the others.
 
+    These are beyond Tukey's far fence and below the widest gap: what lies between them and the others stays in place.
     `called` is its name as it was; `name` has the accuracy of those that are raised.
     """
     low, high = points.top1.quantile([0.25, 0.75])
-    far = points.top1 < low - 3 * (high - low)
+    ordered = points.top1.sort_values()
+    above_gap = ordered[ordered.diff().fillna(0).idxmax()]
+    far = points.top1 < min(low - 3 * (high - low), above_gap)
     if far.sum() > len(points) / 4:
         far[:] = False
     near = points[~far]
@@ -261,7 +264,8 @@ def place_labels(
     Returns:
         The names for which there was no free place. They are told below the axis.
     """
-    figure = axes.figure
+    figure, label = axes.figure, axes.get_xlabel()
+    axes.set_xlabel(f"{label}\n ")  # room for what is told below it
     figure.canvas.draw()  # so that the data have their pixels
     figure.set_layout_engine("none")
     unit = figure.dpi / 100
@@ -297,9 +301,8 @@ def place_labels(
             break
         else:
             left.append(names[index])
-    if left:
-        told = textwrap.fill(f"(no room for the names {', '.join(left)})", 90)
-        axes.set_xlabel(f"{axes.get_xlabel()}\n{told}")
+    told = textwrap.fill(f"(no room for the names {', '.join(left)})", 90)
+    axes.set_xlabel(f"{label}\n{told}" if left else label)
     return left
 
 

@@ -132,6 +132,9 @@ def test_the_front_reaches_points_in_the_strip_where_they_stand():
     front = next(line for line in axes.lines if line.get_linestyle() == "--")
     assert axes.get_ylim()[0] > 80 and front.get_ydata()[0] > axes.get_ylim()[0]  # 20 % are far below the axis
     assert "20.0" in [text.get_text() for text in key.texts]
+    between = pd.concat([points, points.head(1).assign(top1=60.0)])  # as far below the fence, and yet not in the strip
+    places = study_figures._raised(between.reset_index(drop=True)).y
+    assert places[7] == 60 and 20 < places[6] < 60
     points.loc[0, "spread"] = 30.0  # a bar that reaches further down than the strip would stand
     (axes, _), places = study_figures.measured_tradeoff(points, "").axes, study_figures._raised(points).y
     assert axes.get_ylim()[0] < places[6] < 85 - 30
