@@ -177,3 +177,13 @@ def test_crops_seen_draws_each_box_where_it_lies():
     assert [len(axes.patches) for axes in figure.axes] == [1, 2]
     box = figure.axes[0].patches[0]
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (4.5, -0.5, 10, 10)
+
+
+def test_an_ablations_interval_leaves_the_axis_where_a_percentage_ends():
+    top1 = {"a": [41.6, 83.9, 78.6], "b": [87.0, 88.0, 89.0]}
+    lines = pd.DataFrame([(row, seed, value) for row in top1 for seed, value in enumerate(top1[row])])
+    (axes,) = plotting.ablation(lines.set_axis(["row", "seed", "top1"], axis=1), "a table", 50).axes
+    assert axes.get_xlim()[1] == 100 and 0 <= axes.get_xlim()[0] < 41.6
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+    bars = [part.get_segments()[0][:, 0] for part in axes.collections]
+    assert bars[0][1] > 100 and bars[1] == pytest.approx([88 - 2.484, 88 + 2.484], abs=1e-3)  # 4.303 / sqrt(3)
