@@ -203,6 +203,8 @@ def _strip(axes, points: pd.DataFrame) -> list[Patch]:
         return []
     edge, margin = points.y[raised].min(), 0.06 * (points.y.max() - points.y.min())
     axes.axhspan(edge - margin, edge + margin, color="0.92", zorder=0)
+    top = axes.get_ylim()[1]
+    axes.set_yticks([tick for tick in axes.get_yticks() if edge + margin < tick < top])  # below, none holds
     return [Patch(color="0.92", label="lower than the axis: accuracy as told")]
 
 

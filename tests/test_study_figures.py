@@ -86,6 +86,8 @@ def test_points_far_below_stand_in_a_strip_with_their_accuracy():
     ).axes[0]
     assert {name for name in named(axes) if "TSN" in name} == {"TSN, 8 frames (19.7 %)", "TSN, 16 frames (19.9 %)"}
     assert axes.get_ylim()[0] > 40
+    (edge,) = (patch.get_y() + patch.get_height() for patch in axes.patches)
+    assert len(axes.get_yticks()) > 3 and min(axes.get_yticks()) > edge  # the strip is on no scale
     legend = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert "lower than the axis: accuracy as told" in legend and "counted at 224 x 224" in legend
     axes = study_figures.published_tradeoff(study_figures.published_points("4", "top1"), "gflops", "", "").axes[0]
