@@ -94,10 +94,10 @@ saliency: .venv/installed  ## where each network looks, and whether the object i
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir $(OUT) $(OUT)/saliency_tubes.ipynb
 	@echo "read $(OUT)/saliency_tubes.html"
 
-TEACHING := $(patsubst notebooks/%,results/teaching/%,$(wildcard notebooks/[1-9]_*.ipynb))
+TEACHING := $(patsubst notebooks/learn/%,results/teaching/%,$(wildcard notebooks/learn/[1-9]_*.ipynb))
 teach: $(TEACHING)  ## run the teaching notebooks again if they or ctlib changed; to results/teaching
 
-results/teaching/%.ipynb: notebooks/%.ipynb $(wildcard ctlib/*.py ctlib/*/*.py) | .venv/installed
+results/teaching/%.ipynb: notebooks/learn/%.ipynb $(wildcard ctlib/*.py ctlib/*/*.py) | .venv/installed
 	@mkdir -p $(@D)
 	@echo "running $<"
 	@$(RUN) $< $@ > /dev/null || (mv $@ $(@:.ipynb=_failed.ipynb) && exit 1)
@@ -133,12 +133,12 @@ test-all: .venv/installed  ## all tests
 lint: .venv/installed  ## ruff over modules and notebooks; stored outputs are refused
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
+	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb notebooks/learn/*.ipynb
 
 format: .venv/installed  ## mend what `make lint` can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
+	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb notebooks/learn/*.ipynb
 
 lab: .venv/installed  ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/quickstart.ipynb

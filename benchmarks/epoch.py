@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from ctlib import runs
-from ctlib.device import make_accelerator
-from ctlib.plan import find_data
-from ctlib.recipes import run_config
-from ctlib.trainer import Trainer, settled
+from ctlib.training import records
+from ctlib.training.device import make_accelerator
+from ctlib.training.plan import find_data
+from ctlib.training.recipes import run_config
+from ctlib.training.trainer import Trainer, settled
 
 
 class OneBatch:
@@ -59,7 +59,7 @@ def main() -> None:
     config = settled(config, 1)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, samples, make_accelerator(config.compute))
-        trainer.open(runs.RunFolder(Path(folder)))
+        trainer.open(records.RunFolder(Path(folder)))
         trainer.save = lambda: None  # a state on disk is no part of either
         loader, kept = trainer.trainset, OneBatch(trainer.trainset)
         seconds(trainer, kept)  # warms up
@@ -67,7 +67,7 @@ def main() -> None:
         device = trainer.accelerator.device
         trainer.close()
     ratios = [loaded / alone for loaded, alone in pairs]
-    told = runs.provenance(device)
+    told = records.provenance(device)
     record = {
         "protocol": f"{options.rounds} epochs of each in turn, medians",
         "model": options.model,

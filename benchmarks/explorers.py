@@ -15,7 +15,7 @@ import torch
 
 from ctlib.cost import hardware
 from ctlib.data.transforms import to_pixels
-from ctlib.teaching import explorers, explorers_networks, explorers_trunk
+from ctlib.teaching import explorers, explorers_backbone, explorers_networks
 from ctlib.teaching.explorers import View
 
 EVERY_OTHER = ("every other",) * 4
@@ -29,7 +29,7 @@ MOVES: dict[str, Callable[[int], View]] = {
     "1: channel grid": lambda n: explorers.tensorization(128, (16, 8), 1, num_frames=8, size=14 + 2 * n),
     "2: interact field": lambda n: explorers.interaction(4, 1 + n % 4),
     "3: attention": lambda n: explorers_networks.attention_over_time(to_pixels(CLIPS[n % 40]), GATES, n % 16),
-    "4: ResNet-101": lambda n: explorers_trunk.network("resnet101", "CT-Block", EVERY_OTHER, 8, 96 + 16 * n),
+    "4: ResNet-101": lambda n: explorers_backbone.network("resnet101", "CT-Block", EVERY_OTHER, 8, 96 + 16 * n),
     "5: clip browser": lambda n: explorers_networks.browse(
         CLIPS, CLASSES * 20, n % 40, ORDERS[n % len(ORDERS)], SCORES, CLASSES
     ),

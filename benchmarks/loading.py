@@ -27,7 +27,7 @@ from torchvision.transforms import functional as pil_transforms
 
 from ctlib.data import encoding, transforms, video
 from ctlib.data.sampling import SAMPLINGS
-from ctlib.trunks import IMAGENET_MEAN, IMAGENET_STD
+from ctlib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 FRAMES, HEIGHT, WIDTH, FPS = 300, 240, 320, 25
 CLIP_FRAMES, SIZE = 8, 256

@@ -108,10 +108,10 @@ class PlainCTNet(nn.Module):
     def __init__(self, num_classes: int, num_frames: int, dropout: float = 0.5):
         super().__init__()
         self.num_frames = num_frames
-        self.trunk = resnet50()
-        self.trunk.fc = nn.Identity()
+        self.backbone = resnet50()
+        self.backbone.fc = nn.Identity()
         for stage, depth in enumerate(DEPTHS, start=1):
-            layer = self.trunk.get_submodule(f"layer{stage}")
+            layer = self.backbone.get_submodule(f"layer{stage}")
             for index in range(1, depth, 2):
                 layer[index] = Block(layer[index], num_frames)
         self.dropout = nn.Dropout(dropout)
@@ -120,4 +120,4 @@ class PlainCTNet(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         n, c, t, h, w = clips.shape
         frames = clips.transpose(1, 2).contiguous().view(n * t, c, h, w)
-        return self.fc(self.dropout(self.trunk(frames))).view(n, t, -1).mean(1)
+        return self.fc(self.dropout(self.backbone(frames))).view(n, t, -1).mean(1)

@@ -32,10 +32,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.models.video import r2plus1d_18, s3d
 
-from ctlib import cost, runs
+from ctlib import cost
 from ctlib.deploy import FoldedCTModule, compiled, export, optimize
 from ctlib.models import ctnet_r50, recompute_blocks, tsn_r50
-from ctlib.probe import LiveTensors, training_cost
+from ctlib.training import records
+from ctlib.training.probe import LiveTensors, training_cost
 
 CLASSES = 174
 SECTIONS = ("ways", "growth", "memory", "training", "floor", "where")  # the last on a CPU only
@@ -287,7 +288,7 @@ def where(clock: Clock) -> list[dict]:
                     watch(name, getattr(step, part))
             else:
                 watch("point-wise convolution", step)
-    for stage, depth in zip(tsn.trunk.stages, (3, 4, 6, 3), strict=True):
+    for stage, depth in zip(tsn.backbone.stages, (3, 4, 6, 3), strict=True):
         for index in range(1, depth, 2):
             watch(replacing, stage[index].conv2)
     with torch.inference_mode():
@@ -391,7 +392,7 @@ def draw(record: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
     import pandas as pd
 
-    from ctlib import plotting
+    from ctlib.display import plotting
 
     plotting.use_style()
     table = pd.DataFrame([line for line in record["ways"] if "ms" in line]).sort_values("ms")
@@ -457,7 +458,7 @@ def main() -> None:
 
 
 def protocol(options: argparse.Namespace, precision: torch.dtype) -> dict:
-    told = runs.provenance(torch.device(options.device))
+    told = records.provenance(torch.device(options.device))
     kept = {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "OMP_", "LD_PRELOAD"))}
     return {
         "measured": f"{options.rounds} rounds in turn (growth and training at most 5) after 2 that do not count; "

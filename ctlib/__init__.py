@@ -1,6 +1,6 @@
 """The reference study of CT-Net, the Channel Tensorization Network (ICLR 2021)."""
 
-from ctlib import checkpoints, cost, data, paper, runs, saliency
+from ctlib import checkpoints, cost, data, paper, saliency
 from ctlib.config import ModelConfig
 from ctlib.deploy import compiled, export, optimize
 from ctlib.models import (
@@ -12,6 +12,8 @@ from ctlib.models import (
     tsn_r50,
     tsn_r101,
 )
+from ctlib.training import records as runs
+from ctlib.training.train import train
 
 __all__ = [
     "ModelConfig",
@@ -28,6 +30,7 @@ __all__ = [
     "paper",
     "runs",
     "saliency",
+    "train",
     "tsn_inception_v3",
     "tsn_r50",
     "tsn_r101",

@@ -12,21 +12,23 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from ctlib import checkpoints, deploy, parallel, scales, study, sweep, verdicts
+from ctlib import checkpoints, deploy
 from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.check import check
 from ctlib.data.prepare import prepare
 from ctlib.data.video import VideoError
-from ctlib.interrupt import Interrupted
+from ctlib.display.notebook import Progress, counting
 from ctlib.models import MODELS
-from ctlib.notebook import Progress, counting
-from ctlib.plan import find_data, make_plan
-from ctlib.recipes import RECIPES, run_config
-from ctlib.resume import ResumeError
-from ctlib.runs import RunFolder
-from ctlib.train import train
-from ctlib.trainer import TrainingError
+from ctlib.study.tables import comparisons, scales, sweep, tables
+from ctlib.training import processes as parallel
+from ctlib.training.interrupt import Interrupted
+from ctlib.training.plan import find_data, make_plan
+from ctlib.training.recipes import RECIPES, run_config
+from ctlib.training.records import RunFolder
+from ctlib.training.snapshots import ResumeError
+from ctlib.training.train import train
+from ctlib.training.trainer import TrainingError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -278,7 +280,7 @@ def export_network(options: argparse.Namespace) -> int:
 def run_ablations(options: argparse.Namespace) -> int:
     tell, show = functools.partial(print, flush=True), counting("Arrow of Time, clips written")
     given = {"side_by_side": options.side_by_side, "overrides": " ".join(options.set), "tell": tell, "on_clips": show}
-    seeds = verdicts.seeds_of(" ".join(options.seeds))
+    seeds = comparisons.seeds_of(" ".join(options.seeds))
     roots = {data: getattr(options, scales.root_parameter(data)) for data in scales.REAL}
     failed = sweep.sweep(options.out, options.scale, seeds, options.tables, roots=roots, **given)
     for path in failed:
@@ -296,7 +298,7 @@ def write_site(options: argparse.Namespace) -> int:
 
 
 def print_costs(options: argparse.Namespace) -> int:
-    table = study.ledger()
+    table = tables.ledger()
     if options.json:
         print(table.to_json(orient="records", indent=2, double_precision=6))
         return 0

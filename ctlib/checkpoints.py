@@ -6,7 +6,6 @@ by name, so it is never read with another set's labels.
 """
 
 import glob
-import hashlib
 import os
 import re
 import shlex
@@ -19,7 +18,7 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
-from ctlib import runs
+from ctlib import files
 from ctlib.config import ModelConfig
 from ctlib.models import VideoClassifier, build_model, model_config
 
@@ -68,7 +67,7 @@ def save(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> No
         "versions": {name: str(version(name)) for name in ("ctlib", "torch", "torchvision")},
         "state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
     }
-    runs.write_atomically(path, lambda partial: torch.save(content, partial))
+    files.write_atomically(path, lambda partial: torch.save(content, partial))
 
 
 def load(
@@ -85,7 +84,7 @@ def load(
             same names in another order are sorted out by name.
         class_map: for names that differ: yours -> the checkpoint's. A name that it does not mention
             stands for itself. With it, some of the checkpoint's classes may go unused.
-        fresh_head: take the trunk only, and give it a new, untrained classifier of `classes`.
+        fresh_head: take the backbone only, and give it a new, untrained classifier of `classes`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -216,12 +215,6 @@ def start_from(path: str | Path, model: VideoClassifier, classes: Sequence[str])
     _fill(model, state, path, allowed=() if same else head)
 
 
-def digest(path: str | Path) -> str:
-    """16 hex digits of a file's content (SHA-256)."""
-    with Path(path).expanduser().open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def find(patterns: str, root: str | Path) -> list[Path]:
     """The files that patterns match, separated by spaces (one with a space in it in quotes), in that order, each once.
 
@@ -247,7 +240,7 @@ def find(patterns: str, root: str | Path) -> list[Path]:
 _RELEASED_NAMES = [
     (r"^module\.", ""),
     (r"^(new_fc|base_model\.fc)\.", "fc."),
-    (r"^base_model\.", "trunk."),
+    (r"^base_model\.", "backbone."),
     (r"\.conv([13])\.0\.", r".conv\1."),
     (r"\.conv([13])\.1\.", r".bn\1."),
     (r"\.conv2\.conv1_x\.", ".conv2.sub_operations.0.spatial."),

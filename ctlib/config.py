@@ -105,12 +105,14 @@ def one_of(choices, default):
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """A network: a 2D trunk over frames, and what stands for the 3x3 convolution in which blocks."""
+    """A network: a 2D backbone over frames, and what stands for the 3x3 convolution in which blocks."""
 
     num_classes: int = at_least(1, 174)
     num_frames: int = at_least(1, 8)  # T, frames a clip; the network takes any other T too
-    trunk: str = "resnet50"  # a name of `trunks.TRUNKS`
-    blocks: str | tuple[tuple[int, ...], ...] | tuple[str, ...] = "stage2-5"  # what is replaced: `trunks.PLACEMENTS`,
+    backbone: str = "resnet50"  # a name of `backbones.BACKBONES`
+    blocks: str | tuple[tuple[int, ...], ...] | tuple[str, ...] = (
+        "stage2-5"  # what is replaced: `backbones.PLACEMENTS`,
+    )
     # indices a stage, or (InceptionV3) names of convolutions
     module: str = "ct"  # what replaces it: ct (the CT-Module, of the five parts below), c3d, r2plus1d, csn
     dims: int | tuple[int, ...] = 2  # K, or the sizes (C_1, ..., C_K); -1 takes the rest
@@ -119,7 +121,7 @@ class ModelConfig(Config):
     pointwise: bool = True  # a dense point-wise convolution between sub-operations
     excitation: str = "te"  # te, se, none
     dropout: float = between(0, 1, 0.3)  # before the classifier
-    weights: str | None = None  # of the trunk: None (random) or "imagenet"
+    weights: str | None = None  # of the backbone: None (random) or "imagenet"
 
     def __post_init__(self):
         super().__post_init__()
@@ -173,7 +175,9 @@ class RecipeConfig(Config):
     weight_decay: float = at_least(0, 5e-4)  # not on biases and batch norms
     clip_norm: float = at_least(0, 20.0)  # bound on the norm of all gradients together
     label_smoothing: float = at_least(0, 0.0)
-    frozen: str = one_of(("none", "trunk"), "none")  # trunk: `models.freeze_trunk`, as the authors' trainer does
+    frozen: str = one_of(
+        ("none", "backbone"), "none"
+    )  # backbone: `models.freeze_backbone`, as the authors' trainer does
 
     def __post_init__(self):
         super().__post_init__()

@@ -10,7 +10,8 @@ import copy
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctlib.config import check_choice
 from ctlib.ct_module import Kernel, kernel_of_each
-from ctlib.observe import observed
 from ctlib.tensorize import TensorSeparableConv, resolve_dims
 
 
@@ -104,12 +104,12 @@ def by_stage(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.DataF
         (whatever stands where the 3x3 convolution was, with its batch norms), "point-wise" and "excitation".
 
     Raises:
-        ValueError: the network's trunk has no stages.
+        ValueError: the network's backbone has no stages.
     """
-    if not hasattr(getattr(model, "trunk", None), "stages"):
+    if not hasattr(getattr(model, "backbone", None), "stages"):
         raise ValueError("stages are a ResNet's: for another network, see `breakdown`")
     table = breakdown(model, num_frames, size)
-    stages = {f"trunk.layer{number - 1}.": f"stage {number}" for number in (2, 3, 4, 5)} | {"fc": "head"}
+    stages = {f"backbone.layer{number - 1}.": f"stage {number}" for number in (2, 3, 4, 5)} | {"fc": "head"}
     parts = {".excitation.": "excitation", ".pointwise.": "point-wise", r"\.(?:conv|bn)2": "3x3 or sub-operations"}
     table["stage"], table["part"] = "stem", "1x1 and stem"
     for start, stage in stages.items():
@@ -160,6 +160,29 @@ def ct_block_formula(
             # Reducing takes C/r outputs of C_k inputs, expanding C outputs of C_k/r: the same number.
             parts["excitation"] += places * (2 * hidden * size * taps + 2 * hidden)
     return parts
+
+
+@contextmanager
+def eval_with_hooks(network: nn.Module, after: Mapping[nn.Module, Callable] | None = None) -> Iterator[None]:
+    """Inside, `network` is in evaluation mode with forward hooks; afterwards, also after an error, it is as it was.
+
+    Every module gets back its own mode, since some may be frozen in evaluation mode. Gradients are left to the caller.
+
+    Args:
+        network: any module.
+        after: module -> a forward hook, called with the module, its inputs (a tuple) and its output.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    hooks = []
+    try:
+        hooks += [module.register_forward_hook(hook) for module, hook in (after or {}).items()]
+        network.eval()
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
 
 
 # What autocast computes in, by its name; "fp32" is without autocast.
@@ -216,7 +239,7 @@ def latency(
     clips = torch.zeros(batch, 3, num_frames, size, size, device=device)
     times = []
     autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
-    with observed(model), torch.inference_mode(), autocast:
+    with eval_with_hooks(model), torch.inference_mode(), autocast:
         for _ in range(2):
             _timed(model, clips)
         while not times or sum(times) < 1000 * seconds:

@@ -18,19 +18,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ctlib.backbones import ClipModule, CTBlock
 from ctlib.ct_module import CTModule, Parallel
+from ctlib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ctlib.excitation import TensorExcitation, TensorGate
+from ctlib.kernels.layout import average, clips_of, clips_of_planes, frames_of, planes_of
 from ctlib.models import VideoClassifier, use_channels_last
-from ctlib.tensorize import (
-    TensorSeparableConv,
-    average,
-    clips_of,
-    clips_of_planes,
-    frames_of,
-    planes_of,
-    rotate,
-)
-from ctlib.trunks import IMAGENET_MEAN, IMAGENET_STD, ClipBlock, OnClips
+from ctlib.tensorize import TensorSeparableConv, rotate
 
 
 def optimize(model: VideoClassifier) -> VideoClassifier:
@@ -56,7 +50,7 @@ def optimize(model: VideoClassifier) -> VideoClassifier:
     for parent in list(optimized.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, CTModule):
-                setattr(parent, name, FoldedCTModule(child, parent.conv3 if isinstance(parent, ClipBlock) else None))
+                setattr(parent, name, FoldedCTModule(child, parent.conv3 if isinstance(parent, CTBlock) else None))
     use_channels_last(optimized, model.channels_last)
     return optimized
 
@@ -108,7 +102,7 @@ def export(
         TypeError: not a network of this package.
         ImportError: the packages onnx and onnxscript are not there.
         FileNotFoundError: the folder to write to is not there.
-        ValueError: frames that are too small for the trunk, no frame, or another number of classes.
+        ValueError: frames that are too small for the backbone, no frame, or another number of classes.
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise ImportError("export needs the packages onnx and onnxscript: pip install 'ctlib[onnx]'")
@@ -186,7 +180,7 @@ class FoldedCTModule(nn.Module):
         self.steps = nn.ModuleList()
         for k, (sub_operation, size) in enumerate(zip(module.sub_operations, module.dims, strict=True)):
             excited = type(sub_operation) is Parallel and isinstance(sub_operation.excitation, TensorExcitation)
-            self.steps.append(FoldedSubOperation(sub_operation) if excited else OnClips(sub_operation))
+            self.steps.append(FoldedSubOperation(sub_operation) if excited else ClipModule(sub_operation))
             order = rotate(torch.arange(module.out_channels)[None], size)[0]
             if k < len(module.pointwise):
                 conv = _as_conv2d(module.pointwise[k][0])

@@ -8,7 +8,8 @@ returns (N, C, T, H, W).
 import torch
 from torch import nn
 
-from ctlib.tensorize import TensorSeparableConv, average
+from ctlib.kernels.layout import average
+from ctlib.tensorize import TensorSeparableConv
 
 
 class NoExcitation(nn.Module):
@@ -81,7 +82,7 @@ class TensorExcitation(nn.Module):
 class SqueezeGate(nn.Module):
     """Squeeze-and-Excitation (Hu et al., 2020) on clips: mean over T, H and W, dense C -> C/16 -> C.
 
-    The middle has at least 4 units, so that a thin trunk's gate is not one dead unit; every
+    The middle has at least 4 units, so that a thin backbone's gate is not one dead unit; every
     published width is 64 or more.
 
     Shape:

@@ -1,6 +1,6 @@
-"""CT-Net and TSN (section 3.3): a 2D trunk over frames, some of whose blocks see whole clips.
+"""CT-Net and TSN (section 3.3): a 2D backbone over frames, some of whose blocks see whole clips.
 
-Clips are (N, 3, T, H, W). The trunk runs on their N * T frames, as TSN does. The head pools each
+Clips are (N, 3, T, H, W). The backbone runs on their N * T frames, as TSN does. The head pools each
 frame, classifies it, and averages the scores of the T frames.
 """
 
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
+from ctlib.backbones import BACKBONES, INCEPTION_BLOCKS, PUBLISHED, RESNET101_BLOCKS
 from ctlib.config import ModelConfig, check_choice, unknown_name
 from ctlib.ct_module import CTModule
+from ctlib.kernels.layout import clips_of, frames_of
 from ctlib.temporal import MODULES
-from ctlib.tensorize import clips_of, frames_of
-from ctlib.trunks import INCEPTION_BLOCKS, PUBLISHED, RESNET101_BLOCKS, TRUNKS
 
 LAYOUTS = {True: torch.channels_last, False: torch.contiguous_format}
 
@@ -24,7 +24,7 @@ class VideoClassifier(nn.Module):
     """Scores of the classes for clips: the mean over T of what each frame's features score.
 
     With no block replaced this is TSN (Wang et al., 2016): no frame sees another, and the mean does
-    not depend on their order. Any T and any height and width are taken, from the trunk's smallest.
+    not depend on their order. Any T and any height and width are taken, from the backbone's smallest.
 
     Shape:
         clips (N, 3, T, H, W), float -> logits (N, num_classes)
@@ -33,30 +33,30 @@ class VideoClassifier(nn.Module):
         ValueError: when called on anything but (N, 3, T, H, W), or on frames that are too small.
     """
 
-    def __init__(self, trunk: nn.Module, config: ModelConfig):
+    def __init__(self, backbone: nn.Module, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.trunk = trunk
+        self.backbone = backbone
         self.dropout = nn.Dropout(config.dropout)
-        self.fc = nn.Linear(trunk.out_channels, config.num_classes)
+        self.fc = nn.Linear(backbone.out_channels, config.num_classes)
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)
         use_channels_last(self)
 
     def features(self, clips: torch.Tensor) -> torch.Tensor:
-        """The trunk's last activations, (N, C, T, h, w)."""
+        """The backbone's last activations, (N, C, T, h, w)."""
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise ValueError(f"clips must be (N, 3, T, H, W), got {tuple(clips.shape)}")
         num_frames, height, width = clips.shape[2:]
         if num_frames < 1:
             raise ValueError(f"a clip needs at least one frame, got {tuple(clips.shape)}")
-        if height < self.trunk.smallest or width < self.trunk.smallest:
+        if height < self.backbone.smallest or width < self.backbone.smallest:
             raise ValueError(
-                f"the trunk {self.config.trunk!r} needs frames of at least {self.trunk.smallest} x "
-                f"{self.trunk.smallest} pixels, got {height} x {width}"
+                f"the backbone {self.config.backbone!r} needs frames of at least {self.backbone.smallest} x "
+                f"{self.backbone.smallest} pixels, got {height} x {width}"
             )
         frames = frames_of(clips).contiguous(memory_format=LAYOUTS[self.channels_last])
-        return clips_of(self.trunk(frames, num_frames), num_frames)
+        return clips_of(self.backbone(frames, num_frames), num_frames)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         pooled = self.features(clips).mean((3, 4)).transpose(1, 2)  # (N, T, C)
@@ -66,20 +66,20 @@ class VideoClassifier(nn.Module):
 def build_model(config: ModelConfig) -> VideoClassifier:
     """The network that `config` describes, on the CPU, in training mode.
 
-    With `weights="imagenet"` the trunk starts from torchvision's published weights, read from
+    With `weights="imagenet"` the backbone starts from torchvision's published weights, read from
     torch.hub's cache or fetched into it; what is replaced is new in either case.
 
     Raises:
-        ValueError: an unknown trunk, module, placement or weights, or parts that do not fit together.
+        ValueError: an unknown backbone, module, placement or weights, or parts that do not fit together.
     """
-    check_choice("trunk", config.trunk, TRUNKS)
+    check_choice("backbone", config.backbone, BACKBONES)
     check_choice("module", config.module, ("ct", *MODULES))
     check_choice("weights", config.weights, (None, "imagenet"))
-    trunk = TRUNKS[config.trunk]()
+    backbone = BACKBONES[config.backbone]()
     if config.weights == "imagenet":
-        if config.trunk not in PUBLISHED:
-            raise ValueError(f"there are no ImageNet weights for the trunk {config.trunk!r}")
-        trunk.load_published(_published(config.trunk))
+        if config.backbone not in PUBLISHED:
+            raise ValueError(f"there are no ImageNet weights for the backbone {config.backbone!r}")
+        backbone.load_published(_published(config.backbone))
 
     def make_module(channels: int, out_channels: int) -> nn.Module:
         if config.module != "ct":
@@ -87,20 +87,20 @@ def build_model(config: ModelConfig) -> VideoClassifier:
         parts = config.dims, config.kernels, config.connection, config.pointwise, config.excitation
         return CTModule(channels, *parts, out_channels)
 
-    trunk.replace(config.blocks, make_module)
-    return VideoClassifier(trunk, config)
+    backbone.replace(config.blocks, make_module)
+    return VideoClassifier(backbone, config)
 
 
-def _published(trunk: str) -> dict[str, torch.Tensor]:
+def _published(backbone: str) -> dict[str, torch.Tensor]:
     """torchvision's ImageNet weights from torch.hub's cache, or fetched into it and checked by their digest."""
-    weights = get_model_weights(trunk).IMAGENET1K_V1
+    weights = get_model_weights(backbone).IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
         state = "holds no weights" if cached.is_file() else f"is not there and cannot be fetched from {weights.url}"
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"no ImageNet weights for {trunk!r}: {cached} {state} ({reason})") from error
+        raise ValueError(f"no ImageNet weights for {backbone!r}: {cached} {state} ({reason})") from error
 
 
 def use_channels_last(model: VideoClassifier, enabled: bool = True) -> None:
@@ -122,10 +122,10 @@ def recompute_blocks(model: VideoClassifier, enabled: bool = True) -> None:
     Compiled by a backend that plans the backward pass itself, such as "inductor", it works too; the
     backend "eager" does not, and PyTorch raises RuntimeError in the backward pass.
     """
-    model.trunk.recompute = enabled
+    model.backbone.recompute = enabled
 
 
-def freeze_trunk(model: VideoClassifier) -> None:
+def freeze_backbone(model: VideoClassifier) -> None:
     """Train only the replaced blocks and the classifier, as the authors' released trainer does.
 
     Their paper speaks of training the entire network (appendix A.1), and so do we unless asked;
@@ -134,24 +134,24 @@ def freeze_trunk(model: VideoClassifier) -> None:
     """
     model.requires_grad_(False)
     model.fc.requires_grad_(True)
-    for block in model.trunk.replaced():
+    for block in model.backbone.replaced():
         block.requires_grad_(True)
 
 
 # The networks that have a name: what each differs in from `ModelConfig`'s defaults.
 MODELS: dict[str, dict] = {
-    "ctnet_r50": {"trunk": "resnet50"},
-    "ctnet_r101": {"trunk": "resnet101", "blocks": RESNET101_BLOCKS},
-    "ctnet_inception_v3": {"trunk": "inception_v3", "blocks": INCEPTION_BLOCKS},
-    "tsn_r50": {"trunk": "resnet50", "blocks": "none"},
-    "tsn_r101": {"trunk": "resnet101", "blocks": "none"},
-    "tsn_inception_v3": {"trunk": "inception_v3", "blocks": "none"},
-    "ctnet_quickstart": {"trunk": "quickstart"},
-    "tsn_quickstart": {"trunk": "quickstart", "blocks": "none"},
-    "ctnet_laptop": {"trunk": "laptop"},
-    "tsn_laptop": {"trunk": "laptop", "blocks": "none"},
-    "ctnet_laptop_inception": {"trunk": "laptop_inception", "blocks": INCEPTION_BLOCKS},
-    "tsn_laptop_inception": {"trunk": "laptop_inception", "blocks": "none"},
+    "ctnet_r50": {"backbone": "resnet50"},
+    "ctnet_r101": {"backbone": "resnet101", "blocks": RESNET101_BLOCKS},
+    "ctnet_inception_v3": {"backbone": "inception_v3", "blocks": INCEPTION_BLOCKS},
+    "tsn_r50": {"backbone": "resnet50", "blocks": "none"},
+    "tsn_r101": {"backbone": "resnet101", "blocks": "none"},
+    "tsn_inception_v3": {"backbone": "inception_v3", "blocks": "none"},
+    "ctnet_quickstart": {"backbone": "quickstart"},
+    "tsn_quickstart": {"backbone": "quickstart", "blocks": "none"},
+    "ctnet_laptop": {"backbone": "laptop"},
+    "tsn_laptop": {"backbone": "laptop", "blocks": "none"},
+    "ctnet_laptop_inception": {"backbone": "laptop_inception", "blocks": INCEPTION_BLOCKS},
+    "tsn_laptop_inception": {"backbone": "laptop_inception", "blocks": "none"},
 }
 
 
@@ -163,8 +163,8 @@ def model_config(name: str, **parts) -> ModelConfig:
     """
     if name not in MODELS:
         raise ValueError(unknown_name("model", name, MODELS))
-    if parts.get("trunk", MODELS[name]["trunk"]) != MODELS[name]["trunk"]:
-        raise ValueError(f"{name} is a network on {MODELS[name]['trunk']}, got the trunk {parts['trunk']!r}")
+    if parts.get("backbone", MODELS[name]["backbone"]) != MODELS[name]["backbone"]:
+        raise ValueError(f"{name} is a network on {MODELS[name]['backbone']}, got the backbone {parts['backbone']!r}")
     return ModelConfig.from_dict({**MODELS[name], **parts})
 
 
@@ -184,17 +184,17 @@ def ctnet_r50(num_classes: int, num_frames: int = 8, weights: str | None = None,
 
 
 def ctnet_r101(num_classes: int, num_frames: int = 8, weights: str | None = None, **parts) -> VideoClassifier:
-    """CT-Net on ResNet-101: eleven CT-Blocks, `trunks.RESNET101_BLOCKS`. Arguments as in `ctnet_r50`."""
+    """CT-Net on ResNet-101: eleven CT-Blocks, `backbones.RESNET101_BLOCKS`. Arguments as in `ctnet_r50`."""
     return _named("ctnet_r101", num_classes, num_frames, weights, parts)
 
 
 def ctnet_inception_v3(num_classes: int, num_frames: int = 8, weights: str | None = None, **parts) -> VideoClassifier:
-    """CT-Net on InceptionV3: five CT-Modules, `trunks.INCEPTION_BLOCKS`. Arguments as in `ctnet_r50`."""
+    """CT-Net on InceptionV3: five CT-Modules, `backbones.INCEPTION_BLOCKS`. Arguments as in `ctnet_r50`."""
     return _named("ctnet_inception_v3", num_classes, num_frames, weights, parts)
 
 
 def tsn_r50(num_classes: int, num_frames: int = 8, weights: str | None = None, **parts) -> VideoClassifier:
-    """TSN on ResNet-50: the same trunk with no block replaced. Arguments as in `ctnet_r50`."""
+    """TSN on ResNet-50: the same backbone with no block replaced. Arguments as in `ctnet_r50`."""
     return _named("tsn_r50", num_classes, num_frames, weights, parts)
 
 

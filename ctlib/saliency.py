@@ -17,13 +17,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ctlib.backbones import ResNetBackbone
 from ctlib.checkpoints import Checkpoint
 from ctlib.config import check_choice, unknown_name
+from ctlib.cost import eval_with_hooks
 from ctlib.data import transforms, video
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.deploy import Compiled
-from ctlib.observe import observed
-from ctlib.trunks import ResNetTrunk
 
 Target = int | str | Sequence[int | str] | torch.Tensor | None
 NORMALISED = ("clip", "frame")
@@ -123,10 +123,10 @@ def resized(maps: torch.Tensor, size: Sequence[int], stride: int | None = None) 
 def stride_of(model: nn.Module | Checkpoint) -> int | None:
     """Pixels between the centres of what neighbouring places of the last activations have seen, from pixel 0 on.
 
-    None of a trunk of which that is not known: it is of ResNets.
+    None of a backbone of which that is not known: it is of ResNets.
     """
     network = _underneath(model.model if isinstance(model, Checkpoint) else model)
-    return 32 if isinstance(_underneath(getattr(network, "trunk", network)), ResNetTrunk) else None
+    return 32 if isinstance(_underneath(getattr(network, "backbone", network)), ResNetBackbone) else None
 
 
 def normalised(maps: torch.Tensor, threshold: float = 0.0, per: str = "clip") -> torch.Tensor:
@@ -227,24 +227,24 @@ def tube_of(
 
 @contextmanager
 def last_activations(network: nn.Module) -> Iterator[Callable[[], torch.Tensor]]:
-    """Inside, `network` is in evaluation mode and its trunk is listened to; after, all is as it was.
+    """Inside, `network` is in evaluation mode and its backbone is listened to; after, all is as it was.
 
     Yields:
-        A function that gives what the trunk put out last, (N * T, C, h, w), of the network run since.
-        It raises RuntimeError if the trunk was not seen to run, as its forward was called past its hooks.
+        A function that gives what the backbone put out last, (N * T, C, h, w), of the network run since.
+        It raises RuntimeError if the backbone was not seen to run, as its forward was called past its hooks.
     """
     seen: list[torch.Tensor] = []
 
-    def keep(_trunk, _inputs, output) -> None:
+    def keep(_backbone, _inputs, output) -> None:
         seen[:] = [output]
 
     def last() -> torch.Tensor:
         if not seen:
-            raise RuntimeError("the trunk ran unseen: compiled or called in a way that passes its hooks by")
+            raise RuntimeError("the backbone ran unseen: compiled or called in a way that passes its hooks by")
         return seen[0]
 
     try:
-        with observed(network, {network.trunk: keep}):
+        with eval_with_hooks(network, {network.backbone: keep}):
             yield last
     finally:
         seen.clear()
@@ -296,11 +296,11 @@ def _underneath(model: nn.Module) -> nn.Module:
 
 
 def _linear_head(network: nn.Module) -> nn.Linear:
-    head, trunk = getattr(network, "fc", None), getattr(network, "trunk", None)
-    if not isinstance(trunk, nn.Module) or not isinstance(head, nn.Linear):
-        parts = f"trunk: {type(trunk).__name__}, fc: {type(head).__name__}"
+    head, backbone = getattr(network, "fc", None), getattr(network, "backbone", None)
+    if not isinstance(backbone, nn.Module) or not isinstance(head, nn.Linear):
+        parts = f"backbone: {type(backbone).__name__}, fc: {type(head).__name__}"
         raise TypeError(
-            f"saliency needs a network with a trunk and a linear classifier fc on its averages, got "
+            f"saliency needs a network with a backbone and a linear classifier fc on its averages, got "
             f"{type(network).__name__} ({parts})"
         )
     return head
@@ -313,7 +313,7 @@ def _check_scores(scores: torch.Tensor, linear: torch.Tensor, summed: torch.Tens
     off = ((scores - linear).abs() / summed.clamp_min(torch.finfo(torch.float32).tiny)).max().item()
     if off > 0.01:  # of what is summed: room for 16-bit arithmetic
         raise TypeError(
-            f"saliency needs scores that are linear in the trunk's averaged activations; those of "
+            f"saliency needs scores that are linear in the backbone's averaged activations; those of "
             f"{type(network).__name__} differ from that by up to {100 * off:.3g} % of what is summed"
         )
 

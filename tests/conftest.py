@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from ctlib import plotting
 from ctlib.data import arrow
 from ctlib.data.catalog import load_samples
+from ctlib.display import plotting
 
 TINY = arrow.ArrowConfig(train_clips=32, val_clips=32, size=32, difficulty=0.2)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ctlib
-from ctlib import checkpoints
+from ctlib import checkpoints, files
 from ctlib.checkpoints import CheckpointError
 from ctlib.models import build_model, model_config
 
@@ -49,7 +49,7 @@ def test_a_checkpoint_makes_the_round_trip(network, saved):
 
 def test_its_file_holds_nothing_but_tensors_and_plain_values(saved):
     content = torch.load(saved, weights_only=True)
-    assert content["classes"] == CLASSES and content["model"]["trunk"] == "quickstart"
+    assert content["classes"] == CLASSES and content["model"]["backbone"] == "quickstart"
 
 
 def test_published_weights_are_not_looked_for_again(tmp_path, monkeypatch):
@@ -58,7 +58,7 @@ def test_published_weights_are_not_looked_for_again(tmp_path, monkeypatch):
     model = model.to_empty(device="cpu")
     model.config = dataclasses.replace(model.config, weights="imagenet")
     checkpoints.save(tmp_path / "c.pt", model, CLASSES)
-    monkeypatch.setattr(ctlib.models, "_published", lambda trunk: pytest.fail("looked for published weights"))
+    monkeypatch.setattr(ctlib.models, "_published", lambda backbone: pytest.fail("looked for published weights"))
     assert checkpoints.load(tmp_path / "c.pt").model.config == model.config
 
 
@@ -66,7 +66,7 @@ def test_published_weights_are_not_looked_for_again(tmp_path, monkeypatch):
 def test_precision_makes_the_round_trip(network, tmp_path, dtype):
     checkpoints.save(tmp_path / "c.pt", network.to(dtype), CLASSES)
     found = checkpoints.load(tmp_path / "c.pt", classes=CLASSES[::-1]).model
-    assert found.fc.weight.dtype == found.trunk.conv1.weight.dtype == dtype
+    assert found.fc.weight.dtype == found.backbone.conv1.weight.dtype == dtype
     assert torch.equal(found.fc.weight, network.fc.weight.flip(0))
 
 
@@ -91,7 +91,7 @@ def test_a_file_that_contradicts_itself_is_refused(saved):
         checkpoints.load(saved)
     changed(saved, model=content["model"], state_dict={"fc.weight": torch.zeros(5, 1), "fc.bias": torch.zeros(5)})
     with pytest.raises(
-        CheckpointError, match=r"\d+ missing: trunk.*\n.*1 of another shape: fc.weight \(5, 1\)"
+        CheckpointError, match=r"\d+ missing: backbone.*\n.*1 of another shape: fc.weight \(5, 1\)"
     ) as error:
         checkpoints.load(saved)
     assert len(error.value.missing) > 50 and error.value.mis_shaped == ("fc.weight (5, 1), needed (5, 512)",)
@@ -131,10 +131,10 @@ def test_other_classes_are_taken_when_told_how(network, saved):
         checkpoints.load(saved, classes=["falling", "class 0"], class_map={"falling": "class 0"})
 
 
-def test_a_fresh_head_keeps_the_trunk(network, saved):
+def test_a_fresh_head_keeps_the_backbone(network, saved):
     found = checkpoints.load(saved, classes=["a", "b"], fresh_head=True).model
     assert found.fc.out_features == 2 and found.fc.bias.abs().sum() == 0
-    assert torch.equal(found.trunk.conv1.weight, network.trunk.conv1.weight)
+    assert torch.equal(found.backbone.conv1.weight, network.backbone.conv1.weight)
     for other in ({}, {"classes": ["a"], "class_map": {"a": "class 0"}}):
         with pytest.raises(ValueError, match="fresh_head needs the names of its classes, and no class_map"):
             checkpoints.load(saved, fresh_head=True, **other)
@@ -299,7 +299,7 @@ def test_what_does_not_fit_is_listed_by_count_and_name_and_nothing_is_loaded(the
     with pytest.raises(CheckpointError) as error:
         checkpoints.load_released(ours, state)
     text = str(error.value)
-    assert "2 missing: trunk.conv1.weight, trunk.layer2.1.conv2.sub_operations.0.spatial.0.weight" in text
+    assert "2 missing: backbone.conv1.weight, backbone.layer2.1.conv2.sub_operations.0.spatial.0.weight" in text
     assert "1 unexpected: base_model.extra.weight" in text
     assert "2 of another shape: new_fc.bias (7,), needed (9,), new_fc.weight (7, 2048), needed (9, 2048)" in text
     assert "fresh_head=True" in text
@@ -327,7 +327,7 @@ def test_another_number_of_classes_needs_a_fresh_head(theirs):
     head = ours.fc.weight.clone()
     checkpoints.load_released(ours, state, fresh_head=True)
     assert torch.equal(ours.fc.weight, head)
-    assert torch.equal(ours.trunk.conv1.weight, theirs.base_model.conv1.weight)
+    assert torch.equal(ours.backbone.conv1.weight, theirs.base_model.conv1.weight)
 
 
 def test_a_network_of_another_shape_is_told_so_in_few_lines(theirs):
@@ -358,10 +358,10 @@ def test_any_checkpoint_is_told_by_its_content(saved, network, theirs, tmp_path)
 
 def test_a_digest_tells_files_apart(saved, tmp_path):
     (tmp_path / "copy.pt").write_bytes(saved.read_bytes())
-    assert checkpoints.digest(saved) == checkpoints.digest(tmp_path / "copy.pt")
+    assert files.digest(saved) == files.digest(tmp_path / "copy.pt")
     (tmp_path / "copy.pt").write_bytes(saved.read_bytes() + b" ")
-    assert checkpoints.digest(saved) != checkpoints.digest(tmp_path / "copy.pt")
-    assert re.fullmatch("[0-9a-f]{16}", checkpoints.digest(saved))
+    assert files.digest(saved) != files.digest(tmp_path / "copy.pt")
+    assert re.fullmatch("[0-9a-f]{16}", files.digest(saved))
 
 
 def test_checkpoints_are_found_by_patterns_in_their_order_and_once(tmp_path):
@@ -389,7 +389,7 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     network = build_model(model_config("tsn_quickstart", num_classes=2))
     checkpoints.save(tmp_path / "a.pt", network, ("a", "b"))
     assert checkpoints.load("~/a.pt").classes == ("a", "b")
-    assert checkpoints.digest("~/a.pt") == checkpoints.digest(tmp_path / "a.pt")
+    assert files.digest("~/a.pt") == files.digest(tmp_path / "a.pt")
     checkpoints.start_from("~/a.pt", network, ("a", "b"))
 
 
@@ -401,7 +401,7 @@ def test_starting_from_a_checkpoint_keeps_a_classifier_of_the_same_classes(tmp_p
     new = build_model(model_config("ctnet_quickstart", num_classes=len(classes)))
     fresh = new.fc.weight.detach().clone()
     checkpoints.start_from(tmp_path / "a.pt", new, classes)
-    assert torch.equal(new.trunk.conv1.weight, old.trunk.conv1.weight) and new.training
+    assert torch.equal(new.backbone.conv1.weight, old.backbone.conv1.weight) and new.training
     assert torch.equal(new.fc.weight, old.fc.weight.flip(0) if kept else fresh)
     with pytest.raises(checkpoints.CheckpointError, match="does not fit the model"):
         checkpoints.start_from(tmp_path / "a.pt", build_model(model_config("tsn_quickstart")), classes)

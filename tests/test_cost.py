@@ -4,9 +4,9 @@ from torch import nn
 
 import ctlib
 from ctlib import cost, temporal
+from ctlib.backbones import CTBlock
 from ctlib.ct_module import CTModule
 from ctlib.models import model_config
-from ctlib.trunks import ClipBlock
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_breakdown_names_every_layer_that_counts(ctnet):
     table = cost.breakdown(ctnet)
     assert table.gflops.sum() == pytest.approx(cost.count(ctnet).gflops, rel=1e-12)
     stem = 49 * 3 * 64 * 8 * 128 * 128 / 1e9
-    assert table.gflops[table.layer == "trunk.conv1"].item() == pytest.approx(stem)
+    assert table.gflops[table.layer == "backbone.conv1"].item() == pytest.approx(stem)
     assert table.gflops[table.layer == "fc"].item() == pytest.approx(8 * 2048 * 174 / 1e9)
     assert set(table.kind) == {"product", "batch norm"} and not table.duplicated("layer").any()
 
@@ -89,7 +89,7 @@ def test_the_formula_of_a_block_is_the_count(parts):
     with torch.device("meta"):
         network = ctlib.ctnet_r50(num_classes=2, **parts)
     table = cost.breakdown(network)
-    blocks = [(name, module) for name, module in network.named_modules() if isinstance(module, ClipBlock)]
+    blocks = [(name, module) for name, module in network.named_modules() if isinstance(module, CTBlock)]
     assert len(blocks) == 7
     for name, block in blocks:
         channels = block.conv1.out_channels
@@ -182,7 +182,7 @@ def test_interact_field_of_networks():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_latency_says_what_was_timed_and_restores_the_mode(precision):
     network = ctlib.build_model(model_config("tsn_quickstart", num_classes=2))
-    network.trunk.bn1.eval()  # as with a frozen batch norm
+    network.backbone.bn1.eval()  # as with a frozen batch norm
     called = []
     network.register_forward_hook(lambda *_: called.append(torch.is_autocast_enabled("cpu")))
     timed = cost.latency(network, num_frames=2, size=32, batch=3, precision=precision, seconds=0.05)
@@ -190,7 +190,7 @@ def test_latency_says_what_was_timed_and_restores_the_mode(precision):
     assert set(called) == {precision == "bf16"}
     assert (timed.batch, timed.num_frames, timed.size, timed.precision, timed.device) == (3, 2, 32, precision, "cpu")
     assert timed.clips_per_second == pytest.approx(3000 / timed.milliseconds)
-    assert timed.hardware and network.training and not network.trunk.bn1.training
+    assert timed.hardware and network.training and not network.backbone.bn1.training
 
 
 def test_latency_is_the_median_of_single_calls(monkeypatch):

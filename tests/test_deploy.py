@@ -9,8 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmarks.plain import PlainCTNet
 from ctlib import deploy
 from ctlib.ct_module import CTModule
+from ctlib.kernels.layout import average, clips_of, clips_of_planes, frames_of, planes_of
 from ctlib.models import build_model, ctnet_r50, model_config
-from ctlib.tensorize import TensorSeparableConv, average, clips_of, clips_of_planes, frames_of, planes_of
+from ctlib.tensorize import TensorSeparableConv
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),

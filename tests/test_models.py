@@ -5,20 +5,20 @@ import torch
 from torch import distributed
 
 import ctlib
-from ctlib import cost, trunks
+from ctlib import backbones, cost
 from ctlib.config import ModelConfig
 from ctlib.models import (
     MODELS,
     VideoClassifier,
     build_model,
-    freeze_trunk,
+    freeze_backbone,
     model_config,
     name_of,
     recompute_blocks,
     use_channels_last,
 )
-from ctlib.recipes import parameter_groups
 from ctlib.temporal import MODULES
+from ctlib.training.recipes import parameter_groups
 
 CLIP = (2, 3, 8, 64, 64)
 
@@ -102,12 +102,12 @@ def test_unknown_names_get_the_nearest():
         model_config("ctnet_r5O")
     with pytest.raises(ValueError, match="unknown key of ModelConfig 'excitaton': did you mean 'excitation'"):
         ctlib.ctnet_r50(num_classes=2, excitaton="se")
-    with pytest.raises(ValueError, match="unknown trunk 'resnet5'"):
-        build_model(ModelConfig(trunk="resnet5"))
+    with pytest.raises(ValueError, match="unknown backbone 'resnet5'"):
+        build_model(ModelConfig(backbone="resnet5"))
     with pytest.raises(ValueError, match="unknown blocks"):
-        build_model(ModelConfig(trunk="quickstart", blocks="stage1"))
-    with pytest.raises(ValueError, match="no ImageNet weights for the trunk 'quickstart'"):
-        build_model(ModelConfig(trunk="quickstart", weights="imagenet"))
+        build_model(ModelConfig(backbone="quickstart", blocks="stage1"))
+    with pytest.raises(ValueError, match="no ImageNet weights for the backbone 'quickstart'"):
+        build_model(ModelConfig(backbone="quickstart", weights="imagenet"))
 
 
 def test_every_named_model_can_be_configured():
@@ -120,8 +120,8 @@ def test_every_named_model_can_be_configured():
 def test_a_module_compared_with_stands_in_the_same_blocks(module):
     torch.manual_seed(0)
     network = build_model(model_config("ctnet_quickstart", num_classes=5, module=module))
-    kinds = {type(block.conv2) for block in network.trunk.replaced()}
-    assert kinds == {MODULES[module]} and len(list(network.trunk.replaced())) == 4
+    kinds = {type(block.conv2) for block in network.backbone.replaced()}
+    assert kinds == {MODULES[module]} and len(list(network.backbone.replaced())) == 4
     logits = network(torch.randn(CLIP))
     (logits * torch.randn_like(logits)).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
@@ -132,8 +132,8 @@ def test_parts_that_nothing_would_read_are_refused():
         ctlib.tsn_r50(num_classes=2, dims=3, connection="seriel")
     with pytest.raises(ValueError, match="module would stand in replaced blocks"):
         ctlib.tsn_r50(num_classes=2, module="c3d")
-    with pytest.raises(ValueError, match="ctnet_r50 is a network on resnet50, got the trunk 'quickstart'"):
-        ctlib.ctnet_r50(num_classes=2, trunk="quickstart")
+    with pytest.raises(ValueError, match="ctnet_r50 is a network on resnet50, got the backbone 'quickstart'"):
+        ctlib.ctnet_r50(num_classes=2, backbone="quickstart")
     with pytest.raises(ValueError, match="unknown weights 'imagenett': did you mean 'imagenet'"):
         ctlib.ctnet_r50(num_classes=2, weights="imagenett")
     with pytest.raises(ValueError, match="dims, excitation are parts of the CT-Module, which 'c3d' does not have"):
@@ -162,16 +162,16 @@ def test_inception_refuses_frames_below_its_smallest():
             network(torch.zeros(1, 3, 3, 74, 80))
 
 
-def test_the_frozen_trunk_of_the_released_trainer_is_an_option():
+def test_the_frozen_backbone_of_the_released_trainer_is_an_option():
     network = build_model(model_config("ctnet_quickstart", num_classes=5))
-    freeze_trunk(network)
+    freeze_backbone(network)
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    blocks = [f"trunk.layer{stage}.1." for stage in (1, 2, 3, 4)]
+    blocks = [f"backbone.layer{stage}.1." for stage in (1, 2, 3, 4)]
     assert trained == {name for name, _ in network.named_parameters() if name.startswith((*blocks, "fc."))}
     grouped = [parameter for group in parameter_groups(network, 0.1) for parameter in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in network.parameters() if p.requires_grad}
     tsn = build_model(model_config("tsn_quickstart", num_classes=5))
-    freeze_trunk(tsn)
+    freeze_backbone(tsn)
     assert {name for name, p in tsn.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
 
 
@@ -237,7 +237,7 @@ def test_layouts_train_the_same(parts):
     network = double("ctnet_quickstart", **parts)
     other = copy.deepcopy(network)
     use_channels_last(other, False)
-    assert network.trunk.layer2[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.backbone.layer2[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(parameter.is_contiguous() for parameter in other.parameters())
     torch.testing.assert_close(training_step(other, CLIPS), training_step(network, CLIPS), **CLOSE)
 
@@ -248,7 +248,7 @@ def test_a_layout_is_no_part_of_a_state_dict_or_of_a_cost(tmp_path):
     other = build_model(network.config).double()
     use_channels_last(other, False)
     other.load_state_dict(torch.load(tmp_path / "weights.pt"))
-    assert other.trunk.layer2[0].conv2.weight.is_contiguous()
+    assert other.backbone.layer2[0].conv2.weight.is_contiguous()
     torch.testing.assert_close(other.eval()(CLIPS), network.eval()(CLIPS), **CLOSE)
     assert cost.count(other, 8, 64) == cost.count(network, 8, 64)
     use_channels_last(other)
@@ -271,20 +271,23 @@ def test_recomputing_blocks_with_other_batch_norms():
     """Synchronised, and frozen: each keeps to its own way."""
     network = double("ctnet_quickstart")
     network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    network.trunk.layer1.eval()
+    network.backbone.layer1.eval()
     other = copy.deepcopy(network)
     recompute_blocks(other)
     torch.testing.assert_close(training_step(other, CLIPS), training_step(network, CLIPS), **EXACT)
-    assert (network.trunk.layer1[0].bn1.num_batches_tracked, network.trunk.layer2[0].bn1.num_batches_tracked) == (0, 1)
+    assert (network.backbone.layer1[0].bn1.num_batches_tracked, network.backbone.layer2[0].bn1.num_batches_tracked) == (
+        0,
+        1,
+    )
 
 
-def test_recomputing_blocks_of_a_frozen_trunk():
+def test_recomputing_blocks_of_a_frozen_backbone():
     network = double("ctnet_quickstart")
-    freeze_trunk(network)
+    freeze_backbone(network)
     other = copy.deepcopy(network)
     recompute_blocks(other)
     expected = training_step(network, CLIPS)
-    assert expected[1]["trunk.conv1.weight"] is None and expected[1]["fc.weight"] is not None
+    assert expected[1]["backbone.conv1.weight"] is None and expected[1]["fc.weight"] is not None
     torch.testing.assert_close(training_step(other, CLIPS), expected, **EXACT)
 
 
@@ -292,13 +295,13 @@ def test_blocks_are_recomputed_in_training_only(monkeypatch):
     network = double("ctnet_quickstart")
     recompute_blocks(network)
     called = []
-    monkeypatch.setattr(trunks, "checkpoint", lambda block, *inputs, **_: called.append(block) or block(*inputs))
+    monkeypatch.setattr(backbones, "checkpoint", lambda block, *inputs, **_: called.append(block) or block(*inputs))
     with torch.no_grad():
         network(CLIPS)
     network.eval()(CLIPS)
     assert not called
     network.train()(CLIPS)
-    assert called == [block for stage in network.trunk.stages for block in stage]
+    assert called == [block for stage in network.backbone.stages for block in stage]
     recompute_blocks(network, False)
     network(CLIPS)
     assert len(called) == 8
@@ -327,8 +330,8 @@ def test_training_a_compiled_network_is_the_same_for_any_batch():
 def test_a_compiler_that_plans_the_backward_pass_recomputes_blocks_too():
     """On TSN: in the backward pass of CT-Net, "aot_eager" takes layouts for others than convolutions give."""
     torch.manual_seed(0)
-    trunk = trunks.ResNetTrunk((1, 1, 1, 1), width=4)
-    network = VideoClassifier(trunk, ModelConfig(num_classes=3, blocks="none")).double()
+    backbone = backbones.ResNetBackbone((1, 1, 1, 1), width=4)
+    network = VideoClassifier(backbone, ModelConfig(num_classes=3, blocks="none")).double()
     other = copy.deepcopy(network)
     recompute_blocks(other)
     compiled = torch.compile(other, fullgraph=True, backend="aot_eager")

@@ -11,11 +11,10 @@ import nbformat
 import pytest
 import yaml
 
-from ctlib import recipes
+from ctlib.training import recipes
+from tests import NOTEBOOKS, ROOT
 
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONSTRAINTS = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
 )
@@ -67,7 +66,7 @@ def test_ci_runs_the_readme_s_test_command():
 
 
 def test_what_others_build_on_is_there_after_one_import():
-    networks = (f"ctlib.{kind}_{trunk}" for kind in ("ctnet", "tsn") for trunk in ("r50", "r101", "inception_v3"))
+    networks = (f"ctlib.{kind}_{backbone}" for kind in ("ctnet", "tsn") for backbone in ("r50", "r101", "inception_v3"))
     others = "cost.count cost.latency cost.interact_field paper.table runs.load data.video.read_frames".split()  # noqa: SIM905
     others += [
         "data.load_samples",
@@ -93,13 +92,14 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
 
 
 LAYERS = """
-__main__ site notebook widgets teaching.explorers_networks teaching.explorers_trunk teaching.explorers
+__main__ site notebook widgets teaching.explorers_networks teaching.explorers_backbone teaching.explorers
 teaching.figures_networks teaching.figures teaching.lessons
 teaching.exercises teaching.exercises_networks teaching.exercises_tensors teaching.answers teaching.anatomy
 saliency_figures transfer saliency_networks localisation saliency sweep outcomes ablation study_tables verdicts scales
 study findings study_figures plotting plan train trainer parallel interrupt resume recipes
 evaluate device checkpoints runs data.prepare data.clips data.arrow data.made_sets data.catalog data.check
-data.annotations data.transforms data.sampling data.video data.encoding probe cost paper deploy models trunks temporal
+data.annotations data.transforms data.sampling data.video data.encoding probe cost paper deploy models backbones
+temporal
 ct_module excitation tensorize observe config
 """.split()  # noqa: SIM905
 

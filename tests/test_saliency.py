@@ -25,7 +25,7 @@ CLASSES = ("pull", "push", "lift", "drop", "turn")
 def network(**parts):
     """With statistics and weights that are no longer as they were set."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(num_classes=5, num_frames=4, trunk="quickstart", **parts))
+    model = build_model(ModelConfig(num_classes=5, num_frames=4, backbone="quickstart", **parts))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(module.running_mean, std=0.1)
@@ -113,7 +113,7 @@ def test_maps_placed_where_they_have_seen_reach_the_edges(model, clips):
     tubes, _ = saliency.saliency_tubes(model, clips, 1, placement="seen")
     wide = saliency.resized(saliency.raw_maps(model, clips, 1)[0], (4, 64, 96), 32)
     assert torch.equal(tubes, saliency.normalised(wide))
-    assert saliency.stride_of(model) == 32 and saliency.stride_of(nn.ModuleDict({"trunk": nn.Identity()})) is None
+    assert saliency.stride_of(model) == 32 and saliency.stride_of(nn.ModuleDict({"backbone": nn.Identity()})) is None
     with pytest.raises(ValueError, match="2 x 2 places 32 pixels apart do not fit"):
         saliency.resized(maps, (1, 32, 64), 32)
 
@@ -131,9 +131,9 @@ def test_a_clip_that_is_not_finite_is_named(model, clips):
         saliency.saliency_tubes(model, broken)
 
 
-def test_a_trunk_that_says_nothing_is_shown_as_nothing(clips):
+def test_a_backbone_that_says_nothing_is_shown_as_nothing(clips):
     silent = network()
-    silent.trunk.stages[-1][-1].register_forward_hook(lambda *at: at[-1] * 0)
+    silent.backbone.stages[-1][-1].register_forward_hook(lambda *at: at[-1] * 0)
     tubes, scores = saliency.saliency_tubes(silent, clips[:, :, :3], 1)
     assert (tubes == 0).all() and torch.allclose(scores, silent.fc.bias.expand_as(scores))
 
@@ -167,7 +167,7 @@ def test_a_class_by_name_by_index_and_one_for_each_clip(model, clips):
 
 def test_the_network_is_left_as_it_was(clips):
     model = network().train()
-    model.trunk.layer1.eval()  # as a part that is not trained is kept
+    model.backbone.layer1.eval()  # as a part that is not trained is kept
     modes = [module.training for module in model.modules()]
     state = {key: value.clone() for key, value in model.state_dict().items()}
     tubes, scores = saliency.saliency_tubes(model, clips.clone().requires_grad_())
@@ -181,11 +181,11 @@ def test_after_an_error_no_hook_is_left_and_the_modes_are_back(clips, monkeypatc
     model = network().train()
     with pytest.raises(ValueError, match="from 0 to 4, got 99"):  # the forward pass is done by then
         saliency.raw_maps(model, clips, 99)
-    assert hooks(model) == 0 and model.training and model.trunk.layer1.training
-    monkeypatch.setattr(model.trunk.layer4[1], "forward", None)
+    assert hooks(model) == 0 and model.training and model.backbone.layer1.training
+    monkeypatch.setattr(model.backbone.layer4[1], "forward", None)
     with pytest.raises(TypeError, match="not callable"):
         saliency.raw_maps(model, clips)
-    assert hooks(model) == 0 and model.training and model.trunk.layer1.training
+    assert hooks(model) == 0 and model.training and model.backbone.layer1.training
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -201,7 +201,7 @@ def test_of_a_compiled_network_the_one_underneath_is_explained(model, clips):
     with torch.no_grad():
         compiled(clips)
     fired = []
-    handle = compiled._orig_mod.trunk.register_forward_hook(lambda *_: fired.append(1))
+    handle = compiled._orig_mod.backbone.register_forward_hook(lambda *_: fired.append(1))
     with torch.no_grad():
         compiled(clips)
     handle.remove()
@@ -220,26 +220,26 @@ def test_of_a_compiled_network_the_one_underneath_is_explained(model, clips):
     )
 
 
-def test_a_trunk_that_is_compiled_by_itself_is_heard_too(model, clips):
+def test_a_backbone_that_is_compiled_by_itself_is_heard_too(model, clips):
     other = network()
-    other.trunk.compile(backend="eager")
+    other.backbone.compile(backend="eager")
     with torch.no_grad():
         other(clips)
     torch.testing.assert_close(saliency.raw_maps(other, clips, 1)[0], saliency.raw_maps(model, clips, 1)[0])
 
 
-def test_a_trunk_that_runs_unseen_is_an_error_and_no_stale_map(clips):
+def test_a_backbone_that_runs_unseen_is_an_error_and_no_stale_map(clips):
     class Around(nn.Module):
         def __init__(self):
             super().__init__()
             inner = network()
-            self.trunk, self.fc = inner.trunk, inner.fc
+            self.backbone, self.fc = inner.backbone, inner.fc
 
         def forward(self, clips):
-            return self.fc(self.trunk.forward(clips[:, :, 0], 1).mean((2, 3)))  # not called as a module is
+            return self.fc(self.backbone.forward(clips[:, :, 0], 1).mean((2, 3)))  # not called as a module is
 
     model = Around()
-    with pytest.raises(RuntimeError, match="the trunk ran unseen"):
+    with pytest.raises(RuntimeError, match="the backbone ran unseen"):
         saliency.raw_maps(model, clips)
     assert hooks(model) == 0
 
@@ -262,7 +262,7 @@ def test_autocast_changes_little(model, clips):
 def test_captum_s_gradient_times_activation_is_the_same_map(model, clips):
     """Of a head that is linear on averages Grad-CAM's weights are the classifier's, over the number of places."""
 
-    theirs = LayerGradCam(model, model.trunk).attribute(clips, target=3)[:, 0].unflatten(0, clips.shape[0:3:2])
+    theirs = LayerGradCam(model, model.backbone).attribute(clips, target=3)[:, 0].unflatten(0, clips.shape[0:3:2])
     ours, _ = saliency.raw_maps(model, clips, 3)
     torch.testing.assert_close(theirs * theirs[0].numel(), ours, rtol=1e-4, atol=1e-4)
     wide = LayerAttribution.interpolate(theirs[:, None], (4, 64, 96), interpolate_mode="trilinear")
@@ -340,7 +340,11 @@ def test_a_video_that_is_not_there(model, tmp_path):
         ({"threshold": 1.0}, ValueError, "threshold must be a share .*got 1.0"),
         ({"per": "video"}, ValueError, "unknown per 'video'"),
         ({"placement": "sen"}, ValueError, "unknown placement 'sen': did you mean 'seen'"),
-        ({"model": nn.Linear(3, 5)}, TypeError, r"trunk and a linear classifier fc.*got Linear \(trunk: NoneType"),
+        (
+            {"model": nn.Linear(3, 5)},
+            TypeError,
+            r"backbone and a linear classifier fc.*got Linear \(backbone: NoneType",
+        ),
     ],
 )
 def test_bad_input_says_what_came_and_what_was_needed(model, clips, change, error, text):
@@ -354,7 +358,7 @@ def test_a_head_that_is_not_linear_on_averages_is_refused(clips):
         def __init__(self):
             super().__init__()
             inner = network()
-            self.trunk, self.fc, self.features = inner.trunk, inner.fc, inner.features
+            self.backbone, self.fc, self.features = inner.backbone, inner.fc, inner.features
 
         def forward(self, clips):
             return self.fc(self.features(clips).amax((2, 3, 4)))

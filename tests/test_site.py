@@ -9,9 +9,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from test_project import NOTEBOOKS, ROOT
 
 from ctlib import __main__, site
+from tests import NOTEBOOKS, ROOT
 
 FIRST = r"""# 1. First steps
 

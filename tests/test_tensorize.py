@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ctlib.tensorize import TensorSeparableConv, clips_of, factor, frames_of, resolve_dims, rotate
+from ctlib.kernels.layout import clips_of, frames_of
+from ctlib.tensorize import TensorSeparableConv, factor, resolve_dims, rotate
 
 GRIDS = [(6,), (4, 4), (8, 4), (4, 3), (4, 3, 2), (2, 5, 3), (4, 2, 2, 2), (7, 1)]
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ctlib import files
 from ctlib.data import encoding, video
 from ctlib.data.catalog import Samples, load_samples
 from ctlib.data.check import Journal, read_rows, run_each, short_reason, unread_reason
@@ -95,25 +96,27 @@ def prepare(
     frames, failed, encoded = _encode_all(
         samples.root, listed, targets, out, short_side, gop, workers, limit_seconds, on_done, start_method
     )
-    _write(out / "classes.txt", "".join(f"{name}\n" for name in samples.classes))
+    files.write_text(out / "classes.txt", "".join(f"{name}\n" for name in samples.classes))
     good = {}
     for name, split in splits.items():
         good[name] = [index for index in range(len(split)) if split.path(index) in frames]
         if not good[name]:
             raise ValueError(f"no video of {name} could be read: see {out / FAILED}")
         rows = ((split.path(index), split[index].label) for index in good[name])
-        _write(out / f"{name}.txt", "".join(f"{targets[path]} {frames[path]} {label}\n" for path, label in rows))
+        files.write_text(
+            out / f"{name}.txt", "".join(f"{targets[path]} {frames[path]} {label}\n" for path, label in rows)
+        )
         record["splits"][name] = {
             "listed": split.listed,
             "videos": len(good[name]),
             "fingerprint": split.fingerprint,
         }
-    _write(out / RECORD, json.dumps(record, indent=2) + "\n")  # `load_samples` reads it
+    files.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")  # `load_samples` reads it
     name = next(iter(splits))
     loading = measure_loading(splits[name], good[name], load_samples("list", out, name))
     reasons = Counter(reason.partition(":")[0] for reason in failed.values())
     record |= {"failed": dict(reasons.most_common()), "clips_per_second": loading._asdict()}
-    _write(out / RECORD, json.dumps(record, indent=2) + "\n")
+    files.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
     return Prepared(
         encoded=encoded,
         listed={name: len(split) for name, split in splits.items()},
@@ -252,7 +255,7 @@ def _begin(out: Path, parameters: dict) -> dict:
             )
     elif any(out.iterdir()):
         raise ValueError(f"{out} is not empty and was not made by prepare: choose another folder")
-    _write(out / RECORD, json.dumps(record, indent=2) + "\n")
+    files.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
     return record
 
 
@@ -277,13 +280,6 @@ def _stamp(source: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.st_size, found.st_mtime_ns
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 # ---------------------------------------------------------------- one video

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from ctlib.trunks import IMAGENET_MEAN, IMAGENET_STD
-
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALES = (1.0, 0.875, 0.75, 0.66)
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ctlib.backbones import PLACEMENTS, CTBlock
 from ctlib.config import ModelConfig, check_choice
 from ctlib.models import VideoClassifier, build_model
-from ctlib.trunks import PLACEMENTS, ClipBlock
 
 
 class Part(NamedTuple):
@@ -51,10 +51,10 @@ def walk(model: VideoClassifier, num_frames: int = 8, size: int = 256) -> list[P
     A copy runs, so the model is left as it is.
 
     Raises:
-        ValueError: the network's trunk has no stages.
+        ValueError: the network's backbone has no stages.
     """
-    if not hasattr(getattr(model, "trunk", None), "stages"):
-        raise ValueError("stem, four stages of blocks and head are a ResNet's: this trunk has no stages")
+    if not hasattr(getattr(model, "backbone", None), "stages"):
+        raise ValueError("stem, four stages of blocks and head are a ResNet's: this backbone has no stages")
     return _walk(_for_shapes(copy.deepcopy(model)), num_frames, size)
 
 
@@ -67,9 +67,9 @@ def _for_shapes(network: VideoClassifier) -> VideoClassifier:
 
 
 def _walk(network: VideoClassifier, num_frames: int, size: int) -> list[Part]:
-    trunk = network.trunk
-    members = {("stem", 0): (trunk.conv1, trunk.bn1, trunk.maxpool)}
-    for number, stage in enumerate(trunk.stages, start=2):
+    backbone = network.backbone
+    members = {("stem", 0): (backbone.conv1, backbone.bn1, backbone.maxpool)}
+    for number, stage in enumerate(backbone.stages, start=2):
         members |= {(f"stage {number}", index): (block,) for index, block in enumerate(stage)}
     members["head", 0] = (network.fc,)
     shapes, operations, hooks = {}, Counter(), []
@@ -93,7 +93,7 @@ def _walk(network: VideoClassifier, num_frames: int, size: int) -> list[Part]:
             hook.remove()
     found = []
     for at, modules in members.items():
-        replaced = isinstance(modules[0], ClipBlock)
+        replaced = isinstance(modules[0], CTBlock)
         fresh = [modules[0].conv2] if replaced else [network.fc] if at[0] == "head" else []
         found.append(Part(*at, replaced, shapes[at], operations[at], _count(modules), _count(fresh)))
     return found
@@ -114,16 +114,16 @@ def parts(config: ModelConfig, size: int = 256) -> list[Part]:
         size: pixels, height and width.
 
     Raises:
-        ValueError: a trunk without stages, or blocks that it has not or that cannot be replaced.
+        ValueError: a backbone without stages, or blocks that it has not or that cannot be replaced.
     """
-    depths = depths_of(config.trunk)
+    depths = depths_of(config.backbone)
     placed = config.blocks
     if isinstance(placed, str):
         check_choice("blocks", placed, PLACEMENTS)
         placed = PLACEMENTS[placed](depths)
     if len(placed) != len(depths):
         raise ValueError(f"blocks must be the indices in each of the four stages, got {placed}")
-    plain = ModelConfig(config.num_classes, config.num_frames, config.trunk, blocks="none")
+    plain = ModelConfig(config.num_classes, config.num_frames, config.backbone, blocks="none")
     kinds = {False: _kinds(plain, size)}
     if any(map(len, placed)):
         kinds[True] = _kinds(replace(config, blocks=((1,),) * 4), size)
@@ -138,17 +138,17 @@ def parts(config: ModelConfig, size: int = 256) -> list[Part]:
 
 
 @cache
-def depths_of(trunk: str) -> tuple[int, ...]:
-    """How many blocks the four stages of a ResNet of `trunks.TRUNKS` have.
+def depths_of(backbone: str) -> tuple[int, ...]:
+    """How many blocks the four stages of a ResNet of `backbones.BACKBONES` have.
 
     Raises:
-        ValueError: an unknown trunk, or one without stages.
+        ValueError: an unknown backbone, or one without stages.
     """
     with torch.device("meta"):
-        network = build_model(ModelConfig(trunk=trunk, blocks="none"))
-    if not hasattr(network.trunk, "stages"):
-        raise ValueError(f"stem, four stages of blocks and head are a ResNet's: {trunk!r} has no stages")
-    return network.trunk.depths
+        network = build_model(ModelConfig(backbone=backbone, blocks="none"))
+    if not hasattr(network.backbone, "stages"):
+        raise ValueError(f"stem, four stages of blocks and head are a ResNet's: {backbone!r} has no stages")
+    return network.backbone.depths
 
 
 @lru_cache(maxsize=64)
@@ -156,7 +156,7 @@ def _short(config: ModelConfig) -> VideoClassifier:
     """The network cut to two blocks a stage, for shapes."""
     with torch.device("meta"):
         network = build_model(config)
-    for stage in network.trunk.stages:
+    for stage in network.backbone.stages:
         del stage[2:]
     return _for_shapes(network)
 
@@ -172,7 +172,7 @@ def gflops(found: Sequence[Part]) -> float:
 
 
 def kept(found: Sequence[Part]) -> float:
-    """How much of ImageNet's weights (those of the trunk alone, no classifier) the network takes, in percent.
+    """How much of ImageNet's weights (those of the backbone alone, no classifier) the network takes, in percent.
 
     What a replaced 3x3 convolution and its batch norm had is lost; `found` must be of a whole network.
     """

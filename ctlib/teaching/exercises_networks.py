@@ -4,9 +4,9 @@ import torch
 
 from ctlib.config import ModelConfig
 from ctlib.excitation import TensorExcitation
+from ctlib.kernels.layout import clips_of, frames_of
 from ctlib.teaching import anatomy
 from ctlib.teaching.answers import Exercise, NotYet, expect, given, plain, same
-from ctlib.tensorize import clips_of, frames_of
 
 # ---------------------------------------------------------------- 3: Tensor Excitation
 

@@ -24,7 +24,7 @@ from torch import nn
 from ctlib import cost
 from ctlib.config import check_choice
 from ctlib.ct_module import CONNECTIONS, CTModule, Kernel, kernel_of_each
-from ctlib.saliency_figures import Animation
+from ctlib.display.saliency_figures import Animation
 from ctlib.teaching import figures
 from ctlib.tensorize import resolve_dims
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ctlib.config import check_choice
+from ctlib.cost import eval_with_hooks
 from ctlib.ct_module import Parallel
 from ctlib.data.transforms import to_pixels
-from ctlib.observe import observed
 from ctlib.teaching import figures_networks
 from ctlib.teaching.explorers import View
 from ctlib.tensorize import TensorSeparableConv
@@ -80,7 +80,7 @@ def excitation_flow(part: Parallel, features: torch.Tensor) -> dict[str, Steps]:
             hooks[getattr(part, branch)] = convolved
         hooks |= {gate.reduce: reduced, gate.relu: lambda _relu, _inputs, output, note=note: note("BN, ReLU", output)}
         hooks |= {gate.expand: expanded, gate: gated}
-    with torch.no_grad(), observed(part, hooks):
+    with torch.no_grad(), eval_with_hooks(part, hooks):
         part(features)
     return steps
 
@@ -106,7 +106,7 @@ def attention_maps(model: nn.Module, clips: torch.Tensor, module: nn.Module) -> 
                 found[branch] = gate.attention(inputs[0])
 
             hooks[getattr(part.excitation, branch)] = keep
-    with observed(model, hooks):
+    with eval_with_hooks(model, hooks):
         model(clips)
     return maps
 

@@ -137,7 +137,7 @@ def network(parts: Sequence[Part], plain: Sequence[Part], module: str, title: st
 
     Args:
         parts: of the network.
-        plain: of the same trunk with no block replaced, outlined where another block stands.
+        plain: of the same backbone with no block replaced, outlined where another block stands.
         module: what the replaced blocks are called.
         title: over it.
     """

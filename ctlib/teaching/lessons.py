@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ctlib.config import check_choice
+from ctlib.cost import eval_with_hooks
 from ctlib.data import arrow
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.transforms import test_views
-from ctlib.observe import observed
 
 BATCH = 16  # clips a step
 
@@ -155,7 +155,7 @@ def train(
 @torch.no_grad()
 def scores(model: nn.Module, clips: torch.Tensor, batch: int = 64) -> torch.Tensor:
     """(n, 3, T, H, W) -> (n, num_classes), in evaluation mode; the model is left as it was."""
-    with observed(model):
+    with eval_with_hooks(model):
         return torch.cat([model(part) for part in clips.split(batch)])
 
 

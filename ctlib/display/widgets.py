@@ -1,0 +1,199 @@
+"""What moves in a notebook. Each widget is a thin shell: its numbers come from elsewhere, and tests call them there."""
+
+import base64
+import functools
+import html
+import io
+import time
+from collections.abc import Callable, Sequence
+
+import ipywidgets
+import pandas as pd
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from ctlib.display import saliency_figures
+
+
+class TrainingPanel:
+    """A training while it runs: bar, status, growing curves, and a button that stops it where a click gets through.
+
+    A front end's messages usually wait until the cell is done, and clicks with them. JupyterLab since 4.4 sends
+    them by a way of their own (a subshell); so the panel asks the front end for an answer, and shows the button once
+    the answer is there. Interrupting the kernel always works, and the panel says so.
+
+    Args:
+        log: the training (`notebook.TrainingLog`), which its callbacks keep.
+        on_stop: what the button calls, from another thread; None for no button.
+        bound: percent, a line that no frame-averaging network passes in testing.
+    """
+
+    def __init__(self, log, on_stop: Callable[[], None] | None = None, bound: float | None = None):
+        self.log, self.on_stop, self.bound = log, on_stop, bound
+        self.closed = self._testing = False
+        self.status = ipywidgets.HTML()
+        self.bar = ipywidgets.FloatProgress(max=1.0, layout={"width": "auto"})
+        self.curves = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        self.button = ipywidgets.Button(description="Stop and save", icon="stop", layout={"display": "none"})
+        self.hint = ipywidgets.HTML("To stop and save: interrupt the kernel (■)")
+        self.box = ipywidgets.VBox(
+            [self.status, self.bar, self.curves, ipywidgets.HBox([self.button, self.hint])],
+            layout={"width": "880px", "max_width": "100%"},
+        )
+        self.button.on_click(self._stop)
+        _reachable(self.button)
+        self._questions: list[ipywidgets.Widget] = []
+
+    def show(self) -> None:
+        self._tell()
+        self._plot()  # the first figure takes longest: now, not while training
+        bundle = self.box._repr_mimebundle_() | {"text/plain": f"{self.log.name}: training"}
+        self._shown = display(bundle, raw=True, display_id=True)
+        self._telling = _Seldom(self._tell, apart=0.5, share=0.004)
+        self._plotting = _Seldom(self._plot, apart=2.0, share=0.01)
+        self._asking = _Seldom(self._ask, apart=4.0, share=0.002)
+
+    def refresh(self) -> None:
+        """Show what the log says, as often as can be without slowing the training."""
+        if self.closed:
+            return
+        before, self._testing = self._testing, self.log.testing
+        self._telling(now=self._testing and not before)  # at once, as nothing comes while an epoch is tested
+        self._plotting()
+        self._asking()
+
+    def close(self, text: str) -> None:
+        """Put `text` in the panel's place: a saved notebook then holds no widget that nothing is behind."""
+        self.closed = True
+        self._shown.update({"text/plain": text}, raw=True)
+        for widget in (self.box, *self.box.children, self.button, self.hint, *self._questions):
+            widget.close()
+
+    def _tell(self) -> None:
+        self.bar.value = self.log.done / max(1, self.log.total)
+        self.status.value = f"<b>{html.escape(self.log.name)}</b> &nbsp; {self.log.status()}"
+
+    def _plot(self) -> None:
+        self.curves.value = training_curves(self.log, self.bound)
+
+    def _ask(self) -> None:
+        """Have the front end send back what the bar shows: if that arrives while the cell runs, clicks do as well.
+
+        A few times, as the way of its own may not be there yet; what is sent before waits for the cell.
+        """
+        if self.on_stop is None or self.button.layout.display is None or len(self._questions) >= 6:
+            return
+        answer = ipywidgets.FloatText()
+        answer.observe(self._answered, "value")
+        _reachable(answer)
+        self._questions += [answer, ipywidgets.jsdlink((self.bar, "value"), (answer, "value"))]
+
+    def _answered(self, change) -> None:
+        for widget in self._questions:
+            widget.close()
+        if not self.closed:
+            self.button.layout.display = None
+            self.hint.value = "or interrupt the kernel (■)"
+
+    def _stop(self, button) -> None:
+        if not self.closed:  # a click that had to wait for the cell means nothing any more
+            self.button.disabled = True
+            self.hint.value = "stopping after this step"
+            self.on_stop()
+
+
+def training_curves(log, bound: float | None = None) -> bytes:
+    """The loss by step and the accuracies by epoch, as a PNG."""
+    figure = Figure(figsize=(8.8, 2.9), dpi=100, layout="none")  # not pyplot's, which would show it below the cell
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.17, top=0.9, wspace=0.15)
+    left, right = figure.subplots(1, 2)
+    if log.losses:
+        losses = pd.DataFrame(log.losses, columns=["epoch", "loss"])
+        left.plot(losses.epoch, losses.loss, color="C0", alpha=0.3, lw=1)
+        left.plot(losses.epoch, losses.loss.ewm(span=max(5, len(losses) // 20)).mean(), color="C0")
+    if log.rows:
+        rows = pd.DataFrame(log.rows)
+        left.plot(rows.epoch[: log.found] - 0.5, rows.loss[: log.found], "o", color="C0", mfc="none")
+        right.plot(rows.epoch, rows.top1, "o-", color="C0", label="test")
+        right.plot(rows.epoch, rows.train_top1, "o:", color="C0", mfc="none", label="training")
+    if bound is not None:
+        right.axhline(bound, color="0.3", ls="--", lw=1.2, label="bound of frame averaging")
+    left.set(title="Training loss", xlabel="epoch", xlim=(0, log.epochs))
+    right.set(title="Top-1 accuracy, %", xlabel="epoch", xlim=(0, log.epochs + 0.2), ylim=(0, 100))
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if right.get_legend_handles_labels()[0]:
+        right.legend(fontsize="small", loc="upper left")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", pil_kwargs={"compress_level": 1})
+    return png.getvalue()
+
+
+def _reachable(widget: ipywidgets.Widget) -> None:
+    """Let messages to a widget come the way that the front end chose for them.
+
+    ipykernel 7.4 has them wait for whatever last sent to the widget instead, here the busy cell; so it
+    is made to forget. (Nothing may be sent to the widget after that.)
+    """
+    vars(widget.comm).pop("_reply_subshell_id", None)
+
+
+class _Seldom:
+    """Something done again and again, at least `apart` seconds apart and in at most a `share` of the time."""
+
+    def __init__(
+        self, what: Callable[[], None], apart: float, share: float, clock=time.monotonic, cpu=time.thread_time
+    ):
+        self.what, self.apart, self.share, self.clock, self.cpu = what, apart, share, clock, cpu
+        self.due = clock() + apart
+
+    def __call__(self, now: bool = False) -> None:
+        if now or self.clock() >= self.due:
+            began = self.cpu()
+            self.what()
+            self.due = self.clock() + max(self.apart, (self.cpu() - began) / self.share)
+
+
+PREDICTED = "the predicted class"
+
+
+class TubeExplorer:
+    """Choose a clip, a network, a class and a threshold, and see the Saliency Tube.
+
+    Args:
+        clips: what a clip is called -> its frames, true class and mask, as `saliency_figures.explored` takes them.
+        networks: their names.
+        classes: names in label order.
+        explain: called with the names of a clip, a network and a class (None: the predicted one); gives a
+            `saliency_figures.Answer`. It is called once for each choice.
+    """
+
+    def __init__(self, clips: dict, networks: Sequence[str], classes: Sequence[str], explain: Callable):
+        self.clips, self.explain = clips, functools.cache(explain)
+        style = {"description_width": "5em"}
+        wide = {"width": "32em", "max_width": "100%"}
+        self.clip = ipywidgets.Dropdown(options=list(clips), description="clip", style=style, layout=wide)
+        self.network = ipywidgets.Dropdown(options=list(networks), description="network", style=style, layout=wide)
+        self.target = ipywidgets.Dropdown(options=[PREDICTED, *classes], description="class", style=style, layout=wide)
+        self.threshold = ipywidgets.FloatSlider(
+            max=0.95, step=0.05, description="threshold", continuous_update=False, style=style, layout=wide
+        )
+        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        choices = [self.clip, self.network, self.target, self.threshold]
+        for choice in choices:
+            choice.observe(self._draw, "value")
+        self.box = ipywidgets.VBox([*choices, self.image])
+        self._draw()
+
+    def show(self) -> None:
+        """Show it; where widgets don't render, the picture of the first choice stands in its place."""
+        still = base64.b64encode(self.image.value).decode()
+        text = f"Saliency Tube: {self.clip.value}, {self.network.value}"
+        display(self.box._repr_mimebundle_() | {"image/png": still, "text/plain": text}, raw=True)
+
+    def _draw(self, _change=None) -> None:
+        name, network = self.clip.value, self.network.value
+        target = None if self.target.value == PREDICTED else self.target.value
+        frames, truth, mask = self.clips[name]
+        answer = self.explain(name, network, target)
+        self.image.value = saliency_figures.explored(frames, truth, network, answer, self.threshold.value, mask)

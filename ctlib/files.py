@@ -1,0 +1,77 @@
+"""Files: written beside their place and renamed, read with a clear error, named by their content."""
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+
+def project_root() -> Path:
+    """The nearest folder upwards from the working folder that has `notebooks/` and no `study.json`; else that folder.
+
+    A study of the ablations has a `notebooks/` of its own.
+    """
+    here = Path.cwd()
+    own = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
+    return next((folder for folder in own if not (folder / "study.json").exists()), here)
+
+
+def portable(path: Path) -> str:
+    """A path below the home folder with `~` for it, so that records read the same on every machine."""
+    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was."""
+    # Folders may be shared by machines, whose process ids may be alike.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())  # else a machine that loses power may keep the name and lose the content
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path, needed: Iterable[str] = ()) -> dict:
+    """What `write_json` wrote.
+
+    Raises:
+        ValueError: a file that is damaged, or lacks what is needed; it is named.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds {type(found).__name__} and no keys")
+    lacking = [key for key in needed if key not in found]
+    if lacking:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: dict) -> None:
+    write_atomically(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    write_atomically(path, lambda partial: partial.write_text(text.getvalue()))
+
+
+def digest(path: str | Path) -> str:
+    """16 hex digits of a file's content (SHA-256)."""
+    with Path(path).expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

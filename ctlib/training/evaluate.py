@@ -1,0 +1,381 @@
+"""Testing: every view of every video scored, views averaged, videos counted once; and what scores say of classes."""
+
+import hashlib
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from scipy import stats
+from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from ctlib import checkpoints, cost, files
+from ctlib.config import ComputeConfig, Config, DataConfig
+from ctlib.data.catalog import Samples
+from ctlib.data.clips import SKIPPED, end_workers, test_loader
+from ctlib.models import name_of
+from ctlib.training.device import make_accelerator, precision_of
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Protocol(Config):
+    """With which network a list was scored, and how."""
+
+    model: str  # a name of `models.MODELS`, or "custom"
+    checkpoint: str  # `files.digest` of its file
+    num_frames: int  # T
+    size: int  # pixels, height and width of a clip
+    short_side: int  # pixels, of a test frame before the crop
+    sampling: str
+    clips: int  # a video
+    crops: int  # a clip
+    precision: str  # fp32, bf16 or fp16
+    gflops: float  # of one view, in the paper's convention
+    params: int
+
+    @property
+    def views(self) -> int:
+        return self.clips * self.crops
+
+
+class Scores(NamedTuple):
+    """What a network, or an ensemble of some, says of each video of a list, in the list's order.
+
+    A video that could not be read, and was to be skipped, has the label -1 and counts nowhere.
+    """
+
+    logits: torch.Tensor  # float32 (videos, num_classes), the mean over views
+    labels: torch.Tensor  # int64 (videos,)
+    classes: tuple[str, ...] = ()  # names in label order
+    fingerprint: str = ""  # of the list
+    protocols: tuple[Protocol, ...] = ()  # one a network
+
+    @property
+    def skipped(self) -> int:
+        """How many videos could not be read."""
+        return int((self.labels == SKIPPED).sum())
+
+    def topk(self, k: int) -> float:
+        """Top-k accuracy over all videos read, in percent. `k` above the number of classes counts as all."""
+        read = self.labels != SKIPPED
+        num_classes = self.logits.shape[1]
+        fraction = multiclass_accuracy(
+            self.logits[read], self.labels[read], num_classes, average="micro", top_k=min(k, num_classes)
+        )
+        return round(100 * fraction.item(), 4)  # a float32, of which the rest is noise
+
+    def predictions(self, samples: Samples) -> pd.DataFrame:
+        """A row a video of the list: source, label (-1: not read), predicted, confidence (a probability)."""
+        confidence, predicted = self.logits.softmax(1).max(1)
+        return pd.DataFrame(
+            {
+                "source": [samples.path(index) for index in range(len(samples))],
+                "label": self.labels.numpy(),
+                "predicted": predicted.numpy(),
+                "confidence": confidence.numpy().round(4),
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write them as a .npz of plain arrays and one JSON text; the file is whole or as it was."""
+        about = {
+            "format": FORMAT,
+            "classes": self.classes,
+            "fingerprint": self.fingerprint,
+            "protocols": [protocol.to_dict() for protocol in self.protocols],
+        }
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                np.savez(file, about=json.dumps(about), logits=self.logits.numpy(), labels=self.labels.numpy())
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, write)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Scores":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no file of scores, or a damaged one.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                about = json.loads(str(content["about"]))
+                logits, labels = content["logits"], content["labels"]
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']}, this version of ctlib reads {FORMAT}")
+            if logits.dtype != np.float32 or labels.dtype != np.int64 or logits.shape[:1] != labels.shape:
+                raise ValueError(f"logits {logits.dtype} {logits.shape}, labels {labels.dtype} {labels.shape}")
+            protocols = tuple(Protocol.from_dict(values) for values in about["protocols"])
+            arrays = torch.from_numpy(logits), torch.from_numpy(labels)
+            return cls(*arrays, tuple(about["classes"]), about["fingerprint"], protocols)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no scores {path}") from None
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise ValueError(f"{path} holds no scores, or is damaged ({error})") from None
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    classes: Sequence[str] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score all videos of a test loader: logits averaged over their views.
+
+    Every process returns the scores of all videos, and they are those that one process finds: each
+    batch is scored by one of the processes as one alone would, and nothing that fills up the last is scored.
+
+    Args:
+        model: takes (N, 3, T, H, W); put into evaluation mode here, and back as it was after.
+        loader: gives (n, views, 3, T, H, W) and labels in the list's order; prepared by `accelerator`.
+        accelerator: says which of the processes this is, and gathers what they scored.
+        classes: the network's class names in label order, as its checkpoint has them, to be compared with the list's.
+        on_step: called in every process with the batches it has done and their number.
+
+    Raises:
+        ValueError: the network has other classes than the list, or another order.
+    """
+    samples = loader.dataset.samples
+    if classes is not None and tuple(classes) != samples.classes:
+        raise ValueError(f"{_differing(classes, samples.classes)}: load the checkpoint with the list's classes")
+    # Not DDP's forward, which broadcasts buffers and so waits for processes that have nothing left to score.
+    network = accelerator.unwrap_model(model, keep_torch_compile=False)
+    batch = loader.batch_sampler.batch_size
+    parts = []
+    was_training = network.training
+    network.eval()
+    try:
+        for step, (views, labels) in enumerate(loader):
+            # Accelerate deals out batches in turn, and fills up the last round from the list's start.
+            first = batch * (step * accelerator.num_processes + accelerator.process_index)
+            views, labels = views[: max(0, len(samples) - first)], labels[: max(0, len(samples) - first)]
+            if len(labels):
+                with accelerator.autocast():
+                    scores = network(views.flatten(0, 1)).float().unflatten(0, (len(labels), -1)).mean(1)
+                # Labels as numbers: a tensor that a worker made holds a file open for as long as it lives.
+                parts.append((first, scores.cpu(), labels.tolist()))
+            if on_step is not None:
+                on_step(step + 1, len(loader))
+    finally:
+        network.train(was_training)
+    _, logits, labels = zip(*sorted(gather_object(parts), key=lambda part: part[0]), strict=True)
+    return Scores(
+        torch.cat(logits),
+        torch.tensor([label for part in labels for label in part]),
+        samples.classes,
+        samples.fingerprint,
+    )
+
+
+def score(
+    checkpoint: str | Path,
+    samples: Samples,
+    data: DataConfig,
+    compute: ComputeConfig,
+    released: str,
+    num_frames: int | None,
+    batch: int,
+    folder: str | Path,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score a list with the network of a checkpoint, and keep the scores; or find them, and score nothing.
+
+    What was kept is found by the checkpoint's digest, the list's fingerprint and the protocol. Several processes
+    may call this together (`parallel.launch`); the first writes.
+
+    Args:
+        checkpoint: the file, of ours or of the authors (`checkpoints.load_any`).
+        samples: the list.
+        data: size, views and sampling; where the videos are is `samples`' affair.
+        compute: device, precision and threads.
+        released, num_frames: of a checkpoint of the authors, as in `checkpoints.load_any`.
+        batch: views that a device takes at once.
+        folder: where scores are kept, a file a protocol.
+        on_step: as in `evaluate`; not called if the scores are found.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: a checkpoint that cannot be read or has other classes, or kept scores that are damaged.
+        video.VideoError: a video that cannot be read.
+    """
+    protocol = protocol_of(checkpoint, samples, data, compute, released, num_frames)
+    path = kept_path(folder, protocol, samples)
+    if path.is_file():
+        return Scores.load(path)
+    found = checkpoints.load_any(checkpoint, samples.classes, released, num_frames)
+    accelerator = make_accelerator(compute)
+    network = accelerator.prepare_model(found.model, evaluation_mode=True)
+    loader = accelerator.prepare(test_loader(samples, protocol.num_frames, data, batch))
+    try:
+        scores = evaluate(network, loader, accelerator, found.classes, on_step)._replace(protocols=(protocol,))
+    finally:
+        end_workers(loader)
+    if accelerator.is_main_process:
+        scores.save(path)
+    return scores
+
+
+def protocol_of(
+    checkpoint: str | Path,
+    samples: Samples,
+    data: DataConfig,
+    compute: ComputeConfig,
+    released: str = "",
+    num_frames: int | None = None,
+) -> Protocol:
+    """What `score`, given the same, would do. Raises what it would, but for what is wrong with videos."""
+    network = checkpoints.load_any(checkpoint, samples.classes, released, num_frames).model
+    dataset = test_loader(samples, network.config.num_frames, data, batch=1).dataset
+    counted = cost.count(network, dataset.num_frames, dataset.size)
+    return Protocol(
+        model=name_of(network.config),
+        checkpoint=files.digest(checkpoint),
+        num_frames=dataset.num_frames,
+        size=dataset.size,
+        short_side=dataset.short_side,
+        sampling=data.sampling or samples.sampling,
+        clips=dataset.clips,
+        crops=dataset.crops,
+        precision=precision_of(compute),
+        gflops=counted.gflops,
+        params=counted.params,
+    )
+
+
+def kept_path(folder: str | Path, protocol: Protocol, samples: Samples) -> Path:
+    """Where `score` keeps what it finds under this protocol on this list."""
+    key = hashlib.sha256(json.dumps([protocol.to_dict(), samples.fingerprint]).encode()).hexdigest()[:12]
+    return Path(folder) / f"{protocol.model}_{protocol.num_frames}x{protocol.crops}x{protocol.clips}_{key}.npz"
+
+
+def ensemble(parts: Sequence[Scores]) -> Scores:
+    """The scores of several networks averaged as logits, video by video (CT-Net_EN, Table 6).
+
+    Raises:
+        ValueError: fewer than one part, or parts that scored other classes, an other class order, or other
+            videos.
+    """
+    if not parts:
+        raise ValueError("an ensemble needs the scores of at least one network")
+    first = parts[0]
+    for number, part in enumerate(parts[1:], start=2):
+        if part.classes != first.classes:
+            raise ValueError(f"networks 1 and {number} of the ensemble: {_differing(first.classes, part.classes)}")
+        if part.fingerprint != first.fingerprint or not torch.equal(part.labels, first.labels):
+            raise ValueError(
+                f"networks 1 and {number} of the ensemble scored other videos: lists {first.fingerprint} "
+                f"({len(first.labels)} videos) and {part.fingerprint} ({len(part.labels)})"
+            )
+    logits = torch.stack([part.logits for part in parts]).mean(0)
+    return first._replace(logits=logits, protocols=sum((part.protocols for part in parts), ()))
+
+
+def _differing(first: Sequence[str], second: Sequence[str]) -> str:
+    """In what two lists of class names differ."""
+    differing = [f"{a!r} and {b!r}" for a, b in zip(first, second, strict=False) if a != b]
+    told = differing[0] if differing else f"{len(first)} and {len(second)} classes"
+    return f"other classes or another order: {told}"
+
+
+def interval(correct: np.ndarray, groups: list[str]) -> tuple[float, float]:
+    """Mean accuracy, and half of its 95 % interval, in percent, over groups of dependent clips.
+
+    Clips of one group (the two directions of a mirrored pair, say) are no independent evidence: the
+    spread is that of the group means, by Student's t.
+
+    Args:
+        correct: bool (clips,).
+        groups: the group of each clip.
+    """
+    _, index = np.unique(groups, return_inverse=True)
+    means = np.bincount(index, weights=correct) / np.bincount(index)
+    if len(means) < 2:
+        return 100 * float(means.mean()), float("nan")
+    return 100 * float(np.mean(correct)), 100 * float(stats.sem(means) * stats.t.ppf(0.975, len(means) - 1))
+
+
+def by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of each class, in label order.
+
+    Args:
+        predictions: columns label and predicted (`Scores.predictions`, `records.RunFolder.predictions`).
+        classes: names in label order.
+
+    Returns:
+        A row a class: `class`, `videos` (that were read), `top1` (percent; missing where there are no videos).
+    """
+    read = predictions[predictions.label != SKIPPED]
+    right = 100.0 * (read.label == read.predicted)
+    grouped = right.groupby(read.label).agg(["size", "mean"]).reindex(range(len(classes)))
+    videos = grouped["size"].fillna(0).astype(int)
+    return pd.DataFrame({"class": list(classes), "videos": videos, "top1": grouped["mean"]}).rename_axis("label")
+
+
+def most_confused(predictions: pd.DataFrame, classes: Sequence[str], most: int = 10) -> pd.DataFrame:
+    """The pairs of classes that most videos were confused in.
+
+    Args:
+        predictions: columns label, predicted and confidence.
+        classes: names in label order.
+        most: how many pairs.
+
+    Returns:
+        A row a pair, the most videos first and then the largest share: `true` and `confused_with` (names), `videos`,
+        `share` (of the true class's videos, percent), `examples` (rows of `predictions`, the most confident first).
+    """
+    read = predictions[predictions.label != SKIPPED]
+    wrong = read[read.label != read.predicted].sort_values("confidence", ascending=False, kind="stable")
+    totals = read.label.value_counts()
+    rows = [
+        {
+            "true": classes[label],
+            "confused_with": classes[predicted],
+            "videos": len(part),
+            "share": 100 * len(part) / totals[label],
+            "examples": part.index.tolist(),
+        }
+        for (label, predicted), part in wrong.groupby(["label", "predicted"])
+    ]
+    table = pd.DataFrame(rows, columns=["true", "confused_with", "videos", "share", "examples"])
+    return table.sort_values(["videos", "share"], ascending=False, kind="stable", ignore_index=True)[:most]
+
+
+def parse_views(text: str) -> list[tuple[int, int]]:
+    """Views as Table 6 writes them, crops x clips ("1x1 1x2 3x2"), as (crops, clips).
+
+    Raises:
+        ValueError: anything else, none, or views twice.
+    """
+    words = text.split()
+    views = [tuple(map(int, word.split("x"))) for word in words if re.fullmatch(r"[13]x[1-9]\d*", word)]
+    if len(views) < len(words) or len(set(views)) < len(views) or not views:
+        raise ValueError(f"views must be crops x clips, each once and with 1 or 3 crops, as in '1x1 3x2', got {text!r}")
+    return views

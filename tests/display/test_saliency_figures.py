@@ -1,0 +1,124 @@
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ctlib.display import saliency_figures, widgets
+from ctlib.display.saliency_figures import Answer
+
+RNG = np.random.default_rng(0)
+FRAMES = RNG.integers(0, 255, (4, 32, 40, 3), dtype=np.uint8)
+TUBE = RNG.random((4, 32, 40)).astype(np.float32)
+MASK = np.zeros((4, 32, 40), bool)
+MASK[1:, 4:12, 6:20] = True
+ANSWERS = {"CSN": Answer(TUBE, "push", "push"), "CT-Net": Answer(TUBE**2, "pull", "push")}
+
+
+pytestmark = pytest.mark.usefixtures("figures_closed")
+
+
+def test_where_there_is_no_heat_the_frame_is_seen_as_it_was_in_grey():
+    tube = np.zeros((4, 32, 40))
+    tube[:, :, 20:] = 1
+    shown = saliency_figures.overlay(FRAMES, tube)
+    grey = (FRAMES @ np.array([0.299, 0.587, 0.114])).round()
+    assert np.array_equal(shown[:, :, :20], np.repeat(grey[:, :, :20, None], 3, axis=3))
+    under = shown[:, :, 20:, 0].astype(float)
+    assert under.std() > 0.15 * grey[:, :, 20:].std() and shown.dtype == np.uint8  # the frame is visible below
+    with pytest.raises(ValueError, match="must be of one clip, got"):
+        saliency_figures.overlay(FRAMES, tube[:2])
+
+
+def test_more_heat_is_lighter_for_every_eye():
+    colours = plt.get_cmap(saliency_figures.HEAT)(np.linspace(0, 1, 64))[:, :3]
+    assert (np.diff(colours @ [0.2126, 0.7152, 0.0722]) > 0).all()
+
+
+def test_a_figure_a_clip_has_a_row_a_network_and_says_what_is_right():
+    figure = saliency_figures.tubes_in_rows(FRAMES, "pull", ANSWERS, MASK)
+    axes = np.array(figure.axes[:-1]).reshape(3, 4)
+    assert [line[0].get_ylabel() for line in axes] == ["input", "CSN", "CT-Net"]
+    titles = [line[0].texts[0].get_text() for line in axes]
+    assert titles == ["truth: pull", "push (WRONG)", "pull (right); shown: push"]
+    assert np.array_equal(axes[0, 2].images[0].get_array(), FRAMES[2])
+    assert np.array_equal(axes[1, 2].images[0].get_array(), saliency_figures.overlay(FRAMES, TUBE)[2])
+    figure.draw_without_rendering()
+    widths = [axis.get_position().width for axis in axes[0]]
+    lefts = np.diff([axis.get_position().x0 for axis in axes[0]])
+    assert np.ptp(widths) < 1e-3 and np.ptp(lefts) < 1e-3  # long words above do not push frames apart
+    assert [bool(axis.collections) for axis in axes[1]] == [False, True, True, True]  # no outline of what is not seen
+    assert figure.axes[-1].get_ylabel() == "share of the clip's greatest value"
+
+
+def test_what_is_not_known_to_be_right_is_not_called_wrong():
+    figure = saliency_figures.tubes_in_rows(FRAMES, None, {"CSN": ANSWERS["CSN"]})
+    assert [figure.axes[at].texts[0].get_text() for at in (0, 4)] == ["", "push"]
+
+
+def test_the_moving_picture_is_a_gif_and_a_png_of_all_frames(tmp_path):
+    moving = saliency_figures.animated(FRAMES, "pull", ANSWERS, height=64, milliseconds=250)
+    assert moving._repr_png_() == moving.png
+    moving.save(tmp_path / "new" / "clip.gif")
+    for content, kind in ((tmp_path / "new" / "clip.gif", "GIF"), (io.BytesIO(moving.png), "PNG")):
+        with Image.open(content) as image:
+            assert image.format == kind and image.n_frames == 4 and image.size == (3 * 84 - 4, 100)
+            assert image.info["loop"] == 0
+            image.seek(1)
+            assert image.info["duration"] == 250
+
+
+def test_the_tube_in_space_shows_what_is_above_the_threshold():
+    tube = np.zeros((4, 32, 40))
+    tube[1, :16, :20] = 1.0
+    tube[2] = 0.4
+    figure = saliency_figures.tube_in_space(FRAMES, {"CSN": Answer(tube, "push", "push")}, threshold=0.5, cells=8)
+    voxels = [c for c in figure.axes[0].collections if len(c.get_facecolor()) != 32 * 32]
+    assert len(voxels) == 16  # a quarter of one frame's 8 x 8 places
+    assert figure.axes[-1].get_ylabel().endswith("shown from 0.5")
+
+
+def test_localisation_has_its_controls_in_every_panel():
+    rows = [
+        {"network": network, "seed": 0, "of": of, "area": 10.0, "area_time": 80.0}
+        | dict.fromkeys(("share", "hit", "share_time", "hit_time"), 30.0)
+        | {f"{name}_half": 2.0 for name in ("share", "hit", "share_time", "hit_time")}
+        for network in ("CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights")
+        for of in ("network", "places shuffled")
+    ]
+    figure = saliency_figures.localised(pd.DataFrame(rows))
+    assert len(figure.axes) == 4
+    for axis in figure.axes:
+        assert len(axis.containers) == 6  # trained, shuffled, random, of two networks
+    (legend,) = figure.legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told == ["trained", "places shuffled", "random weights", "the same everywhere, or in all frames"]
+
+
+def test_the_explorer_asks_once_for_each_choice_and_draws_what_is_chosen(monkeypatch):
+    asked, bundles = [], []
+
+    def explain(clip, name, target):
+        asked.append((clip, name, target))
+        return ANSWERS[name]
+
+    monkeypatch.setattr(widgets, "display", lambda bundle, raw: bundles.append(bundle))
+    clips = {"3: pull": (FRAMES, "pull", MASK), "4: push": (FRAMES[::-1], "push", None)}
+    explorer = widgets.TubeExplorer(clips, ["CSN", "CT-Net"], ["pull", "push"], explain)
+    first = bytes(explorer.image.value)
+    assert first.startswith(b"\x89PNG")
+    explorer.network.value = "CT-Net"
+    explorer.target.value = "pull"
+    explorer.clip.value = "4: push"
+    explorer.threshold.value = 0.5
+    assert asked == [
+        ("3: pull", "CSN", None), ("3: pull", "CT-Net", None), ("3: pull", "CT-Net", "pull"),
+        ("4: push", "CT-Net", "pull"),
+    ]  # fmt: skip
+    expected = saliency_figures.explored(FRAMES[::-1], "push", "CT-Net", ANSWERS["CT-Net"], 0.5)
+    assert bytes(explorer.image.value) == expected != first
+    explorer.show()
+    assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"} <= set(bundles[0])
+    assert plt.get_fignums() == []

@@ -1,0 +1,134 @@
+"""evaluate.ipynb, run as papermill runs it, on checkpoints of ours and in the authors' layout."""
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
+from torch import nn
+
+from ctlib import checkpoints
+from ctlib.config import DataConfig, RunConfig
+from ctlib.data import arrow
+from ctlib.models import build_model, model_config
+from ctlib.training import records
+from ctlib.training.evaluate import Scores
+from tests.notebooks.test_notebooks import execute, printed
+from tests.test_checkpoints import Theirs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Run folders of TSN and CT-Net with random weights, of 4 and 8 frames."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, model, num_frames in (("TSN", "tsn_quickstart", 4), ("CT-Net", "ctnet_quickstart", 8)):
+        torch.manual_seed(0)
+        config = model_config(model, num_classes=16, num_frames=num_frames)
+        network = build_model(config)
+        nn.init.normal_(network.fc.weight)
+        run = records.RunFolder(folder / name / "seed0")
+        run.start(RunConfig(name=name, model=config, data=DataConfig(size=32)))
+        checkpoints.save(run.checkpoint, network, arrow.CLASSES)
+    return folder
+
+
+def evaluated(folder, root, patterns, **parameters):
+    small = {"root": str(root), "size": 32, "workers": 0, "device": "cpu", "out_dir": str(folder / "out")}
+    return execute("evaluate", folder, checkpoints=patterns, **{**small, **parameters})
+
+
+def test_evaluate_scores_every_network_and_view_and_their_ensemble_and_nothing_twice(trained, arrow_root, tmp_path):
+    patterns = f"{trained}/TSN/*/*.pt {trained}/CT-Net/*/*.pt"
+    told = printed(evaluated(tmp_path, arrow_root, patterns, views="1x1 1x2"))
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert table.network.tolist() == ["TSN"] * 2 + ["CT-Net"] * 2 + ["TSN + CT-Net"] * 2
+    assert table.views.tolist() == ["1 x 1", "1 x 2"] * 3 and table.frames.tolist() == [
+        "4",
+        "4",
+        "8",
+        "8",
+        "4+8",
+        "4+8",
+    ]
+    assert table.top1[0] <= 50 and set(table.videos) == set(table.listed) == {32}
+    assert (table.low <= table.top1).all() and (table.top1 <= table.high).all()
+    assert table.gflops[1] == pytest.approx(2 * table.gflops[0]) and table.row.isna().all()
+    for line in table.itertuples():
+        assert f"{line.network}, {line.frames} frames, {line.views}: top-1 {line.top1:.1f} % (" in told
+    assert "No row here is one of the paper's Table 6" in told and "TSN, 1 x 1, batches: 1 of 1" in told
+    kept = [Scores.load(path) for path in (tmp_path / "out" / "scores").iterdir()]
+    assert sorted(scores.protocols[0].num_frames for scores in kept) == [4, 4, 8, 8]
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert figures == {f"{n}.{kind}" for n in ("confusion", "class_accuracy", "confused") for kind in ("png", "svg")}
+
+    again = evaluated(tmp_path, arrow_root, patterns, views="1x2 3x2", processes=2)
+    told = printed(again)
+    assert "TSN, 1 x 2: found in" in told and "TSN, 3 x 2: found" not in told and "1 x 1" not in told
+    repeated = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert repeated.top1[::2].tolist() == table.top1[1::2].tolist()
+    assert len(list((tmp_path / "out" / "scores").iterdir())) == 6
+    errors = [o for cell in again.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+    assert errors == []
+
+
+def write_something_v1(root):
+    """Three classes and three test videos of noise, in the publisher's layout."""
+    root.mkdir()
+    names = ["Dropping something", "Lifting something", "Turning something"]
+    (root / "something-something-v1-labels.csv").write_text("\n".join(names))
+    (root / "something-something-v1-validation.csv").write_text(
+        "\n".join(f"{n};{name}" for n, name in enumerate(names))
+    )
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        folder = root / "20bn-something-something-v1" / str(number)
+        folder.mkdir(parents=True)
+        for index in range(1, 5):
+            Image.fromarray(rng.integers(0, 255, (32, 48, 3), np.uint8)).save(folder / f"{index:05d}.jpg")
+
+
+def test_evaluate_takes_the_authors_files_and_names_table_6_s_rows(tmp_path):
+    """On a made list that is laid out as Something-Something V1 is."""
+    root = tmp_path / "data"
+    write_something_v1(root)
+    torch.manual_seed(0)
+    for num_frames in (8, 16):
+        path = tmp_path / f"TSM_segment{num_frames}_e45" / "ckpt.pth.tar"
+        path.parent.mkdir()
+        torch.save({"epoch": 45, "state_dict": Theirs(num_classes=3, num_frames=num_frames).state_dict()}, path)
+    notebook = evaluated(
+        tmp_path, root, f"{tmp_path}/TSM_*/ckpt.pth.tar", data="something-v1", views="1x1", ensembles="8+16", batch=2
+    )
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert table.row.tolist() == ["CT-Net 16", "CT-Net 8", "CT-Net_EN 8+16"] and set(table.videos) == {3}
+    told = printed(notebook)
+    assert "Not run, of Table 6's 16 rows: CT-Net 12, CT-Net 24, CT-Net 8x1x2" in told
+    pages = "".join(str(o.get("data", "")) for cell in notebook.cells for o in cell.get("outputs", []))
+    assert "54.4" in pages and "56.6" not in pages  # the paper's 8+16 row, and none that was not run
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"checkpoints": "no/such/*.pt"}, "no checkpoint matches 'no/such/\\*.pt': `make study` trains two networks"),
+        ({"ensembles": "8+12"}, "the ensemble 8\\+12 needs one network of 12 frames, and none has it"),
+        pytest.param(
+            {"data": "something-v1", "root": ""}, "root must be the folder of 'something-v1'", marks=pytest.mark.slow
+        ),
+        pytest.param({"view": "1x1"}, "unknown parameter 'view': did you mean 'views'", marks=pytest.mark.slow),
+        pytest.param(
+            {"sampling": "sparce"}, "unknown sampling 'sparce': did you mean 'sparse'", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_bad_parameter_of_evaluate_is_one_line_before_any_work(trained, arrow_root, tmp_path, parameters, text):
+    given = {"patterns": f"{trained}/*/seed0/checkpoint.pt", "root": str(arrow_root), **parameters}
+    given["patterns"] = given.pop("checkpoints", given["patterns"])
+    with pytest.raises(PapermillExecutionError, match=text) as caught:
+        evaluated(tmp_path, **given)
+    assert caught.value.ename == "ParameterError"
+    assert caught.value.traceback == [f"ParameterError: {caught.value.evalue}"]
+    assert not (tmp_path / "out").exists()
+    assert nbformat.read(tmp_path / "evaluate.ipynb", 4)

@@ -1,0 +1,149 @@
+"""The teaching notebooks: each run once, with its exercises solved, and its cells those that are made from the book."""
+
+import ast
+import re
+
+import nbformat
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from ctlib.teaching import exercises
+from tests import ROOT
+from tests.notebooks.test_notebooks import execute, printed
+
+SMALL = {
+    "1_channel_tensorization": {"channels": 16, "size": 4, "num_frames": 2},
+    "2_interaction": {"most": 2, "seeds": 2},
+    "3_tensor_excitation": {"train_pairs": 8, "epochs": 1, "num_frames": 4, "size": 32},
+    "4_from_block_to_network": {"num_classes": 5, "num_frames": 2, "size": 64},
+    "5_arrow_of_time": {"train_pairs": 4, "test_pairs": 2, "epochs": 1, "num_frames": 4},
+}
+SOURCES = sorted((ROOT / "notebooks" / "learn").glob("[1-9]_*.ipynb"))
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def solved(request, tmp_path_factory):
+    """The notebook's name, and it run with its solutions in it."""
+    folder = tmp_path_factory.mktemp("teaching")
+    filled = exercises.fill(nbformat.read(ROOT / "notebooks" / "learn" / f"{request.param}.ipynb", 4), solved=True)
+    nbformat.write(filled, folder / "solved.ipynb")
+    done = papermill.execute_notebook(
+        folder / "solved.ipynb", folder / "out.ipynb", parameters=SMALL[request.param], cwd=ROOT,
+        kernel_name="python3", progress_bar=False, execution_timeout=120,
+    )  # fmt: skip
+    return request.param, done
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def test_every_notebook_is_run_here():
+    assert [path.stem for path in SOURCES] == list(SMALL)
+
+
+def test_it_runs_with_every_exercise_right(solved):
+    name, notebook = solved
+    mine = [number for number in exercises.BOOK if number.startswith(name[0])]
+    told = printed(notebook)
+    assert len(mine) >= 3
+    for number in mine:
+        assert f"Exercise {number}: right. " in told
+    assert "not yet" not in told
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs(notebook))
+
+
+def test_its_figures_have_texts_for_who_cannot_see_them(solved):
+    _, notebook = solved
+    pictures = [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 3
+    for output in pictures:
+        assert len(output.metadata["image/png"]["alt"]) > 30
+
+
+def test_it_ends_with_what_was_found(solved):
+    _, notebook = solved
+    *_, heading, last = notebook.cells
+    assert heading.source.endswith("## What was found")
+    assert printed(type(notebook)(cells=[last])).count("\n") >= 3
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_its_exercises_are_the_book_s_and_blank(path):
+    stored = nbformat.read(path, 4)
+    sources = [cell.source for cell in stored.cells]
+    assert [cell.source for cell in exercises.fill(stored).cells] == sources
+    tags = [tag for cell in stored.cells for tag in cell.metadata.get("tags", []) if tag.startswith("exercise")]
+    mine = [number for number in exercises.BOOK if number.startswith(path.stem[0])]
+    assert sorted(tags) == sorted(f"exercise-{number}-{part}" for number in mine for part in exercises.cells(number))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "text"),
+    [
+        pytest.param(
+            "1_channel_tensorization",
+            {"channel": 16},
+            "unknown parameter 'channel': did you mean 'channels'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "2_interaction", {"seed": 1}, "unknown parameter 'seed': did you mean 'seeds'", marks=pytest.mark.slow
+        ),
+        ("3_tensor_excitation", {"num_frames": 7}, "num_frames must be even"),
+        pytest.param("3_tensor_excitation", {"actions": [99]}, "unknown action", marks=pytest.mark.slow),
+        pytest.param(
+            "3_tensor_excitation", {"train_pairs": 1}, "train_pairs must be at least 8", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "4_from_block_to_network",
+            {"num_frame": 8},
+            "unknown parameter 'num_frame': did you mean 'num_frames'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "5_arrow_of_time",
+            {"train_pair": 3},
+            "unknown parameter 'train_pair': did you mean 'train_pairs'",
+            marks=pytest.mark.slow,
+        ),
+        ("5_arrow_of_time", {"train_pairs": 3}, "train_pairs must be at least 4"),
+    ],
+)
+def test_a_bad_parameter_is_one_line_before_any_work(tmp_path, name, parameters, text):
+    with pytest.raises(PapermillExecutionError, match=text) as caught:
+        execute(name, tmp_path, **parameters)
+    assert caught.value.ename == "ParameterError" and caught.value.exec_count <= 4
+
+
+def assigned(source: str) -> set[str]:
+    """The names that code sets in the notebook; not those within its functions and comprehensions."""
+    found, waiting = set(), list(ast.parse(source).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif not isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_cell_takes_a_name_that_an_exercise_has(path):
+    """Else its check, run again later, would judge another thing."""
+    theirs, others = set(), set()
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            answer = any(tag.endswith("-answer") for tag in cell.metadata.get("tags", []))
+            (theirs if answer else others).update(assigned(cell.source))
+    assert theirs and not theirs & others
+
+
+def test_their_links_lead_somewhere():
+    for path in SOURCES:
+        for cell in nbformat.read(path, 4).cells:
+            for target in re.findall(r"\]\((\w[^):]*)\)", cell.source if cell.cell_type == "markdown" else ""):
+                assert (path.parent / target).is_file(), f"{path.name} links to {target}"

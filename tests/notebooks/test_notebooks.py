@@ -1,0 +1,149 @@
+"""Every notebook, run as papermill runs it, on data small enough to take seconds."""
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from ctlib.training import records
+from tests import ROOT
+
+
+def execute(stem, folder, **parameters):
+    return papermill.execute_notebook(
+        ROOT / "notebooks" / f"{stem}.ipynb",
+        folder / f"{stem}.ipynb",
+        parameters=parameters,
+        cwd=ROOT,
+        kernel_name="python3",
+        progress_bar=False,
+        execution_timeout=300,
+    )
+
+
+def printed(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+
+
+@pytest.fixture(scope="module")
+def trained(arrow_root, tmp_path_factory):
+    """TSN and CT-Net trained for two epochs by the notebook, and what it printed."""
+    folder = tmp_path_factory.mktemp("results")
+    told = {}
+    for name, model, processes in (("TSN", "tsn_quickstart", 1), ("CT-Net", "ctnet_quickstart", 2)):
+        told[name] = execute(
+            "train", folder, name=name, model=model, root=str(arrow_root), num_frames=4, size=32, epochs=2, batch=8,
+            lr=0.05, workers=0, processes=processes, out_dir=str(folder),
+        )  # fmt: skip
+    return folder, told
+
+
+def test_train_prints_a_line_an_epoch_and_leaves_a_record(trained):
+    folder, told = trained
+    for name in ("TSN", "CT-Net"):
+        lines = [line for line in printed(told[name]).splitlines() if " epoch " in line]
+        assert [line.split()[2] for line in lines] == ["1/2", "2/2"]
+        config = records.RunFolder(folder / name / "seed0").config()
+        assert (config.recipe.epochs, config.recipe.batch, config.recipe.lr) == (2, 8, 0.05)
+        assert (config.model.num_frames, config.data.size) == (4, 32)
+    assert records.load(folder).name.tolist() == ["CT-Net", "TSN"]
+    assert records.load(folder).set_index("name").top1["TSN"] <= 50
+
+
+def test_train_finds_a_finished_run(trained, arrow_root):
+    folder, told = trained
+    result = records.RunFolder(folder / "TSN" / "seed0").result()
+    again = execute(
+        "train", folder, name="TSN", model="tsn_quickstart", root=str(arrow_root), num_frames=4, size=32, epochs=2,
+        batch=8, lr=0.05, workers=0, out_dir=str(folder),
+    )  # fmt: skip
+    assert "found the finished run" in printed(again) and " epoch " not in printed(again)
+    assert records.RunFolder(folder / "TSN" / "seed0").result() == result
+
+
+def test_quickstart_shows_what_the_records_say(trained):
+    folder, _ = trained
+    notebook = execute("quickstart", folder, runs_dir=str(folder))
+    for run in records.load(folder).itertuples():
+        assert f"{run.name}: top-1 {run.top1:.1f} ±" in printed(notebook)
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    names = ("learning_curves", "accuracy_vs_gflops", "confusion", "clips")
+    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    errors = [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+    assert errors == []
+
+
+def test_costs_counts_measures_and_draws(tmp_path):
+    notebook = execute("costs", tmp_path, size=64, num_frames=4, seconds=0.1, out_dir=str(tmp_path))
+    told = printed(notebook)
+    assert "67 of 68 published GFLOPs" in told and "19 of 19 published numbers of parameters" in told
+    assert "Not met: Table 6, CT-Net 16x1x2: 151 GFLOPs, counted 149.1." in told
+    assert "reaches 11, 45, 119, 249 positions" in told
+    names = ("published_vs_counted", "cost_by_stage", "dimension_sizes", "interact_fields", "latency_vs_gflops")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{n}.{kind}" for n in names for kind in ("png", "svg")
+    }
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+
+
+def test_your_own_videos_makes_checks_trains_and_looks(tmp_path):
+    small = {"clips_a_class": 6, "num_frames": 4, "size": 32, "epochs": 1, "batch": 4, "workers": 0}
+    notebook = execute("your_own_videos", tmp_path, out_dir=str(tmp_path / "out"), **small)
+    told = printed(notebook)
+    bad = pd.read_csv(tmp_path / "out" / "checked" / "bad.csv").path.tolist()
+    assert sorted(path.rsplit("/")[-1] for path in bad) == ["broken_download.mp4", "empty.mp4"]
+    result = records.load(tmp_path / "out").iloc[0]
+    assert result.train_videos + result.videos == 24 and result.train_listed + result.listed == 26
+    for views in ("1 clip(s) x 1 crop(s)", "2 clip(s) x 1 crop(s)", "2 clip(s) x 3 crop(s)"):
+        assert f"{views}: top-1" in told
+    names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips", "where_it_looks")
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    again = execute("your_own_videos", tmp_path, out_dir=str(tmp_path / "out"), **small)
+    assert "found the finished run" in printed(again)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "text"),
+    [
+        ("train", {"epohcs": 3}, "unknown parameter 'epohcs': did you mean 'epochs'"),
+        ("train", {"epochs": -1}, "epochs must be at least 1, got -1"),
+        pytest.param("train", {"epochs": "3"}, "epochs must be int, got str '3'", marks=pytest.mark.slow),
+        ("train", {"num_frames": 7}, "mirrored sampling needs an even number of frames a clip, got 7"),
+        pytest.param(
+            "train",
+            {"overrides": "modle.dropout=0"},
+            "unknown part of a run 'modle': did you mean 'model'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "train",
+            {"data": "something-v1"},
+            "root must be the folder in which something-v1 lies, got ''",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("train", {"start": "no/such.pt"}, "no checkpoint .*no/such.pt", marks=pytest.mark.slow),
+        ("train", {"batch": 5000}, "batch must be at most the 1600 training videos, got 5000"),
+        pytest.param(
+            "train", {"name": "../x"}, "name must be usable as a folder's name, got '../x'", marks=pytest.mark.slow
+        ),
+        pytest.param("train", {"model": "ctnet_quickstrat"}, "did you mean 'ctnet_quickstart'", marks=pytest.mark.slow),
+        pytest.param("train", {"root": "/no/such/folder"}, "no folder /no/such/folder", marks=pytest.mark.slow),
+        ("your_own_videos", {"root": "/no/such/folder"}, "no folder /no/such/folder"),
+        ("your_own_videos", {"clips_a_class": 1}, "clips_a_class must be at least 4, got 1"),
+        ("costs", {"size": 16}, "size must be at least 32, got 16"),
+        ("quickstart", {"runs_dir": "no/such/folder"}, "no folder .*no/such/folder"),
+    ],
+)
+def test_a_bad_parameter_is_one_line_before_any_work(tmp_path, name, parameters, text):
+    where = {} if name == "quickstart" else {"out_dir": str(tmp_path / "out")}
+    with pytest.raises(PapermillExecutionError, match=text) as caught:
+        execute(name, tmp_path, **parameters, **where)
+    assert caught.value.ename == "ParameterError" and caught.value.exec_count <= 4
+    assert caught.value.traceback == [f"ParameterError: {caught.value.evalue}"]
+    assert not (tmp_path / "out").exists()
+    (saved,) = tmp_path.glob("*.ipynb")
+    assert nbformat.read(saved, 4)

@@ -1,0 +1,80 @@
+"""saliency_tubes.ipynb, run as papermill runs it, on networks trained for seconds."""
+
+import pandas as pd
+import pytest
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
+
+from tests.notebooks.test_notebooks import execute, printed
+
+TINY = (
+    "model.num_frames=4 data.workers=0 recipe.epochs=1 recipe.warmup=0 arrow.train_clips=16 arrow.val_clips=16 "
+    "arrow.size=32 data.size=32"
+)
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saliency")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTLIB_CACHE", str(folder / "cache"))
+        notebook = execute(
+            "saliency_tubes", folder, networks="CSN, CT-Net", size=64, overrides=TINY, jobs=1, clips="3 8",
+            device="cpu", out_dir=str(folder / "out"),
+        )  # fmt: skip
+    return folder, notebook
+
+
+def outputs(notebook):
+    found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in found)
+    return found
+
+
+def test_networks_are_trained_shown_and_measured_beside_their_controls(explained):
+    folder, notebook = explained
+    told = printed(notebook)
+    assert "CSN, seed 0: top-1" in told and "arrow: 16 test videos, 1 clip x 1 crop, 4 frames of 64 x 64" in told
+    table = pd.read_csv(folder / "out" / "localisation.csv")
+    names = ["CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights"]
+    assert sorted(set(table.network)) == names and len(table) == 12 and set(table.clips) == {16}
+    for row in table[table.of == "network"].itertuples():
+        assert (f"{row.network}: on the object" if "random" in row.network else f"{row.network}, seed 0:") in told
+        assert f"on the object {row.share:.1f}" in told
+    assert "CT-Net less CSN" in told and "one training each: not resolved" in told and "Made data" in told
+    assert "Figure 3's claim, that CT-Net localises better than CSN" in told and "Not confirmed here." in told
+    assert len(pd.read_csv(folder / "out" / "localisation_by_clip.csv")) == 12 * 16
+    placed = pd.read_csv(folder / "out" / "differences.csv").of.value_counts()
+    assert placed["network"] == placed["placed where seen"]
+    assert "With the maps placed where seen: Figure 3's claim" in told
+    figures = {path.name for path in (folder / "out" / "figures").iterdir()}
+    stills = {f"{name}.png" for name in ("clip_3", "clip_8", "tube_3", "localisation")}
+    assert figures == stills | {"localisation.svg", "clip_3.gif", "clip_8.gif"}
+    with Image.open(folder / "out" / "figures" / "clip_3.gif") as moving:
+        assert moving.n_frames == 4
+    kinds = {kind for output in outputs(notebook) for kind in output.get("data", {})}
+    assert "image/png" in kinds and not any("widget" in kind for kind in kinds)
+
+
+@pytest.mark.slow
+def test_given_networks_are_explained_and_nothing_is_measured_where_no_object_is_known(explained):
+    folder, _ = explained
+    (root,) = (folder / "cache").iterdir()
+    shown = execute(
+        "saliency_tubes", folder, checkpoints=str(folder / "out" / "*" / "seed0" / "checkpoint.pt"), data="list",
+        root=str(root), size=32, clips="1", classes="true", threshold=0.3, device="cpu",
+        videos=str(root / "val" / "000002_backward.mp4"), out_dir=str(folder / "other"),
+    )  # fmt: skip
+    told = printed(shown)
+    outputs(shown)
+    assert "not measured: where objects are is known of the built-in data set alone" in told
+    assert "Shown, not measured." in told and "000002_backward.mp4: CT-Net_half" in told
+    assert not (folder / "other" / "localisation.csv").exists()
+
+
+def test_a_bad_parameter_is_one_line_before_any_work(tmp_path):
+    with pytest.raises(PapermillExecutionError, match="unknown network 'CTNet': did you mean 'CT-Net'") as caught:
+        execute("saliency_tubes", tmp_path, networks="TSN, CTNet", out_dir=str(tmp_path / "out"))
+    assert caught.value.ename == "ParameterError"
+    assert caught.value.traceback == [f"ParameterError: {caught.value.evalue}"]
+    assert not (tmp_path / "out").exists()

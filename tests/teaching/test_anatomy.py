@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from ctlib import cost, models
+from ctlib.backbones import BACKBONES
+from ctlib.config import ModelConfig
+from ctlib.teaching import anatomy
+
+
+def meta(config):
+    with torch.device("meta"):
+        return models.build_model(config)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"blocks": "none"},
+        {},
+        {"excitation": "se", "dims": 3},
+        {"module": "r2plus1d", "blocks": "all but first"},
+        {"connection": "serial", "kernels": ((3, 3, 3), (5, 5, 5)), "blocks": ((), (3, 1), (), (2,))},
+    ],
+)
+def test_a_network_put_together_from_its_kinds_of_blocks_is_the_network(parts):
+    config = ModelConfig(num_classes=5, num_frames=3, backbone="laptop", **parts)
+    walked = anatomy.walk(meta(config), 3, 72)  # a size that is not halved evenly
+    assert anatomy.parts(config, 72) == walked
+    counted = cost.count(meta(config), 3, 72)
+    assert anatomy.gflops(walked) == pytest.approx(counted.gflops, rel=1e-12)
+    assert sum(part.params for part in walked) == counted.params
+
+
+@pytest.mark.parametrize(("name", "gflops"), [("ctnet_r50", 37.32), ("tsn_r50", 42.94)])
+def test_the_published_networks_cost_what_reference_counts_found(name, gflops):
+    assert anatomy.gflops(anatomy.parts(models.model_config(name))) == pytest.approx(gflops, abs=0.005)
+
+
+def test_the_parts_of_ctnet_in_the_order_of_a_clip():
+    found = anatomy.parts(models.model_config("ctnet_r50", num_classes=174), 224)
+    assert [part.stage for part in found[:5]] == ["stem", *["stage 2"] * 3, "stage 3"] and len(found) == 18
+    replaced = [(part.stage, part.index) for part in found if part.replaced]
+    expected = {"stage 2": (1,), "stage 3": (1, 3), "stage 4": (1, 3, 5), "stage 5": (1,)}
+    assert replaced == [(stage, index) for stage, indices in expected.items() for index in indices]
+    assert found[0].shape == (64, 8, 56, 56) and found[3].shape == (256, 8, 56, 56)
+    assert found[-2].shape == (2048, 8, 7, 7) and found[-1].shape == (174, 8, 1, 1)
+
+
+def test_every_layer_s_cost_by_the_rule_is_what_the_counter_says():
+    config = ModelConfig(num_classes=3, num_frames=2, backbone="quickstart")
+    network = meta(config).eval()
+    rows = cost.breakdown(network, 2, 32).set_index("layer").gflops
+    taken = {}
+    for name, layer in network.named_modules():
+        if hasattr(layer, "weight"):
+            layer.register_forward_hook(
+                lambda layer, _inputs, output, name=name: taken.update({name: anatomy.operations_of(layer, output)})
+            )
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 2, 32, 32, device="meta"))
+    assert set(taken) == set(rows.index)
+    for name, operations in taken.items():
+        assert operations / 1e9 == pytest.approx(rows[name], rel=1e-12), name
+
+
+def test_the_model_walked_is_left_as_it_was():
+    torch.manual_seed(0)
+    network = models.build_model(ModelConfig(num_classes=2, backbone="quickstart"))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    anatomy.walk(network, 2, 32)
+    assert network.training and not any(module._forward_hooks for module in network.modules())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_what_is_new_is_what_the_published_weights_have_nothing_for():
+    config = ModelConfig(num_classes=7, backbone="quickstart", blocks=((1,), (), (), (1,)))
+    published = BACKBONES["quickstart"]()
+    names = dict(published.named_parameters())
+    found, network = anatomy.parts(config, 32), meta(config)
+    fresh = sum(p.numel() for name, p in network.named_parameters() if name.removeprefix("backbone.") not in names)
+    assert sum(part.new for part in found) == fresh
+    taken = sum(p.numel() for name, p in network.named_parameters() if name.removeprefix("backbone.") in names)
+    assert anatomy.kept(found) == pytest.approx(100 * taken / sum(p.numel() for p in names.values()))
+    assert anatomy.kept(anatomy.parts(replace(config, blocks="none"), 32)) == 100
+
+
+def test_depths_of_the_residual_networks():
+    assert anatomy.depths_of("resnet50") == (3, 4, 6, 3) and anatomy.depths_of("resnet101") == (3, 4, 23, 3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({"backbone": "inception_v3", "blocks": "none"}, "'inception_v3' has no stages"),
+        ({"blocks": ((0,), (), (), ())}, "stage 2 has the blocks 1 to 2 to replace, got 0"),
+        ({"blocks": ((), (4,), (), ())}, "stage 3 has the blocks 1 to 3 to replace, got 4"),
+        ({"blocks": "stage25"}, "did you mean 'stage2-5'"),
+        ({"blocks": ((1,), (1,))}, "each of the four stages, got"),
+    ],
+)
+def test_what_cannot_be_is_refused(parts, text):
+    with pytest.raises(ValueError, match=text):
+        anatomy.parts(ModelConfig(**parts))
+
+
+def test_walking_anything_but_a_residual_network_is_refused():
+    with pytest.raises(ValueError, match="no stages"):
+        anatomy.walk(nn.Linear(2, 2))

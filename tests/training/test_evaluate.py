@@ -1,0 +1,304 @@
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from ctlib import checkpoints, cost, files
+from ctlib.config import ComputeConfig, DataConfig
+from ctlib.data.catalog import Samples
+from ctlib.data.clips import test_loader as make_loader
+from ctlib.models import build_model, model_config
+from ctlib.training import evaluate as testing
+from ctlib.training.evaluate import Protocol, Scores, by_class, ensemble, evaluate, interval, most_confused, parse_views
+from ctlib.training.processes import launch
+
+
+def test_topk_is_percent_of_all_videos():
+    logits = torch.tensor([[3.0, 2, 1], [1, 3, 2], [1, 2, 3], [3, 2, 1]])
+    scores = Scores(logits, torch.tensor([0, 2, 0, 2]))
+    assert scores.topk(1) == pytest.approx(25) and scores.topk(2) == pytest.approx(50)
+    assert scores.topk(5) == pytest.approx(100)
+
+
+def scores(logits, labels=(0, 1), classes=("a", "b"), fingerprint="f"):
+    return Scores(torch.tensor(logits), torch.tensor(labels), classes, fingerprint)
+
+
+def test_an_ensemble_averages_logits_of_the_same_videos():
+    first, second = scores([[2.0, 1.0], [0.0, 1.0]]), scores([[-4.0, 1.0], [1.0, 3.0]])
+    both = ensemble([first, second])
+    assert both.logits.tolist() == [[-1, 1], [0.5, 2]] and both.topk(1) == 50
+    assert ensemble([first]).logits.tolist() == first.logits.tolist()
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        ({"classes": ("b", "a")}, "networks 1 and 2 .* other classes or another order: 'a' and 'b'"),
+        ({"classes": ("a", "b", "c")}, "2 and 3 classes"),
+        ({"fingerprint": "g"}, r"other videos: lists f \(2 videos\) and g"),
+        ({"labels": (0, -1)}, "other videos"),
+    ],
+)
+def test_an_ensemble_refuses_what_does_not_belong_together(other, text):
+    logits = [[0.0, 1.0], [0.0, 1.0]]
+    with pytest.raises(ValueError, match=text):
+        ensemble([scores(logits), scores(logits, **other)])
+    with pytest.raises(ValueError, match="at least one network"):
+        ensemble([])
+
+
+def test_a_network_with_other_classes_than_the_list_is_refused(val_samples):
+    loader = make_loader(val_samples, 4, DataConfig(size=16, workers=0), batch=5)
+    with pytest.raises(
+        ValueError, match="other classes or another order: .*load the checkpoint with the list's classes"
+    ):
+        evaluate(nn.Identity(), loader, Accelerator(cpu=True), val_samples.classes[::-1])
+
+
+def test_skipped_videos_count_nowhere():
+    part = scores([[0.0, 1.0], [0.0, 1.0], [5.0, 1.0]], labels=(1, 0, -1))
+    assert part.skipped == 1 and part.topk(1) == 50
+
+
+def test_views_are_averaged_as_logits_and_every_video_counts_once(val_samples):
+    class MeanColour(nn.Module):
+        def forward(self, clips):
+            return clips.mean((2, 3, 4))
+
+    loader = make_loader(val_samples, 4, DataConfig(size=16, short_side=24, clips=2, crops=3, workers=0), batch=5)
+    model = MeanColour().train()
+    scores = evaluate(model, loader, Accelerator(cpu=True))
+    assert scores.labels.tolist() == [sample.label for sample in val_samples]
+    assert (scores.classes, scores.fingerprint) == (val_samples.classes, val_samples.fingerprint)
+    expected = torch.stack([loader.dataset[i][0].mean((2, 3, 4)).mean(0) for i in range(len(val_samples))])
+    torch.testing.assert_close(scores.logits, expected)
+    assert model.training
+
+
+def test_tsn_answers_a_video_and_its_reverse_alike_and_ctnet_does_not(val_samples):
+    """From decoded files on: what makes 50 % the exact bound of frame averaging."""
+    loader = make_loader(val_samples, 8, DataConfig(size=32, clips=2, workers=0), batch=8)
+    apart = {}
+    for name in ("tsn_quickstart", "ctnet_quickstart"):
+        torch.manual_seed(0)
+        network = build_model(model_config(name, num_classes=16))
+        nn.init.normal_(network.fc.weight)
+        scores = evaluate(network, loader, Accelerator(cpu=True))
+        forward, backward = scores.logits[::2], scores.logits[1::2]
+        apart[name] = ((forward - backward).norm() / forward.norm()).item()
+        if name == "tsn_quickstart":
+            assert torch.equal(forward.argmax(1), backward.argmax(1))
+            assert scores.topk(1) <= 50
+    assert apart["tsn_quickstart"] < 1e-5 < 1e-4 < apart["ctnet_quickstart"]
+
+
+def test_the_interval_is_over_groups():
+    right = np.array([True, False] * 50)
+    alone = interval(right, list(map(str, range(100))))
+    paired = interval(right, [str(i // 2) for i in range(100)])
+    assert alone[0] == paired[0] == 50
+    assert alone[1] == pytest.approx(198.4 * right.std(ddof=1) / 10, rel=1e-3)  # t of 99 degrees: 1.984
+    assert paired[1] == 0  # each pair is half right: no spread at all
+
+
+class Noise(Dataset):
+    """Two views of each of `count` videos of noise; every fifth could not be read."""
+
+    def __init__(self, count):
+        self.samples = Samples([(f"v{index}", index % 3, None) for index in range(count)], ["a", "b", "c"], "/nowhere")
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        views = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(index))
+        return views, -1 if index % 5 == 4 else self.samples[index].label
+
+
+COUNTS = range(1, 10)  # videos; with batches of 2 in two processes, every remainder and fewer videos than processes
+
+
+def small_network():
+    torch.manual_seed(0)
+    network = build_model(model_config("ctnet_quickstart", num_classes=3))
+    nn.init.normal_(network.fc.weight)
+    return network
+
+
+def scored_lists(_tell=None):
+    """The scores of lists of every length, the batches counted, and how the network was wrapped; in any process."""
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    network = accelerator.prepare(small_network())
+    before = copy.deepcopy(network.state_dict())
+    found, steps = [], []
+    for count in COUNTS:
+        loader = accelerator.prepare(DataLoader(Noise(count), batch_size=2))
+        scores = evaluate(network, loader, accelerator, on_step=lambda *step: steps.append(step))
+        found.append((scores.logits.tolist(), scores.labels.tolist()))
+    assert accelerator.unwrap_model(network).training
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    return found, steps, type(network).__name__
+
+
+def test_two_processes_find_to_the_bit_what_one_finds_whatever_the_length_of_the_list():
+    alone, _, _ = scored_lists()
+    together, steps, kind = launch(scored_lists, processes=2)
+    assert kind == "DistributedDataParallel"
+    for count, one, two in zip(COUNTS, alone, together, strict=True):
+        assert len(one[1]) == count
+        assert one == two, count
+    assert steps[:1] == [(1, 1)] and steps[-3:] == [(1, 3), (2, 3), (3, 3)]  # 9 videos: 5 batches, 3 in each process
+
+
+def test_many_batches_from_workers_hold_no_files_open():
+    """A tensor from a worker is a file; a system allows a process a thousand or so."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        loader = DataLoader(Noise(150), batch_size=1, num_workers=1)
+        means = nn.Sequential(nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten(1))
+        scores = evaluate(means, loader, Accelerator(cpu=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(scores.labels) == 150 and scores.skipped == 30
+
+
+PROTOCOL = Protocol("ctnet_r50", "0123456789abcdef", 8, 256, 256, "sparse", 2, 3, "bf16", 37.32, 20_959_150)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    whole = scores([[2.0, 1.0], [0.0, 1.0]], (0, -1), ("ein Stück", "b"))._replace(protocols=(PROTOCOL,))
+    whole.save(tmp_path / "made" / "s.npz")
+    return whole, tmp_path / "made" / "s.npz"
+
+
+def same(first, second):
+    return (
+        torch.equal(first.logits, second.logits)
+        and torch.equal(first.labels, second.labels)
+        and first[2:] == second[2:]
+    )
+
+
+def test_scores_make_the_round_trip_and_an_ensemble_is_made_of_what_was_kept(kept):
+    whole, path = kept
+    found = Scores.load(path)
+    assert same(found, whole) and found.protocols[0].views == 6
+    assert [file.name for file in path.parent.iterdir()] == ["s.npz"]
+    both = ensemble([found, found._replace(logits=-found.logits)])
+    assert both.logits.abs().sum() == 0 and both.protocols == (PROTOCOL, PROTOCOL)
+    both.save(path)
+    assert same(Scores.load(path), both)
+
+
+def test_kept_scores_are_plain_arrays(kept):
+    with np.load(kept[1], allow_pickle=False) as content:
+        assert {name: content[name].dtype.kind for name in content} == {"about": "U", "logits": "f", "labels": "i"}
+
+
+def test_what_holds_no_scores_is_refused(kept, tmp_path):
+    _, path = kept
+    with pytest.raises(FileNotFoundError, match=r"no scores .*none\.npz"):
+        Scores.load(tmp_path / "none.npz")
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[content.index(b"NUMPY", content.index(b"logits")) + 130] ^= 1  # one bit of the logits
+    for other in (b"", b"text", content[: len(content) // 2], content[:-30], bytes(damaged)):
+        path.write_bytes(other)
+        with pytest.raises(ValueError, match=r"s\.npz holds no scores, or is damaged \("):
+            Scores.load(path)
+    np.savez(path, a=np.zeros(3))
+    with pytest.raises(ValueError, match="holds no scores"):
+        Scores.load(path)
+    np.savez(path, about='{"format": 2}', logits=np.zeros((1, 2), np.float32), labels=np.zeros(1, np.int64))
+    with pytest.raises(ValueError, match="format 2, this version of ctlib reads 1"):
+        Scores.load(path)
+    np.savez(path, about='{"format": 1}', logits=np.zeros((2, 2), np.float32), labels=np.zeros(1, np.int64))
+    with pytest.raises(ValueError, match=r"logits float32 \(2, 2\), labels int64 \(1,\)"):
+        Scores.load(path)
+
+
+def test_a_checkpoint_is_scored_once_a_protocol(val_samples, tmp_path):
+    network = build_model(model_config("ctnet_quickstart", num_classes=16, num_frames=4))
+    nn.init.normal_(network.fc.weight)
+    checkpoints.save(tmp_path / "c.pt", network, val_samples.classes)
+    data, compute = DataConfig(size=32, clips=2, workers=0), ComputeConfig(device="cpu")
+    steps = []
+
+    def score(data=data, compute=compute):
+        steps.clear()
+        checkpoint = (tmp_path / "c.pt", val_samples, data, compute, "", None)
+        return testing.score(*checkpoint, 16, tmp_path / "kept", lambda *step: steps.append(step))
+
+    first = score()
+    loader = make_loader(val_samples, 4, data, 16)
+    assert torch.equal(first.logits, evaluate(network, loader, Accelerator(cpu=True)).logits)
+    assert steps == [(step, 4) for step in (1, 2, 3, 4)]
+    (protocol,) = first.protocols
+    counted = cost.count(network, 4, 32)
+    assert protocol == Protocol(
+        "ctnet_quickstart", files.digest(tmp_path / "c.pt"), 4, 32, 32, "mirrored", 2, 1, "fp32",
+        counted.gflops, counted.params,
+    )  # fmt: skip
+    assert same(score(), first) and steps == []
+    assert score(compute=ComputeConfig(device="cpu", precision="bf16")).protocols[0].precision == "bf16" and steps
+    assert score(data=DataConfig(size=32, workers=0)).protocols[0].clips == 1 and steps
+    nn.init.zeros_(network.fc.weight)
+    checkpoints.save(tmp_path / "c.pt", network, val_samples.classes)  # another network under the same name
+    assert not same(score(), first) and steps
+    assert len(list((tmp_path / "kept").iterdir())) == 4
+
+
+PREDICTIONS = pd.DataFrame(
+    {
+        "source": [f"v{index}" for index in range(8)],
+        "label": [0, 0, 0, 1, 1, 2, -1, 2],
+        "predicted": [0, 1, 1, 1, 2, 1, 0, 1],
+        "confidence": [0.9, 0.5, 0.8, 0.9, 0.6, 0.3, 0.9, 0.7],
+    }
+)
+
+
+def test_predictions_name_each_video(val_samples):
+    logits = torch.zeros(len(val_samples), 16)
+    logits[:, 3] = 2.0
+    labels = torch.tensor([sample.label for sample in val_samples])
+    table = Scores(logits, labels).predictions(val_samples)
+    assert table.source[1] == val_samples.path(1) and table.label.tolist() == labels.tolist()
+    assert set(table.predicted) == {3}
+    assert table.confidence[0] == pytest.approx(logits[0].softmax(0)[3].item(), abs=1e-4)
+
+
+def test_accuracy_by_class_leaves_out_what_was_not_read():
+    table = by_class(PREDICTIONS, ["a", "b", "c", "none"])
+    assert table["class"].tolist() == ["a", "b", "c", "none"] and table.videos.tolist() == [3, 2, 2, 0]
+    assert table.top1[:3].tolist() == pytest.approx([100 / 3, 50, 0]) and np.isnan(table.top1[3])
+    with_videos = table[table.videos > 0]
+    assert (with_videos.top1 * with_videos.videos).sum() / 7 == pytest.approx(100 * 2 / 7)
+
+
+def test_the_most_confused_pairs_come_with_their_videos():
+    table = most_confused(PREDICTIONS, ["a", "b", "c"])
+    assert table.true.tolist() == ["c", "a", "b"] and table.confused_with.tolist() == ["b", "b", "c"]
+    assert table.videos.tolist() == [2, 2, 1] and table.share.tolist() == pytest.approx([100, 200 / 3, 50])
+    assert table.examples.tolist() == [[7, 5], [2, 1], [4]]  # the most confident first
+    assert PREDICTIONS.source[table.examples[1][0]] == "v2"
+    assert len(most_confused(PREDICTIONS, ["a", "b", "c"], most=1)) == 1
+    right = PREDICTIONS.assign(predicted=PREDICTIONS.label)
+    assert list(most_confused(right, ["a", "b", "c"]).columns) == list(table.columns)
+
+
+def test_views_are_written_as_in_table_6():
+    assert parse_views("1x1 1x2  3x2") == [(1, 1), (1, 2), (3, 2)]
+    for text in ("", "2x1", "1x0", "3 x 2", "1x1 1x1", "3x", "x"):
+        with pytest.raises(ValueError, match="views must be crops x clips"):
+            parse_views(text)

@@ -1,0 +1,134 @@
+"""Training on two CPU processes: the gradients and weights of one that accumulates the same micro-batches."""
+
+import dataclasses
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.models import model_config
+from ctlib.training import interrupt, records, train
+from ctlib.training import processes as parallel
+
+
+@pytest.fixture
+def config(arrow_root):
+    return RunConfig(
+        name="tiny",
+        model=model_config("ctnet_quickstart", num_classes=16, num_frames=4, dropout=0.5),
+        data=DataConfig(root=str(arrow_root), size=32, flip=True, workers=0),
+        recipe=RecipeConfig(epochs=3, batch=8, lr=0.1, warmup=0.5),
+        compute=ComputeConfig(micro_batch=4, threads=1),
+    )
+
+
+def state_of(folder):
+    return torch.load(records.RunFolder(folder).checkpoint, weights_only=True)["state_dict"]
+
+
+def test_two_processes_and_one_that_goes_on_train_the_network_of_one_alone(config, tmp_path):
+    """Two share a batch until they are stopped; one goes on, in turns. To the bit what one finds that never stopped."""
+    steps, lines = [], []
+
+    def listen(done, total, loss):
+        steps.append(done)
+        if done == 1:
+            interrupt.stop()  # in this process, which passes it on
+
+    left_open = dataclasses.replace(config, compute=dataclasses.replace(config.compute, micro_batch=None))
+    with pytest.raises(interrupt.Interrupted, match=r"stopped after step \d+ of 12 .epoch .. and saved"):
+        train.train(left_open, tmp_path / "two", processes=2, on_step=listen)
+    stopped = len(steps)
+    together = train.train(left_open, tmp_path / "two", on_step=listen, on_epoch=lines.append)
+    assert steps == list(range(1, 13)) and 1 <= stopped < 12 and [line["epoch"] for line in lines] == [1, 2, 3]
+    assert together["micro_batch"] == 4  # as it was begun, and not the whole batch of 8
+    assert [session["processes"] for session in together["sessions"]] == [2, 1]
+
+    train.train(config, tmp_path / "one")
+    one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    history = [records.RunFolder(tmp_path / name).history() for name in ("one", "two")]
+    for column in ("loss", "train_top1", "lr", "top1", "top5"):
+        assert history[0][column].tolist() == pytest.approx(history[1][column].tolist(), rel=1e-12)
+    assert records.RunFolder(tmp_path / "one").predictions().equals(records.RunFolder(tmp_path / "two").predictions())
+
+
+def test_two_processes_in_turns_differ_from_one_by_the_order_of_sums(config, tmp_path):
+    turns = dataclasses.replace(
+        config,
+        recipe=dataclasses.replace(config.recipe, epochs=1, lr=1e-4),  # so low that rounding does not grow
+        compute=dataclasses.replace(config.compute, micro_batch=2),
+    )
+    result = train.train(turns, tmp_path / "two", processes=2)
+    assert (result["processes"], result["micro_batch"]) == (2, 2)
+    train.train(turns, tmp_path / "one")
+    one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
+    assert train.train(turns, tmp_path / "two", processes=2) == result  # found, and nothing is started
+
+
+def fails(which, tell):
+    if os.environ["RANK"] == which:
+        raise ValueError(f"process {which} has its reasons")
+    time.sleep(60)
+
+
+def test_what_one_process_raises_ends_all_and_is_raised_here():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="process 1 has its reasons"):
+        parallel.launch(fails, "1", processes=2)
+    assert time.monotonic() - began < 50
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def ends(how, tell):
+    if how == "told":
+        for _ in range(300):
+            tell("x" * 1000)  # more than a pipe holds
+    elif os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        time.sleep(60)
+
+
+def test_a_listener_that_fails_is_raised_and_nobody_waits():
+    def listen(text):
+        raise LookupError("the listener has had enough")
+
+    with pytest.raises(LookupError, match="had enough"):
+        parallel.launch(ends, "told", processes=2, listen=listen)
+
+
+def test_a_process_that_is_killed_is_named():
+    with pytest.raises(RuntimeError, match=r"killed from outside: process 1 by signal 9 .9: out of memory"):
+        parallel.launch(ends, "killed", processes=2)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "processes", "launched", "expected"),
+    [
+        (0, "auto", 0, False, 1),
+        (0, "auto", 2, False, 2),
+        (4, "auto", 0, False, 4),
+        (4, "cpu", 0, False, 1),
+        (4, "auto", 1, True, 1),
+        (4, "auto", 8, False, "8 processes need as many GPUs, this machine has 4"),
+        (4, "auto", -1, False, "processes must be at least 0, got -1"),
+        (4, "auto", 2, True, "a launcher has started this process and its fellows: processes must be 1, got 2"),
+    ],
+)
+def test_how_many_processes(monkeypatch, gpus, device, processes, launched, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if launched:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+    if isinstance(expected, int):
+        assert parallel.wanted(processes, device) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            parallel.wanted(processes, device)

@@ -1,0 +1,274 @@
+"""A run that is killed at any moment ends as one that never was."""
+
+import dataclasses
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.models import model_config
+from ctlib.training import interrupt, records, snapshots, train
+
+resource = pytest.importorskip("resource")  # and fork: not on Windows
+
+
+@pytest.fixture(scope="module")
+def config(arrow_root):
+    return RunConfig(
+        name="tiny",
+        model=model_config("ctnet_quickstart", num_classes=16, num_frames=2, dropout=0.5),
+        data=DataConfig(root=str(arrow_root), size=32, flip=True, workers=0),
+        recipe=RecipeConfig(epochs=2, batch=8, warmup=0.5),
+        compute=ComputeConfig(device="cpu", micro_batch=4, threads=1, save_minutes=0),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The record of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train.train(config, folder)
+    return folder
+
+
+def assert_the_same(first, second):
+    one, two = (torch.load(folder / "checkpoint.pt", weights_only=True)["state_dict"] for folder in (first, second))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    first, second = records.RunFolder(first), records.RunFolder(second)
+    timed = ["seconds", "clips_per_second"]
+    assert first.history().drop(columns=timed).equals(second.history().drop(columns=timed))
+    assert first.predictions().equals(second.predictions())
+    machine = {"seconds", "peak_memory_mb", "sessions", "commit"}  # the tree may change meanwhile
+    one, two = first.result(), second.result()
+    assert {key: one[key] for key in one.keys() - machine} == {key: two[key] for key in two.keys() - machine}
+
+
+def child(function, *arguments):
+    """A forked process, which needs no second import of torch."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def killed_at_random(config, folder, kills, seed):
+    """Run, kill and run again until the run is through; how often it was killed in all, over several runs."""
+    draw = random.Random(seed)
+    began = time.perf_counter()
+    train.train(config, folder.with_name("timed"))
+    longest = time.perf_counter() - began
+    done = 0
+    while done < kills:
+        process = child(train.train, config, folder)
+        process.join(draw.uniform(0, longest))
+        if process.is_alive():
+            process.kill()
+            done += 1
+        process.join()
+        if (folder / "result.json").exists() and done < kills:
+            train.train(config, folder)  # found: what a kill after the last write left is cleared
+            yield folder
+            shutil.rmtree(folder)
+    train.train(config, folder)
+    yield folder
+
+
+def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(config, whole, tmp_path):
+    for folder in killed_at_random(config, tmp_path / "run", kills=4, seed=0):
+        assert_the_same(folder, whole)
+        assert not (folder / "resume").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_a_hundred_times_ends_as_one_that_never_was(config, whole, tmp_path):
+    sessions = []
+    for folder in killed_at_random(config, tmp_path / "run", kills=100, seed=1):
+        assert_the_same(folder, whole)
+        sessions.append(len(records.RunFolder(folder).result()["sessions"]))
+    assert max(sessions) > 2
+
+
+def interrupted_at(config, folder, step):
+    """A run that was asked to stop after a step, as its saved states are then."""
+    with pytest.raises(interrupt.Interrupted, match=f"stopped after step {step} of 8 .epoch .* saved in"):
+        train.train(config, folder, on_step=lambda done, *_: interrupt.stop() if done == step - 1 else None)
+    return sorted((folder / "resume").glob("*.pt"))
+
+
+def test_an_interrupt_ends_the_step_saves_and_leaves_python_as_it_was(config, whole, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    steps = []
+
+    def press(done, *_):
+        steps.append(done)
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    often = dataclasses.replace(config, compute=dataclasses.replace(config.compute, save_minutes=10.0))
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3 of 8 .epoch 1. and saved"):
+        train.train(often, tmp_path / "run", on_step=press)
+    assert steps == [1, 2, 3] and signal.getsignal(signal.SIGINT) is before
+    rows = []
+    train.train(often, tmp_path / "run", on_step=press, on_epoch=rows.append)
+    assert steps == list(range(1, 9)) and [row["epoch"] for row in rows] == [1, 2]
+    assert [(s["epoch"], s["step"]) for s in records.RunFolder(tmp_path / "run").result()["sessions"]] == [
+        (0, 0),
+        (0, 3),
+    ]
+    two, one = (
+        torch.load(path / "checkpoint.pt", weights_only=True)["state_dict"] for path in (tmp_path / "run", whole)
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_run_that_goes_on_shows_the_epochs_that_it_has(config, tmp_path):
+    interrupted_at(config, tmp_path, 6)
+    rows, steps = [], []
+    train.train(
+        config,
+        tmp_path,
+        on_step=lambda *at: steps.append(at[0]),
+        on_epoch=lambda row: rows.append((row["epoch"], len(steps))),
+    )
+    assert rows == [(1, 0), (2, 2)] and steps == [7, 8]
+
+
+def test_two_signals_in_a_row_do_not_wait_for_the_step(config, tmp_path):
+    def press(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train.train(config, tmp_path, on_step=press)
+    assert not isinstance(caught.value, interrupt.Interrupted)
+
+
+@pytest.mark.parametrize("harm", ["cut", "emptied", "one byte", "renamed foreign"])
+def test_a_state_that_came_to_harm_is_refused_and_the_one_before_used(config, whole, tmp_path, harm):
+    older, newest = interrupted_at(config, tmp_path / "run", 6)
+    content = newest.read_bytes()
+    if harm == "renamed foreign":
+        torch.save({"state_dict": {}}, newest)
+        newest = newest.rename(newest.with_name(f"000099-{snapshots._digest(newest)}.pt"))
+        text = "holds something else than the state of a run"
+    else:
+        harmed = {
+            "cut": content[: len(content) // 2],
+            "emptied": b"",
+            "one byte": content[:5000] + b"!" + content[5001:],
+        }
+        newest.write_bytes(harmed[harm])
+        text = "is damaged: its content is not what its name says"
+    with pytest.warns(UserWarning, match=f"not used: .*{newest.name} {text}"):
+        train.train(config, tmp_path / "run")
+    assert_the_same(tmp_path / "run", whole)
+    assert [path.name for path in (tmp_path / "run" / "resume").iterdir()] == [newest.with_suffix(".refused").name]
+
+
+def test_a_state_of_another_run_is_refused(config, tmp_path):
+    other = dataclasses.replace(config, seed=7)
+    (_, foreign) = interrupted_at(other, tmp_path / "other", 3)
+    (_, newest) = interrupted_at(config, tmp_path / "run", 3)
+    shutil.copy(foreign, newest.with_name(foreign.name.replace("00000", "00009")))
+    with pytest.warns(UserWarning, match="is of another run: seed 7 there, 0 asked for"):
+        assert train.train(config, tmp_path / "run")["seed"] == 0
+    with pytest.raises(ValueError, match="holds an unfinished run with other parameters .seed 7 there, 0 asked for"):
+        train.train(config, tmp_path / "other")
+
+
+def test_where_no_state_can_be_used_the_run_does_not_start_over_in_silence(config, tmp_path):
+    states = interrupted_at(config, tmp_path, 3)
+    for path in states:
+        path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(snapshots.ResumeError, match="no state in .* can be used to go on: .*dama"),
+    ):
+        train.train(config, tmp_path)
+    assert all(path.exists() for path in states)
+    shutil.rmtree(tmp_path / "resume")
+    assert train.train(config, tmp_path)["epochs"] == 2
+
+
+def test_a_run_killed_while_it_writes_a_state_uses_the_one_before(config, whole, tmp_path):
+    def run():
+        write, written = torch.save, []
+
+        def half(content, file):
+            written.append(content)
+            write(content, file)
+            if len(written) == 4:
+                file.truncate(file.tell() // 2)
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.save = half
+        train.train(config, tmp_path / "run")
+
+    process = child(run)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and (tmp_path / "run" / "resume" / "partial").exists()
+    train.train(config, tmp_path / "run")
+    assert_the_same(tmp_path / "run", whole)
+    assert len(records.RunFolder(tmp_path / "run").result()["sessions"]) == 2
+
+
+@pytest.mark.parametrize("bytes_left", [0, 200_000])
+def test_a_full_disk_ends_in_an_error_and_leaves_the_last_state_whole(config, whole, tmp_path, bytes_left):
+    told = multiprocessing.get_context("fork").SimpleQueue()
+
+    def run():
+        def fill(done, *_):
+            if done == 3:  # no file of this process may grow beyond this: as on a full disk, a write fails
+                resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, bytes_left))
+
+        try:
+            train.train(config, tmp_path / "run", on_step=fill)
+        except snapshots.ResumeError as error:
+            told.put(str(error))
+
+    process = child(run)
+    process.join()
+    assert process.exitcode == 0
+    text = told.get()
+    assert "the run's state cannot be written to" in text and "File too large" in text and "is whole" in text
+    assert len(list((tmp_path / "run" / "resume").iterdir())) == 2
+    train.train(config, tmp_path / "run")
+    assert_the_same(tmp_path / "run", whole)
+
+
+def test_two_runs_do_not_share_a_folder(config, tmp_path):
+    with records.RunFolder(tmp_path).locked(), pytest.raises(ValueError, match="another process is training in"):
+        train.train(config, tmp_path)
+
+
+def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
+    """SIGTERM to the trainer and its loader's workers, as a cluster sends it."""
+    told = multiprocessing.get_context("fork").SimpleQueue()
+    workers = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, workers=2),
+        compute=dataclasses.replace(config.compute, save_minutes=10.0),
+    )
+
+    def run():
+        os.setsid()
+        try:
+            train.train(workers, tmp_path, on_step=lambda done, *_: told.put(done))
+        except interrupt.Interrupted as stopped:
+            told.put(str(stopped))
+
+    process = child(run)
+    assert told.get() == 1
+    os.killpg(process.pid, signal.SIGTERM)
+    heard = told.get()
+    while isinstance(heard, int):
+        heard = told.get()
+    process.join()
+    assert "stopped after step" in heard and any((tmp_path / "resume").iterdir())
+    assert train.train(workers, tmp_path)["epochs"] == 2

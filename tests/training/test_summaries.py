@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from ctlib import paper
+from ctlib.config import RunConfig
+from ctlib.data.catalog import Samples
+from ctlib.training import records, summaries
+from ctlib.training.evaluate import Protocol, Scores, ensemble
+
+SAMPLES = Samples([(f"v{index}", index % 2, None) for index in range(10)], ["a", "b"], "/nowhere", listed=12)
+
+
+def test_arrow_accuracy_counts_pairs_as_one_piece_of_evidence():
+    sources = [f"val/{pair:06d}_{way}.mp4" for pair in range(4) for way in ("forward", "backward")]
+    predictions = pd.DataFrame(
+        {"source": sources, "label": [0, 1, 2, 3, 0, 1, 2, 3], "predicted": [0, 0, 2, 3, 4, 5, 2, 2]}
+    )
+    accuracy = summaries.arrow_accuracy(predictions)
+    assert accuracy.top1 == 50 and accuracy.right_pair == 75
+    means = pd.Series([0.5, 1.0, 0.0, 0.5])
+    assert accuracy.half == pytest.approx(318.2 * means.std() / 2, rel=1e-3)  # t of 3 degrees: 3.182
+
+
+def test_runs_are_told_apart_by_seed_where_names_repeat():
+    table = pd.DataFrame({"name": ["TSN", "CT-Net", "CT-Net"], "seed": [0, 0, 1]})
+    assert summaries.run_labels(table) == ["TSN", "CT-Net, seed 0", "CT-Net, seed 1"]
+
+
+def scored(num_frames, crops=1, clips=1, right=6, model="ctnet_r50", gflops=10.0):
+    """Scores of ten videos, of which the last could not be read and `right` are right."""
+    labels = torch.tensor([index % 2 for index in range(9)] + [-1])
+    answers = torch.where(torch.arange(10) < right, labels, 1 - labels).clamp(0, 1)
+    protocol = Protocol(model, "0" * 16, num_frames, 256, 256, "sparse", clips, crops, "fp32", gflops, 21_000_000)
+    logits = torch.nn.functional.one_hot(answers, 2).float()
+    return Scores(logits, labels, SAMPLES.classes, SAMPLES.fingerprint, (protocol,))
+
+
+def test_the_table_of_what_was_tested_has_table_6_s_rows():
+    eight, sixteen = [scored(8), scored(8, 3, 2)], [scored(16, gflops=20.0), scored(16, 3, 2, gflops=20.0)]
+    both = [ensemble(views) for views in zip(sixteen, eight, strict=True)]
+    table = summaries.tested({"A": eight, "B": sixteen, "B + A": both}, SAMPLES, "something-v1")
+    assert table.row.tolist() == [
+        "CT-Net 8", "CT-Net 8x3x2", "CT-Net 16", "CT-Net 16x3x2", "CT-Net_EN 8+16", "CT-Net_EN (8+16)x3x2",
+    ]  # fmt: skip
+    assert table.gflops.tolist() == [10, 60, 20, 120, 30, 180]
+    assert table.views[:2].tolist() == ["1 x 1", "3 x 2"] and table.frames[4] == "8+16"
+    assert (
+        table.top1.tolist() == pytest.approx([100 * 6 / 9] * 6)
+        and set(table.videos) == {9}
+        and set(table.listed) == {12}
+    )
+    low, high = stats.binomtest(6, 9).proportion_ci(method="wilson")
+    assert (table.low[0], table.high[0]) == pytest.approx((100 * low, 100 * high))
+    told = summaries.not_run(table, "something-v1")
+    assert told.startswith("Not run, of Table 6's 16 rows: CT-Net 12, CT-Net 24, CT-Net 8x1x2,")
+    assert "CT-Net 16," not in told and "8+16," not in told
+    assert "these are of kinetics-400 alone" in summaries.not_run(table, "kinetics-400")
+
+
+def test_another_network_is_no_row_of_table_6():
+    table = summaries.tested({"TSN": [scored(8, model="tsn_r50")]}, SAMPLES, "something-v1")
+    assert table.row.tolist() == [""]
+
+
+def test_every_row_of_table_6_has_the_name_that_is_given_to_its_like():
+    names = []
+    for line in paper.table("6").itertuples():
+        frames = map(int, str(line.frames).split("+"))
+        protocols = [scored(count, line.crops, line.clips).protocols[0] for count in frames]
+        names.append(summaries.table_6_row(protocols[::-1]))
+    assert names == list(summaries.published_6("something-v2").index)
+
+
+def test_what_table_6_publishes_is_of_the_data_set_asked_for():
+    assert summaries.published_6("something-v1").loc["CT-Net 8x3x2"].tolist() == ["8", "3 x 2", 224, 51.7, 80.1]
+    assert summaries.published_6("something-v2").loc["CT-Net_EN 8+16", "top1"] == 66.2
+    assert summaries.published_6("arrow").empty
+
+
+def test_the_interval_of_mirrored_pairs_is_over_pairs():
+    sources = [f"val/{pair:06d}_{way}.mp4" for pair in range(4) for way in ("forward", "backward")]
+    predictions = pd.DataFrame({"source": sources, "label": [0, 1] * 4, "predicted": [0] * 8})
+    assert summaries.top1_interval(predictions, "arrow") == (50, 50)  # each pair is half right
+    low, high = summaries.top1_interval(predictions, "something-v1")
+    assert low < 30 and high > 70
+    predictions.loc[1:, "label"] = -1
+    assert summaries.top1_interval(predictions, "something-v1")[1] == pytest.approx(100)
+
+
+def test_ensembles_are_asked_for_by_frames():
+    frames = {"A": 8, "B": 16, "C": 24}
+    assert summaries.ensembles("all 8+16", frames) == {"A + B + C": ["A", "B", "C"], "A + B": ["A", "B"]}
+    assert summaries.ensembles("", frames) == {} and summaries.ensembles("all", {"A": 8}) == {}
+    for text, told in (
+        ("8+12", "the ensemble 8\\+12 needs one network of 12 frames, and none has it"),
+        ("8", "different numbers of frames"),
+        ("8+8", "different numbers of frames"),
+        ("A+B", "different numbers of frames"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            summaries.ensembles(text, frames)
+    with pytest.raises(ValueError, match=r"one network of 8 frames, and 2 have \(A, D\) it"):
+        summaries.ensembles("8+16", {**frames, "D": 8})
+
+
+def test_checkpoints_are_called_as_their_records_say(tmp_path):
+    paths = []
+    for name, seed in (("TSN", 0), ("CT-Net", 0), ("CT-Net", 1)):
+        folder = records.RunFolder(tmp_path / name / f"seed{seed}")
+        folder.start(RunConfig(name=name, seed=seed))
+        paths.append(folder.checkpoint)
+    others = [tmp_path / "x" / "ckpt.pth.tar", tmp_path / "TSN" / "seed0" / "other.pt"]
+    names = summaries.checkpoint_names([*paths, *others])
+    assert names == ["TSN", "CT-Net, seed 0", "CT-Net, seed 1", "ckpt.pth.tar", "other.pt"]
+    assert summaries.checkpoint_names([Path("/a/segment8/c.pt"), Path("/a/segment16/c.pt")]) == [
+        "segment8",
+        "segment16",
+    ]
+    twice = [Path("/a/seed0/c.pt"), Path("/b/seed0/c.pt")]
+    assert summaries.checkpoint_names(twice) == [str(path) for path in twice]
+
+
+def test_a_run_tells_what_it_found_under_which_protocol():
+    predictions = pd.DataFrame({"source": ["a", "b"], "label": [0, 1], "predicted": [0, 0], "confidence": [0.5, 0.5]})
+    result = {
+        "name": "TSN", "seed": 3, "data": "folder", "top1": 50.0, "top5": 100.0, "videos": 2, "listed": 4, "skipped": 0,
+        "num_frames": 8, "size": 224, "clips": 2, "crops": 3, "train_videos": 9, "train_listed": 10, "epochs": 2,
+        "seconds": 61.2, "sessions": [{}, {}], "processes": 4, "hardware": "4 GPUs", "precision": "bf16",
+        "peak_memory_mb": 12345,
+    }  # fmt: skip
+    told = summaries.told(result, predictions)
+    for part in (
+        "TSN, seed 3: top-1 50.0 % (9.5 to 90.5 %: 95 % interval over the test videos)",
+        "on 2 of 4 listed test videos of folder, 8 frames of 224 x 224, 2 clip(s) x 3 crop(s)",
+        "61 s in 2 session(s), 4 process(es) on 4 GPUs, bf16, at most 12,345 MB",
+    ):
+        assert part in told
+    assert "made data" not in told

@@ -1,0 +1,303 @@
+import dataclasses
+import multiprocessing
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.data.clips import ClipDataset
+from ctlib.data.video import VideoError
+from ctlib.models import model_config
+from ctlib.training import records, train, trainer
+
+
+@pytest.fixture
+def config(arrow_root):
+    return RunConfig(
+        name="tiny",
+        model=model_config("ctnet_quickstart", num_classes=16, num_frames=4),
+        data=DataConfig(root=str(arrow_root), size=32, flip=True, workers=0),
+        recipe=RecipeConfig(epochs=2, batch=8, warmup=0.5),
+    )
+
+
+def test_a_run_is_recorded_whole(config, tmp_path):
+    lines, steps = [], []
+    result = train.train(config, tmp_path / "run", on_step=lambda *at: steps.append(at), on_epoch=lines.append)
+    folder = records.RunFolder(tmp_path / "run")
+    assert sorted(path.name for path in folder.path.glob("[!.]*")) == [
+        "checkpoint.pt",
+        "config.json",
+        "history.csv",
+        "predictions.csv",
+        "result.json",
+    ]
+    assert [at[:2] for at in steps] == [(i, 8) for i in range(1, 9)]
+    assert [line["epoch"] for line in lines] == [1, 2] and folder.history().epoch.tolist() == [1, 2]
+    row = records.load(tmp_path).iloc[0]
+    expected = {
+        "name": "tiny",
+        "model": "ctnet_quickstart",
+        "data": "arrow",
+        "num_frames": 4,
+        "size": 32,
+        "clips": 1,
+        "crops": 1,
+        "seed": 0,
+        "epochs": 2,
+    }
+    assert {key: row[key] for key in expected} == expected
+    assert row.gflops > 0 and row.params > 1e5 and row.seconds > 0 and 0 <= row.top1 <= row.top5 <= 100
+    predictions = folder.predictions()
+    right = (predictions.label == predictions.predicted).mean()
+    assert len(predictions) == 32 and row.top1 == pytest.approx(100 * right) == pytest.approx(result["top1"])
+    saved = torch.load(folder.checkpoint, weights_only=True)
+    assert saved["classes"][0].startswith("Pushing") and saved["model"]["backbone"] == "quickstart"
+
+
+def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(arrow_root, copy)
+    names = (copy / "train.txt").read_text().split()[::3]
+    (copy / names[3]).write_bytes(b"")
+    data = dataclasses.replace(config.data, root=str(copy), on_error="skip", max_skipped=5.0)
+    config = dataclasses.replace(config, data=data)
+    with pytest.warns(UserWarning, match="skipped: .*the file is empty"):
+        result = train.train(config, tmp_path / "run")
+    assert (result["train_videos"], result["train_listed"], result["train_skipped"], result["skipped"]) == (
+        32,
+        32,
+        1,
+        0,
+    )
+    assert records.RunFolder(tmp_path / "run").history().skipped.tolist() == [1, 1]
+    few = dataclasses.replace(config, data=dataclasses.replace(data, max_skipped=3.0))
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(trainer.TrainingError, match="1 of the 32 training videos .* than the 3.0 %"),
+    ):
+        train.train(few, tmp_path / "few")
+
+    folder = tmp_path / "checked"
+    folder.mkdir()
+    good = [name for split in ("train", "val") for name in (copy / f"{split}.txt").read_text().split()[::3]]
+    good.remove(names[3])
+    (folder / "good.csv").write_text("path,frames\n" + "".join(f"{name},48\n" for name in good))
+    (folder / "bad.csv").write_text(f"path,reason\n{names[3]},empty\n")
+    checked = dataclasses.replace(data, checked=str(folder), on_error="stop")
+    result = train.train(dataclasses.replace(config, data=checked), tmp_path / "checked run")
+    assert (result["train_videos"], result["train_listed"], result["videos"], result["listed"]) == (31, 32, 32, 32)
+    assert (result["sampling"], result["flip"]) == ("mirrored", True)
+
+
+def test_a_frozen_backbone_stays_as_it_was_and_the_rest_learns(config, tmp_path):
+    before = {}
+    for frozen in ("none", "backbone"):
+        part = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, frozen=frozen))
+        folder = records.RunFolder(tmp_path / frozen)
+        trainer.set_seed(part.seed)
+        start = trainer.build_model(part.model).state_dict()
+        train.train(part, folder.path)
+        end = torch.load(folder.checkpoint, weights_only=True)["state_dict"]
+        before[frozen] = {key for key in start if torch.equal(start[key], end[key]) and "running" not in key}
+    assert "backbone.conv1.weight" in before["backbone"] and "backbone.layer2.0.conv2.weight" in before["backbone"]
+    assert not any(key.startswith(("fc.", "backbone.layer2.1.")) for key in before["backbone"])
+    assert "backbone.conv1.weight" not in before["none"]
+
+
+def test_each_epoch_draws_other_views_in_another_order(config, tmp_path, monkeypatch):
+    keys = []
+    item = ClipDataset.__getitem__
+
+    def recorded(self, key):
+        if self.train:
+            keys.append(key)
+        return item(self, key)
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", recorded)
+    train.train(config, tmp_path)
+    assert [epoch for epoch, _ in keys] == [0] * 32 + [1] * 32
+    first, second = ([index for epoch, index in keys if epoch == wanted] for wanted in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(32)) and first != second
+
+
+def test_a_finished_run_is_found_and_not_run_again(config, tmp_path):
+    first = train.train(config, tmp_path)
+    again = train.train(config, tmp_path, on_step=lambda *_: pytest.fail("trained again"))
+    assert again == first
+    with pytest.raises(ValueError, match="holds a run with other parameters .seed 0 there, 1 asked for"):
+        train.train(dataclasses.replace(config, seed=1), tmp_path)
+
+
+def test_a_finished_run_on_other_data_is_refused(config, tmp_path, arrow_root):
+    """The lists are the same; only what the videos were made from differs."""
+    train.train(config, tmp_path / "run")
+    shutil.copytree(arrow_root, tmp_path / "data")
+    stamp = tmp_path / "data" / "arrow.json"
+    stamp.write_text(stamp.read_text().replace('"difficulty": 0.2', '"difficulty": 0.6'))
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "data")))
+    with pytest.raises(ValueError, match="data.fingerprint .* there, .* asked for"):
+        train.train(other, tmp_path / "run")
+
+
+def test_a_refused_or_interrupted_run_does_not_block_its_correction(config, tmp_path):
+    wrong = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, batch=500))
+    with pytest.raises(ValueError, match="a batch of 500"):
+        train.train(wrong, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    records.RunFolder(tmp_path).start(wrong)  # as an interrupted run leaves it
+    assert train.train(config, tmp_path)["epochs"] == 2
+
+
+def test_an_interrupted_run_is_run_again(config, tmp_path):
+    def interrupt(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, tmp_path, on_epoch=interrupt)
+    assert not (tmp_path / "result.json").exists()
+    assert train.train(config, tmp_path)["epochs"] == 2
+
+
+def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config, tmp_path):
+    train.train(config, tmp_path / "a")
+    two = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2))
+    train.train(two, tmp_path / "b")
+    first, second = (records.RunFolder(tmp_path / name) for name in "ab")
+    numbers = ["loss", "train_top1", "top1"]
+    assert first.history()[numbers].equals(second.history()[numbers])
+    assert first.predictions().equals(second.predictions())
+    weights = [torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    train.train(dataclasses.replace(config, seed=1), tmp_path / "c")
+    assert not first.history().loss.equals(records.RunFolder(tmp_path / "c").history().loss)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, monkeypatch):
+    build = trainer.build_model
+
+    def broken(model):
+        network = build(model)
+        nn.init.constant_(network.fc.bias, float("nan"))
+        return network
+
+    monkeypatch.setattr(trainer, "build_model", broken)
+    with pytest.raises(trainer.TrainingError, match=r"the loss is nan at step 1 \(epoch 1, learning rate"):
+        train.train(config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_bad_data_stops_before_the_first_step(config, tmp_path):
+    wrong = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=5))
+    with pytest.raises(ValueError, match="the model has 5 classes, arrow has 16"):
+        train.train(wrong, tmp_path / "run")
+    nowhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "nowhere")))
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        train.train(nowhere, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
+    copy = tmp_path / "data"
+    shutil.copytree(arrow_root, copy)
+    (copy / "train" / "000003_backward.mp4").unlink()
+    broken = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(copy), workers=2))
+    before = multiprocessing.active_children()
+    with pytest.raises(VideoError, match="train/000003_backward.mp4: no such file"):
+        train.train(broken, tmp_path / "run")
+    assert set(multiprocessing.active_children()) <= set(before)  # no loader process is left behind
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_trains_on_a_gpu(config, tmp_path, precision):
+    result = train.train(dataclasses.replace(config, compute=ComputeConfig(precision=precision)), tmp_path)
+    assert (result["device"], result["precision"]) == ("cuda", precision)
+
+
+def test_bf16_trains_on_a_cpu_too(config, tmp_path):
+    recipe, compute = dataclasses.replace(config.recipe, epochs=1), ComputeConfig(precision="bf16")
+    half = dataclasses.replace(config, recipe=recipe, compute=compute)
+    assert train.train(half, tmp_path)["precision"] == "bf16"
+
+
+def replaced(config, **parts):
+    """The configuration with some fields of some of its parts changed."""
+    return dataclasses.replace(
+        config, **{part: dataclasses.replace(getattr(config, part), **values) for part, values in parts.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    "compute", [{"channels_last": False}, {"recompute": True}, {"compile": "eager"}, {"threads": 2}], ids=str
+)
+def test_how_a_step_is_computed_changes_no_more_than_rounding(config, tmp_path, compute):
+    plain = replaced(
+        config, recipe={"epochs": 1, "lr": 1e-5}, compute={"device": "cpu"}
+    )  # so low that rounding does not grow
+    train.train(plain, tmp_path / "plain")
+    train.train(replaced(plain, compute=compute), tmp_path / "other")
+    first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("plain", "other"))
+    for key, value in first["state_dict"].items():
+        torch.testing.assert_close(second["state_dict"][key], value, rtol=1e-3, atol=1e-4)
+    first, second = (records.RunFolder(tmp_path / name) for name in ("plain", "other"))
+    assert second.history().loss.tolist() == pytest.approx(first.history().loss.tolist(), rel=1e-4)
+    assert first.result()["peak_memory_mb"] > 0
+    # ... so a run computed one way is found when the other way is asked for.
+    assert train.train(replaced(plain, compute=compute), tmp_path / "plain") == first.result()
+
+
+def test_batches_that_cannot_be_shared_out_evenly_are_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="a batch of 8 cannot be shared out evenly to micro-batches of 3 on 1 process"):
+        train.train(replaced(config, compute={"micro_batch": 3}), tmp_path / "run")
+    with pytest.raises(ValueError, match="sync_batch_norm needs GPUs, and there is none"):
+        train.train(replaced(config, compute={"sync_batch_norm": True}), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_micro_batch_of_unreadable_videos_teaches_nothing_and_stops_nothing(config, tmp_path, arrow_root):
+    copy = tmp_path / "data"
+    shutil.copytree(arrow_root, copy)
+    names = (copy / "train.txt").read_text().split()[::3]
+    for name in names[:6]:
+        (copy / name).write_bytes(b"")
+    some = replaced(
+        config,
+        data={"root": str(copy), "on_error": "skip", "max_skipped": 20.0, "size": 64},  # 32: one value a channel
+        compute={"micro_batch": 1},
+        recipe={"epochs": 1},
+    )
+    with pytest.warns(UserWarning, match="skipped: .*the file is empty"):
+        result = train.train(some, tmp_path / "run")
+    assert result["train_skipped"] == 6
+    weights = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state_dict"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_training_starts_from_a_checkpoint(config, tmp_path):
+    train.train(config, tmp_path / "first")
+    still = replaced(config, recipe={"lr": 0.0, "epochs": 1})
+    started = dataclasses.replace(still, start=str(tmp_path / "first" / "checkpoint.pt"), seed=5)
+    result = train.train(started, tmp_path / "second")
+    first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("first", "second"))
+    learned = [key for key in first["state_dict"] if "running" not in key and "num_batches" not in key]
+    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in learned)  # at a rate of 0
+    record = records.RunFolder(tmp_path / "second").config()
+    assert len(record.start_digest) == 16 and result["seed"] == 5
+    train.train(dataclasses.replace(config, seed=9), tmp_path / "third")
+    other = dataclasses.replace(started, start=str(tmp_path / "third" / "checkpoint.pt"))
+    with pytest.raises(ValueError, match="start_digest .* there, .* asked for"):
+        train.train(other, tmp_path / "second")
+
+
+def test_a_tensorboard_log_holds_what_was_learned(config, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logged = replaced(config, compute={"tensorboard": True})
+    train.train(logged, tmp_path)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("train/loss")) == 8
+    history = records.RunFolder(tmp_path).history()
+    assert [event.value for event in events.Scalars("test/top1")] == pytest.approx(history.top1.tolist())
