@@ -20,7 +20,7 @@ from ctlib.data.prepare import prepare
 from ctlib.data.video import VideoError
 from ctlib.display.notebook import Progress, counting
 from ctlib.models import MODELS
-from ctlib.study.tables import comparisons, scales, sweep, tables
+from ctlib.study import comparisons, scales, sweep, tables
 from ctlib.training import processes as parallel
 from ctlib.training.interrupt import Interrupted
 from ctlib.training.plan import find_data, make_plan

@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from ctlib import paper
+from ctlib.study import tables as study
 from ctlib.study.scales import SCALES, TABLES, rows
-from ctlib.study.tables import tables as study
 
 AGREES, DISAGREES, UNRESOLVED = "agrees", "disagrees", "not resolved"
 UNTESTED = "not at this scale"  # the scale has no such row, or has other real data than the published column

@@ -17,6 +17,7 @@ import pandas as pd
 
 from ctlib import files
 from ctlib.config import RunConfig
+from ctlib.study import tables as study
 from ctlib.study.scales import (
     REAL,
     REFERENCES,
@@ -30,7 +31,6 @@ from ctlib.study.scales import (
     training,
 )
 from ctlib.study.tables import Network
-from ctlib.study.tables import tables as study
 from ctlib.training import records
 from ctlib.training.evaluate import Scores
 from ctlib.training.records import RunFolder

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from ctlib import paper
-from ctlib.study.tables import comparisons
+from ctlib.study import comparisons
 
 
 def published(table: str) -> pd.DataFrame:

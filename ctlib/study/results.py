@@ -11,9 +11,9 @@ import pandas as pd
 from ctlib import files
 from ctlib.data.arrow import pair_of
 from ctlib.data.clips import SKIPPED
+from ctlib.study import comparisons
 from ctlib.study.jobs import Job, further_test, kept_scores, overrides_of, state
 from ctlib.study.scales import REFERENCES, SCALES, TABLES, protocol, resized, rows, training
-from ctlib.study.tables import comparisons
 from ctlib.training import evaluate
 from ctlib.training.evaluate import Scores
 from ctlib.training.records import RunFolder

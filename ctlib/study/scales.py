@@ -14,7 +14,8 @@ from typing import NamedTuple
 from ctlib.config import ModelConfig, RunConfig, check_choice
 from ctlib.data.arrow import CLASSES, ArrowConfig
 from ctlib.models import MODELS, model_config
-from ctlib.study.tables import Network, tables
+from ctlib.study import tables
+from ctlib.study.tables import Network
 from ctlib.training import records
 from ctlib.training.recipes import run_config
 

@@ -6,7 +6,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ctlib.config import RunConfig
 from ctlib.models import model_config
-from ctlib.study.tables import comparisons
+from ctlib.study import comparisons
 from ctlib.training.records import RunFolder
 from tests import ROOT
 from tests.notebooks.test_notebooks import execute, printed

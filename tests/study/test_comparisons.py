@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from ctlib import paper
+from ctlib.study import comparisons
+from ctlib.study import tables as study
 from ctlib.study.comparisons import AGREES, DISAGREES, UNRESOLVED, UNTESTED
-from ctlib.study.tables import comparisons
-from ctlib.study.tables import tables as study
 
 
 def line(table, row, seed, top1, **differing):

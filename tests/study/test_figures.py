@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from ctlib import paper
-from ctlib.study.tables import comparisons, figures
+from ctlib.study import comparisons, figures
 from tests.study.test_comparisons import NOTHING, study_of
 
 pytestmark = pytest.mark.usefixtures("figures_closed")

@@ -17,9 +17,9 @@ from filelock import FileLock
 from ctlib.backbones import InceptionBackbone
 from ctlib.data.arrow import pair_of
 from ctlib.models import build_model, model_config
+from ctlib.study import jobs as ablation
+from ctlib.study import results, scales, sweep, tables
 from ctlib.study.comparisons import averaged, judge
-from ctlib.study.tables import jobs as ablation
-from ctlib.study.tables import results, scales, sweep, tables
 from ctlib.training import evaluate, records
 
 TINY = (

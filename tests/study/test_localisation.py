@@ -9,7 +9,7 @@ from ctlib import saliency
 from ctlib.data import arrow
 from ctlib.data.clips import ClipDataset
 from ctlib.models import build_model, model_config
-from ctlib.study.tables import localisation
+from ctlib.study import localisation
 
 HARD = arrow.ArrowConfig(size=32, difficulty=0.4, seed=3)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ctlib.study.tables import saliency_networks
+from ctlib.study import saliency_networks
 
 
 def test_the_networks_differ_in_what_replaces_the_convolution_and_train_on_one_data_set():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from ctlib.data import load_samples, video
+from ctlib.study import synthetic_sets
 from ctlib.study.synthetic_sets import MadeConfig
-from ctlib.study.tables import synthetic_sets
 
 SMALL = MadeConfig(groups=5, clips=2, num_frames=8)
 

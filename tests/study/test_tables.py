@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from ctlib import paper
-from ctlib.study.tables import tables
+from ctlib.study import tables
 
 
 @pytest.fixture(scope="module")

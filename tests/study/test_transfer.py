@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from ctlib.config import DataConfig, ModelConfig, RunConfig
-from ctlib.study.tables import transfer
+from ctlib.study import transfer
 from ctlib.study.transfer import SCRATCH, TUNED
 from ctlib.training.records import RunFolder
 

@@ -154,7 +154,7 @@ def test_a_state_that_came_to_harm_is_refused_and_the_one_before_used(config, wh
     content = newest.read_bytes()
     if harm == "renamed foreign":
         torch.save({"state_dict": {}}, newest)
-        newest = newest.rename(newest.with_name(f"000099-{snapshots._digest(newest)}.pt"))
+        newest = newest.rename(newest.with_name(f"000099-{snapshots.digest(newest)}.pt"))
         text = "holds something else than the state of a run"
     else:
         harmed = {
