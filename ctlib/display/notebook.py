@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ctlib import files
@@ -79,7 +80,7 @@ def _assigned(cell: str) -> list[str]:
     return [target.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for target in node.targets]
 
 
-def by_hand() -> bool:
+def interactive() -> bool:
     """Whether a person runs this from a notebook: front ends say which cell they run.
 
     papermill and nbconvert do not, and bars would fill their logs. (The environment cannot tell: a
@@ -244,7 +245,7 @@ class Progress:
         self._panel = None
 
     def __enter__(self) -> "Progress":
-        if by_hand() and importlib.util.find_spec("ipywidgets"):
+        if interactive() and importlib.util.find_spec("ipywidgets"):
             from ctlib.display import widgets
 
             self._panel = widgets.TrainingPanel(self.log, self._on_stop, self._bound)
@@ -284,7 +285,7 @@ def counting(what: str) -> Callable[[int, int], None]:
 
     def show(done: int, total: int) -> None:
         nonlocal bar, quarter
-        if by_hand():
+        if interactive():
             # in text: a bar that is a widget would be dead in the saved notebook
             bar = bar or tqdm(total=total, desc=what, mininterval=0.5, file=sys.stdout)
             bar.update(done - bar.n)
@@ -297,16 +298,11 @@ def counting(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def keep(figure, folder: str | Path, name: str, kinds: Iterable[str] = ("png", "svg"), dpi: int = 150):
-    """Save a matplotlib figure under `folder`, as PNG and SVG if not told otherwise, and hand it on to be shown.
-
-    Pictures gain nothing from SVG; `dpi` is pixels an inch, of the PNG.
-    """
+def save(figure: Figure, folder: str | Path, name: str, dpi: int = 150) -> Figure:
+    """Save a figure as `folder`/`name`.png and return it, so that the notebook shows it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix in kinds:
-        dated = {"metadata": {"Date": None}} if suffix == "svg" else {}  # the same figure is the same file
-        figure.savefig(folder / f"{name}.{suffix}", dpi=dpi, bbox_inches="tight", **dated)
+    figure.savefig(folder / f"{name}.png", dpi=dpi, bbox_inches="tight")
     return figure
 
 

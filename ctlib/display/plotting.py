@@ -18,7 +18,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 def use_style() -> None:
     """Set the study's look for all figures that follow."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.9)
-    plt.rcParams.update({"figure.constrained_layout.use": True, "svg.fonttype": "none", "svg.hashsalt": "ctlib"})
+    plt.rcParams.update({"figure.constrained_layout.use": True})
 
 
 def learning_curves(histories: dict[str, pd.DataFrame], bound: float | None = None) -> Figure:

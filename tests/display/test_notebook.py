@@ -118,7 +118,7 @@ def test_front_ends_say_which_cell_they_run_and_papermill_does_not(metadata, exp
     kernel = None if metadata is None else SimpleNamespace(get_parent=lambda channel: {"metadata": metadata})
     shell = SimpleNamespace(kernel=kernel) if kernel else SimpleNamespace()  # IPython in a terminal
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    assert notebook.by_hand() is expected
+    assert notebook.interactive() is expected
 
 
 def test_time_left_is_steps_and_tests():
@@ -192,12 +192,10 @@ def test_paths_are_relative_to_the_project(tmp_path, monkeypatch):
     assert notebook.project_path("~/x") == Path.home() / "x"
 
 
-def test_figures_are_kept_as_pixels_and_vectors(tmp_path):
+def test_figures_are_saved_as_png(tmp_path):
     figure, _ = plt.subplots()
-    assert notebook.keep(figure, tmp_path / "figures", "x") is figure
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["x.png", "x.svg"]
-    notebook.keep(figure, tmp_path / "frames", "y", ["png"])
-    assert [path.name for path in (tmp_path / "frames").iterdir()] == ["y.png"]
+    assert notebook.save(figure, tmp_path / "figures", "x") is figure
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["x.png"]
     plt.close(figure)
 
 

@@ -19,7 +19,7 @@ class Shown:
 @pytest.fixture
 def progress(monkeypatch):
     """Progress as where a person has the notebook open; `stops` counts what the button asked for."""
-    monkeypatch.setattr(notebook, "by_hand", lambda: True)
+    monkeypatch.setattr(notebook, "interactive", lambda: True)
     monkeypatch.setattr(widgets, "display", Shown)
     progress = notebook.Progress("<TSN>", 2, batch=4, on_stop=lambda: progress.stops.append(1), bound=50)
     progress.stops = []

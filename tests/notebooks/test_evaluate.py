@@ -61,7 +61,7 @@ def test_evaluate_scores_every_network_and_view_and_their_ensemble_and_nothing_t
     kept = [Scores.load(path) for path in (tmp_path / "out" / "scores").iterdir()]
     assert sorted(scores.protocols[0].num_frames for scores in kept) == [4, 4, 8, 8]
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert figures == {f"{n}.{kind}" for n in ("confusion", "class_accuracy", "confused") for kind in ("png", "svg")}
+    assert figures == {"confusion.png", "class_accuracy.png", "confused.png"}
 
     again = evaluated(tmp_path, arrow_root, patterns, views="1x2 3x2", processes=2)
     told = printed(again)

@@ -70,7 +70,7 @@ def test_quickstart_shows_what_the_records_say(trained):
         assert f"{run.name}: top-1 {run.top1:.1f} ±" in printed(notebook)
     figures = {path.name for path in (folder / "figures").iterdir()}
     names = ("learning_curves", "accuracy_vs_gflops", "confusion", "clips")
-    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert figures == {f"{name}.png" for name in names}
     errors = [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
     assert errors == []
 
@@ -82,9 +82,7 @@ def test_costs_counts_measures_and_draws(tmp_path):
     assert "Not met: Table 6, CT-Net 16x1x2: 151 GFLOPs, counted 149.1." in told
     assert "reaches 11, 45, 119, 249 positions" in told
     names = ("published_vs_counted", "cost_by_stage", "dimension_sizes", "interact_fields", "latency_vs_gflops")
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        f"{n}.{kind}" for n in names for kind in ("png", "svg")
-    }
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
 
@@ -101,7 +99,7 @@ def test_your_own_videos_makes_checks_trains_and_looks(tmp_path):
         assert f"{views}: top-1" in told
     names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips", "where_it_looks")
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert figures == {f"{name}.png" for name in names}
     again = execute("your_own_videos", tmp_path, out_dir=str(tmp_path / "out"), **small)
     assert "found the finished run" in printed(again)
 

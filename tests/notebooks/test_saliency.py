@@ -49,7 +49,7 @@ def test_networks_are_trained_shown_and_measured_beside_their_controls(explained
     assert "With the maps placed where seen: Figure 3's claim" in told
     figures = {path.name for path in (folder / "out" / "figures").iterdir()}
     stills = {f"{name}.png" for name in ("clip_3", "clip_8", "tube_3", "localisation")}
-    assert figures == stills | {"localisation.svg", "clip_3.gif", "clip_8.gif"}
+    assert figures == stills | {"clip_3.gif", "clip_8.gif"}
     with Image.open(folder / "out" / "figures" / "clip_3.gif") as moving:
         assert moving.n_frames == 4
     kinds = {kind for output in outputs(notebook) for kind in output.get("data", {})}

@@ -43,7 +43,7 @@ def test_transfer_trains_both_made_sets_on_each_split_from_a_start_and_from_scra
     tuned = runs.RunFolder(folder / "out" / "hmdb51" / "fine-tuned_split2" / "seed0").config()
     assert tuned.start.endswith("start/seed0/checkpoint.pt") and tuned.start_digest and tuned.data.fold == 2
     assert "73.2" not in pages(notebook)  # the paper's are of the real sets
-    assert {path.name for path in (folder / "out" / "figures").iterdir()} == {"splits.png", "splits.svg"}
+    assert {path.name for path in (folder / "out" / "figures").iterdir()} == {"splits.png"}
 
 
 def test_transfer_finds_what_is_finished_and_takes_data_sets_from_their_folders(transferred):
