@@ -44,14 +44,14 @@ def test_environment_yml_installs_the_package_and_lists_nothing_twice():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "pip"]
-    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,onnx,test]"]}
-    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "onnx", "sweep", "test"}
+    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,onnx,test,docs]"]}
+    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "onnx", "docs", "sweep", "test"}
     python = re.search(r"[\d.]+", conda[0]).group()
     assert PROJECT["requires-python"] == f">={python}"
 
 
 def test_the_makefile_installs_the_same_and_lists_its_targets():
-    assert "--constraint constraints.txt --editable '.[notebooks,onnx,test]'" in (ROOT / "Makefile").read_text()
+    assert "--constraint constraints.txt --editable '.[notebooks,onnx,test,docs]'" in (ROOT / "Makefile").read_text()
     told = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True).stdout
     assert {"study", "test", "test-all", "lint", "lab", "help"} <= set(re.findall(r"^([a-z-]+) ", told, re.M))
 
