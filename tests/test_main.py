@@ -24,7 +24,7 @@ def test_arrow_writes_a_data_set(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "data")
     assert len((tmp_path / "data" / "train.txt").read_text().splitlines()) == 2
     assert main(arguments) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_costs_prints_the_ledger(capsys):
@@ -99,7 +99,7 @@ def test_prepare_makes_a_data_set_and_says_what_it_gained(clips, capsys):
     assert "  missing: 1\n" in text and "times as fast)" in text
     assert len(load_samples("list", out, "train")) == 1
     assert main(["prepare", "list", str(clips), out, "--short-side", "10"]) == 2
-    assert "was begun with short_side 8" in capsys.readouterr().err
+    assert "was begun with {'short_side': 8" in capsys.readouterr().err
 
 
 def test_a_bad_value_is_one_line(tmp_path, capsys):

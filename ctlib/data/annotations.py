@@ -1,8 +1,7 @@
-"""Annotation files as their publishers ship them, read line by line; whatever does not fit is named by file and line.
+"""Readers of annotation files as their publishers ship them.
 
-Each reader gives rows (path below the root, label, number of frames or None). Windows line ends, a
-byte-order mark and empty lines are taken; a wrong column, a label out of range, a video named twice
-or a path that leaves the root is a ValueError.
+Each returns rows (path below the root, label, number of frames or None). Windows line ends, a byte-order mark and
+empty lines are accepted. A bad line is a ValueError that names the file and the line.
 """
 
 import csv
@@ -12,6 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from ctlib import files
+
 Row = tuple[str, int, int | None]
 
 
@@ -19,10 +20,10 @@ class Rows:
     """The rows of one annotation file, checked as they are added.
 
     Args:
-        file: the annotation file, for errors.
+        file: the annotation file, for error messages.
         root: the folder that all paths are below.
         classes: names in label order.
-        unit: what is numbered, for errors.
+        unit: what is numbered, for error messages.
     """
 
     def __init__(self, file: Path, root: Path, classes: Sequence[str], unit: str = "line"):
@@ -42,44 +43,45 @@ class Rows:
         if not 0 <= label < self.num_classes:
             raise self.error(number, f"label {label} is outside 0..{self.num_classes - 1}")
         if num_frames is not None and num_frames < 1:
-            raise self.error(number, f"a video of {num_frames} frames")
+            raise self.error(number, f"a video needs at least one frame, got {num_frames}")
         if path in self._seen:
-            raise self.error(number, f"{path} is in {self.unit} {self._seen[path]} already")
+            raise self.error(number, f"{path} is already in {self.unit} {self._seen[path]}")
         self._seen[path] = number
         self.rows.append((path, label, num_frames))
 
     def below_root(self, number: int, path: str) -> str:
-        """The path below the root, with forward slashes; absolute paths inside the root are taken."""
+        """The path below the root, with forward slashes; absolute paths inside the root are accepted."""
         try:
-            path.encode("utf-8", "surrogateescape")  # as file names that are no UTF-8 come from the system
+            path.encode("utf-8", "surrogateescape")  # the system gives file names that are not UTF-8 in this form
         except UnicodeEncodeError:
-            raise self.error(number, f"no usable path: {path!r}") from None
+            raise self.error(number, f"not a usable path: {path!r}") from None
         if not path or "\0" in path:
-            raise self.error(number, f"no usable path: {path!r}")
+            raise self.error(number, f"not a usable path: {path!r}")
         if path[0] not in "/." and "/." not in path and "//" not in path and path[-1] != "/":
-            return path  # nothing to mend, as in nearly all of a million lines
+            return path  # already normal, as nearly all of a million lines are
         pure = PurePosixPath(path)
         if pure.is_absolute():
             roots = {os.path.abspath(self.root), os.path.realpath(self.root)}
-            inside = [root for root in roots if pure.is_relative_to(root)]
-            if not inside:
-                raise self.error(number, f"{path} is outside the root {self.root}")
-            pure = pure.relative_to(inside[0])
+            pure = next((pure.relative_to(root) for root in roots if pure.is_relative_to(root)), PurePosixPath(".."))
         if ".." in pure.parts or not pure.parts:
             raise self.error(number, f"{path} is outside the root {self.root}")
         return str(pure)
 
-    def error(self, number: int, what: str) -> ValueError:
-        return ValueError(f"{self.file}, {self.unit} {number}: {what}")
+    def error(self, number: int, reason: str) -> ValueError:
+        return _error(self.file, number, reason, self.unit)
 
     def all(self) -> list[Row]:
         if not self.rows:
-            raise ValueError(f"{self.file}: the list names no video")
+            raise ValueError(f"{self.file}: the list has no videos")
         return self.rows
 
 
+def _error(file: Path, number: int, reason: str, unit: str = "line") -> ValueError:
+    return ValueError(f"{file}, {unit} {number}: {reason}")
+
+
 def find(root: Path, *names: str) -> Path:
-    """The first of `names` that is there below `root`."""
+    """The first of `names` that is a file below `root`."""
     for name in names:
         if (root / name).is_file():
             return root / name
@@ -101,38 +103,36 @@ def text_of(file: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{file}, line {line}: no UTF-8 text") from None
+        raise _error(file, content.count(b"\n", 0, error.start) + 1, "not UTF-8 text") from None
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line that is not empty."""
     for number, line in enumerate(text_of(file).split("\n"), start=1):
-        line = line.strip()
-        if line:
+        if line := line.strip():
             yield number, line
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """One class name a line, in label order."""
+    """One class name per line, in label order."""
     seen = {}
     for number, name in lines_of(file):
         if name in seen:
-            raise ValueError(f"{file}, line {number}: class {name!r} is in line {seen[name]} already")
+            raise _error(file, number, f"class {name!r} is already in line {seen[name]}")
         seen[name] = number
     if not seen:
-        raise ValueError(f"{file}: the list names no class")
+        raise ValueError(f"{file}: the list has no classes")
     return tuple(seen)
 
 
-MOST_CLASSES = 100_000  # that a list without names can have; more is a column taken for another
+MOST_CLASSES = 100_000  # in a list without class names; a larger label is some other column
 
 
 def read_list(file: Path, root: Path, classes: Sequence[str] | None = None) -> list[Row]:
     """`path num_frames label` lines (TSN, TSM, the authors' release), or `path label` lines.
 
-    The first line says which of the two all of them are: three columns if its last two are numbers. Paths
-    may have spaces. Without `classes`, any label from 0 is taken.
+    The first line decides for all: it has three columns if its last two are numbers. Paths may have spaces.
+    Without `classes`, any label from 0 is accepted.
     """
     rows = Rows(file, root, classes or ())
     columns = None
@@ -146,9 +146,9 @@ def read_list(file: Path, root: Path, classes: Sequence[str] | None = None) -> l
             raise rows.error(number, f"needed {needed}, got {line!r}")
         label = int(parts[-1])
         if classes is None:
-            rows.num_classes = max(rows.num_classes, label + 1)
             if label > MOST_CLASSES:
-                raise rows.error(number, f"label {label}: without classes.txt, labels up to {MOST_CLASSES} are taken")
+                raise rows.error(number, f"label {label}: without classes.txt, labels must be at most {MOST_CLASSES}")
+            rows.num_classes = max(rows.num_classes, label + 1)
         rows.add(number, parts[0], label, int(parts[1]) if columns == 3 else None)
     return rows.all()
 
@@ -164,15 +164,12 @@ def read_something_v1(file: Path, root: Path, classes: Sequence[str], folder: st
         identity, separator, label = line.partition(";")
         if not separator:
             raise rows.error(number, f"needed 'id;label', got {line!r}")
-        rows.add(number, _joined(folder, identity), label)
+        rows.add(number, join(folder, identity), label)
     return rows.all()
 
 
 def read_something_v2(file: Path, root: Path, classes: Sequence[str], folder: str) -> list[Row]:
-    """A JSON list of {"id", "template"}; the class is the template without its brackets.
-
-    Errors name the entry, from 1.
-    """
+    """A JSON list of {"id", "template"}; the class is the template without brackets. Errors count entries from 1."""
     entries = _json(file)
     if not isinstance(entries, list):
         raise ValueError(f"{file}: needed a list of entries with id and template")
@@ -181,12 +178,12 @@ def read_something_v2(file: Path, root: Path, classes: Sequence[str], folder: st
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "template")):
             raise rows.error(number, f"needed an entry with id and template, got {str(entry)[:80]}")
         template = entry["template"].replace("[", "").replace("]", "")
-        rows.add(number, _joined(folder, f"{entry['id']}.webm"), template)
+        rows.add(number, join(folder, f"{entry['id']}.webm"), template)
     return rows.all()
 
 
 def read_something_v2_classes(file: Path) -> tuple[str, ...]:
-    """{"class": "label"}, as labels.json has it, in label order."""
+    """{"class": "label"}, as in labels.json, in label order."""
     labels = _json(file)
     values = labels.values() if isinstance(labels, dict) else [None]
     if not all(isinstance(label, str) and _is_number(label) for label in values):
@@ -198,17 +195,18 @@ def read_something_v2_classes(file: Path) -> tuple[str, ...]:
 
 
 def read_usage(file: Path, split: str) -> dict:
-    """What `prepare` wrote down of a split: how it is used, how many videos were listed, what it was made from."""
-    record = _json(file)
+    """What `prepared.json` records of a split: arguments of `catalog.Samples`."""
+    record = files.read_json(file)
     try:
         part = record["splits"][split]
-        used = {"sampling": record["sampling"], "flip": record["flip"], "listed": part["listed"]}
-        used["made_from"] = f"{sorted(record['parameters'].items())} {part['fingerprint']}"
+        usage = {"sampling": record["sampling"], "flip": record["flip"], "listed": part["listed"]}
+        usage["made_from"] = f"{sorted(record['parameters'].items())} {part['fingerprint']}"
     except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{file}: it does not say how {split} was prepared") from None
-    if not (isinstance(used["sampling"], str) and isinstance(used["flip"], bool) and isinstance(used["listed"], int)):
-        raise ValueError(f"{file}: needed the sampling, the flip and the number of videos of the set that was prepared")
-    return used
+        raise ValueError(f"{file}: does not say how {split} was prepared") from None
+    for (name, value), kind in zip(usage.items(), (str, bool, int, str), strict=True):
+        if not isinstance(value, kind):
+            raise ValueError(f"{file}: {name} must be {kind.__name__}, got {value!r}")
+    return usage
 
 
 def _json(file: Path):
@@ -216,11 +214,11 @@ def _json(file: Path):
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file}, line {error.lineno}: no JSON ({error.msg})") from None
+        raise _error(file, error.lineno, f"not JSON ({error.msg})") from None
     except ValueError as error:  # a number of thousands of digits
-        raise ValueError(f"{file}: no JSON that can be read ({error})") from None
+        raise ValueError(f"{file}: not readable as JSON ({error})") from None
     except RecursionError:
-        raise ValueError(f"{file}: no JSON that can be read: too deep") from None
+        raise ValueError(f"{file}: not readable as JSON (nested too deeply)") from None
 
 
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -231,21 +229,17 @@ def read_kinetics(file: Path) -> Iterator[tuple[int, str, str, int, int]]:
     reader = csv.reader(io.StringIO(text_of(file), newline=""))
     try:
         header = next(reader, [])
-        missing = [column for column in KINETICS_COLUMNS if column not in header]
-        if missing:
-            needed = ", ".join(KINETICS_COLUMNS)
-            raise ValueError(f"{file}, line 1: needed the columns {needed}, lacks {', '.join(missing)}")
+        if missing := [column for column in KINETICS_COLUMNS if column not in header]:
+            raise _error(file, 1, f"needed the columns {', '.join(KINETICS_COLUMNS)}, lacks {', '.join(missing)}")
         places = [header.index(column) for column in KINETICS_COLUMNS]
         last = max(places)
-        for line in reader:
-            if not line:
-                continue
+        for line in filter(None, reader):
             name, identity, start, end = (line[place] for place in places) if len(line) > last else ("",) * 4
             if not name or not identity or not _is_number(start) or not _is_number(end):
-                raise ValueError(f"{file}, line {reader.line_num}: needed a label, an id and two times, got {line}")
+                raise _error(file, reader.line_num, f"needed a label, an id and two times, got {line}")
             yield reader.line_num, name, identity, int(start), int(end)
     except csv.Error as error:
-        raise ValueError(f"{file}, line {reader.line_num}: no CSV ({error})") from None
+        raise _error(file, reader.line_num, f"not CSV ({error})") from None
 
 
 def read_ucf101_classes(file: Path) -> tuple[str, ...]:
@@ -254,7 +248,7 @@ def read_ucf101_classes(file: Path) -> tuple[str, ...]:
     for number, line in lines_of(file):
         index, _, name = line.partition(" ")
         if not _is_number(index) or int(index) != len(names) + 1 or not name.strip():
-            raise ValueError(f"{file}, line {number}: needed '{len(names) + 1} ClassName', got {line!r}")
+            raise _error(file, number, f"needed '{len(names) + 1} ClassName', got {line!r}")
         names.append(name.strip())
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"{file}: needed class names, each once")
@@ -262,30 +256,30 @@ def read_ucf101_classes(file: Path) -> tuple[str, ...]:
 
 
 def read_ucf101(file: Path, root: Path, classes: Sequence[str], folder: str) -> list[Row]:
-    """`Class/video.avi` lines, in the training lists with the class's number from 1 behind it."""
+    """`Class/video.avi` lines; training lists add the class's number, from 1."""
     rows = Rows(file, root, classes)
     for number, line in lines_of(file):
         path, given = [*line.split(maxsplit=1), "", ""][:2]
         name, slash, _ = path.partition("/")
         if not slash:
             raise rows.error(number, f"needed 'Class/video.avi', got {line!r}")
-        rows.add(number, _joined(folder, path), name)
+        rows.add(number, join(folder, path), name)
         if given and (not _is_number(given) or int(given) != rows.labels[name] + 1):
             raise rows.error(number, f"class {name} is number {rows.labels[name] + 1}, got {given}")
     return rows.all()
 
 
-def read_hmdb51(file: Path, root: Path, classes: Sequence[str], folder: str, name: str, wanted: int) -> list[Row]:
-    """`video.avi use` lines of one class: use 1 is training, 2 test, 0 neither."""
+def read_hmdb51(file: Path, root: Path, classes: Sequence[str], folder: str, name: str, use: int) -> list[Row]:
+    """`video.avi use` lines of one class, those of one use: 1 training, 2 test, 0 neither."""
     rows = Rows(file, root, classes)
     for number, line in lines_of(file):
-        video, _, use = line.rpartition(" ")
-        if use not in ("0", "1", "2") or not video.strip():
+        video, _, listed_use = line.rpartition(" ")
+        if listed_use not in ("0", "1", "2") or not video.strip():
             raise rows.error(number, f"needed 'video.avi' and 0, 1 or 2, got {line!r}")
-        if int(use) == wanted:
-            rows.add(number, _joined(folder, f"{name}/{video.strip()}"), name)
-    return rows.rows  # a class may have no video in one of the uses
+        if int(listed_use) == use:
+            rows.add(number, join(folder, f"{name}/{video.strip()}"), name)
+    return rows.rows  # a class may have no video of one use
 
 
-def _joined(folder: str, path: str) -> str:
+def join(folder: str, path: str) -> str:
     return f"{folder}/{path}" if folder else path

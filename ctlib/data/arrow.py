@@ -1,11 +1,10 @@
 """Arrow of Time, the built-in data set: actions in pairs, the second the first played backwards.
 
-A pair's two classes share every single frame, so which of the two a clip shows is told by the
-order of its frames alone. A network that averages frame scores, as TSN does, finds the pair and
-cannot pass 50 %, however long it trains; all above that line is temporal modelling.
+The two classes of a pair share every single frame; only the order of the frames tells them apart. A network that
+averages frame scores, such as TSN, cannot pass 50 %: anything above is temporal modelling.
 
-Made data, not a benchmark: textured shapes on textured backgrounds, random in position, size,
-speed, phase and orientation, written as real video files with a training and a validation list.
+Synthetic data, not a benchmark: textured shapes on textured backgrounds, random in position, size, speed, phase and
+orientation, written as real video files with a training and a validation list.
 """
 
 import colorsys
@@ -26,11 +25,12 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ctlib import files
 from ctlib.config import Config, at_least
 from ctlib.data.encoding import write_frames
 
-VERSION = 1  # of the pictures drawn: a change of them is another data set
-MARGIN = 1.3  # the background is wider than the picture, as the camera shakes
+VERSION = 1  # of the drawing: other pixels are another data set
+MARGIN = 1.3  # the background is wider than the picture, since the camera shakes
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class ArrowConfig(Config):
 
 
 class Rendered(NamedTuple):
-    """A clip as drawn, before it is coded."""
+    """A clip as drawn, before encoding."""
 
     frames: np.ndarray  # uint8 (n, H, W, 3)
     mask: np.ndarray  # bool (n, H, W), where the acting object is
 
 
 # ---------------------------------------------------------------- the actions
-# An action turns progress s, (n,) from 0 to 1, into the poses of one or two objects. Lengths are in
-# heights of the picture, its centre at 0, y downwards; angles in radians, clockwise on the screen.
+# An action maps progress s, (n,) from 0 to 1, to the poses of one or two objects. Lengths are in heights of the
+# picture, with 0 at its centre and y downwards; angles in radians, clockwise on the screen.
 
 
 def _pose(s, x=0.0, y=0.0, scale_x=1.0, scale_y=1.0, angle=0.0, opacity=1.0) -> np.ndarray:
@@ -75,8 +75,8 @@ def _path(s, rng, extent, angle):
     """Positions along a line of length `extent` in direction `angle` through a random place."""
     room = max(0.0, 0.38 - extent / 2)
     along, across = rng.uniform(-room, room), rng.uniform(-0.25, 0.25)
-    forth = (s - 0.5) * extent + along
-    return forth * math.cos(angle) - across * math.sin(angle), forth * math.sin(angle) + across * math.cos(angle)
+    x, y = (s - 0.5) * extent + along, across
+    return x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
 
 
 def _push_right(s, rng, reach):
@@ -124,7 +124,7 @@ def _place(rng, room: float = 0.22):
     return rng.uniform(-room, room, 2)
 
 
-# The pairs: what the action is called, what it is called backwards, and how it goes.
+# The pairs: the action's name, its name when played backwards, and its poses.
 ACTIONS: list[tuple[str, str, Callable]] = [
     ("Pushing something from left to right", "Pushing something from right to left", _push_right),
     ("Something falling down", "Something rising up", _fall),
@@ -142,7 +142,7 @@ CLASSES = tuple(name for forward, backward, _ in ACTIONS for name in (forward, b
 
 
 def _noise(rng, channels: int, size: int, cells: tuple[int, ...]) -> torch.Tensor:
-    """Smooth random texture, (channels, size, size), roughly in [-1, 1]: one octave a cell count."""
+    """Smooth random texture, (channels, size, size), roughly in [-1, 1]: one octave per entry of `cells`."""
     octaves = [
         F.interpolate(
             torch.from_numpy(rng.uniform(-1, 1, (1, channels, n, n)).astype(np.float32)), (size, size), mode="bicubic"
@@ -153,7 +153,7 @@ def _noise(rng, channels: int, size: int, cells: tuple[int, ...]) -> torch.Tenso
 
 
 def _sprite(rng, size: int) -> torch.Tensor:
-    """A textured shape, (4, size, size): RGB in [0, 1] and its coverage."""
+    """A textured shape, (4, size, size): RGB in [0, 1] and coverage."""
     axis = torch.linspace(-1.25, 1.25, size)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     radius, angle = torch.hypot(x, y), torch.atan2(y, x)
@@ -166,17 +166,17 @@ def _sprite(rng, size: int) -> torch.Tensor:
 
 
 def _drift(rng, n: int, reach: float) -> np.ndarray:
-    """A smooth random path, (n, 2), within about `reach`."""
+    """A smooth random path, (n, 2), within about `reach` of 0."""
     t = np.linspace(0, 2 * math.pi, n)[:, None]
     waves = [np.sin(t * rng.uniform(0.3, 2.0, 2) + rng.uniform(0, 2 * math.pi, 2)) for _ in range(2)]
     return reach * (waves[0] + waves[1]) / 2
 
 
 def _layer(sprite: torch.Tensor, poses: np.ndarray, radius: float, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a sprite at each pose: RGB (n, 3, size, size) and its coverage (n, 1, size, size)."""
+    """Draw a sprite at each pose: RGB (n, 3, size, size) and coverage (n, 1, size, size)."""
     x, y, scale_x, scale_y, angle, opacity = torch.from_numpy(poses.astype(np.float32)).unbind(1)
     cos, sin = angle.cos(), angle.sin()
-    # From a point of the picture ([-1, 1]) back to one of the sprite: shift, turn back, scale back.
+    # From a point of the picture, in [-1, 1], to one of the sprite: shift, rotate back, scale back.
     to_x, to_y = 0.4 / (radius * scale_x), 0.4 / (radius * scale_y)  # the sprite's shape spans 0.8 of its picture
     theta = torch.stack(
         [
@@ -200,11 +200,11 @@ def _progress(rng, n: int, difficulty: float) -> np.ndarray:
 
 
 class _Scene(NamedTuple):
-    """What is drawn of a pair, before it is: everything random of it but the noise, which `rng` gives next."""
+    """The random choices of a pair, except the noise, which `rng` gives next."""
 
     background: torch.Tensor  # (4, wide, wide)
     shake: np.ndarray  # (n, 2)
-    layers: list[tuple[torch.Tensor, np.ndarray, float, bool]]  # sprite, poses, radius, whether it acts; in order
+    layers: list[tuple[torch.Tensor, np.ndarray, float, bool]]  # sprite, poses, radius, whether it acts; back to front
     progress: np.ndarray  # (n,), of the action
     rng: np.random.Generator
 
@@ -240,7 +240,7 @@ def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
 
 
 def _painted(scene: _Scene, size: int, layers: list | None = None) -> torch.Tensor:
-    """The scene's background and layers, all of them or some, without noise: (n, 3, size, size), 0 to 1."""
+    """The scene without noise, with all layers or those given: (n, 3, size, size), 0 to 1."""
     poses = _pose(np.zeros(len(scene.shake))) + np.pad(scene.shake, ((0, 0), (0, 4)))
     picture, _ = _layer(scene.background, poses, 0.4 * MARGIN, size)
     for sprite, poses, radius, _ in scene.layers if layers is None else layers:
@@ -259,10 +259,7 @@ def _mask(scene: _Scene, size: int) -> np.ndarray:
 
 
 def render(config: ArrowConfig, split: str, pair: int) -> Rendered:
-    """Draw the forward clip of a pair; its partner is the same, reversed. Pair i shows action i mod 8.
-
-    Deterministic: everything random is drawn from (seed, split, pair).
-    """
+    """Draw the forward clip of a pair, deterministic in (seed, split, pair). Pair i shows action i mod 8."""
     scene = _scene(config, split, pair)
     n, size = config.num_frames, config.size
     noise = torch.from_numpy(scene.rng.standard_normal((n, 1, size, size), dtype=np.float32))
@@ -272,10 +269,10 @@ def render(config: ArrowConfig, split: str, pair: int) -> Rendered:
 
 
 class Truth(NamedTuple):
-    """What is known of a video of the built-in data set, because it was drawn."""
+    """The ground truth of a video."""
 
-    mask: np.ndarray  # bool (n, H, W), where the acting object is (two objects: either)
-    acting: np.ndarray  # bool (n,), the frames in which the action is under way, neither before nor after it
+    mask: np.ndarray  # bool (n, H, W), where the acting object is (with two, either)
+    acting: np.ndarray  # bool (n,), the frames during the action
 
 
 def truth(root: str | Path, source: str | Path) -> Truth:
@@ -285,22 +282,22 @@ def truth(root: str | Path, source: str | Path) -> Truth:
 
     Args:
         root: the folder that `write` made.
-        source: one of its videos, such as "val/000003_backward.mp4"; a path that ends so serves too.
+        source: a path that ends like its videos, such as "val/000003_backward.mp4".
 
     Raises:
-        ValueError: `source` is not called as a video of this data set is, or `root` holds another version of it.
-        FileNotFoundError: `root` is no data set of this kind.
+        ValueError: `source` has another name, or `root` holds another version of the data set.
+        FileNotFoundError: `root` is not an Arrow of Time data set.
     """
     stamp = Path(root) / "arrow.json"
     if not stamp.is_file():
-        raise FileNotFoundError(f"{root} is no Arrow of Time data set: it has no {stamp.name}")
-    values = json.loads(stamp.read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"{root} is not an Arrow of Time data set: it has no {stamp.name}")
+    values = files.read_json(stamp, ("version",))
     version = values.pop("version")
     if version != VERSION:
         raise ValueError(f"{root} holds version {version} of Arrow of Time, this ctlib draws version {VERSION}")
     name = re.search(r"(train|val)/(\d{6})_(forward|backward)\.mp4$", Path(source).as_posix())
     if not name:
-        raise ValueError(f"videos of Arrow of Time are called as val/000003_backward.mp4, got {source}")
+        raise ValueError(f"needed a video of Arrow of Time, such as val/000003_backward.mp4, got {source}")
     split, pair, direction = name.groups()
     config = ArrowConfig.from_dict(values)
     scene = _scene(config, split, int(pair))
@@ -312,7 +309,7 @@ def truth(root: str | Path, source: str | Path) -> Truth:
 
 
 class _PairWriter(Dataset):
-    """Item i draws pair i of a split and writes both of its videos; returns their list lines."""
+    """Item i draws pair i of a split and writes its two videos; returns their lines of the list."""
 
     def __init__(self, config: ArrowConfig, split: str, pairs: int, folder: Path):
         self.config, self.split, self.pairs, self.folder = config, split, pairs, folder
@@ -323,37 +320,37 @@ class _PairWriter(Dataset):
     def __getitem__(self, pair: int) -> list[str]:
         frames = render(self.config, self.split, pair).frames
         lines = []
-        for backward, shown in enumerate((frames, frames[::-1])):
-            name = f"{self.split}/{pair:06d}_{('forward', 'backward')[backward]}.mp4"
+        for backward, (direction, shown) in enumerate({"forward": frames, "backward": frames[::-1]}.items()):
+            name = f"{self.split}/{pair:06d}_{direction}.mp4"
             write_frames(self.folder / name, shown)
             lines.append(f"{name} {len(shown)} {2 * (pair % len(ACTIONS)) + backward}\n")
         return lines
 
 
 def pair_of(source: str) -> str:
-    """What the two clips of a mirrored pair have in common in their file names."""
+    """The part of the file name that the two clips of a mirrored pair share."""
     return Path(source).stem.rsplit("_", 1)[0]
 
 
 def write(
     config: ArrowConfig, root: str | Path, workers: int = 2, on_clips: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Write the data set: videos, `classes.txt`, `train.txt`, `val.txt`, and `arrow.json` last.
+    """Write the data set: videos, `classes.txt`, `train.txt`, `val.txt` and `arrow.json`.
 
-    All of it is written beside `root` and renamed, so that `root` holds a whole data set or nothing.
+    It is written beside `root` and renamed: `root` holds a whole data set or does not exist.
 
     Args:
-        config: what to make.
+        config: the data set to make.
         root: the folder to make; must not exist.
         workers: processes that draw and encode.
-        on_clips: called with how many clips are written and how many there will be.
+        on_clips: called with the number of clips written and of all.
 
     Raises:
-        FileExistsError: `root` is there already.
+        FileExistsError: `root` exists.
     """
     root = Path(root)
     if root.exists():
-        raise FileExistsError(f"{root} is there already; delete it or choose another folder")
+        raise FileExistsError(f"{root} exists already: delete it or choose another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -367,8 +364,8 @@ def write(
                     done += len(pair_lines)
                     if on_clips is not None:
                         on_clips(done, total)
-        (partial / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
-        (partial / "arrow.json").write_text(json.dumps(_stamp(config), indent=2) + "\n", encoding="utf-8")
+        files.write_text(partial / "classes.txt", "\n".join(CLASSES) + "\n")
+        files.write_json(partial / "arrow.json", _stamp(config))
         partial.chmod(0o755)
         os.rename(partial, root)
     finally:
@@ -377,7 +374,7 @@ def write(
 
 
 def ensure(config: ArrowConfig, on_clips: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of this data set in the cache, written now if it is not there.
+    """The folder of this data set in the cache, written now if it does not exist.
 
     The cache is `$CTLIB_CACHE`, or `~/.cache/ctlib`; each configuration has a folder of its own.
     """
@@ -388,7 +385,7 @@ def ensure(config: ArrowConfig, on_clips: Callable[[int, int], None] | None = No
         try:
             write(config, root, on_clips=on_clips)
         except OSError:
-            if not root.exists():  # else another process has just made the same
+            if not root.exists():  # else another process has just written it
                 raise
     return root
 

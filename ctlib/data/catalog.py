@@ -1,7 +1,7 @@
-"""Which data sets there are, where each keeps its annotations and videos, and the samples of a split.
+"""The data sets, where each keeps its annotations and videos, and the samples of a split.
 
-Class order is the authors' rule: alphabetical for Something-Something V1, Kinetics and HMDB51, the
-publisher's numbers where there are some (Something-Something V2, UCF101: alphabetical too).
+Class order follows the authors: alphabetical, or the publisher's numbers where there are some (Something-Something
+V2, and UCF101, whose numbers are alphabetical too).
 """
 
 import hashlib
@@ -14,8 +14,11 @@ from typing import NamedTuple
 
 from ctlib.config import check_choice
 from ctlib.data import annotations
-from ctlib.data.annotations import Row
+from ctlib.data.annotations import Row, find, find_folder, join
 from ctlib.data.check import read_check
+
+_SPLITS = ("train", "val")
+VIDEO_SUFFIXES = frozenset(".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())  # noqa: SIM905
 
 
 class Sample(NamedTuple):
@@ -23,23 +26,26 @@ class Sample(NamedTuple):
 
     source: str  # path of the video file, or of the folder of its frames
     label: int
-    num_frames: int | None  # None where neither the annotation nor a check says
+    num_frames: int | None  # None if neither the annotation nor a check gives it
 
 
 class Samples(Sequence):
     """The videos of one split of a data set, in the order of its list.
 
-    They are held as three flat buffers and not as objects, so that a million of them cost a worker
-    process nothing. `rows` are (path below the root, label, number of frames or None).
+    They are held in three flat buffers: a million samples then cost a worker process almost nothing.
+
+    Args:
+        rows: (path below the root, label, number of frames or None) of each video.
+        classes: names in label order.
+        root: the folder that the paths are below.
+        sampling: the data set's sampling, a name of `sampling.SAMPLINGS`.
+        flip: whether training uses horizontal flips.
+        listed: how many videos the annotation lists; more than `len` if a check left some out.
+        made_from: how the videos were made, if data sets with equal lists can differ in that.
 
     Attributes:
-        classes: names in label order.
-        sampling: name of the sampling (`sampling.SAMPLINGS`) that the data set is used with.
-        flip: whether the data set is trained with horizontal flips.
-        listed: how many videos the annotation lists; more than `len`, where a check left some out.
-        fingerprint: 12 hex digits that change with any path, label, annotated frame number or class
-            name, and with `made_from`.
-        made_from: what else tells this data set from another with the same lists.
+        fingerprint: 12 hex digits that change with any path, label, annotated number of frames or class name,
+            and with `made_from`.
     """
 
     def __init__(
@@ -57,7 +63,7 @@ class Samples(Sequence):
         digest = hashlib.sha256(repr((self.classes, made_from)).encode())
         self._labels, self._frames, ends, text = array("i"), array("i"), array("q", [0]), bytearray()
         for path, label, num_frames in rows:
-            path = path.encode("utf-8", "surrogateescape")  # a file's name may be no text
+            path = path.encode("utf-8", "surrogateescape")  # a file name need not be text
             digest.update(b"%s %d %s\n" % (path, label, str(num_frames).encode()))
             text += path
             ends.append(len(text))
@@ -72,7 +78,7 @@ class Samples(Sequence):
 
     def __getitem__(self, index: int) -> Sample:
         if isinstance(index, slice):
-            raise TypeError(f"samples are taken one by one, by an integer, got {index!r}")
+            raise TypeError(f"samples are indexed one by one, by an integer, got {index!r}")
         if not -len(self) <= index < len(self):
             raise IndexError(f"no sample {index} among {len(self)}")
         return Sample(os.path.join(self.root, self.path(index)), self._labels[index], self._frames[index] or None)
@@ -82,19 +88,34 @@ class Samples(Sequence):
         index %= len(self)
         return self._text[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
 
-    def count(self, num_frames: dict[str, int]) -> None:
-        """Take numbers of frames that were counted, by path, where the annotation gives none."""
-        for index, annotated in enumerate(self._frames):
-            self._frames[index] = annotated or num_frames[self.path(index)]
-
     @property
     def coverage(self) -> float:
-        """The share of the listed videos that is here, in percent."""
+        """How many of the listed videos are here, in percent."""
         return 100 * len(self) / self.listed
+
+    def only_good(self, checked: Path) -> "Samples":
+        """Those that `check-videos` calls good, with the numbers of frames that it counted."""
+        good, bad = read_check(checked)
+        paths = [self.path(index) for index in range(len(self))]
+        if unchecked := [path for path in paths if path not in good and path not in bad]:
+            raise ValueError(
+                f"{checked} does not know {len(unchecked)} of the {len(self)} listed videos, such as "
+                f"{unchecked[0]}: run check-videos again"
+            )
+        rows = [(path, *self[index][1:]) for index, path in enumerate(paths) if path in good]
+        if not rows:
+            raise ValueError(f"{checked} has no good video among the {len(self)} listed")
+        kept = Samples(rows, self.classes, self.root, self.sampling, self.flip, self.listed, self.made_from)
+        for index, (path, _, annotated) in enumerate(rows):  # the fingerprint is of the annotated numbers
+            kept._frames[index] = annotated or good[path]
+        return kept
+
+
+# ---------------------------------------------------------------- lists and folders
 
 
 def load_arrow(root: Path, split: str) -> Samples:
-    """The built-in data set, as `arrow.write` lays it out."""
+    """The built-in data set, as written by `arrow.write`."""
     classes = annotations.read_classes(root / "classes.txt")
     rows = annotations.read_list(root / f"{split}.txt", root, classes)
     made_from = annotations.text_of(root / "arrow.json")
@@ -104,24 +125,21 @@ def load_arrow(root: Path, split: str) -> Samples:
 def load_list(root: Path, split: str, lists: str | None = None) -> Samples:
     """Lists of `path num_frames label` or `path label` lines, with paths below `root`.
 
-    `train.txt` and `val.txt`, or `train_videofolder.txt` and `val_videofolder.txt` as TSM and the authors
-    call them, in the folder `lists`, which is `root` if not given. Class names are the lines of
-    `classes.txt` or `category.txt` there, if there is one; else the labels themselves. A set made by
-    `prepare` is used as the one that it was made from.
+    They lie in the folder `lists` (default: `root`) as `train.txt` and `val.txt`, or `train_videofolder.txt` and
+    `val_videofolder.txt` as in TSM and the authors' release. Class names are the lines of `classes.txt` or
+    `category.txt`, else the labels themselves. A prepared data set keeps the sampling and flips of its original.
     """
     folder = root if lists is None else Path(lists).expanduser()
-    files = {}
-    for part in _SPLITS:
-        names = (f"{part}.txt", f"{part}_videofolder.txt")
-        files[part] = annotations.find(folder, *names) if part == split or _has(folder, *names) else None
-    made = folder / "prepared.json"
-    used = annotations.read_usage(made, split) if made.is_file() else {"flip": True}
+    files = {part: (f"{part}.txt", f"{part}_videofolder.txt") for part in _SPLITS}
+    files = {part: find(folder, *names) for part, names in files.items() if part == split or _has(folder, *names)}
+    prepared = folder / "prepared.json"
+    usage = annotations.read_usage(prepared, split) if prepared.is_file() else {"flip": True}
     if _has(folder, "classes.txt", "category.txt"):
-        classes = annotations.read_classes(annotations.find(folder, "classes.txt", "category.txt"))
-        return Samples(annotations.read_list(files[split], root, classes), classes, root, **used)
-    rows = {part: annotations.read_list(file, root) for part, file in files.items() if file}
+        classes = annotations.read_classes(find(folder, "classes.txt", "category.txt"))
+        return Samples(annotations.read_list(files[split], root, classes), classes, root, **usage)
+    rows = {part: annotations.read_list(file, root) for part, file in files.items()}
     labels = range(1 + max(label for part in rows.values() for _, label, _ in part))
-    return Samples(rows[split], [str(label) for label in labels], root, **used)
+    return Samples(rows[split], [str(label) for label in labels], root, **usage)
 
 
 def _has(folder: Path, *names: str) -> bool:
@@ -131,20 +149,37 @@ def _has(folder: Path, *names: str) -> bool:
 def load_folder(root: Path, split: str, val_share: float | None = None) -> Samples:
     """A folder of class folders; in each, video files or folders of frames.
 
-    With folders `train` and `val` (or `validation`, `valid`, `test`) in the root, these are the splits.
-    Else `val_share` of each class, a fifth if not given, is for testing: the first by a digest of the
-    file names, so the choice is the same everywhere. Cut parts of one recording would then land on both
-    sides: give such a set folders `train` and `val`.
+    Folders `train` and `val` (or `validation`, `valid`, `test`) in the root are the splits. Without them,
+    `val_share` of each class (default: 0.2) is for testing, chosen by a digest of the file names, so the same on
+    every machine. Parts cut from one recording could then fall on both sides: give such a set `train` and `val`.
     """
     names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
     tests = [name for name in ("val", "validation", "valid", "test") if name in names]
-    if "train" in names and tests:
+    if "train" in names and not tests:
+        raise ValueError(f"{root} has a folder train and none of val, validation, valid and test")
+    if "train" in names:
         if val_share is not None:
             raise ValueError(f"val_share is for a folder without splits, and {root} has train and {tests[0]}")
-        return _load_given_splits(root, {"train": "train", "val": tests[0]}, split)
-    if "train" in names:
-        raise ValueError(f"{root} has a folder train and none of val, validation, valid and test")
-    val_share = 0.2 if val_share is None else val_share
+        classes, rows = _given_split(root, {"train": "train", "val": tests[0]}[split])
+    else:
+        classes, rows = _split_by_name(root, split, 0.2 if val_share is None else val_share)
+    return Samples(rows, classes, root, flip=True)
+
+
+def _given_split(root: Path, folder: str) -> tuple[list[str], list[Row]]:
+    classes, names = _class_folders(root / "train"), _class_folders(root / folder)
+    if others := set(names) - set(classes):
+        raise ValueError(f"{root / folder}: classes that train does not have: {', '.join(sorted(others))}")
+    rows = []
+    for label, name in enumerate(classes):
+        if name in names:
+            rows += [(f"{folder}/{name}/{video}", label, None) for video in _videos(root / folder / name)]
+    if not rows:
+        raise ValueError(f"{root / folder}: no videos in class folders")
+    return classes, rows
+
+
+def _split_by_name(root: Path, split: str, val_share: float) -> tuple[list[str], list[Row]]:
     if not 0 < val_share < 1:
         raise ValueError(f"val_share must be between 0 and 1, got {val_share}")
     classes, rows = _class_folders(root), []
@@ -157,75 +192,72 @@ def load_folder(root: Path, split: str, val_share: float | None = None) -> Sampl
         rows += [(f"{name}/{video}", label, None) for video in videos if (video in tested) == (split == "val")]
     if not rows:
         raise ValueError(f"{root}: no class folders")
-    return Samples(rows, classes, root, flip=True)
+    return classes, rows
 
 
-def _load_given_splits(root: Path, folders: dict[str, str], split: str) -> Samples:
-    classes = _class_folders(root / folders["train"])
-    here = root / folders[split]
-    if others := set(_class_folders(here)) - set(classes):
-        raise ValueError(f"{here}: classes that train does not have: {', '.join(sorted(others))}")
-    rows = []
-    for label, name in enumerate(classes):
-        if (here / name).is_dir():
-            rows += [(f"{folders[split]}/{name}/{video}", label, None) for video in _videos(here / name)]
-    if not rows:
-        raise ValueError(f"{here}: no videos in class folders")
-    return Samples(rows, classes, root, flip=True)
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _videos(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if _is_source(entry))
 
 
+def _is_source(entry: os.DirEntry) -> bool:
+    if entry.name.startswith("."):
+        return False
+    return entry.is_dir() or os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES
+
+
+# ---------------------------------------------------------------- published data sets
+
+
 def load_something_v1(root: Path, split: str) -> Samples:
-    """Something-Something V1: the publisher's CSVs, and a folder of JPEGs a video."""
+    """Something-Something V1: the publisher's CSVs, and one folder of JPEGs per video."""
     part = {"train": "train", "val": "validation"}[split]
-    files = [f"{place}something-something-v1-{{}}.csv" for place in ("", "labels/", "annotations/")]
-    classes = sorted(annotations.read_classes(annotations.find(root, *(name.format("labels") for name in files))))
-    folder = annotations.find_folder(root, "20bn-something-something-v1", "frames", "rawframes", "")
-    file = annotations.find(root, *(name.format(part) for name in files))
-    rows = annotations.read_something_v1(file, root, classes, _below(folder, root))
-    return Samples(rows, classes, root)
+    files = [f"{folder}something-something-v1-{{}}.csv" for folder in ("", "labels/", "annotations/")]
+    classes = sorted(annotations.read_classes(find(root, *(name.format("labels") for name in files))))
+    file = find(root, *(name.format(part) for name in files))
+    folder = _video_folder(root, "20bn-something-something-v1", "frames", "rawframes", "")
+    return Samples(annotations.read_something_v1(file, root, classes, folder), classes, root)
 
 
 def load_something_v2(root: Path, split: str) -> Samples:
     """Something-Something V2: the publisher's JSON files, of either release, and WebM files."""
     part = {"train": "train", "val": "validation"}[split]
     kinds = ("something-something-v2-{}.json", "{}.json")
-    places = [f"{place}{kind}" for kind in kinds for place in ("", "labels/", "annotations/")]
-    classes = annotations.read_something_v2_classes(annotations.find(root, *(name.format("labels") for name in places)))
-    folder = annotations.find_folder(root, "20bn-something-something-v2", "videos", "frames", "rawframes", "")
-    file = annotations.find(root, *(name.format(part) for name in places))
-    rows = _as_folders(annotations.read_something_v2(file, root, classes, _below(folder, root)), root)
-    return Samples(rows, classes, root)
+    files = [f"{folder}{kind}" for kind in kinds for folder in ("", "labels/", "annotations/")]
+    classes = annotations.read_something_v2_classes(find(root, *(name.format("labels") for name in files)))
+    file = find(root, *(name.format(part) for name in files))
+    folder = _video_folder(root, "20bn-something-something-v2", "videos", "frames", "rawframes", "")
+    return Samples(_as_folders(annotations.read_something_v2(file, root, classes, folder), root), classes, root)
 
 
 def load_kinetics(root: Path, split: str) -> Samples:
     """Kinetics-400: the usual CSVs, and videos named by YouTube id (and times), flat or in class folders.
 
-    A listed video that is not on the disk stays in the list, so that it is noticed.
+    A listed video that is missing on the disk stays in the list, so that it is noticed.
     """
-    file, lists = _kinetics_csv(root, split), {}
-    for part in dict.fromkeys(("train", split)):
-        lists[part] = list(annotations.read_kinetics(_kinetics_csv(root, part)))
-    classes = sorted({name for _, name, *_ in lists["train"]})
+    file = _kinetics_csv(root, split)
+    lines = list(annotations.read_kinetics(file))
+    train = lines if split == "train" else annotations.read_kinetics(_kinetics_csv(root, "train"))
+    classes = sorted({name for _, name, *_ in train})
     rows = annotations.Rows(file, root, classes)
     videos = _KineticsVideos(root, split, classes)
-    for number, name, identity, start, end in lists[split]:
-        rows.add(number, videos.path(name, identity, start, end), name)
-    videos.refuse_none(file)
+    for number, name, *clip in lines:
+        rows.add(number, videos.path(name, *clip), name)
+    videos.check_some_exist(file)
     return Samples(rows.all(), classes, root, sampling="dense", flip=True)
 
 
 def load_mini_kinetics(root: Path, split: str) -> Samples:
     """Mini-Kinetics-200: lists of YouTube ids (`train_ytid_list.txt`, `val_ytid_list.txt`) over Kinetics-400.
 
-    Its videos may lie in either part of Kinetics; an id that neither CSV has counts as listed and
-    missing. The classes are those that the lists meet, in alphabetical order.
+    Its videos may lie in either part of Kinetics; an id in neither CSV counts as listed and missing. The classes
+    are those of the listed videos, in alphabetical order.
     """
     names = ("{}_ytid_list.txt", "annotations/{}_ytid_list.txt")
-    files = {part: annotations.find(root, *(name.format(part) for name in names)) for part in _SPLITS}
+    files = {part: find(root, *(name.format(part) for name in names)) for part in _SPLITS}
     chosen = {part: list(annotations.lines_of(file)) for part, file in files.items()}
     known = {}
     for part in _SPLITS:
@@ -238,75 +270,38 @@ def load_mini_kinetics(root: Path, split: str) -> Samples:
         if identity in known:
             part, name, *clip = known[identity]
             rows.add(number, videos[part].path(name, *clip), name)
-    if rows.rows and all(found.asked == found.missing for found in videos.values()):
-        videos["train"].refuse_none(files[split])
+    if rows.rows and all(part.asked == part.missing for part in videos.values()):
+        videos["train"].check_some_exist(files[split])
     return Samples(rows.all(), classes, root, sampling="dense", flip=True, listed=len(chosen[split]))
 
 
-def load_ucf101(root: Path, split: str, fold: int = 1) -> Samples:
-    """UCF101: `classInd.txt`, `trainlist0N.txt`, `testlist0N.txt`, and AVI files in class folders."""
-    check_choice("fold", fold, (1, 2, 3))
-    lists = annotations.find_folder(root, "ucfTrainTestlist", "annotations", "")
-    classes = annotations.read_ucf101_classes(annotations.find(lists, "classInd.txt"))
-    file = annotations.find(lists, f"{'train' if split == 'train' else 'test'}list{fold:02d}.txt")
-    folder = annotations.find_folder(root, "UCF-101", "UCF101", "videos", "rawframes", "")
-    rows = _as_folders(annotations.read_ucf101(file, root, classes, _below(folder, root)), root)
-    return Samples(rows, classes, root, flip=True)
-
-
-def load_hmdb51(root: Path, split: str, fold: int = 1) -> Samples:
-    """HMDB51: `<class>_test_splitN.txt` files, and AVI files in class folders."""
-    check_choice("fold", fold, (1, 2, 3))
-    lists = annotations.find_folder(root, "testTrainMulti_7030_splits", "splits", "annotations", "")
-    ending = f"_test_split{fold}.txt"
-    files = sorted(lists.glob(f"*{ending}"))
-    if not files:
-        raise FileNotFoundError(f"no annotation file *{ending} in {lists}")
-    classes = sorted(file.name.removesuffix(ending) for file in files)
-    folder = annotations.find_folder(root, "hmdb51_org", "videos", "rawframes", "")
-    wanted = 1 if split == "train" else 2
-    rows = []
-    for name in classes:
-        file = lists / f"{name}{ending}"
-        rows += annotations.read_hmdb51(file, root, classes, _below(folder, root), name, wanted)
-    if not rows:
-        raise ValueError(f"{lists}: the lists name no video for {split}")
-    return Samples(_as_folders(rows, root), classes, root, flip=True)
-
-
-_SPLITS = ("train", "val")
-VIDEO_SUFFIXES = frozenset(".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())  # noqa: SIM905
-
-
 class _KineticsVideos:
-    """Where the videos of one split lie: files named by id and times, or by id alone, flat or in class folders."""
+    """The video files of one split, named by id and times or by id alone, flat or in class folders."""
 
     def __init__(self, root: Path, split: str, classes: Sequence[str]):
         kinds = ("{}", "{}_256", "videos_{}", "videos/{}", "rawframes_{}")
         names = {"train": ("train",), "val": ("val", "validation", "validate")}[split]
-        self.folder = annotations.find_folder(root, *(kind.format(name) for name in names for kind in kinds))
-        self.found, self.asked, self.missing = {}, 0, 0
-        self.below = _below(self.folder, root)
-        spelt = {spelling for name in classes for spelling in (name, name.replace(" ", "_"))}
-        # Of several copies the first by name is taken, on every machine the same.
+        self.below = _video_folder(root, *(kind.format(name) for name in names for kind in kinds))
+        self.folder = root / self.below
+        self.files, self.asked, self.missing = {}, 0, 0
+        spellings = {spelling for name in classes for spelling in (name, name.replace(" ", "_"))}
+        # Of several copies the first by name counts, so the choice is the same on every machine.
         for entry in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
-            if entry.name in spelt and entry.is_dir():
+            if entry.name in spellings and entry.is_dir():
                 for video in _videos(Path(entry.path)):
-                    self.found.setdefault(os.path.splitext(video)[0], f"{entry.name}/{video}")
+                    self.files.setdefault(os.path.splitext(video)[0], f"{entry.name}/{video}")
             elif _is_source(entry):
-                self.found.setdefault(os.path.splitext(entry.name)[0], entry.name)
+                self.files.setdefault(os.path.splitext(entry.name)[0], entry.name)
 
     def path(self, name: str, identity: str, start: int, end: int) -> str:
-        """The video's path below the root, or the one that it would have."""
+        """The video's path below the root; if it is missing, the one that it would have."""
         timed = f"{identity}_{start:06d}_{end:06d}"
+        file = self.files.get(timed) or self.files.get(identity)
         self.asked += 1
-        found = self.found.get(timed) or self.found.get(identity)
-        if found is None:
-            self.missing += 1
-            found = f"{name}/{timed}.mp4"
-        return f"{self.below}/{found}" if self.below else found
+        self.missing += file is None
+        return join(self.below, file or f"{name}/{timed}.mp4")
 
-    def refuse_none(self, file: Path) -> None:
+    def check_some_exist(self, file: Path) -> None:
         if self.asked and self.missing == self.asked:
             raise FileNotFoundError(
                 f"none of the {self.asked} videos of {file} is in {self.folder}: needed files or folders named "
@@ -317,30 +312,51 @@ class _KineticsVideos:
 def _kinetics_csv(root: Path, split: str) -> Path:
     names = {"train": ("train",), "val": ("val", "validate", "validation")}[split]
     kinds = ("{}.csv", "annotations/{}.csv", "kinetics-400_{}.csv", "annotations/kinetics_{}.csv", "kinetics400/{}.csv")
-    return annotations.find(root, *(kind.format(name) for name in names for kind in kinds))
+    return find(root, *(kind.format(name) for name in names for kind in kinds))
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+def load_ucf101(root: Path, split: str, fold: int = 1) -> Samples:
+    """UCF101: `classInd.txt`, `trainlist0N.txt`, `testlist0N.txt`, and AVI files in class folders."""
+    check_choice("fold", fold, (1, 2, 3))
+    lists = find_folder(root, "ucfTrainTestlist", "annotations", "")
+    classes = annotations.read_ucf101_classes(find(lists, "classInd.txt"))
+    file = find(lists, f"{'train' if split == 'train' else 'test'}list{fold:02d}.txt")
+    folder = _video_folder(root, "UCF-101", "UCF101", "videos", "rawframes", "")
+    return Samples(_as_folders(annotations.read_ucf101(file, root, classes, folder), root), classes, root, flip=True)
 
 
-def _is_source(entry: os.DirEntry) -> bool:
-    if entry.name.startswith("."):
-        return False
-    return entry.is_dir() or os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES
+def load_hmdb51(root: Path, split: str, fold: int = 1) -> Samples:
+    """HMDB51: `<class>_test_splitN.txt` files, and AVI files in class folders."""
+    check_choice("fold", fold, (1, 2, 3))
+    lists = find_folder(root, "testTrainMulti_7030_splits", "splits", "annotations", "")
+    ending = f"_test_split{fold}.txt"
+    classes = sorted(file.name.removesuffix(ending) for file in lists.glob(f"*{ending}"))
+    if not classes:
+        raise FileNotFoundError(f"no annotation file *{ending} in {lists}")
+    folder = _video_folder(root, "hmdb51_org", "videos", "rawframes", "")
+    use, rows = 1 if split == "train" else 2, []
+    for name in classes:
+        rows += annotations.read_hmdb51(lists / f"{name}{ending}", root, classes, folder, name, use)
+    if not rows:
+        raise ValueError(f"{lists}: the lists have no video for {split}")
+    return Samples(_as_folders(rows, root), classes, root, flip=True)
+
+
+def _video_folder(root: Path, *names: str) -> str:
+    """The first of `names` that is a folder, as a path below the root; "" for the root itself."""
+    below = find_folder(root, *names).relative_to(root).as_posix()
+    return "" if below == "." else below
 
 
 def _as_folders(rows: list[Row], root: Path) -> list[Row]:
-    """Rows of video files as rows of frame folders, where the first is there only as such."""
+    """Rows of video files as rows of frame folders, if the first exists only as such."""
     first = rows[0][0]
     if (root / first).exists() or not (root / first).with_suffix("").is_dir():
         return rows
     return [(str(Path(path).with_suffix("")), label, num_frames) for path, label, num_frames in rows]
 
 
-def _below(folder: Path, root: Path) -> str:
-    below = folder.relative_to(root).as_posix()
-    return "" if below == "." else below
+# ---------------------------------------------------------------- by name
 
 
 DATASETS: dict[str, Callable[..., Samples]] = {
@@ -357,16 +373,15 @@ DATASETS: dict[str, Callable[..., Samples]] = {
 
 
 def load_samples(name: str, root: str | Path, split: str, checked: str | Path | None = None, **options) -> Samples:
-    """The samples of one split of a data set, from its publisher's own annotation files.
+    """The samples of one split of a data set, read from its publisher's own annotation files.
 
     Args:
         name: one of `DATASETS`.
-        root: the folder in which the data set lies; `~` is the home folder.
-        split: "train" or "val", the split that accuracies are reported on.
-        checked: the folder in which `check-videos` left its lists. Videos that it found bad are left
-            out, which `coverage` then tells, and the numbers of frames that it counted are taken.
-        options: `fold` (1, 2 or 3) of UCF101 and HMDB51, `val_share` of a folder without splits, `lists`,
-            the folder of the lists of a `list`.
+        root: the data set's folder; `~` is the home folder.
+        split: "train" or "val", the split on which accuracies are reported.
+        checked: the folder with the results of `check-videos`. Bad videos are left out (see `Samples.coverage`).
+        options: `fold` (1, 2 or 3) of UCF101 and HMDB51; `val_share` of a folder without splits; `lists`, the
+            folder of the lists of a `list`.
 
     Raises:
         ValueError: an unknown name, split or option, an annotation file with a bad line, or listed
@@ -384,26 +399,4 @@ def load_samples(name: str, root: str | Path, split: str, checked: str | Path | 
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"the data set {name!r} has no option {option!r}: {has}")
     samples = DATASETS[name](root, split, **options)
-    return samples if checked is None else _only_good(samples, Path(checked).expanduser())
-
-
-def _only_good(samples: Samples, checked: Path) -> Samples:
-    good, bad = read_check(checked)
-    rows, unchecked = [], []
-    for index in range(len(samples)):
-        path = samples.path(index)
-        if path in good:
-            rows.append((path, *samples[index][1:]))
-        elif path not in bad:
-            unchecked.append(path)
-    if unchecked:
-        raise ValueError(
-            f"{checked} does not know {len(unchecked)} of the {len(samples)} videos listed, the first being "
-            f"{unchecked[0]}: run check-videos again"
-        )
-    if not rows:
-        raise ValueError(f"{checked} has no good video among the {len(samples)} listed")
-    used = samples.sampling, samples.flip, samples.listed, samples.made_from
-    kept = Samples(rows, samples.classes, samples.root, *used)
-    kept.count(good)
-    return kept
+    return samples if checked is None else samples.only_good(Path(checked).expanduser())

@@ -1,15 +1,14 @@
-"""Which videos of a data set can be read whole: each decoded once, in a process of its own, under a time limit.
+"""Which videos of a data set can be read completely: each is decoded once, in a worker process, under a time limit.
 
-The verdicts are kept in two files, `good.csv` (path, frames) and `bad.csv` (path, reason), which grow
-by a line a video, so that a run killed at any moment goes on where it was. Paths are below the data
-set's root, with forward slashes. No video is ever changed or deleted.
+Results are kept in two files, `good.csv` (path, frames) and `bad.csv` (path, reason), which grow by one row per
+video, so that a run killed at any moment resumes where it was. Paths are below the data set's root, with forward
+slashes. No video is ever changed or deleted.
 """
 
 import csv
 import io
 import itertools
 import math
-import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -22,120 +21,22 @@ from typing import NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 
+from ctlib import files
 from ctlib.config import check_choice
 from ctlib.data import video
 
 GOOD, BAD = "good.csv", "bad.csv"
 COLUMNS = {GOOD: ("path", "frames"), BAD: ("path", "reason")}
+MISSING = "missing"
 
 
 class Summary(NamedTuple):
-    """What is known of a list of videos after a check."""
+    """The result for a list of videos."""
 
-    checked: int  # videos judged by this call; the others had been before
+    checked: int  # videos checked by this call; the others had been before
     listed: int
     good: int
-    bad: dict[str, int]  # videos a reason, the most frequent first
-
-
-def check(
-    samples: Sequence,
-    folder: str | Path,
-    workers: int = 2,
-    limit_seconds: float = 120.0,
-    on_done: Callable[[int, int], None] | None = None,
-    again: str = "none",
-    decode: Callable[[str], int] | None = None,
-    start_method: str | None = None,
-) -> Summary:
-    """Judge every video of a list that the lists in `folder` do not know yet.
-
-    A video is good if it decodes from its first frame to its last, in the way in which training reads
-    it, is as long as its container says and has as many frames as the annotation lists. Else the reason
-    is one of: missing, unreadable, no video stream, fewer frames than listed, truncated, hangs, crash.
-
-    Args:
-        samples: one split of a data set (`catalog.Samples`). Several splits and folds may share a folder.
-        folder: where `good.csv` and `bad.csv` are kept; made if it is not there.
-        workers: processes that decode.
-        limit_seconds: for one video; what is not done by then "hangs".
-        on_done: called with how many videos are judged and how many there are, first before any work.
-        again: of the videos judged before, which to judge anew: "none", "bad" or "all".
-        decode: from a source to its number of frames, or a `video.VideoError`; `count_by_decoding`
-            if not given. A function that workers can import.
-        start_method: of the workers, "fork", "spawn" or "forkserver"; Python's own if not given.
-
-    Raises:
-        ValueError: a line in `folder`'s files that cannot be read, naming the file and the line.
-        OSError: `folder` cannot be written to, or the data set's root is gone.
-    """
-    check_choice("again", again, ("none", "bad", "all"))
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    listed = {samples.path(index): samples[index].num_frames for index in range(len(samples))}
-    good, bad = read_check(folder)
-    # What this list says of a video may be more than what it was judged by.
-    stale = {path for path in listed if again == "all" or good.get(path, math.inf) < (listed[path] or 0)}
-    stale |= listed.keys() & bad.keys() if again == "bad" else set()
-    if stale:
-        for name in (GOOD, BAD):
-            drop_rows(folder / name, COLUMNS[name], stale)
-        good, bad = read_check(folder)
-
-    todo = [path for path in listed if path not in good and path not in bad]
-    jobs = ((decode or count_by_decoding, str(samples.root), path, listed[path]) for path in todo)
-    done = len(listed) - len(todo)
-    if on_done is not None:
-        on_done(done, len(listed))
-    with ExitStack() as stack:
-        files = {name: stack.enter_context(Journal(folder / name, COLUMNS[name])) for name in (GOOD, BAD)}
-        judged = stack.enter_context(closing(run_each(_judge, jobs, workers, limit_seconds, start_method)))
-        for (_, _, path, _), result in judged:
-            frames, reason = (0, result) if isinstance(result, str) else result
-            if reason == MISSING and not samples.root.is_dir():
-                raise FileNotFoundError(f"the folder {samples.root} is gone; what was judged until then is kept")
-            if reason:
-                bad[path] = reason
-                files[BAD].append(path, reason)
-            else:
-                good[path] = frames
-                files[GOOD].append(path, frames)
-            done += 1
-            if on_done is not None:
-                on_done(done, len(listed))
-    kinds = Counter(bad[path].partition(":")[0] for path in listed if path in bad)
-    return Summary(len(todo), len(listed), len(listed) - kinds.total(), dict(kinds.most_common()))
-
-
-def read_check(folder: str | Path) -> tuple[dict[str, int], dict[str, str]]:
-    """What a check found: frames by path of the good videos, reason by path of the bad ones.
-
-    A last line that was cut off in the writing does not count.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: a line that cannot be read, naming the file and the line.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder} with the lists of check-videos")
-    good, bad = {}, {}
-    for line, (path, frames) in read_rows(folder / GOOD, COLUMNS[GOOD]):
-        if not frames.isdecimal() or int(frames) < 1:
-            raise ValueError(f"{folder / GOOD}, line {line}: needed a number of frames, got {frames!r}")
-        good[path] = int(frames)
-    for line, (path, reason) in read_rows(folder / BAD, COLUMNS[BAD]):
-        if not reason:
-            raise ValueError(f"{folder / BAD}, line {line}: no reason is given")
-        if path in good:
-            raise ValueError(f"{folder / BAD}, line {line}: {path} is in {GOOD} too")
-        bad[path] = reason
-    return good, bad
-
-
-# ---------------------------------------------------------------- one video
-
-MISSING = "missing"
+    bad: dict[str, int]  # videos per reason, the most frequent first
 
 
 def count_by_decoding(source: str) -> int:
@@ -147,8 +48,98 @@ def count_by_decoding(source: str) -> int:
     return sum(1 for _ in video.iterate_frames(source))
 
 
-def _judge(decode: Callable[[str], int], root: str, path: str, listed: int | None) -> tuple[int, str]:
-    """How many frames could be decoded, and what is wrong; "" if nothing is."""
+def check(
+    samples: Sequence,
+    folder: str | Path,
+    workers: int = 2,
+    limit_seconds: float = 120.0,
+    on_done: Callable[[int, int], None] | None = None,
+    again: str = "none",
+    decode: Callable[[str], int] = count_by_decoding,
+) -> Summary:
+    """Check every video of a list that has no result in `folder` yet.
+
+    A video is good if it decodes from the first frame to the last, the way training reads it, is as long as its
+    container states and has as many frames as the annotation lists. Otherwise the reason is one of: missing,
+    unreadable, no video stream, fewer frames than listed, truncated, hangs, crash.
+
+    Args:
+        samples: one split of a data set (`catalog.Samples`). Several splits and folds may share a folder.
+        folder: for `good.csv` and `bad.csv`; created if needed.
+        workers: decoding processes.
+        limit_seconds: for one video; one that takes longer "hangs".
+        on_done: called with the number of checked videos and of all, first before any work.
+        again: which videos with a result to check again: "none", "bad" or "all".
+        decode: from a source to its number of frames, or a `video.VideoError`; workers must be able to import it.
+
+    Raises:
+        ValueError: a line of the files in `folder` that cannot be read, with the file and the line.
+        OSError: `folder` cannot be written to, or the data set's root is gone.
+    """
+    check_choice("again", again, ("none", "bad", "all"))
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = {samples.path(index): samples[index].num_frames for index in range(len(samples))}
+    good, bad = read_check(folder)
+    # This list may state more frames than the one that a video was checked with.
+    stale = {path for path in listed if again == "all" or good.get(path, math.inf) < (listed[path] or 0)}
+    stale |= listed.keys() & bad.keys() if again == "bad" else set()
+    if stale:
+        for name in (GOOD, BAD):
+            drop_rows(folder / name, COLUMNS[name], stale)
+        good, bad = read_check(folder)
+
+    todo = [path for path in listed if path not in good and path not in bad]
+    jobs = ((decode, str(samples.root), path, listed[path]) for path in todo)
+    show = on_done or (lambda done, total: None)
+    show(len(listed) - len(todo), len(listed))
+    with ExitStack() as stack:
+        journals = {name: stack.enter_context(Journal(folder / name, COLUMNS[name])) for name in (GOOD, BAD)}
+        results = stack.enter_context(closing(run_each(_check, jobs, workers, limit_seconds)))
+        for done, ((_, _, path, _), (frames, reason)) in enumerate(results, start=len(listed) - len(todo) + 1):
+            if reason == MISSING and not samples.root.is_dir():
+                raise FileNotFoundError(f"the folder {samples.root} is gone; the results so far are kept")
+            if reason:
+                bad[path] = reason
+                journals[BAD].append(path, reason)
+            else:
+                journals[GOOD].append(path, frames)
+            show(done, len(listed))
+    reasons = Counter(bad[path].partition(":")[0] for path in listed if path in bad)
+    return Summary(len(todo), len(listed), len(listed) - reasons.total(), dict(reasons.most_common()))
+
+
+def read_check(folder: str | Path) -> tuple[dict[str, int], dict[str, str]]:
+    """The results in `folder`: frames by path of the good videos, reason by path of the bad ones.
+
+    A last line that was cut off in writing does not count.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: a line that cannot be read, with the file and the line.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} with the results of check-videos")
+    good, bad = {}, {}
+    for line, (path, frames) in read_rows(folder / GOOD, COLUMNS[GOOD]):
+        if not frames.isdecimal() or int(frames) < 1:
+            raise ValueError(f"{folder / GOOD}, line {line}: needed a number of frames, got {frames!r}")
+        good[path] = int(frames)
+    for line, (path, reason) in read_rows(folder / BAD, COLUMNS[BAD]):
+        if not reason:
+            raise ValueError(f"{folder / BAD}, line {line}: needed a reason, got none")
+        if path in good:
+            raise ValueError(f"{folder / BAD}, line {line}: {path} is in {GOOD} too")
+        bad[path] = reason
+    return good, bad
+
+
+# ---------------------------------------------------------------- one video
+
+
+def _check(decode: Callable[[str], int], root: str, path: str, listed: int | None) -> tuple[int, str]:
+    """The number of frames that could be decoded, and what is wrong; "" if nothing is."""
     source = os.path.join(root, path)
     try:
         frames = decode(source)
@@ -161,16 +152,16 @@ def unread_reason(source: str, error: Exception) -> str:
     """Why a source could not be read, without its path."""
     if not os.path.exists(source):
         return MISSING
-    told = " ".join(str(error).replace(f"{source}: ", "").replace(source, "it").split())
-    if "no video stream" in told:
+    text = " ".join(str(error).replace(f"{source}: ", "").replace(source, "it").split())
+    if "no video stream" in text:
         return "no video stream"
-    if told.startswith("truncated"):
-        return f"truncated: {told.removeprefix('truncated').lstrip(',: ')}"
-    return f"unreadable: {told or type(error).__name__}"
+    if text.startswith("truncated"):
+        return f"truncated: {text.removeprefix('truncated').lstrip(',: ')}"
+    return f"unreadable: {text or type(error).__name__}"
 
 
 def short_reason(frames: int, listed: int | None) -> str:
-    """Why a video of which `frames` could be decoded is too short; "" if it is not."""
+    """Why a video with `frames` decoded frames is too short; "" if it is not."""
     if listed is not None and frames < listed:
         return f"fewer frames than listed: listed {listed}, decoded {frames}"
     return ""
@@ -180,27 +171,25 @@ def short_reason(frames: int, listed: int | None) -> str:
 
 
 def run_each(
-    function: Callable, jobs: Iterable[tuple], workers: int, limit_seconds: float, start_method: str | None = None
-) -> Iterator[tuple[tuple, object]]:
-    """Call `function(*job)` for each job in worker processes; yield (job, result) as they end.
+    function: Callable[..., tuple[int, str]], jobs: Iterable[tuple], workers: int, limit_seconds: float
+) -> Iterator[tuple[tuple, tuple[int, str]]]:
+    """Call `function(*job)` for each job in worker processes; yield (job, (frames, reason)) as they end.
 
-    The result is what the function returned, or a reason, a string, if its process did not live to
-    return: "hangs: ..." or "crash: ...". Close the generator to end the processes at once.
+    If its process did not live to return, the result is (0, "hangs: ...") or (0, "crash: ..."). Close the
+    generator to end the processes at once.
 
     Args:
-        function: one that workers can import. What it raises is raised here, and ends the work.
-        limit_seconds: for one job, after which its process is killed and another takes its place.
-        start_method: "fork", "spawn" or "forkserver"; Python's own if not given.
+        function: must be importable by workers. What it raises is raised here, and ends the work.
+        limit_seconds: for one job, after which its process is killed and replaced.
 
     Raises:
         ChildProcessError: the worker processes cannot be kept alive.
     """
     jobs, running = iter(jobs), {}
-    context = multiprocessing.get_context(start_method)
-    pool = ProcessPool(workers, initializer=_start_worker, context=context)
+    pool = ProcessPool(workers, initializer=_start_worker)
     try:
         while True:
-            # Few at a time, so that a list of any length is never in the pool as a whole.
+            # A few at a time, so that a list of any length is never in the pool as a whole.
             for job in itertools.islice(jobs, 2 * workers - len(running)):
                 running[pool.schedule(_call, (limit_seconds, function, job), timeout=limit_seconds)] = job
             if not running:
@@ -216,43 +205,43 @@ def run_each(
         pool.join()
 
 
-def _result(future: Future, limit_seconds: float):
+def _result(future: Future, limit_seconds: float) -> tuple[int, str]:
     try:
         return future.result()
     except TimeoutError:
-        return f"hangs: not done after {limit_seconds:g} seconds"
+        return 0, f"hangs: not done after {limit_seconds:g} seconds"
     except ProcessExpired as error:
         code = error.exitcode
-        return f"crash: its process ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+        return 0, f"crash: its process ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
 
 
 def _start_worker() -> None:
-    # The default action ends a process even in the middle of a decoder that never returns to Python.
+    # The default action ends a process even within a decoder that never returns to Python.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Decoders write about broken files to the file descriptor; what there is to tell comes back as a reason.
+    # Decoders write about broken files to the file descriptor; the reason is returned instead.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _call(limit_seconds: float, function: Callable, job: tuple):
-    if hasattr(signal, "alarm"):  # should this process be orphaned and hang, it ends by itself
+def _call(limit_seconds: float, function: Callable, job: tuple) -> tuple[int, str]:
+    if hasattr(signal, "alarm"):  # an orphaned process that hangs ends by itself
         signal.alarm(math.ceil(limit_seconds) + 60)
     return function(*job)
 
 
-# ---------------------------------------------------------------- lists that grow by a line a video
+# ---------------------------------------------------------------- lists that grow by one row per video
 
 
 class Journal:
-    """A CSV file that a row is appended to at a time, whole or not at all.
+    """A CSV file that grows by one row at a time, each written whole or not at all.
 
-    Opening it drops a last line that was cut off in the writing.
+    Opening it drops a last line that was cut off in writing.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...]):
         with open(path, "a+b") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-        # A file name may hold bytes that are no text; they come back as they were.
+        # A file name need not be text; its bytes survive.
         self._file = open(path, "a", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
         self._rows = csv.writer(self._file, lineterminator="\n")
         if self._file.tell() == 0:
@@ -270,7 +259,7 @@ class Journal:
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, row) of each whole row of a journal, its heading left out; none if there is no file.
+    """(line number, row) of each whole row of a journal, without its heading; none if there is no file.
 
     Raises:
         ValueError: a line that does not have these columns.
@@ -291,13 +280,13 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
         raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
 
 
-def drop_rows(path: Path, columns: tuple[str, ...], paths: Iterable[str]) -> None:
-    """Take the rows of `paths` (the first column) out of a journal."""
-    paths = set(paths)
+def drop_rows(path: Path, columns: tuple[str, ...], paths: set[str]) -> None:
+    """Remove the rows of `paths` (the first column) from a journal."""
     kept = [row for _, row in read_rows(path, columns) if row[0] not in paths]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with Journal(partial, columns) as journal:
-        for row in kept:
-            journal.append(*row)
-    os.replace(partial, path)
+
+    def write(partial: Path) -> None:
+        with Journal(partial, columns) as journal:
+            for row in kept:
+                journal.append(*row)
+
+    files.write_atomically(path, write)

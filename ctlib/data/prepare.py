@@ -1,11 +1,10 @@
-"""A data set re-encoded so that clips load fast: a short side no longer than needed, and frames that can be reached.
+"""Re-encode a data set so that clips load fast: a short side no longer than needed, and key frames close together.
 
-Each video becomes an H.264 file in which a key frame comes every few frames and no frame waits for a
-later one, so that a frame in its middle costs a few frames' decoding. The number of frames stays.
+Each video becomes an H.264 file with a key frame every few frames and no B-frames, so that any frame costs the
+decoding of a few. The number of frames stays.
 """
 
 import errno
-import json
 import os
 import shutil
 import time
@@ -34,18 +33,26 @@ class Loading(NamedTuple):
     """How fast clips of 8 frames load, in one process, before and after."""
 
     videos: int  # that were read
-    before: float  # clips a second
+    before: float  # clips per second
     after: float
 
 
 class Prepared(NamedTuple):
-    """What `prepare` made."""
+    """The result of `prepare`."""
 
     encoded: int  # videos re-encoded by this call; the others had been before
     listed: dict[str, int]  # videos that each split lists
-    good: dict[str, int]  # videos that each new list has
+    good: dict[str, int]  # videos in each new list
     failed: dict[str, int]  # videos left out, by reason
     loading: Loading
+
+
+class _Source(NamedTuple):
+    """A video to re-encode."""
+
+    listed: int | None  # number of frames in the annotation
+    target: str  # path below `out`
+    stamp: tuple[int, int]  # bytes and time of change; zeros if it is missing
 
 
 def prepare(
@@ -56,33 +63,29 @@ def prepare(
     workers: int = 2,
     limit_seconds: float = 600.0,
     on_done: Callable[[int, int], None] | None = None,
-    start_method: str | None = None,
 ) -> Prepared:
     """Re-encode the videos of a data set into `out`, which loads as `load_samples("list", out, split)`.
 
-    A video `a/b.avi`, or a folder of frames `a/b`, becomes `videos/a/b.mp4` (`videos/a/b.avi.mp4`, if
-    another source has the same name but for its suffix). What cannot be read whole is named with the
-    reason in `failed.csv` and left out of the lists. A call that is cut off goes on when it is made
-    again: what is re-encoded already stays, unless its source has another size or date by now.
+    A video `a/b.avi`, or a folder of frames `a/b`, becomes `videos/a/b.mp4` (`videos/a/b.avi.mp4`, if another
+    source differs in the suffix only). Unreadable videos are named in `failed.csv`, with the reason, and left out
+    of the lists. An interrupted call resumes when repeated: what is encoded stays, unless the source has changed.
 
     Args:
         splits: the samples by split name, of one data set.
-        out: the folder to make: `videos/`, a list a split, `classes.txt`, `failed.csv`, `prepared.json`,
-            and `done.csv`, from which a call goes on.
-        short_side: pixels, even; a longer short side is brought to it, a shorter one stays.
-        gop: a key frame comes every so many frames.
+        out: the folder to make: `videos/`, one list per split, `classes.txt`, `failed.csv`, `prepared.json`, and
+            `done.csv`, from which a call resumes.
+        short_side: pixels, even; a longer short side is resized to it, a shorter one stays.
+        gop: frames from one key frame to the next.
         workers: processes that decode and encode.
-        limit_seconds: for one video; what is not done by then is left out.
-        on_done: called with how many videos are done and how many there are, first before any work.
-        start_method: of the workers, "fork", "spawn" or "forkserver"; Python's own if not given.
+        limit_seconds: for one video; one that takes longer is left out.
+        on_done: called with the number of finished videos and of all, first before any work.
 
     Raises:
-        ValueError: parameters that make no sense, or others than `out` was begun with; an `out` that is
-            something else or lies in the data set's folder; names that lists or files cannot hold; a
-            split of which no video could be read.
+        ValueError: invalid parameters, or others than `out` was begun with; an `out` that is something else or
+            lies in the data set's folder; names that lists or files cannot hold; a split without a readable video.
         OSError: `out` cannot be written to; the disk is full.
     """
-    out = Path(out)
+    out, parameters = Path(out), {"short_side": short_side, "gop": gop}
     samples = _one_data_set(splits)
     if short_side < 2 or short_side % 2 or gop < 1:
         raise ValueError(f"short_side must be even and gop at least 1, got {short_side} and {gop}")
@@ -90,12 +93,11 @@ def prepare(
         raise ValueError(f"{out} lies in the data set's own folder {samples.root}: choose another")
     listed = {split.path(index): split[index].num_frames for split in splits.values() for index in range(len(split))}
     targets = _targets(listed, samples.root)
-    # How the data set is used, which a plain list does not say.
-    record = _begin(out, {"short_side": short_side, "gop": gop}) | {"sampling": samples.sampling, "flip": samples.flip}
-
-    frames, failed, encoded = _encode_all(
-        samples.root, listed, targets, out, short_side, gop, workers, limit_seconds, on_done, start_method
-    )
+    sources = {path: _Source(listed[path], targets[path], _stamp(samples.root / path)) for path in listed}
+    record = _begin(out, parameters)
+    record |= {"sampling": samples.sampling, "flip": samples.flip}  # a list has no place for these
+    done = _done_before(out, sources)
+    frames, failed = _encode_all(samples.root, sources, done, out, parameters, (workers, limit_seconds), on_done)
     files.write_text(out / "classes.txt", "".join(f"{name}\n" for name in samples.classes))
     good = {}
     for name, split in splits.items():
@@ -103,79 +105,66 @@ def prepare(
         if not good[name]:
             raise ValueError(f"no video of {name} could be read: see {out / FAILED}")
         rows = ((split.path(index), split[index].label) for index in good[name])
-        files.write_text(
-            out / f"{name}.txt", "".join(f"{targets[path]} {frames[path]} {label}\n" for path, label in rows)
-        )
-        record["splits"][name] = {
-            "listed": split.listed,
-            "videos": len(good[name]),
-            "fingerprint": split.fingerprint,
-        }
-    files.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")  # `load_samples` reads it
+        lines = (f"{targets[path]} {frames[path]} {label}\n" for path, label in rows)
+        files.write_text(out / f"{name}.txt", "".join(lines))
+        part = {"listed": split.listed, "videos": len(good[name]), "fingerprint": split.fingerprint}
+        record["splits"][name] = part
+    files.write_json(out / RECORD, record)  # `load_samples` reads it
     name = next(iter(splits))
     loading = measure_loading(splits[name], good[name], load_samples("list", out, name))
-    reasons = Counter(reason.partition(":")[0] for reason in failed.values())
-    record |= {"failed": dict(reasons.most_common()), "clips_per_second": loading._asdict()}
-    files.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
+    reasons = dict(Counter(reason.partition(":")[0] for reason in failed.values()).most_common())
+    files.write_json(out / RECORD, record | {"failed": reasons, "clips_per_second": loading._asdict()})
     return Prepared(
-        encoded=encoded,
+        encoded=len(frames) - len(done),
         listed={name: len(split) for name, split in splits.items()},
         good={name: len(kept) for name, kept in good.items()},
-        failed=record["failed"],
+        failed=reasons,
         loading=loading,
     )
 
 
 def _encode_all(
     root: Path,
-    listed: dict[str, int | None],
-    targets: dict[str, str],
+    sources: dict[str, _Source],
+    done: dict[str, int],
     out: Path,
-    short_side: int,
-    gop: int,
-    workers: int,
-    limit_seconds: float,
+    parameters: dict[str, int],
+    pool: tuple[int, float],
     on_done: Callable[[int, int], None] | None,
-    start_method: str | None,
-) -> tuple[dict[str, int], dict[str, str], int]:
-    """Re-encode what is not done yet: frames by path, reason by path that failed, and how many were done now."""
-    made = _made_before(out)
-    stamps = {path: _stamp(root / path) for path in listed}
-    todo = [path for path in listed if made.get(targets[path], ())[1:] != (path, *stamps[path])]
-    frames = {path: made[targets[path]][0] for path in listed.keys() - set(todo)}
-    failed = {}
-    partial = out / PARTIAL  # one folder for all that is being written, so that nothing half lies among the videos
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Re-encode what is not `done`: frames by path, and the reason by path that failed."""
+    frames, failed = dict(done), {}
+    partial = out / PARTIAL  # for all that is being written, so that `videos` holds whole files only
     jobs = (
-        (str(root), path, listed[path], str(partial / f"{number}.mp4"), short_side, gop)
-        for number, path in enumerate(todo)
+        (str(root), path, source.listed, str(partial / f"{number}.mp4"), *parameters.values())
+        for number, (path, source) in enumerate(sources.items())
+        if path not in done
     )
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     (out / FAILED).unlink(missing_ok=True)
-    if on_done is not None:
-        on_done(len(frames), len(listed))
+    show = on_done or (lambda done, total: None)
+    show(len(frames), len(sources))
     try:
         with ExitStack() as stack:
             finished = stack.enter_context(Journal(out / DONE, DONE_COLUMNS))
             left_out = stack.enter_context(Journal(out / FAILED, FAILED_COLUMNS))
-            encoded = stack.enter_context(closing(run_each(_encode, jobs, workers, limit_seconds, start_method)))
-            for (_, path, _, written, *_), result in encoded:
-                count, reason = (0, result) if isinstance(result, str) else result
+            encoded = stack.enter_context(closing(run_each(_encode, jobs, *pool)))
+            for (_, path, _, written, *_), (count, reason) in encoded:
                 if reason:
                     Path(written).unlink(missing_ok=True)
                     failed[path] = reason
                     left_out.append(path, reason)
                 else:
-                    target = out / targets[path]
+                    target = out / sources[path].target
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(written, target)
                     frames[path] = count
-                    finished.append(targets[path], count, path, *stamps[path])
-                if on_done is not None:
-                    on_done(len(frames) + len(failed), len(listed))
+                    finished.append(sources[path].target, count, path, *sources[path].stamp)
+                show(len(frames) + len(failed), len(sources))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return frames, failed, len(todo) - len(failed)
+    return frames, failed
 
 
 def measure_loading(before: Samples, kept: list[int], after: Samples, videos: int = 32, size: int = 224) -> Loading:
@@ -209,6 +198,9 @@ def measure_loading(before: Samples, kept: list[int], after: Samples, videos: in
     return Loading(len(chosen), *(len(chosen) / spent for spent in seconds))
 
 
+# ---------------------------------------------------------------- the folder
+
+
 def _one_data_set(splits: dict[str, Samples]) -> Samples:
     """One of the splits, after a check that they are of one data set and can be written as lists."""
     if not splits:
@@ -224,62 +216,56 @@ def _one_data_set(splits: dict[str, Samples]) -> Samples:
 
 
 def _targets(paths: dict[str, int | None], root: Path) -> dict[str, str]:
-    """Path below `out` by path below the root; no two are one file, on file systems without upper case either."""
+    """Path below `out` by path below the root, all different even where file names ignore case."""
     short = {path: path if (root / path).is_dir() else os.path.splitext(path)[0] for path in paths}
     shared = Counter(name.casefold() for name in short.values())
-    taken, targets = set(), {}
+    used, targets = set(), {}
     for path, name in short.items():
         if "\n" in path:
             raise ValueError(f"the name {path!r} does not fit in a line of a list")
         name = name if shared[name.casefold()] == 1 else path
-        while name.casefold() in taken:
+        while name.casefold() in used:
             name += "~"
-        taken.add(name.casefold())
+        used.add(name.casefold())
         targets[path] = f"{VIDEOS}/{name}.mp4"
     return targets
 
 
-def _begin(out: Path, parameters: dict) -> dict:
+def _begin(out: Path, parameters: dict[str, int]) -> dict:
     """The record of `out`, begun now if `out` is new or empty."""
-    record = {
-        "parameters": parameters,
-        "versions": {name: version(name) for name in ("ctlib", "av")},
-        "splits": {},
-    }
+    versions = {name: version(name) for name in ("ctlib", "av")}
+    record = {"parameters": parameters, "versions": versions, "splits": {}}
     out.mkdir(parents=True, exist_ok=True)
     if (out / RECORD).is_file():
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        record = files.read_json(out / RECORD, record)
         if record["parameters"] != parameters:
-            raise ValueError(
-                f"{out} was begun with {_told(record['parameters'])}, not {_told(parameters)}: choose another folder"
-            )
+            raise ValueError(f"{out} was begun with {record['parameters']}, not {parameters}: choose another folder")
     elif any(out.iterdir()):
         raise ValueError(f"{out} is not empty and was not made by prepare: choose another folder")
-    files.write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
+    files.write_json(out / RECORD, record)
     return record
 
 
-def _told(parameters: dict) -> str:
-    return ", ".join(f"{name} {value}" for name, value in parameters.items())
-
-
-def _made_before(out: Path) -> dict[str, tuple]:
-    """(frames, source, bytes, modified) by path of each re-encoded video that is there."""
-    made = {}
+def _done_before(out: Path, sources: dict[str, _Source]) -> dict[str, int]:
+    """Frames by path of each source that is re-encoded in `out` already and has not changed since."""
+    rows = {}
     for line, (path, frames, source, size, modified) in read_rows(out / DONE, DONE_COLUMNS):
         if not (frames.isdecimal() and size.isdecimal() and modified.isdecimal()):
             raise ValueError(f"{out / DONE}, line {line}: needed numbers, got {frames!r}, {size!r} and {modified!r}")
-        made[path] = (int(frames), source, int(size), int(modified))
-    return {path: row for path, row in made.items() if (out / path).is_file()}
+        rows[path] = (source, (int(size), int(modified)), int(frames))
+    return {
+        path: rows[source.target][2]
+        for path, source in sources.items()
+        if rows.get(source.target, ())[:2] == (path, source.stamp) and (out / source.target).is_file()
+    }
 
 
 def _stamp(source: Path) -> tuple[int, int]:
-    """Size and time of change of a source; zeros if it is missing."""
     try:
-        found = source.stat()
+        status = source.stat()
     except OSError:
         return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 # ---------------------------------------------------------------- one video
@@ -293,11 +279,11 @@ def _encode(root: str, path: str, listed: int | None, written: str, short_side: 
         nonlocal count
         for frame in _read(source):
             count += 1
-            yield _fitted(frame, short_side)
+            yield _fit(frame, short_side)
 
     try:
         rate = video.probe(source).fps
-        rate = rate if rate and 1 <= rate <= 240 else 12  # for players only; a folder of frames does not tell its rate
+        rate = rate if rate and 1 <= rate <= 240 else 12  # for players only; a folder of frames states none
         encoding.write_video(written, frames(), rate, gop)
     except video.VideoError as error:
         return count, unread_reason(source, error)
@@ -315,7 +301,7 @@ def _encode(root: str, path: str, listed: int | None, written: str, short_side: 
 
 
 def _read(source: str) -> Iterator[np.ndarray]:
-    """The frames of a source, all of one size; what goes wrong with it, and not with the writing, is a VideoError."""
+    """The frames of a source, all of one size; a fault of the source, not of the writing, is a VideoError."""
     shape = None
     try:
         for number, frame in enumerate(video.iterate_frames(source)):
@@ -331,13 +317,13 @@ def _read(source: str) -> Iterator[np.ndarray]:
         raise video.VideoError(f"{source}: frames of {shape[0]} x {shape[1]} pixels")
 
 
-def _fitted(frame: np.ndarray, short_side: int) -> np.ndarray:
-    """A frame with its short side at most `short_side` and even sides: (H, W, 3) uint8."""
+def _fit(frame: np.ndarray, short_side: int) -> np.ndarray:
+    """A frame with a short side of at most `short_side` and even sides: (H, W, 3) uint8."""
     import av
 
     height, width = frame.shape[:2]
     if min(height, width) <= short_side:
-        return np.ascontiguousarray(frame[: height // 2 * 2, : width // 2 * 2])  # cut by a pixel stays sharp
+        return np.ascontiguousarray(frame[: height // 2 * 2, : width // 2 * 2])  # cutting a pixel keeps it sharp
     scale = short_side / min(height, width)
     height, width = (2 * round(side * scale / 2) for side in (height, width))
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")

@@ -1,7 +1,7 @@
 """Which frames of a video make a clip.
 
-All indices count from 0. A video shorter than T is spread over the T places, frames repeating in
-order (the authors' release repeats its first frame instead).
+Indices count from 0. A video shorter than T is stretched over the T places: frames repeat in order (the authors'
+release repeats the first frame instead).
 """
 
 import numpy as np
@@ -13,49 +13,47 @@ class Sparse:
     def train(self, num_frames: int, clip_frames: int, rng: np.random.Generator) -> np.ndarray:
         """A random frame of each segment: floor((i + u) n / T), u uniform in [0, 1). Shape (T,).
 
-        The authors' release draws from segments of floor(n / T) frames and never sees the last n mod T;
-        here every frame can be drawn.
+        Departs from the authors' release, whose segments of floor(n / T) frames never reach the last n mod T.
         """
         return _segments(num_frames, clip_frames, rng.random(clip_frames))
 
     def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
-        """The centres of the segments, then their starts: the authors' first and second clip. (clips, T).
+        """The segments' centres, then their starts: the authors' first and second clip. (clips, T).
 
-        (But for a frame in one length of a hundred, where their n / T is rounded.)
+        Rounding of n / T in the release moves a frame in about one of a hundred lengths.
 
         Raises:
-            ValueError: more than two clips are asked for.
+            ValueError: other than one or two clips.
         """
         if not 1 <= clips <= 2:
-            raise ValueError(f"this sampling has one or two test clips a video, asked for {clips}")
+            raise ValueError(f"this sampling has one or two test clips per video, asked for {clips}")
         return np.stack([_segments(num_frames, clip_frames, offset) for offset in (0.5, 0.0)[:clips]])
 
 
 class Mirrored(Sparse):
     """Segments whose test indices are their own mirror image, S = n - 1 - S.
 
-    A video and its reverse then give the same set of frames, so a network that averages frame
-    scores answers the same for both and is right on at most one. In training each set is as
-    likely as its mirror image.
+    A video and its reverse then give the same set of frames. A network that averages frame scores answers the same
+    for both, so it is right on at most one. In training each set is as likely as its mirror image.
     """
 
     def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
         """As in `Sparse` up to the middle of the video, mirrored from there on. (clips, T).
 
         Raises:
-            ValueError: T is odd, or more than two clips are asked for.
+            ValueError: T is odd, or other than one or two clips.
         """
         if clip_frames % 2:
-            raise ValueError(f"mirrored sampling needs an even number of frames a clip, got {clip_frames}")
+            raise ValueError(f"mirrored sampling needs an even number of frames per clip, got {clip_frames}")
         first = super().test(num_frames, clip_frames, clips)[:, : clip_frames // 2]
         return np.concatenate([first, num_frames - 1 - first[:, ::-1]], axis=1)
 
 
 class Dense:
-    """A window of 64 neighbouring frames (Wang et al., 2018), as the paper trains on Kinetics.
+    """A window of 64 consecutive frames (Wang et al., 2018), as the paper trains on Kinetics.
 
-    T frames are spread over the window; with T = 8 or 16 that is the authors' stride of 64 // T. A
-    video shorter than the window is the window (the authors' release starts again at its first frame).
+    T frames are spaced evenly in it; T = 8 or 16 gives the authors' stride of 64 // T. A shorter video is the
+    window itself (the authors' release starts again at its first frame).
     """
 
     window = 64  # frames
@@ -67,13 +65,12 @@ class Dense:
         return start + _segments(window, clip_frames, 0.0)
 
     def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
-        """The authors' test clips, four in the paper: each spread over the whole video. (clips, T).
+        """The authors' test clips, four in the paper; each covers the whole video. (clips, T).
 
-        Clip k takes one frame of each of T segments, all at one offset, which grows with k from the
-        segments' starts to their last frames. One clip alone takes the centres.
+        Clip k takes one frame of each of T segments, all at one offset. The offset grows with k from the segments'
+        starts to their last frames. A single clip takes the centres.
         """
-        if clips < 1:
-            raise ValueError(f"a video has at least one test clip, asked for {clips}")
+        _check_clips(clips)
         if clips == 1:
             return _segments(num_frames, clip_frames, 0.5)[None]
         starts = _segments(num_frames, clip_frames, 0.0)
@@ -85,13 +82,17 @@ class DenseWindows(Dense):
     """Dense sampling whose test clips are windows too, evenly placed: TSM's protocol, with ten of them."""
 
     def test(self, num_frames: int, clip_frames: int, clips: int = 10) -> np.ndarray:
-        """Windows from the video's start to its end; one clip alone is the middle one. (clips, T)."""
-        if clips < 1:
-            raise ValueError(f"a video has at least one test clip, asked for {clips}")
+        """Windows from the video's start to its end; a single clip is the middle one. (clips, T)."""
+        _check_clips(clips)
         window = min(self.window, num_frames)
         room = num_frames - window
         starts = [room // 2] if clips == 1 else np.linspace(0, room, clips).astype(np.int64)
         return np.stack([start + _segments(window, clip_frames, 0.0) for start in starts])
+
+
+def _check_clips(clips: int) -> None:
+    if clips < 1:
+        raise ValueError(f"a video has at least one test clip, asked for {clips}")
 
 
 def _segments(num_frames: int, clip_frames: int, offset) -> np.ndarray:

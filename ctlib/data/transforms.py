@@ -1,7 +1,4 @@
-"""Which pixels of its frames a clip shows: cropped, resized, flipped and normalised, all frames alike.
-
-Frames come as uint8 (T, H, W, 3) and leave as float32 (3, T, size, size).
-"""
+"""From decoded frames, uint8 (T, H, W, 3), to a clip, float32 (3, T, size, size): crop, resize, flip, normalise."""
 
 import re
 
@@ -16,15 +13,14 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
 def random_crop(height: int, width: int, size: int, rng: np.random.Generator) -> Box:
-    """A random box of the multi-scale crop that TSN and CT-Net train with.
+    """A random box of the multi-scale crop with which TSN and CT-Net are trained.
 
-    Height and width are each one of four scales of the shorter side, at most one scale apart; the
-    box stands at one of 13 places (corners, edges, centre, and half-way to the corners).
+    Height and width are each the shorter side times one of four scales, at most one scale apart. The box lies at
+    one of 13 places: corners, edges, centre, and half-way to the corners.
     """
     short = min(height, width)
     sides = [int(short * scale) for scale in SCALES]
-    sides = [size if abs(side - size) < 3 else side for side in sides]
-    sides = [min(side, short) for side in sides]
+    sides = [min(size if abs(side - size) < 3 else side, short) for side in sides]
     pairs = [(i, j) for i in range(len(sides)) for j in range(len(sides)) if abs(i - j) <= 1]
     i, j = pairs[rng.integers(len(pairs))]
     h, w = sides[i], sides[j]
@@ -52,7 +48,7 @@ def train_view(frames: np.ndarray, size: int, box: Box, flip: bool) -> torch.Ten
 
 
 def test_short_side(size: int) -> int:
-    """Pixels to which a test frame's shorter side is brought before a crop of `size`: 256 for 224, else the size."""
+    """The shorter side, in pixels, of a test frame before a crop of `size`: 256 for 224, else the size."""
     return 256 if size == 224 else size
 
 
@@ -64,7 +60,7 @@ def test_views(frames: np.ndarray, size: int, short_side: int, crops: int) -> to
 
 
 def _channels_first(frames: np.ndarray) -> torch.Tensor:
-    """(T, H, W, 3) -> (T, 3, H, W), a view, as torchvision resizes fastest."""
+    """(T, H, W, 3) -> (T, 3, H, W), a view: the layout that torchvision resizes fastest."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
@@ -72,56 +68,47 @@ _MEAN, _STD = (255 * torch.tensor(values)[:, None, None, None] for values in (IM
 
 
 def _normalised(clips: torch.Tensor) -> torch.Tensor:
-    """(..., 3, T, H, W) uint8 -> the same in float32, with ImageNet's mean and deviation."""
+    """(..., 3, T, H, W) uint8 -> the same in float32, less ImageNet's mean and over its standard deviation."""
     return clips.contiguous().float().sub_(_MEAN).div_(_STD)
 
 
 def to_pixels(clip: torch.Tensor) -> np.ndarray:
-    """A clip as people look at it: (3, T, H, W) normalised -> (T, H, W, 3) uint8."""
+    """A clip to show: (3, T, H, W) normalised -> (T, H, W, 3) uint8."""
     return (clip * _STD + _MEAN).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
 
-_SIDES = [
-    (r"left to right", "right to left"),
-    (r"right to left", "left to right"),
-    (r"camera left", "camera right"),
-    (r"camera right", "camera left"),
-    (r"(?:counter|anti)[- ]?clockwise", "clockwise"),
-    (r"clockwise", "counter clockwise"),
-]
-_SIDED = re.compile("|".join(f"({pattern})" for pattern, _ in _SIDES), re.IGNORECASE)
+_OTHER_SIDE = {
+    "left to right": "right to left",
+    "right to left": "left to right",
+    "camera left": "camera right",
+    "camera right": "camera left",
+    "counter clockwise": "clockwise",
+    "clockwise": "counter clockwise",
+}
+_SIDED = re.compile("|".join(_OTHER_SIDE))
+_BARE = {"left": "right", "right": "left", "左": "右", "右": "左"}
+_BARE_SIDE = re.compile(r"\b(?:left|right)(?=(?:wards?)?\b)|[左右]")
+_COUNTER_CLOCKWISE = re.compile(r"(?:counter|anti)[- ]?clockwise")
 
 
 def flipped_labels(classes: tuple[str, ...]) -> np.ndarray:
-    """The label of each class after a horizontal flip, found by the class names.
+    """The label of each class after a horizontal flip, int64 (num_classes,), by the class names.
 
-    "... from left to right" becomes "... from right to left", and so for cameras turned left or
-    right and for clockwise motion. A class that has a side but whose opposite is not in `classes`
-    gets -1: it must not be flipped. A bare "left" or "right" counts as a side where swapping it gives
-    another class ("Swiping left"); "Pulling it right out" has none.
-
-    Returns:
-        int64 (num_classes,).
+    "... from left to right" becomes "... from right to left"; cameras turned left or right and clockwise motion are
+    swapped too. A sided class whose opposite is not in `classes` gets -1: it must not be flipped. A bare "left" or
+    "right" is a side only if swapping it gives another class ("Swiping left", not "Pulling it right out").
     """
 
-    def words(name: str) -> str:
-        """Lower-case words: "TurnLeft", "turn_left" and "Turn-left" are "turn left"."""
-        return re.sub(r"[_\-\s]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).lower()
-
     def canonical(name: str) -> str:
-        return re.sub(r"(?:counter|anti)[- ]?clockwise", "counter clockwise", name)
+        """Lower-case words: "TurnLeft", "turn_left" and "Turn-left" are "turn left"."""
+        words = re.sub(r"[_\-\s]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).lower()
+        return _COUNTER_CLOCKWISE.sub("counter clockwise", words)
 
-    def other_side(match: re.Match) -> str:
-        return _SIDES[match.lastindex - 1][1]
-
-    def bare(match: re.Match) -> str:
-        return {"left": "right", "right": "left", "左": "右", "右": "左"}[match.group()]
-
-    names = [words(name) for name in classes]
-    labels = {canonical(name): label for label, name in enumerate(names)}
+    names = [canonical(name) for name in classes]
+    labels = {name: label for label, name in enumerate(names)}
     flipped = []
     for name in names:
-        swapped = labels.get(re.sub(r"\b(?:left|right)(?=(?:wards?)?\b)|[左右]", bare, canonical(name)))
-        sided = labels.get(canonical(_SIDED.sub(other_side, name)), -1)
-        flipped.append(sided if swapped is None or sided != labels[canonical(name)] else swapped)
+        swapped = labels.get(_BARE_SIDE.sub(lambda side: _BARE[side.group()], name))
+        sided = labels.get(canonical(_SIDED.sub(lambda side: _OTHER_SIDE[side.group()], name)), -1)
+        flipped.append(sided if swapped is None or sided != labels[name] else swapped)
     return np.array(flipped)

@@ -103,7 +103,7 @@ def test_it_is_made_once_and_cached(tmp_path, monkeypatch):
     stamp = (root / "arrow.json").stat().st_mtime_ns
     assert arrow.ensure(CONFIG, on_clips=lambda *_: pytest.fail("written again")) == root
     assert (root / "arrow.json").stat().st_mtime_ns == stamp
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         arrow.write(CONFIG, root)
 
 

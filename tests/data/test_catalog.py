@@ -231,7 +231,7 @@ def test_a_prepared_set_is_used_as_the_one_it_was_made_from(tmp_path):
     record["parameters"]["short_side"] = 128
     (root / "prepared.json").write_text(json.dumps(record))
     assert load_samples("list", root, "train").fingerprint != samples.fingerprint  # other pixels under the same names
-    with pytest.raises(ValueError, match=r"prepared\.json: it does not say how val was prepared"):
+    with pytest.raises(ValueError, match=r"prepared\.json: does not say how val was prepared"):
         load_samples("list", root, "val")
 
 
@@ -336,22 +336,22 @@ BAD = [
     ("list", "val.txt", "ok.mp4 0\na.mp4 b\n", "line 2: needed 'path label' or 'path num_frames label'"),
     ("list", "val.txt", "ok.mp4 9 0\r\n\r\na.mp4 48 2\r\n", "line 3: label 2 is outside 0..1"),
     ("list", "val.txt", "a.mp4 48 -1\n", "line 1: label -1 is outside 0..1"),
-    ("list", "val.txt", "a.mp4 0 1\n", "line 1: a video of 0 frames"),
-    ("list", "val.txt", "a.mp4 3 1\nb.mp4 3 1\na.mp4 4 1\n", "line 3: a.mp4 is in line 1 already"),
+    ("list", "val.txt", "a.mp4 0 1\n", "line 1: a video needs at least one frame, got 0"),
+    ("list", "val.txt", "a.mp4 3 1\nb.mp4 3 1\na.mp4 4 1\n", "line 3: a.mp4 is already in line 1"),
     ("list", "val.txt", "../a.mp4 3 1\n", "line 1: ../a.mp4 is outside the root"),
     ("list", "val.txt", "/etc/a.mp4 3 1\n", "line 1: /etc/a.mp4 is outside the root"),
-    ("list", "val.txt", "\n \n", "the list names no video"),
-    ("list", "classes.txt", "a\nb\na\n", "line 3: class 'a' is in line 1 already"),
+    ("list", "val.txt", "\n \n", "the list has no videos"),
+    ("list", "classes.txt", "a\nb\na\n", "line 3: class 'a' is already in line 1"),
     ("something-v1", "something-something-v1-validation.csv", "3,Dropping", "line 1: needed 'id;label'"),
     ("something-v1", "something-something-v1-validation.csv", "3;Droping", "line 1: unknown class 'Droping'"),
-    ("something-v2", "something-something-v2-validation.json", "[{]", "line 1: no JSON"),
+    ("something-v2", "something-something-v2-validation.json", "[{]", "line 1: not JSON"),
     ("something-v2", "something-something-v2-validation.json", '[{"id": 3}]', "entry 1: needed an entry with id and"),
-    ("something-v2", "something-something-v2-validation.json", "[" + "1" * 5000 + "]", "no JSON that can be read"),
+    ("something-v2", "something-something-v2-validation.json", "[" + "1" * 5000 + "]", "not readable as JSON"),
     (
         "something-v2",
         "something-something-v2-validation.json",
         '[{"id": "\\ud800", "template": "Dropping something"}]',
-        "entry 1: no usable path",
+        "entry 1: not a usable path",
     ),
     ("something-v2", "something-something-v2-labels.json", '{"a": "0", "b": "2"}', "labels must be 0..1, each once"),
     ("kinetics-400", "annotations/val.csv", "label,youtube_id\n", "line 1: needed the columns .*, lacks time_start"),
@@ -362,7 +362,7 @@ BAD = [
         "line 2: needed a label, an id and two times",
     ),
     ("kinetics-400", "annotations/val.csv", KINETICS + "yodeling,xyz,3,13,val\n", "line 2: unknown class 'yodeling'"),
-    ("mini-kinetics-200", "val_ytid_list.txt", "nope\n", "the list names no video"),
+    ("mini-kinetics-200", "val_ytid_list.txt", "nope\n", "the list has no videos"),
     ("ucf101", "ucfTrainTestlist/testlist01.txt", "v_B_g01_c01.avi\n", "line 1: needed 'Class/video.avi'"),
     ("ucf101", "ucfTrainTestlist/testlist01.txt", "Archery/v.avi 1\n", "line 1: class Archery is number 2, got 1"),
     ("ucf101", "ucfTrainTestlist/classInd.txt", "1 A\n3 B\n", "line 2: needed '2 ClassName', got '3 B'"),
@@ -416,7 +416,7 @@ def test_a_file_name_that_is_no_text(tmp_path):
 def test_text_that_is_not_utf8_is_named_by_line(tmp_path):
     root = write(tmp_path, LAYOUTS["list"])
     (root / "val.txt").write_bytes("a.mp4 3 0\nü.mp4 3 0\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"val\.txt, line 2: no UTF-8 text"):
+    with pytest.raises(ValueError, match=r"val\.txt, line 2: not UTF-8 text"):
         load_samples("list", root, "val")
 
 
@@ -520,5 +520,5 @@ def test_videos_that_a_check_found_bad_are_left_out_and_counted(tmp_path):
         load_samples("hmdb51", root, "train", checked=whole).fingerprint
         == load_samples("hmdb51", root, "train").fingerprint
     )
-    with pytest.raises(ValueError, match="does not know 1 of the 1 videos listed, the first being .*w2.avi"):
+    with pytest.raises(ValueError, match="does not know 1 of the 1 listed videos, such as .*w2.avi"):
         load_samples("hmdb51", root, "val", checked=folder)

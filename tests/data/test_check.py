@@ -3,89 +3,38 @@ import os
 import shutil
 import signal
 import time
-from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from ctlib.data import video
 from ctlib.data.catalog import Samples
 from ctlib.data.check import check, read_check
+from tests.data.videos import cut, encode, encode_sound, everything, moving, save_images
 
 LENGTH = 12
-
-
-def moving(length=LENGTH, height=48, width=64):
-    """Frames that differ, (length, height, width, 3)."""
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return np.stack([np.roll(noise, 2 * index, axis=1) for index in range(length)])
-
-
-def write(path, codec="libx264", frames=None, times=None, options=None):
-    """Write frames, at `times` in 25ths of a second if they are not one after the other."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames = moving() if frames is None else frames
-    with av.open(os.fspath(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = index if times is None else times[index], Fraction(1, 25)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
-
-
-def write_sound(path):
-    import av
-
-    with av.open(os.fspath(path), "w") as container:
-        stream = container.add_stream("aac", rate=8000, layout="mono")
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 8000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode())
-
-
-def write_folder(path, frames=None):
-    path.mkdir(parents=True)
-    for number, frame in enumerate(moving() if frames is None else frames, start=1):
-        Image.fromarray(frame).save(path / f"{number:05d}.jpg")
-
-
-def cut(path, share=0.6):
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
 
 
 def samples_of(root, names, listed=()):
     return Samples([(name, 0, dict(listed).get(name)) for name in names], ("a",), root)
 
 
-def everything(root):
-    """Content and time of change of each file below a folder, by path."""
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
-
-
 def test_every_fault_has_its_reason_and_no_video_changes(tmp_path):
     root = tmp_path / "data"
-    good = [write(root / "h264.mp4", "libx264"), write(root / "sub" / "mpeg4.avi", "mpeg4")]
-    good += [write(root / "vp9.webm", "libvpx-vp9")]
-    # Whole, though it states more frames than it has: some were dropped in its making.
-    good += [write(root / "dropped.avi", "mpeg4", times=[t for t in range(2 * LENGTH) if t % 4 in (0, 3)])]
-    write_folder(root / "folder")
-    write_folder(root / "short folder", moving(LENGTH - 1))
+    codecs = {"h264.mp4": "libx264", "sub/mpeg4.avi": "mpeg4", "vp9.webm": "libvpx-vp9"}
+    good = [encode(root / name, codec, moving()) for name, codec in codecs.items()]
+    # Whole, though it states more frames than it has: some were dropped when it was made.
+    times = [time for time in range(2 * LENGTH) if time % 4 in (0, 3)]
+    good += [encode(root / "dropped.avi", "mpeg4", moving(), times=times)]
+    save_images(root / "folder", moving())
+    save_images(root / "short folder", moving(LENGTH - 1))
     (root / "empty folder").mkdir()
     (root / "empty.mp4").touch()
     (root / "text.mp4").write_text("no video")
-    write_sound(root / "sound.mp4")
+    encode_sound(root / "sound.mp4")
     for name, codec in {"cut.mp4": "libx264", "cut.avi": "mpeg4", "cut.webm": "libvpx-vp9"}.items():
-        cut(write(root / name, codec, moving(60), options={"g": "1"}))
-    write(root / "short.mp4", "libx264")
+        cut(encode(root / name, codec, moving(60), {"g": "1"}))
+    encode(root / "short.mp4", frames=moving())
     before = everything(root)
     expected = {
         "no.mp4": "missing",
@@ -115,7 +64,7 @@ def test_every_fault_has_its_reason_and_no_video_changes(tmp_path):
 
 
 def count_or_fail(source):
-    """A decoder of which the file's name says what it does."""
+    """A decoder that does what the file's name says."""
     name = Path(source).stem
     time.sleep(0.05)
     if name == "hangs":
@@ -131,7 +80,7 @@ def count_or_fail(source):
 
 
 def made(root, names):
-    """A root with files of these names, that a real decoder never sees: they are texts."""
+    """A root with sources of these names, for `count_or_fail`."""
     root.mkdir(exist_ok=True)
     for name in names:
         (root / name).mkdir()  # a folder of frames has no container that could state another number
@@ -152,12 +101,17 @@ def test_a_decoder_that_hangs_or_dies_is_the_video_s_fault(tmp_path):
 
 
 def test_it_works_with_spawned_workers(tmp_path):
-    samples = made(tmp_path / "data", ["dies", "n1", "broken"])
-    summary = check(samples, tmp_path / "checked", workers=1, decode=count_or_fail, start_method="spawn")
-    assert summary == (3, 3, 1, {"crash": 1, "unreadable": 1})
+    samples = made(tmp_path / "data", ["n1", "broken"])
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        summary = check(samples, tmp_path / "checked", workers=1, decode=count_or_fail)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert summary == (2, 2, 1, {"unreadable": 1})
 
 
-def test_a_check_that_was_cut_off_goes_on(tmp_path):
+def test_an_interrupted_check_resumes(tmp_path):
     others = set(multiprocessing.active_children())  # of tests before this one, not ended yet
     samples, folder = made(tmp_path / "data", [f"n{i}" for i in range(1, 9)] + ["broken"]), tmp_path / "checked"
 
@@ -180,7 +134,7 @@ def test_a_check_that_was_cut_off_goes_on(tmp_path):
     assert read_check(folder) == ({f"n{i}": i for i in range(1, 9)}, {"broken": "unreadable: a reason"})
 
 
-def test_nothing_is_judged_twice_unless_asked(tmp_path):
+def test_nothing_is_checked_twice_unless_asked(tmp_path):
     samples, folder = made(tmp_path / "data", ["n1", "n2", "dies"]), tmp_path / "checked"
     other = samples_of(samples.root, ["n1", "n7"])  # another split, in the same folder
     (samples.root / "n7").mkdir()
@@ -198,7 +152,7 @@ def test_nothing_is_judged_twice_unless_asked(tmp_path):
         check(samples, folder, again="some")
 
 
-def test_a_list_that_asks_for_more_frames_has_its_videos_judged_anew(tmp_path):
+def test_a_list_that_states_more_frames_has_its_videos_checked_again(tmp_path):
     samples, folder = made(tmp_path / "data", ["n5", "n9"]), tmp_path / "checked"
     check(samples, folder, decode=count_or_fail)
     more = samples_of(samples.root, ["n5", "n9"], {"n5": 6, "n9": 9})

@@ -7,6 +7,7 @@ import torch
 from ctlib.config import DataConfig
 from ctlib.data import clips, encoding, transforms, video
 from ctlib.data.catalog import Samples
+from tests.data.videos import COUNT, LAYOUTS, numbers
 
 
 def test_a_test_item_holds_the_frames_of_its_indices(val_samples):
@@ -70,12 +71,28 @@ def test_the_loader_gives_the_same_batches_with_any_number_of_workers(train_samp
     assert batches[0][0] == pytest.approx(torch.stack([clip for clip, _ in expected]).sum().item())
 
 
-def test_workers_that_are_spawned_give_the_same(val_samples):
+class Spawned(torch.utils.data.Dataset):
+    """A test clip, then the numbers on frames read from each source."""
+
+    def __init__(self, clips, sources):
+        self.clips, self.sources = clips, sources
+
+    def __len__(self):
+        return 1 + len(self.sources)
+
+    def __getitem__(self, index):
+        if index == 0:
+            return self.clips[0][0]
+        return torch.tensor(numbers(video.read_frames(self.sources[index - 1], [COUNT - 1, 0, 31, 17])))
+
+
+def test_spawned_workers_give_the_same(val_samples, sources):
     """As on a Mac and on Windows: data set and samples travel to another interpreter."""
-    dataset = clips.ClipDataset(val_samples, 4, 32, clips=2)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context="spawn")
-    views, labels = next(iter(loader))
-    assert torch.equal(views, torch.stack([dataset[0][0], dataset[1][0]])) and labels.tolist() == [0, 1]
+    dataset = Spawned(clips.ClipDataset(val_samples, 4, 32, clips=2), [sources / layout for layout in LAYOUTS])
+    loader = torch.utils.data.DataLoader(dataset, None, num_workers=1, multiprocessing_context="spawn", timeout=120)
+    clip, *read = loader
+    assert torch.equal(clip, dataset[0])
+    assert [each.tolist() for each in read] == [[COUNT - 1, 0, 31, 17]] * len(LAYOUTS)
 
 
 def test_every_epoch_has_each_video_once_in_another_order():
@@ -127,7 +144,7 @@ def test_an_unreadable_video_is_skipped_by_name_when_asked(train_samples, tmp_pa
     assert label == clips.SKIPPED and clip.shape == training[0, 1][0].shape
 
 
-def test_flips_are_the_data_set_s_unless_told(train_samples):
+def test_flips_follow_the_data_set_by_default(train_samples):
     def flips(**options):
         return (clips.ClipDataset(train_samples, 4, 32, train=True, **options).flipped >= 0).any()
 
@@ -147,7 +164,7 @@ def test_refusals(train_samples):
         clips.train_loader(train_samples, 4, DataConfig(size=32), batch=64, seed=0)
     with pytest.raises(ValueError, match="short_side must be at least size, got 16 and 32"):
         clips.ClipDataset(train_samples, 4, 32, short_side=16)
-    with pytest.raises(ValueError, match="even number of frames a clip, got 5"):
+    with pytest.raises(ValueError, match="even number of frames per clip, got 5"):
         clips.ClipDataset(train_samples, 5, 32)
     with pytest.raises(ValueError, match="unknown sampling 'mirored': did you mean 'mirrored'"):
         clips.ClipDataset(train_samples, 4, 32, sampling="mirored")

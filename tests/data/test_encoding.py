@@ -6,7 +6,7 @@ import pytest
 
 from ctlib.data.encoding import write_frames, write_video
 from ctlib.data.video import read_frames
-from tests.data.test_video import COUNT, coded_frames, numbers
+from tests.data.videos import COUNT, coded_frames, numbers
 
 
 def test_a_reversed_clip_decodes_to_exactly_the_reversed_frames(tmp_path):

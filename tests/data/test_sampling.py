@@ -89,9 +89,9 @@ def test_refusals():
     for sampling in (Dense(), DenseWindows()):
         with pytest.raises(ValueError, match="at least one test clip, asked for 0"):
             sampling.test(48, 8, clips=0)
-    with pytest.raises(ValueError, match="even number of frames a clip, got 3"):
+    with pytest.raises(ValueError, match="even number of frames per clip, got 3"):
         Mirrored().test(48, 3)
-    with pytest.raises(ValueError, match="one or two test clips a video, asked for 3"):
+    with pytest.raises(ValueError, match="one or two test clips per video, asked for 3"):
         Sparse().test(48, 8, clips=3)
     with pytest.raises(ValueError, match="at least one frame, got 0 and 8"):
         Sparse().test(0, 8)

@@ -8,92 +8,20 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from ctlib.data.encoding import write_frames, write_video
-from ctlib.data.video import (
-    VideoError,
-    VideoInfo,
-    count_frames,
-    iterate_frames,
-    probe,
-    read_frames,
+from ctlib.data.encoding import write_frames
+from ctlib.data.video import VideoError, VideoInfo, count_frames, iterate_frames, probe, read_frames
+from tests.data.videos import (
+    COUNT,
+    HEIGHT,
+    LAYOUTS,
+    WIDTH,
+    coded,
+    coded_frames,
+    encode,
+    encode_sound,
+    numbers,
+    save_images,
 )
-
-# ---------------------------------------------------------------- frames that carry their number
-
-COUNT, HEIGHT, WIDTH, BITS = 60, 64, 96, 6
-
-
-def coded(number):
-    """A frame that shows its number in black and white blocks, over a texture that moves: (H, W, 3) uint8."""
-    texture = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    frame = np.roll(texture, number, axis=1) // 2 + 64
-    for bit in range(BITS):
-        frame[:32, 16 * bit : 16 * (bit + 1)] = 255 * (number >> bit & 1)
-    return frame
-
-
-def numbers(frames):
-    blocks = frames[:, 8:24].reshape(len(frames), 16, BITS, 16, 3).mean((1, 3, 4)) > 127
-    return (blocks @ (1 << np.arange(BITS))).tolist()
-
-
-def coded_frames(count=COUNT):
-    return (coded(number) for number in range(count))
-
-
-def encode(path, codec, options, frames=None, container_options=None):
-    with av.open(os.fspath(path), "w", options=container_options or {}) as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width = HEIGHT, WIDTH
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.codec_context.thread_count = 1
-        for frame in frames or coded_frames():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def save_images(folder, pattern="{:05d}.jpg", first=1, frames=None):
-    folder.mkdir()
-    for number, frame in enumerate(frames or coded_frames(), start=first):
-        Image.fromarray(frame).save(folder / pattern.format(number))
-    return folder
-
-
-ENCODED = {
-    "h264 long GOP.mp4": ("libx264", {"g": "250", "bf": "3"}),
-    "h264 long GOP.mkv": ("libx264", {"g": "24", "bf": "3"}),
-    "h264 open GOP.mp4": (
-        "libx264",
-        {"bf": "3", "x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:b-adapt=0"},
-    ),
-    "h264 refresh.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}),
-    "h264.avi": ("libx264", {"g": "24", "bf": "0"}),
-    "h264 B.avi": ("libx264", {"g": "24", "bf": "3"}),
-    "hevc.mp4": ("libx265", {"x265-params": "keyint=24:bframes=3:log-level=none"}),
-    "av1.mp4": ("libsvtav1", {"preset": "12", "g": "24", "svtav1-params": "lp=1"}),
-    "vp9.webm": ("libvpx-vp9", {"g": "24", "deadline": "realtime", "cpu-used": "8", "b": "2M"}),
-    "vp9 hidden.webm": ("libvpx-vp9", {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "5", "b": "2M"}),
-    "vp8.webm": ("libvpx", {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "5", "b": "2M"}),
-    "mpeg4.avi": ("mpeg4", {"g": "12", "bf": "0", "qscale": "3"}),
-    "mpeg4 B.avi": ("mpeg4", {"g": "12", "bf": "2", "qscale": "3"}),
-    "mpeg4 B.mp4": ("mpeg4", {"g": "12", "bf": "2", "qscale": "3"}),
-    "mjpeg.avi": ("mjpeg", {}),
-}
-LAYOUTS = [*ENCODED, "h264 short GOP.mp4", "h264 intra.mp4", "jpeg", "png"]
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """The same frames in every layout."""
-    folder = tmp_path_factory.mktemp("sources")
-    for name, (codec, options) in ENCODED.items():
-        encode(folder / name, codec, options)
-    write_video(folder / "h264 short GOP.mp4", coded_frames(), fps=25)
-    write_video(folder / "h264 intra.mp4", coded_frames(), fps=25, gop=1)
-    save_images(folder / "jpeg")
-    save_images(folder / "png", "img_{:06d}.png", first=0)
-    return folder
-
 
 ORDERS = {
     "each alone": None,
@@ -130,7 +58,7 @@ def test_decord_gives_the_same_pixels_where_it_is_exact(sources, layout):
 
 @pytest.mark.parametrize("layout", WRONG_WITH_DECORD)
 def test_decord_is_refused_where_it_is_not(sources, layout):
-    with pytest.raises(VideoError, match="decord's random access is not exact in it .*take the decoder 'pyav'"):
+    with pytest.raises(VideoError, match="decord's random access is not exact in it .*use the decoder 'pyav'"):
         read_frames(sources / layout, [0], decoder="decord")
 
 
@@ -145,7 +73,7 @@ def test_decord_reads_narrow_videos_and_lists_of_images_too(tmp_path, sources):
 
 
 class Numbers(Dataset):
-    """What the frames say that are read of each source."""
+    """The numbers on frames read from each source."""
 
     indices = [COUNT - 1, 0, 31, 17]
 
@@ -159,14 +87,13 @@ class Numbers(Dataset):
         return torch.tensor(numbers(read_frames(self.sources[index], self.indices)))
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_loader_workers_read_the_same_frames(sources, start):
+def test_loader_workers_read_the_same_frames(sources):
+    """Forked ones, after the parent has decoded; for spawned ones see test_clips."""
     dataset = Numbers([sources / layout for layout in LAYOUTS])
-    read = [dataset[index] for index in range(len(dataset))]  # the parent has decoded before it forks
-    workers = {"fork": 2, "spawn": 1}[start]
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start, timeout=120)
-    for here, there in zip(read, loader, strict=True):
-        assert here.tolist() == there.tolist() == dataset.indices
+    here = [dataset[index] for index in range(len(dataset))]
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=120)
+    for read, expected in zip(loader, here, strict=True):
+        assert read.tolist() == expected.tolist() == dataset.indices
 
 
 @pytest.mark.parametrize(
@@ -178,7 +105,7 @@ def test_loader_workers_read_the_same_frames(sources, start):
         ("jpeg", VideoInfo("images", COUNT, HEIGHT, WIDTH, None, None)),
     ],
 )
-def test_a_probe_tells_what_the_header_says(sources, layout, info):
+def test_a_probe_returns_what_the_header_states(sources, layout, info):
     assert probe(sources / layout) == info
 
 
@@ -230,7 +157,7 @@ def test_a_film_taken_sideways_is_turned_upright(sources, tmp_path, turns, matri
     ("pattern", "first"), [("{:05d}.jpg", 1), ("image_{:06d}.jpg", 1), ("img_{:05d}.JPEG", 0), ("v2-{}.png", 1)]
 )
 def test_a_folder_of_frames_is_read_in_the_order_of_its_numbers(tmp_path, pattern, first):
-    folder = save_images(tmp_path / "frames", pattern, first, coded_frames(12))
+    folder = save_images(tmp_path / "frames", coded_frames(12), pattern, first)
     for name in ("Thumbs.db", "._00001.jpg", "flow_x_00001.jpg"):
         (folder / name).write_bytes(b"something else")
     assert count_frames(folder) == 12
@@ -244,7 +171,7 @@ def test_a_grey_image_has_three_channels(tmp_path):
 
 
 def spoiled_folders(folder):
-    """What is done to a folder of ten frames, and what is said then."""
+    """Ways to spoil a folder of ten frames, with the error message."""
 
     def save(name, size=(WIDTH, HEIGHT)):
         Image.new("RGB", size).save(folder / name)
@@ -255,7 +182,7 @@ def spoiled_folders(folder):
     return {
         "gap": (lambda: (folder / "00004.jpg").unlink(), "frames: frame number 4 is missing, of 1 to 10"),
         "late": (lambda: [(folder / f"{n:05d}.jpg").unlink() for n in (1, 2)], "number 1 is missing, of 1 to 10"),
-        "twice": (lambda: save("4.jpg"), "frame number 4 is there twice"),
+        "twice": (lambda: save("4.jpg"), "frame number 4 exists twice"),
         "two kinds": (lambda: save("img_00011.jpg"), r"numbered files of several kinds, \['', 'img_'\]"),
         "sizes": (lambda: save("00004.jpg", (32, 32)), "frames of different sizes, 32 x 32 and 64 x 96"),
         "cut": (lambda: cut("00004.jpg"), "00004.jpg: not a readable image .*truncated"),
@@ -268,28 +195,19 @@ def spoiled_folders(folder):
 @pytest.mark.parametrize("case", spoiled_folders(None))
 def test_a_spoiled_folder_is_an_error(tmp_path, case):
     folder = save_images(tmp_path / "frames", frames=coded_frames(10))
-    spoil, told = spoiled_folders(folder)[case]
+    spoil, message = spoiled_folders(folder)[case]
     spoil()
-    with pytest.raises(VideoError, match=told):
+    with pytest.raises(VideoError, match=message):
         read_frames(folder, [0, 3])
 
 
 # ---------------------------------------------------------------- files that are broken
 
 
-def write_sound(path):
-    with av.open(os.fspath(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
 def bad_files(folder, sources):
-    """Files that cannot be opened or are not all there: {name: what is said}."""
+    """Files that cannot be opened or are truncated: {name: error message}."""
     whole = (sources / "h264 short GOP.mp4").read_bytes()
-    encode(folder / "head first.mp4", "libx264", {"g": "8"}, container_options={"movflags": "faststart"})
+    encode(folder / "head first.mp4", options={"g": "8"}, container_options={"movflags": "faststart"})
     contents = {
         "empty.mp4": (b"", "the file is empty"),
         "text.mp4": (b"this is no video\n" * 50, "not a readable video"),
@@ -301,18 +219,18 @@ def bad_files(folder, sources):
         contents[f"cut {name}"] = (content[: len(content) // 2], r"truncated: the header states 2\.40 seconds")
     for name, (content, _) in contents.items():
         (folder / name).write_bytes(content)
-    write_sound(folder / "sound.mp4")
+    encode_sound(folder / "sound.mp4")
     (folder / "folder.mp4").mkdir()
     others = {
         "sound.mp4": "has no video stream",
         "folder.mp4": "a folder without numbered JPEG or PNG files",
         "missing.mp4": "no such file",
     }
-    return {name: told for name, (_, told) in contents.items()} | others
+    return {name: message for name, (_, message) in contents.items()} | others
 
 
 def test_a_title_in_another_encoding_is_no_damage(tmp_path):
-    encode(tmp_path / "plain.avi", "mpeg4", {"g": "12"}, frames=coded_frames(5))
+    encode(tmp_path / "plain.avi", "mpeg4", coded_frames(5), {"g": "12"})
     with av.open(str(tmp_path / "plain.avi")) as source, av.open(str(tmp_path / "titled.avi"), "w") as made:
         made.metadata["title"] = "cafe"
         stream = made.add_stream_from_template(source.streams.video[0])
@@ -342,13 +260,13 @@ def test_bytes_changed_anywhere_give_frames_or_one_kind_of_error(sources, tmp_pa
 
 
 def test_a_bad_file_is_an_error_with_its_name_and_a_reason(tmp_path, sources):
-    for name, told in bad_files(tmp_path, sources).items():
+    for name, message in bad_files(tmp_path, sources).items():
         for call in (
             count_frames,
             lambda source: read_frames(source, [0]),
             lambda source: list(iterate_frames(source)),
         ):
-            with pytest.raises(VideoError, match=f"{name}: {told}") as caught:
+            with pytest.raises(VideoError, match=f"{name}: {message}") as caught:
                 call(tmp_path / name)
             assert "\n" not in str(caught.value)
 

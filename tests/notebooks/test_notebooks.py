@@ -110,7 +110,7 @@ def test_your_own_videos_makes_checks_trains_and_looks(tmp_path):
         ("train", {"epohcs": 3}, "unknown parameter 'epohcs': did you mean 'epochs'"),
         ("train", {"epochs": -1}, "epochs must be at least 1, got -1"),
         pytest.param("train", {"epochs": "3"}, "epochs must be int, got str '3'", marks=pytest.mark.slow),
-        ("train", {"num_frames": 7}, "mirrored sampling needs an even number of frames a clip, got 7"),
+        ("train", {"num_frames": 7}, "mirrored sampling needs an even number of frames per clip, got 7"),
         pytest.param(
             "train",
             {"overrides": "modle.dropout=0"},
