@@ -1,8 +1,8 @@
-"""Which findings of the paper's tables measured runs bear out: every pair of rows, judged over seeds.
+"""Comparisons: pairs of rows of the paper's tables, and which of their differences measured runs confirm.
 
-A finding is a pair of rows of one table whose published top-1 accuracies, on one data set, are at least
-`LEAST_GAP` points apart. It is judged by the measured difference of the two rows, seed by seed. Measured lines
-are those of `outcomes.measured`: a line a table, row and seed; all that takes them raises what `check` raises.
+Two rows of one table whose published top-1 accuracies, on one data set, are at least `LEAST_GAP` points apart are a
+comparison. Its result is read off the measured difference of the two rows, paired over seeds. Measured lines are those
+of `results.measured`: one row per table, row and seed.
 """
 
 import itertools
@@ -18,15 +18,15 @@ from ctlib import paper
 from ctlib.study import tables as study
 from ctlib.study.scales import SCALES, TABLES, rows
 
-AGREES, DISAGREES, UNRESOLVED = "agrees", "disagrees", "not resolved"
+AGREES, DISAGREES, INCONCLUSIVE = "agrees", "disagrees", "inconclusive"
 UNTESTED = "not at this scale"  # the scale has no such row, or has other real data than the published column
-LEAST_GAP = 0.5  # points of top-1 between two published rows, from which on they are a finding
-LEVEL = 0.95  # of the interval of a pair's mean difference
+LEAST_GAP = 0.5  # points of top-1 between two published rows that are compared
+LEVEL = 0.95  # of the interval of a mean difference
 
 _SOMETHING = "Something-Something V1"
 _COLUMNS = {"top1": "", "top1_v1": _SOMETHING, "top1_v2": "Something-Something V2", "top1_minik": "Mini-Kinetics-200"}
 _PUBLISHED_ON = {"something-v1": _SOMETHING, "mini-kinetics-200": "Mini-Kinetics-200"}  # real data of a scale
-# What the lines of one table share: what was tested, and what of its computing changes what is learned.
+# What the runs of one table share: what was tested, and what changes numbers in training.
 _SAME = ("fingerprint", "classes_digest", "coverage", "videos", "precision", "micro_batch")
 _PROTOCOL = ("frames", "size", "clips", "crops")  # may differ between rows where the paper's rows do
 
@@ -57,36 +57,35 @@ def seeds_of(text: str) -> tuple[int, ...]:
 
 
 def published(table: str) -> pd.DataFrame:
-    """The top-1 accuracies that a table of the paper prints, in percent: a row a row, a column a data set."""
+    """The top-1 accuracies that a table of the paper prints, in percent: one row per row, one column per data set."""
     lines = paper.table(table)
     columns = {column: _COLUMNS[column] or _SOMETHING for column in lines if column in _COLUMNS}
     return lines[list(columns)].rename(columns=columns)
 
 
 def check(measured: pd.DataFrame, scale: str | None = None) -> None:
-    """Refuse lines that must not be averaged, or held against one another.
+    """Refuse lines that must not be averaged or compared.
 
-    One scale in all; in a table one data fingerprint, class order, coverage, number of test videos, precision and
-    micro-batch; in a row one protocol. Two rows of a table may differ in frames, size, clips or crops only where the
-    paper's two rows do.
+    The study has one scale and the same overrides. A table has one data fingerprint, class order, coverage, number
+    of test videos, precision and micro-batch. A row has one protocol. Two rows of a table may differ in frames, size,
+    clips or crops only where the paper's two rows do.
 
     Args:
-        measured: of `outcomes.measured`.
-        scale: that they should be of; None: any.
+        measured: of `results.measured`.
+        scale: that they must be of; None: any.
 
     Raises:
         ValueError: lines that differ, or two lines of one row and seed; it names their runs.
     """
     repeated = measured[measured.duplicated(["table", "row", "seed"], keep=False)]
     if len(repeated):
-        first = repeated.iloc[0]
-        raise ValueError(
-            f"table {first.table}, row {first.row!r}, seed {first.seed} needs one run, and has "
-            f"{', '.join(repeated.run[(repeated.row == first.row) & (repeated.table == first.table)])}"
-        )
+        table, row, seed = repeated.iloc[0][["table", "row", "seed"]]
+        names = ", ".join(repeated.run[(repeated.table == table) & (repeated.row == row)])
+        raise ValueError(f"table {table}, row {row!r}, seed {seed} needs one run, got {names}")
     _one_value(measured, "scale", "the study")
+    _one_value(measured, "overrides", "the study")
     if scale is not None and len(measured) and measured.scale.iloc[0] != scale:
-        raise ValueError(f"the lines are of the scale {measured.scale.iloc[0]!r}, {scale!r} asked for")
+        raise ValueError(f"scale must be {measured.scale.iloc[0]!r}, as in the tables, got {scale!r}")
     for table, lines in measured.groupby("table", sort=False):
         for column in _SAME:
             _one_value(lines, column, f"table {table}")
@@ -94,23 +93,23 @@ def check(measured: pd.DataFrame, scale: str | None = None) -> None:
             for column in _PROTOCOL:
                 _one_value(part, column, f"table {table}, row {row!r}")
         for column in _PROTOCOL:
-            theirs = _paper_protocol(table, column)
-            for _, part in lines.groupby(lines.row.map(theirs), sort=False):
+            of_paper = _paper_protocol(table, column)
+            for _, part in lines.groupby(lines.row.map(of_paper), sort=False):
                 _one_value(part, column, f"table {table}, in rows that the paper has with the same {column}")
 
 
 def _one_value(lines: pd.DataFrame, column: str, where: str) -> None:
-    told = []
+    got = []
     for value, runs in lines.run.groupby(lines[column].astype(str), sort=False):
         names = list(dict.fromkeys(runs))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        told.append(f"{value} in {', '.join(names[:3])}{more}")
-    if len(told) > 1:
-        raise ValueError(f"{where} needs runs with one {column}, got {'; '.join(told)}: they are not averaged together")
+        got.append(f"{value!r} in {', '.join(names[:3])}{more}")
+    if len(got) > 1:
+        raise ValueError(f"{where} needs runs with one {column}, got {'; '.join(got)}: they cannot be compared")
 
 
 def _paper_protocol(table: str, column: str) -> dict[str, str]:
-    """Row -> what the paper says of the column; all the same where it says nothing."""
+    """Row -> the paper's value of the column; the same for all rows where the paper gives none."""
     lines = paper.table(table)
     networks = study.ROWS.get(table, {})
     if column == "size":
@@ -122,27 +121,45 @@ def averaged(measured: pd.DataFrame) -> pd.DataFrame:
     """The measured rows, averaged over their seeds.
 
     Returns:
-        Indexed by table and row, in the paper's order (rows that the paper does not have come last): `top1` (mean,
-        percent), `spread` (sample standard deviation over the seeds, missing of one), `seeds` (how many), `gflops`,
-        `params` (a count), `frames`, `size` (pixels), `clips`, `crops`, `videos`, `train_seconds` (mean of a run) and
-        `runs` (a tuple of all).
+        Indexed by table and row, in the paper's order, custom rows last: `top1` (mean, percent), `std` (sample standard
+        deviation over the seeds; missing with one seed), `seeds` (how many), `gflops`, `params` (a count), `frames`,
+        `size` (pixels), `clips`, `crops`, `videos`, `train_seconds` (mean of a run) and `runs` (a tuple of all).
+
+    Raises:
+        ValueError: as `check`.
     """
     check(measured)
     same = ("gflops", "params", *_PROTOCOL, "videos")
     table = measured.groupby(["table", "row"], sort=False).agg(
         top1=("top1", "mean"),
-        spread=("top1", "std"),
+        std=("top1", "std"),
         seeds=("seed", "nunique"),
         **{column: (column, "first") for column in same},
         train_seconds=("train_seconds", "mean"),
         runs=("run", lambda folders: tuple(sorted(folders))),
     )
-    return table.iloc[sorted(range(len(table)), key=lambda at: _place(*table.index[at]))]
+    return table.iloc[sorted(range(len(table)), key=lambda at: place(*table.index[at]))]
 
 
-def _place(table: str, row: str) -> tuple[int, int]:
+def place(table: str, row: str) -> tuple[int, int]:
+    """Where a row stands in the paper; custom rows last in their table. A key to sort by."""
     rows = list(paper.table(table).index)
     return paper.TABLES.index(table), rows.index(row) if row in rows else len(rows)
+
+
+def networks(means: pd.DataFrame) -> pd.DataFrame:
+    """The different networks among the rows of `averaged` that are one network tested in one view.
+
+    Returns:
+        One row per network and size, with the columns of `averaged`, `table` and `row` (the first that it serves),
+        `name` (both) and `also` (the names of the other rows that it serves).
+    """
+    alone = means[(means.clips * means.crops == 1) & ~means.frames.astype(str).str.contains("+", regex=False)]
+    alone = alone.reset_index().astype({"gflops": float, "top1": float, "std": float})
+    alone["name"] = alone.table + " " + alone.row
+    same = alone.groupby(["runs", "size"], sort=False)
+    alone["also"] = same.name.transform(lambda names: ", ".join(names.iloc[1:]))
+    return alone.drop_duplicates(["runs", "size"]).reset_index(drop=True)
 
 
 class Judged(NamedTuple):
@@ -175,32 +192,31 @@ def judge(differences: Sequence[float], videos: int) -> Judged:
 
 
 def comparable(table: str, data: str, scale: str) -> list[str]:
-    """The rows of a table whose published accuracies on `data` the runs of a scale may be held against.
+    """The rows of a table that the runs of a scale can be compared with, of those published on `data`.
 
-    Those that the scale has (`scales.rows`); where its data are real, only on the very data set.
+    These are the rows of the scale (`scales.rows`). Where its data are real, they must be the published data set.
     """
     own = SCALES[scale].others.get(table, (SCALES[scale].data,))[0]
     return list(rows(table, scale)) if _PUBLISHED_ON.get(own, data) == data else []
 
 
 def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:
-    """Every finding of some tables, and what the measured lines say of it.
+    """Every comparison of some tables, and its result.
 
-    Each published top-1 column has findings of its own (Tables 6 and 7 have two); on made data they are held against
-    the same measured rows. What a scale cannot test (`comparable`) is "not at this scale". The two rows are paired
-    over the seeds that both have; the verdict is "agrees" or "disagrees" where the interval of `judge` leaves zero
-    out, else "not resolved".
+    Each published top-1 column has its own comparisons (Tables 6 and 7 have two); on synthetic data the same measured
+    rows serve both. The two rows are paired over the seeds that both have. The result is "agrees" or "disagrees" where
+    the t interval excludes zero, else "inconclusive"; "not at this scale" if the scale cannot test it.
 
-    The verdicts of pairs are not corrected for how many there are. `p_holm` is (Holm, over the measured
-    comparisons that differ: the same two sets of runs in two tables, or against two published columns, are one).
+    `result` and `p` are of each comparison by itself. `p_holm` is corrected for the number of measured comparisons; the
+    same two sets of runs, in two tables or against two published columns, count once.
 
     Returns:
-        A row a finding: `table`, `data` (of the published column), `higher` and `lower` (rows, as published), `gap`
-        (published, points), `seeds` (common), `difference` (higher minus lower, measured, points) with its interval
-        `low` to `high`, `p`, `p_holm`, `verdict`, `why` (it is not resolved) and `key` (of the measured comparison).
+        One row per comparison: `table`, `data` (of the published column), `higher` and `lower` (rows, as published),
+        `gap` (published, points), `seeds` (common), `difference` (higher minus lower, measured, points) with its
+        interval `low` to `high`, `p`, `p_holm`, `result`, `why` (it is inconclusive) and `key` (of the measured pair).
 
     Raises:
-        ValueError: what `check` refuses.
+        ValueError: as `check`.
     """
     check(measured, scale)
     records = []
@@ -208,44 +224,52 @@ def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "
         lines = measured[measured.table == table]
         by_seed = lines.pivot_table(index="seed", columns="row", values="top1")
         tested = {row: _tested(part) for row, part in lines.groupby("row")}
-        for data, column in published(table).items():
-            accuracies, testable = column.dropna(), comparable(table, data, scale)
-            for one, other in itertools.combinations(accuracies.index, 2):
-                higher, lower = (one, other) if accuracies[one] >= accuracies[other] else (other, one)
-                gap = round(float(accuracies[higher] - accuracies[lower]), 6)  # 47.3 - 46.8 is less than 0.5 in floats
-                if gap < LEAST_GAP:
-                    continue
-                untested = [row for row in (higher, lower) if row not in testable]
-                absent = [row for row in (higher, lower) if row not in by_seed]
-                common = [] if untested or absent else (by_seed[higher] - by_seed[lower]).dropna()
-                found = judge(common, lines.videos.iloc[0] if len(lines) else 1)
-                verdict, why = (UNTESTED, "") if untested else _verdict(found, len(common), absent)
-                key = "" if untested or absent else " | ".join(sorted((tested[higher], tested[lower])))
-                records.append(
-                    {"table": table, "data": data, "higher": higher, "lower": lower, "gap": gap, "seeds": len(common)}
-                    | {"difference": found.mean, "low": found.low, "high": found.high, "p": found.p}
-                    | {"verdict": verdict, "why": why, "key": key}
-                )
-    columns = "table data higher lower gap seeds difference low high p verdict why key".split()  # noqa: SIM905
-    found = pd.DataFrame(records, columns=columns)
-    once = found.dropna(subset="p").drop_duplicates("key").set_index("key").p
-    found.insert(list(found).index("p") + 1, "p_holm", found.key.map(holm(once)).where(found.p.notna()))
+        for data, higher, lower, gap in _published_pairs(table):
+            testable = comparable(table, data, scale)
+            untested = not {higher, lower}.issubset(testable)
+            absent = [row for row in (higher, lower) if row not in by_seed]
+            common = [] if untested or absent else (by_seed[higher] - by_seed[lower]).dropna()
+            interval = judge(common, lines.videos.iloc[0] if len(lines) else 1)
+            result, why = (UNTESTED, "") if untested else _result(interval, len(common), absent)
+            key = "" if untested or absent else " | ".join(sorted((tested[higher], tested[lower])))
+            records.append(
+                {"table": table, "data": data, "higher": higher, "lower": lower, "gap": gap, "seeds": len(common)}
+                | {"difference": interval.mean, "low": interval.low, "high": interval.high, "p": interval.p}
+                | {"result": result, "why": why, "key": key}
+            )
+    columns = "table data higher lower gap seeds difference low high p result why key".split()  # noqa: SIM905
+    compared = pd.DataFrame(records, columns=columns)
+    once = compared.dropna(subset="p").drop_duplicates("key").set_index("key").p
+    compared.insert(list(compared).index("p") + 1, "p_holm", compared.key.map(holm(once)).where(compared.p.notna()))
+    return compared
+
+
+def _published_pairs(table: str) -> list[tuple[str, str, str, float]]:
+    """Data set, higher row, lower row, gap."""
+    found = []
+    for data, column in published(table).items():
+        accuracies = column.dropna()
+        for one, other in itertools.combinations(accuracies.index, 2):
+            higher, lower = (one, other) if accuracies[one] >= accuracies[other] else (other, one)
+            gap = round(float(accuracies[higher] - accuracies[lower]), 6)  # 47.3 - 46.8 is less than 0.5 in floats
+            if gap >= LEAST_GAP:
+                found.append((data, higher, lower, gap))
     return found
 
 
 def _tested(lines: pd.DataFrame) -> str:
-    """What a row's accuracies came from: its runs, and the protocol in which they were tested."""
+    """What the accuracies of a row come from: its runs, and their test protocol."""
     return ",".join(sorted(lines[["run", *_PROTOCOL]].astype(str).agg("@".join, axis=1)))
 
 
-def _verdict(found: Judged, seeds: int, absent: Sequence[str]) -> tuple[str, str]:
+def _result(interval, seeds: int, absent: Sequence[str]) -> tuple[str, str]:
     if absent:
-        return UNRESOLVED, f"not run: {', '.join(absent)}"
+        return INCONCLUSIVE, f"not run: {', '.join(absent)}"
     if seeds < 2:
-        return UNRESOLVED, f"{seeds} common seed{'' if seeds == 1 else 's'}, at least 2 are needed"
-    if found.low > 0:
+        return INCONCLUSIVE, f"{seeds} common seed{'' if seeds == 1 else 's'}, at least 2 are needed"
+    if interval.low > 0:
         return AGREES, ""
-    return (DISAGREES, "") if found.high < 0 else (UNRESOLVED, "the interval has zero in it")
+    return (DISAGREES, "") if interval.high < 0 else (INCONCLUSIVE, "the interval includes zero")
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -255,27 +279,24 @@ def holm(p: pd.Series) -> pd.Series:
     return (ordered * factors).clip(upper=1).cummax().reindex(p.index)
 
 
-def counts(found: pd.DataFrame) -> pd.DataFrame:
-    """How many findings agree, disagree and are not resolved, a row a table and data set, then those of all tables.
+def counts(compared: pd.DataFrame) -> pd.DataFrame:
+    """How many comparisons agree, disagree and are inconclusive, per table and data set, then in all.
 
-    Those that the scale cannot test are told beside, and are no part of `pairs`.
-
-    Table 6, 16 rows from 4 networks and their views, has four in five of all findings, so all of them are also
-    counted without it.
+    Table 6 has 16 rows from 4 networks, and four in five of all comparisons, so there is also a total without it.
 
     Args:
-        found: of `pairs`.
+        compared: of `pairs`.
 
     Returns:
-        Indexed by `table` and `data` (empty for "all but 6" and "all"): `agrees`, `disagrees`, `not resolved`, of
-        which `too few seeds` (fewer than two common ones, or a row not run), `not at this scale`, and `pairs`, the
-        sum of the first three.
+        Indexed by `table` and `data` (empty for "all but 6" and "all"): `agrees`, `disagrees`, `inconclusive`, of which
+        `too few seeds` (fewer than two common ones, or a row not run), `not at this scale`, and `pairs`, the sum of the
+        first three.
     """
-    columns = [AGREES, DISAGREES, UNRESOLVED]
-    marked = pd.DataFrame({kind: (found.verdict == kind).astype(int) for kind in columns})
-    marked["too few seeds"] = ((found.verdict == UNRESOLVED) & (found.seeds < 2)).astype(int)
-    marked[UNTESTED] = (found.verdict == UNTESTED).astype(int)
-    table = marked.groupby([found.table, found.data], sort=False).sum()
+    columns = [AGREES, DISAGREES, INCONCLUSIVE]
+    marked = pd.DataFrame({kind: (compared.result == kind).astype(int) for kind in columns})
+    marked["too few seeds"] = ((compared.result == INCONCLUSIVE) & (compared.seeds < 2)).astype(int)
+    marked[UNTESTED] = (compared.result == UNTESTED).astype(int)
+    table = marked.groupby([compared.table, compared.data], sort=False).sum()
     totals = {("all", ""): table.sum()}
     others = table.drop(index="6", level="table", errors="ignore")
     if 0 < len(others) < len(table):
@@ -284,13 +305,44 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
     return table.assign(pairs=table[columns].sum(axis=1))
 
 
+def summary(compared: pd.DataFrame) -> pd.DataFrame:
+    """The result of all comparisons of `pairs`: one row per statement, column `comparisons`.
+
+    "After correction" is by Holm's procedure, at the level of the intervals.
+    """
+    testable = compared[compared.result != UNTESTED]
+    significant = testable[testable.result != INCONCLUSIVE]
+    inconclusive = testable[testable.result == INCONCLUSIVE]
+    tested = inconclusive[inconclusive.seeds >= 2]
+    near = (tested.low <= tested.gap) & (tested.gap <= tested.high)
+    corrected = significant[significant.p_holm < 1 - LEVEL]
+    leaning = inconclusive[inconclusive.seeds > 0].difference
+    numbers = {
+        "that this scale can test": len(testable),
+        "significant: measured order agrees": (significant.result == AGREES).sum(),
+        "significant: measured order disagrees": (significant.result == DISAGREES).sum(),
+        "significant after correction: agrees": (corrected.result == AGREES).sum(),
+        "significant after correction: disagrees": (corrected.result == DISAGREES).sum(),
+        "inconclusive": len(inconclusive),
+        "inconclusive: fewer than 2 common seeds": (inconclusive.seeds < 2).sum(),
+        "inconclusive: mean difference in the published order": (leaning > 0).sum(),
+        "inconclusive: mean difference in the other order": (leaning < 0).sum(),
+        "inconclusive: the interval includes the published gap": near.sum(),
+        "not at this scale": (compared.result == UNTESTED).sum(),
+    }
+    return pd.DataFrame({"comparisons": numbers})
+
+
 def rank_agreement(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:
     """Kendall's tau-b between published and measured accuracies: means over the seeds that all these rows have.
 
     Returns:
         Indexed by `table` and `data`: `tau` (1: the same order, -1: the reverse; missing below two rows, without a
-        common seed, or if all are the same), its two-sided `p`, `rows` (that were measured), `of` (that the paper has),
-        and `seeds` (how many they have in common). Of three rows even tau = 1 has p = 1/3.
+        common seed, or if all are the same), its two-sided `p`, `rows` (measured), `of` (rows in the paper) and
+        `seeds` (how many the rows have in common). With three rows even tau = 1 has p = 1/3.
+
+    Raises:
+        ValueError: as `check`.
     """
     check(measured, scale)
     records = {}
@@ -305,88 +357,3 @@ def rank_agreement(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale
             seeds = len(common) if both else 0
             records[table, data] = {"tau": tau, "p": p, "rows": len(both), "of": column.count(), "seeds": seeds}
     return pd.DataFrame.from_dict(records, orient="index").rename_axis(["table", "data"])
-
-
-def told(found: pd.DataFrame) -> str:
-    """The counts of what `pairs` found in words, with what they do not say."""
-    total = counts(found).loc[("all", "")]
-    judged = found[found.seeds >= 2]
-    resolved = judged[judged.verdict != UNRESOLVED]
-    lines = [
-        f"Of {total.pairs} findings that this scale can test (pairs of rows whose published top-1 is at least "
-        f"{LEAST_GAP} points apart; {total[UNTESTED]} more need rows or data that it does not have), "
-        f"{total[AGREES]} agree, {total[DISAGREES]} disagree, {total[UNRESOLVED]} are not resolved; of these "
-        f"{total['too few seeds']} have fewer than two common seeds."
-    ]
-    if len(judged):
-        half = (judged.high - judged.low).median() / 2
-        after = resolved[resolved.p_holm < 1 - LEVEL]
-        lines += [
-            f"{len(judged)} could be judged, with {_range(judged.seeds)} common seeds: half of their "
-            f"95 % intervals are wider than ± {half:.1f} points. Of two networks that are equally good, one in twenty "
-            "comes out as resolved, in either direction.",
-            f"Corrected for their number (Holm, over {judged.key.nunique()} different measured comparisons), "
-            f"{len(after)} of the {len(resolved)} resolved remain: {(after.verdict == AGREES).sum()} agree, "
-            f"{(after.verdict == DISAGREES).sum()} disagree.",
-        ]
-    leaning = found[(found.verdict == UNRESOLVED) & (found.seeds > 0)]
-    if len(leaning):
-        lines.append(
-            f"Of the {len(leaning)} not resolved that have a common seed, {(leaning.difference > 0).sum()} lean "
-            f"towards the published order and {(leaning.difference < 0).sum()} towards the other (mean "
-            "differences over common seeds): no verdict."
-        )
-    lines.append(
-        "The pairs are not independent: pairs share rows, tables share rows, and Tables 6 and 7 hold one measurement "
-        "against two published columns. The counts are no sample of independent trials, and have no interval."
-    )
-    return "\n".join(lines)
-
-
-def disagreements(found: pd.DataFrame) -> str:
-    """Which findings came out the other way and by how much, the largest measured difference first."""
-    there = found[found.verdict == DISAGREES].sort_values("difference")
-    if there.empty:
-        return f"None of the {int((found.seeds >= 2).sum())} findings that could be judged came out the other way."
-    return "\n".join(
-        f"Table {line.table}, {line.data}: published {line.higher} over {line.lower} by {line.gap:.1f}; measured "
-        f"{line.difference:+.1f} ({line.low:+.1f} to {line.high:+.1f}, {line.seeds} seeds; p {line.p:.2g}, corrected "
-        f"{line.p_holm:.2g})"
-        for line in there.itertuples()
-    )
-
-
-def missing_told(missing: pd.DataFrame) -> str:
-    """Which rows and seeds `outcomes.missing` names, a line a table."""
-    if missing.empty:
-        return "Nothing is missing: every row that the scale has was run with all the seeds asked for."
-    lines = [f"Missing: {len(missing)} lines (a row and a seed each)."]
-    for table, part in missing.groupby("table", sort=False):
-        rows = part.groupby("row", sort=False).seed.agg(lambda seeds: ", ".join(map(str, sorted(seeds))))
-        lines.append(f"  Table {table}: " + "; ".join(f"{row} (seed {seeds})" for row, seeds in rows.items()))
-    return "\n".join(lines)
-
-
-def seeds_told(lines: pd.DataFrame) -> str:
-    """How many seeds the rows of measured lines have: "3", or "1 to 3"."""
-    return _range(lines.groupby(["table", "row"]).seed.nunique())
-
-
-def protocol_told(lines: pd.DataFrame) -> str:
-    """Under which protocol the measured lines of a table came about, in a few sentences."""
-    first = lines.iloc[0]
-
-    def each(column: str) -> str:
-        return ", ".join(map(str, dict.fromkeys(lines[column])))
-
-    return (
-        f"Measured: {first.videos} test videos of data {first.fingerprint} ({first.coverage:g} % of the list), "
-        f"{each('frames')} frames of {each('size')} pixels square, {each('clips')} clip(s) x {each('crops')} crop(s); "
-        f"{seeds_told(lines)} seed(s) a row; scale {first.scale}; "
-        f"{lines.train_seconds.mean():.0f} s a training on {each('hardware')}; code {each('commit')}."
-    )
-
-
-def _range(numbers: pd.Series) -> str:
-    least, most = numbers.min(), numbers.max()
-    return str(least) if least == most else f"{least} to {most}"
