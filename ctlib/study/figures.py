@@ -16,10 +16,10 @@ from matplotlib.transforms import Bbox
 
 from ctlib import paper
 
-# What a bar is made of: column of `verdicts.counts`, lightness and hatching, which tell them apart in grey as well.
+# What a bar is made of: column of `comparisons.counts`, lightness and hatching, which tell them apart in grey as well.
 _PARTS = {
     "agrees": ("#0f4c6e", ""),
-    "not resolved": ("0.85", ""),
+    "inconclusive": ("0.85", ""),
     "too few seeds": ("white", "...."),
     "disagrees": ("#e08214", "////"),
 }
@@ -143,7 +143,7 @@ def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -
     for axes in found[1:-1]:
         axes.sharey(found[0])
         axes.tick_params(labelleft=False)
-    spread, obstacles = points.spread.fillna(0), []
+    spread, obstacles = points["std"].fillna(0), []
     for axes, (column, label) in zip(found[:-1], panels.items(), strict=True):
         x = points[column]
         ends = (points.low, points.high) if column == "milliseconds" else (x, x)
@@ -190,7 +190,7 @@ def _raised(points: pd.DataFrame) -> pd.DataFrame:
     if far.sum() > len(points) / 4:
         far[:] = False
     near = points[~far]
-    least = (near.top1 - near.spread.fillna(0)).min() if "spread" in near else near.top1.min()  # the end of its bar
+    least = (near.top1 - near["std"].fillna(0)).min() if "std" in near else near.top1.min()  # the end of its bar
     edge = least - 0.14 * (near.top1.max() - least)
     names = points.name.mask(far, points.name + points.top1.map(" ({:.1f} %)".format))
     return points.assign(y=points.top1.mask(far, edge), name=names, called=points.name)
@@ -319,12 +319,12 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
     """What fraction of the findings agree, disagree and are not resolved, a stacked bar a table, those of all on top.
 
     Args:
-        counts: of `verdicts.counts`. Tables without a finding have no bar.
+        counts: of `comparisons.counts`. Tables without a finding have no bar.
     """
     counts = counts[counts.pairs > 0]
     total = counts.index.get_level_values("data") == ""
     counts = pd.concat([counts[total][::-1], counts[~total]])
-    parts = counts.assign(**{"not resolved": counts["not resolved"] - counts["too few seeds"]})
+    parts = counts.assign(**{"inconclusive": counts["inconclusive"] - counts["too few seeds"]})
     places, start = np.arange(len(counts)), np.zeros(len(counts))
     figure, axes = plt.subplots(figsize=(9.5, 1.6 + 0.38 * max(len(counts), 1)))
     for column, (colour, hatch) in _PARTS.items():
@@ -343,7 +343,7 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
     axes.set_yticks(places, [f"{name}: {pairs}" for name, pairs in zip(names, counts.pairs, strict=True)])
     axes.set(xlim=(0, 100), ylim=(max(len(counts), 1) - 0.45, -0.55), xlabel="% of the findings", title=title)
     axes.grid(False)
-    told = {"agrees": "measured order agrees", "not resolved": "not resolved", "disagrees": "disagrees"}
+    told = {"agrees": "measured order agrees", "inconclusive": "inconclusive", "disagrees": "disagrees"}
     told["too few seeds"] = "not resolved: fewer than 2 common seeds"
     handles = [Patch(fc=colour, hatch=hatch, ec="0.25", label=told[key]) for key, (colour, hatch) in _PARTS.items()]
     figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=4)
@@ -358,21 +358,21 @@ def gaps(found: pd.DataFrame) -> Figure:
     seeds) the ends lie outside the picture.
 
     Args:
-        found: of `verdicts.pairs`; those without a common seed are left out.
+        found: of `comparisons.pairs`; those without a common seed are left out.
     """
     drawn = found[found.seeds >= 1]
-    kinds = drawn.verdict.mask(drawn.seeds < 2, "one seed, not judged")
+    kinds = drawn.result.mask(drawn.seeds < 2, "one seed, not judged")
     figure, axes = plt.subplots(figsize=(8, 4.8))
     looks = {
         "one seed, not judged": (".", "0.6"),
-        "not resolved": ("o", "white"),
+        "inconclusive": ("o", "white"),
         "agrees": ("o", "#0f4c6e"),
         "disagrees": ("X", "#e08214"),
     }
     for kind, (marker, face) in looks.items():
         part = drawn[kinds == kind]
         error = [part.difference - part.low, part.high - part.difference]
-        bars = "0.8" if kind == "not resolved" else "0.35"
+        bars = "0.8" if kind == "inconclusive" else "0.35"
         axes.errorbar(part.gap, part.difference, error, fmt="none", ecolor=bars, elinewidth=0.9, zorder=1)
         axes.plot(part.gap, part.difference, marker, ls="", mfc=face, mec="0.2", ms=6, label=f"{kind} ({len(part)})")
     axes.axhline(0, color="0.3", lw=1.2)

@@ -21,7 +21,7 @@ def measured(means: pd.DataFrame, table: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "top-1, %": rows.top1,
-            "±": rows.spread,
+            "±": rows["std"],
             "seeds": rows.seeds,
             "GFLOPs, all views": rows.gflops,
             "params, M": rows.params / 1e6,
@@ -46,6 +46,6 @@ def findings(found: pd.DataFrame) -> pd.DataFrame:
             "seeds": found.seeds,
             "p": found.p.map("{:.3f}".format).where(found.seeds > 1, ""),
             "p, corrected": found.p_holm.map("{:.3f}".format).where(found.seeds > 1, ""),
-            "verdict": found.verdict + found.why.map(lambda why: f" ({why})" if why else ""),
+            "result": found.result + found.why.map(lambda why: f" ({why})" if why else ""),
         }
     )

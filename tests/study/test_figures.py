@@ -103,7 +103,7 @@ def test_names_without_room_are_told():
 
 def measured_points():
     means = comparisons.averaged(study_of(["2a", "2e", "2g"])).reset_index()
-    return means.assign(name=means.table + " " + means.row)[["name", "gflops", "top1", "spread"]]
+    return means.assign(name=means.table + " " + means.row)[["name", "gflops", "top1", "std"]]
 
 
 def test_measured_points_bear_numbers_that_a_key_beside_the_panels_explains():
@@ -127,7 +127,7 @@ def test_measured_points_bear_numbers_that_a_key_beside_the_panels_explains():
 def test_the_front_reaches_points_in_the_strip_where_they_stand():
     top1 = [85.0, 86.0, 87.0, 88.0, 86.5, 87.5, 20.0]
     points = pd.DataFrame(
-        {"name": list("abcdefg"), "gflops": [2.0, 2, 2, 3, 2, 2, 1], "top1": top1, "spread": [np.nan] * 7}
+        {"name": list("abcdefg"), "gflops": [2.0, 2, 2, 3, 2, 2, 1], "top1": top1, "std": [np.nan] * 7}
     )
     axes, key = figures.measured_tradeoff(points, "").axes
     front = next(line for line in axes.lines if line.get_linestyle() == "--")
@@ -136,7 +136,7 @@ def test_the_front_reaches_points_in_the_strip_where_they_stand():
     between = pd.concat([points, points.head(1).assign(top1=60.0)])  # as far below the fence, and yet not in the strip
     places = figures._raised(between.reset_index(drop=True)).y
     assert places[7] == 60 and 20 < places[6] < 60
-    points.loc[0, "spread"] = 30.0  # a bar that reaches further down than the strip would stand
+    points.loc[0, "std"] = 30.0  # a bar that reaches further down than the strip would stand
     (axes, _), places = figures.measured_tradeoff(points, "").axes, figures._raised(points).y
     assert axes.get_ylim()[0] < places[6] < 85 - 30
 
@@ -149,7 +149,7 @@ def test_the_bars_are_the_counts_and_can_be_told_apart_in_grey():
     widths = np.array([[bar.get_width() for bar in part] for part in axes.containers])
     assert widths.sum(axis=0) == pytest.approx(100)
     total = counts.loc[("all", "")]
-    shares = [total.agrees, total["not resolved"] - total["too few seeds"], total["too few seeds"], total.disagrees]
+    shares = [total.agrees, total.inconclusive - total["too few seeds"], total["too few seeds"], total.disagrees]
     assert widths[:, 0] == pytest.approx([100 * share / 139 for share in shares])
     looks = {(round(np.mean(to_rgb(part[0].get_facecolor())), 1), part[0].get_hatch()) for part in axes.containers}
     assert len(looks) == 4 and f"{total.agrees} : {total.disagrees}" in [text.get_text() for text in axes.texts]
@@ -166,7 +166,7 @@ def test_no_records_and_no_findings_still_give_bars():
 def test_gaps_show_the_findings_by_verdict_and_those_of_one_seed_without():
     found = comparisons.pairs(study_of(noise=3))
     labels = [text.get_text() for text in figures.gaps(found).legends[0].get_texts()]
-    counted = [f"{kind} ({(found.verdict == kind).sum()})" for kind in ("not resolved", "agrees", "disagrees")]
+    counted = [f"{kind} ({(found.result == kind).sum()})" for kind in ("inconclusive", "agrees", "disagrees")]
     assert labels == ["one seed, not judged (0)", *counted]
     first = comparisons.pairs(study_of(["2b"], seeds=[0]), ["2b"])
     figure = figures.gaps(first)
