@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from ctlib.training import records
-from ctlib.training.device import make_accelerator
-from ctlib.training.plan import find_data
+from ctlib.training.machine import make_accelerator
 from ctlib.training.recipes import run_config
-from ctlib.training.trainer import Trainer, settled
+from ctlib.training.run import resolve
+from ctlib.training.trainer import Trainer
 
 
 class OneBatch:
@@ -54,29 +54,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--record", type=Path, help="write the record there, as JSON")
     options = parser.parse_args()
-    config, made = run_config("arrow", options.model, options.recipe, " ".join(options.set))
-    config, samples = find_data(config, made)
-    config = settled(config, 1)
+    config = run_config("arrow", options.model, options.recipe, " ".join(options.set))
+    run = resolve(config)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, samples, make_accelerator(config.compute))
+        trainer = Trainer(run, make_accelerator(config.compute, run.precision))
         trainer.open(records.RunFolder(Path(folder)))
-        trainer.save = lambda: None  # a state on disk is no part of either
+        trainer.save = lambda: None  # a snapshot on disk is no part of either
         loader, kept = trainer.trainset, OneBatch(trainer.trainset)
         seconds(trainer, kept)  # warms up
         pairs = [(seconds(trainer, loader), seconds(trainer, kept)) for _ in range(options.rounds)]
         device = trainer.accelerator.device
         trainer.close()
     ratios = [loaded / alone for loaded, alone in pairs]
-    told = records.provenance(device)
+    provenance = records.provenance(device)
     record = {
         "protocol": f"{options.rounds} epochs of each in turn, medians",
         "model": options.model,
-        "data": f"Arrow of Time, {len(samples['train'])} videos",
+        "data": f"Arrow of Time, {len(run.samples['train'])} videos",
         "clip": f"{config.model.num_frames} x {config.data.size} x {config.data.size}",
         "batch": config.recipe.batch,
         "workers": config.data.workers,
-        "precision": config.compute.precision,
-        **{part: told[part] for part in ("hardware", "threads", "versions", "commit")},
+        "precision": run.precision,
+        **{part: provenance[part] for part in ("hardware", "threads", "versions", "commit")},
         "epoch_seconds": round(statistics.median(loaded for loaded, _ in pairs), 2),
         "steps_alone_seconds": round(statistics.median(alone for _, alone in pairs), 2),
         "ratio": round(statistics.median(ratios), 3),

@@ -36,7 +36,6 @@ from ctlib import cost
 from ctlib.deploy import FoldedCTModule, compiled, export, optimize
 from ctlib.models import ctnet_r50, recompute_blocks, tsn_r50
 from ctlib.training import records
-from ctlib.training.probe import LiveTensors, training_cost
 
 CLASSES = 174
 SECTIONS = ("ways", "growth", "memory", "training", "floor", "where")  # the last on a CPU only
@@ -203,24 +202,29 @@ def growth(clock: Clock, precision: torch.dtype) -> list[dict]:
 
 
 def memory(device: torch.device, precision: torch.dtype) -> list[dict]:
+    if device.type == "cpu":
+        print("  not measured on a CPU")
+        return []
     networks = {name: model.to(device) for name, model in built(8).items()}
     networks |= {f"{name}, optimized": optimize(networks[name]).to(precision) for name in ("CT-Net", "TSN")}
     lines = []
     for name, model in networks.items():
         clips = torch.randn(1, 3, 8, 256, 256, device=device)
         call = inference(model, precision, device)
-        if device.type == "cuda":
-            before = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            call(clips)
-            peak = torch.cuda.max_memory_allocated(device) - before
-        else:
-            with LiveTensors(model) as tensors:
-                call(clips)
-            peak = tensors.peak
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call(clips)
+        peak = torch.cuda.max_memory_allocated(device) - before
         lines.append({"name": name, "frames": 8, "size": 256, "batch": 1, "memory_mb": round(peak / 1e6, 1)})
         print(f"  {name:32} {lines[-1]['memory_mb']:8,.0f} MB held at the peak", flush=True)
     return lines
+
+
+def held_at_the_peak(step: Call, clips: torch.Tensor) -> float:
+    """MB of the networks and of one step, of a GPU."""
+    torch.cuda.reset_peak_memory_stats(clips.device)
+    step(clips)
+    return torch.cuda.max_memory_allocated(clips.device) / 1e6
 
 
 def training(clock: Clock, precision: torch.dtype) -> list[dict]:
@@ -244,20 +248,16 @@ def training(clock: Clock, precision: torch.dtype) -> list[dict]:
 
         return step
 
-    named = {torch.float32: "fp32", torch.bfloat16: "bf16"}[precision]
-    memory = {
-        name: training_cost(model.to(clock.device), frames, size, batch, batch, named).memory_mb
-        for name, model in networks.items()
-    }
     steps = {name: stepping(model) for name, model in networks.items()}
     clips = torch.randn(batch, 3, frames, size, size, device=clock.device)
+    memory = {name: held_at_the_peak(step, clips) for name, step in steps.items()} if clips.is_cuda else {}
     references = dict.fromkeys(("CT-Net", "CT-Net, recomputed", "TSN"), "plain CT-Net")
     few = Clock(clock.device, min(clock.rounds, 5))
     times = few.in_turn(steps, clips)
     lines = told(times, batch, references, frames=frames, size=size, batch=batch)
     ratio = statistics.median(a / b for a, b in zip(times["CT-Net"], times["TSN"], strict=True))
     print(f"  CT-Net beside TSN: {ratio:.2f}")
-    for line in lines:
+    for line in lines if memory else ():
         line["memory_mb"] = round(memory[line["name"]])
         line["memory_ratio"] = round(memory[line["name"]] / memory["plain CT-Net"], 3)
         print(f"  {line['name']:32} {line['memory_mb']:,} MB held at the peak, {line['memory_ratio']:.2f} of plain")

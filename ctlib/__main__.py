@@ -21,11 +21,12 @@ from ctlib.data.video import VideoError
 from ctlib.display.notebook import Progress, counting
 from ctlib.models import MODELS
 from ctlib.study import comparisons, scales, sweep, tables
-from ctlib.training import processes as parallel
-from ctlib.training.interrupt import Interrupted
-from ctlib.training.plan import find_data, make_plan
+from ctlib.training.machine import Machine
+from ctlib.training.plan import make_plan
+from ctlib.training.processes import Interrupted
 from ctlib.training.recipes import RECIPES, run_config
 from ctlib.training.records import RunFolder
+from ctlib.training.run import resolve
 from ctlib.training.snapshots import ResumeError
 from ctlib.training.train import train
 from ctlib.training.trainer import TrainingError
@@ -254,16 +255,14 @@ def prepare_videos(options: argparse.Namespace) -> int:
 def train_network(options: argparse.Namespace) -> int:
     first = os.environ.get("RANK", "0") == "0"  # among the processes that torchrun starts
     given = {"name": options.name or None, "start": options.start, "seed": options.seed, "data.root": options.root}
-    config, made = run_config(options.data, options.model, options.recipe, " ".join(options.set), **given)
-    config, samples = find_data(config, made, counting("Arrow of Time, clips written") if first else None)
+    config = run_config(options.data, options.model, options.recipe, " ".join(options.set), **given)
     folder = RunFolder.of(config, options.out)
-    processes = parallel.wanted(options.processes, config.compute.device)
+    run = resolve(config, Machine(options.processes), counting("Arrow of Time, clips written") if first else None)
     if first:
-        plan = make_plan(config, samples, int(os.environ.get("WORLD_SIZE", processes)))
-        for what, value in plan.table().items():
+        for what, value in make_plan(run).table().items():
             print(f"{what:<22}{value}", flush=True)
     with Progress(config.name, config.recipe.epochs, config.recipe.batch) as progress:
-        result = train(config, folder.path, processes, progress.on_step, progress.on_epoch)
+        result = train(run, folder.path, on_step=progress.on_step, on_epoch=progress.on_epoch)
     if first:
         found = "" if progress.lines else ", found finished"
         print(f"{config.name}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % ({folder.path}{found})")

@@ -6,16 +6,45 @@ nothing reads.
 """
 
 import difflib
+import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+# Names of earlier versions (parameters, keys and values), and what to write instead. Errors about them say so.
+RENAMED = {
+    "trunk": "backbone",
+    "own_row": "custom_row",
+    "fingerprint": "nothing: `training.run.resolve` computes it",
+    "start_digest": "nothing: `training.run.resolve` computes it",
+    "batch": 'overrides="recipe.batch=..."',
+    "lr": 'overrides="recipe.lr=..."',
+    "num_frames": 'overrides="model.num_frames=..."',
+    "size": 'overrides="data.size=..."',
+    "workers": 'overrides="data.workers=..."',
+    "micro_batch": 'overrides="compute.micro_batch=..."',
+    "precision": 'overrides="compute.precision=..."',
+    "threads": 'overrides="compute.threads=..."',
+    "tensorboard": 'overrides="compute.tensorboard=true"',
+    "fold": 'overrides="data.fold=..."',
+    "val_share": 'overrides="data.val_share=..."',
+    "lists": 'overrides="data.lists=..."',
+    "checked": 'overrides="data.checked=..."',
+    "on_error": 'overrides="data.on_error=..."',
+    "short_side": 'overrides="data.short_side=..."',
+    "sampling": 'overrides="data.sampling=..."',
+}
 
 
 def unknown_name(kind: str, name: str, known) -> str:
-    """The text of an error: what is unknown, the nearest known name, and all that there are."""
+    """The text of an error: what is unknown, what replaced it or the nearest known name, and all known names."""
     known = [str(one) for one in known]
+    if name in RENAMED:
+        return f"{kind} {name!r} was replaced: write {RENAMED[name]}"
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}"
@@ -50,9 +79,47 @@ def _is_a(value, kind) -> bool:
     return isinstance(value, kind)
 
 
-def _tuples(value):
+def as_tuples(value):
     """Lists, as JSON and papermill give them, to the tuples that a frozen dataclass holds."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+
+
+def parse_words(text: str, parse: Callable[[str], Any], needed: str) -> tuple:
+    """The values of words separated by spaces, at least one and each different.
+
+    Args:
+        text: the words, as a parameter gives them.
+        parse: one word -> its value; it raises ValueError or KeyError if there is none.
+        needed: what the error says, such as "seeds must be whole numbers, as in '0 1 2'".
+
+    Raises:
+        ValueError: no word, a word without a value, or the same value twice.
+    """
+    try:
+        values = tuple(parse(word) for word in text.split())
+    except (ValueError, KeyError):
+        values = ()
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{needed}, got {text!r}")
+    return values
+
+
+def parse_pairs(text: str) -> dict[str, Any]:
+    """The keys and values of "part.name=value" pairs separated by spaces; a value is JSON without spaces, or text.
+
+    Raises:
+        ValueError: a word that is no such pair.
+    """
+    pairs = {}
+    for word in text.split():
+        key, equals, value = word.partition("=")
+        if not equals or "." not in key:
+            raise ValueError(f"overrides are part.name=value separated by spaces, got {word!r}")
+        try:
+            pairs[key] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[key] = value
+    return pairs
 
 
 class Config:
@@ -61,7 +128,7 @@ class Config:
     def __post_init__(self):
         hints = typing.get_type_hints(type(self))
         for entry in fields(self):
-            value = _tuples(getattr(self, entry.name))
+            value = as_tuples(getattr(self, entry.name))
             object.__setattr__(self, entry.name, value)
             check_type(entry.name, value, hints[entry.name])
             low = entry.metadata.get("at_least")
@@ -154,13 +221,33 @@ class DataConfig(Config):
     crops: int = one_of((1, 3), 1)  # test crops a clip
     decoder: str = one_of(("pyav", "decord"), "pyav")  # of video files; decord for those on which it is exact
     workers: int = at_least(0, 2)  # loader processes
-    fingerprint: str = ""  # of both lists; filled in when they are read
 
     def options(self) -> dict:
         """What `data.catalog.load_samples` takes beside name, root and split."""
         given = {"checked": self.checked or None, "fold": self.fold, "val_share": self.val_share}
         given["lists"] = self.lists or None
         return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ArrowConfig(Config):
+    """What an Arrow of Time data set is made from; equal values give equal files."""
+
+    train_clips: int = at_least(2, 1600)
+    val_clips: int = at_least(2, 480)
+    num_frames: int = at_least(48, 48)  # per video; a multiple of 48, so that 8, 12, 16 and 24 segments are equal
+    size: int = at_least(16, 64)  # pixels, height and width
+    difficulty: float = between(0, 1, 0.1)  # higher: smaller objects, shorter motion, distractors, camera shake, noise
+    seed: int = at_least(0, 0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.train_clips % 2 or self.val_clips % 2:
+            raise ValueError(f"clips come in pairs, got {self.train_clips} and {self.val_clips}")
+        if self.num_frames % 48:
+            raise ValueError(f"num_frames must be a multiple of 48, got {self.num_frames}")
+        if self.size % 2:
+            raise ValueError(f"size must be even, got {self.size}")
 
 
 @dataclass(frozen=True)
@@ -216,14 +303,15 @@ class ComputeConfig(Config):
 
 @dataclass(frozen=True)
 class RunConfig(Config):
-    """One training run: everything that its numbers depend on, but for the machine."""
+    """One training run as it is asked for; `training.run.resolve` answers what it leaves open."""
 
-    name: str = "ctnet"  # what the row is called in tables and figures
+    name: str = "ctnet"  # in tables and figures, and of the run's folder
     seed: int = at_least(0, 0)
     start: str = ""  # a checkpoint whose weights training starts from (`checkpoints.start_from`); empty: none
-    start_digest: str = ""  # of that file; filled in when it is read
-    model: ModelConfig = ModelConfig()
+    rows: tuple[tuple[str, str], ...] = ()  # (table, row) of the paper that the run is for; the record keeps them
+    model: ModelConfig = ModelConfig()  # its number of classes is the data set's
     data: DataConfig = DataConfig()
+    arrow: ArrowConfig = ArrowConfig()  # the built-in data set, which is written where `data.root` is empty
     recipe: RecipeConfig = RecipeConfig()
     compute: ComputeConfig = ComputeConfig()
 

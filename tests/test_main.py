@@ -127,6 +127,9 @@ def test_train_tells_what_it_will_do_trains_and_finds(arrow_root, tmp_path, caps
     assert main(command) == 0
     assert "found finished" in capsys.readouterr().out
     assert main([*command, "recipe.lr=0.1"]) == 2
-    assert "holds a run with other parameters (recipe.lr 0.056 there, 0.1 asked for)" in capsys.readouterr().err
+    assert (
+        "holds a run with other parameters (recipe.lr is 0.056 in the record, 0.1 was asked for)"
+        in capsys.readouterr().err
+    )
     assert main([*command, "recipe.epohcs=1"]) == 2
     assert "unknown key of RecipeConfig 'epohcs': did you mean 'epochs'" in capsys.readouterr().err

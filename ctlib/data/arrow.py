@@ -16,7 +16,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,32 +25,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ctlib import files
-from ctlib.config import Config, at_least
+from ctlib.config import ArrowConfig
 from ctlib.data.encoding import write_frames
 
 VERSION = 1  # of the drawing: other pixels are another data set
 MARGIN = 1.3  # the background is wider than the picture, since the camera shakes
-
-
-@dataclass(frozen=True)
-class ArrowConfig(Config):
-    """What an Arrow of Time data set is made from; equal values give equal files."""
-
-    train_clips: int = at_least(2, 1600)
-    val_clips: int = at_least(2, 480)
-    num_frames: int = at_least(48, 48)  # a video; a multiple of 48, so that 8, 12, 16 and 24 segments are equal
-    size: int = at_least(16, 64)  # pixels, height and width
-    difficulty: float = at_least(0, 0.1)  # 0 to 1: smaller, shorter motion, distractors, camera shake, noise
-    seed: int = at_least(0, 0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.train_clips % 2 or self.val_clips % 2:
-            raise ValueError(f"clips come in pairs, got {self.train_clips} and {self.val_clips}")
-        if self.num_frames % 48:
-            raise ValueError(f"num_frames must be a multiple of 48, got {self.num_frames}")
-        if self.size % 2 or self.difficulty > 1:
-            raise ValueError(f"size must be even and difficulty at most 1, got {self.size} and {self.difficulty}")
 
 
 class Rendered(NamedTuple):

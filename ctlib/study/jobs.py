@@ -6,7 +6,6 @@ out_dir/runs/<name>/seed<k>/scores/     its network under other protocols, and a
 out_dir/runs/<name>/seed<k>/tests.json  which those are, and the names of the classes; written last
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
@@ -141,11 +140,8 @@ def state(job: Job, out_dir: str | Path) -> str:
 
 
 def _check_same(folder: RunFolder, wanted: RunConfig) -> None:
-    """Raise ValueError unless a record is of this run; what only the data tell (classes, digests) is taken as it is."""
-    stored = folder.config()
-    data = dataclasses.replace(wanted.data, fingerprint=stored.data.fingerprint)
-    model = dataclasses.replace(wanted.model, num_classes=stored.model.num_classes)
-    differing = records.differences(stored, dataclasses.replace(wanted, data=data, model=model))
+    """Raise ValueError unless a record is of this run; what only the data tell (classes, digests) is not compared."""
+    differing = records.differences(folder.record(), wanted)
     if differing:
         raise ValueError(
             f"{folder.path} holds a run with other parameters ({'; '.join(differing)}): delete it, or "

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ctlib import files
 from ctlib.config import RunConfig, check_choice
-from ctlib.data import arrow
 from ctlib.training.recipes import run_config
 from ctlib.training.records import RunFolder
 from ctlib.training.train import train
@@ -28,9 +27,7 @@ _HALF = {"arrow.train_clips": 1600, "recipe.batch": 8, "recipe.epochs": 6}
 _WHOLE = {"arrow.train_clips": 640, "recipe.batch": 8, "recipe.epochs": 2, "recipe.lr": 0.03, "recipe.warmup": 0.2}
 
 
-def trainings(
-    network: str, seed: int, size: int = 128, overrides: str = "", **given
-) -> tuple[tuple[RunConfig, arrow.ArrowConfig], tuple[RunConfig, arrow.ArrowConfig]]:
+def trainings(network: str, seed: int, size: int = 128, overrides: str = "", **given) -> tuple[RunConfig, RunConfig]:
     """The two trainings of a network of `NETWORKS` on Arrow of Time: at half the size, and from there at `size`.
 
     The second starts from the first's checkpoint, which `train_all` fills in, and sees some of its
@@ -62,7 +59,7 @@ def trainings(
 
 def all_trainings(
     networks: str, seeds: int, size: int = 128, overrides: str = "", **given
-) -> dict[tuple[str, int], tuple[tuple[RunConfig, arrow.ArrowConfig], tuple[RunConfig, arrow.ArrowConfig]]]:
+) -> dict[tuple[str, int], tuple[RunConfig, RunConfig]]:
     """The `trainings` of each network that "CSN, CT-Net" names with each seed from 0: by name and seed.
 
     Raises:

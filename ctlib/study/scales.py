@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctlib.config import ModelConfig, RunConfig, check_choice
-from ctlib.data.arrow import CLASSES, ArrowConfig
+from ctlib.data.arrow import CLASSES
 from ctlib.models import MODELS, model_config
 from ctlib.study import tables
 from ctlib.study.tables import Network
@@ -165,7 +165,6 @@ class Training(NamedTuple):
     """One run of the study."""
 
     config: RunConfig  # named by what differs from the scale's full CT-Net
-    made: ArrowConfig  # of the built-in data, if that is it
 
     def folder(self, out_dir: str | Path) -> records.RunFolder:
         return records.RunFolder.of(self.config, Path(out_dir) / "runs")
@@ -205,7 +204,7 @@ def training(
     clashing = [pair for pair in others if pair.partition("=")[0] in set_here]
     if clashing:
         raise ValueError(f"overrides may not set what the rows say: leave out {' '.join(clashing)}")
-    config, made = run_config(
+    config = run_config(
         data,
         _base(model),
         recipe,
@@ -214,7 +213,7 @@ def training(
         seed=seed,
         **{"data.root": (roots or {}).get(data), "model.num_classes": model.num_classes, **given, **set_here},
     )
-    return Training(config, made)
+    return Training(config)
 
 
 def protocol(network: Network, scale: Scale) -> dict[str, int]:

@@ -21,7 +21,8 @@ from ctlib import files
 from ctlib.study.jobs import Job, check_roots, jobs, kept_scores, state
 from ctlib.study.scales import SCALES, TABLES, root_parameter, rows
 from ctlib.training import evaluate
-from ctlib.training.plan import find_data
+from ctlib.training.machine import Machine
+from ctlib.training.run import resolve
 from ctlib.training.train import train
 
 _LOOK = 0.5  # seconds between two looks at what another sweep is at
@@ -36,7 +37,7 @@ def open_study(out_dir: str | Path, scale: str, overrides: str = "") -> None:
     path = Path(out_dir) / "study.json"
     about = {"scale": scale, "overrides": " ".join(sorted(overrides.split()))}
     if SCALES[scale].data == "arrow":
-        about["arrow"] = jobs(scale, ["2g"], overrides=overrides)[0].training.made.to_dict()
+        about["arrow"] = jobs(scale, ["2g"], overrides=overrides)[0].training.config.arrow.to_dict()
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, about)
@@ -54,7 +55,7 @@ def begin(
     """Write the built-in data, if the scale is on them, before several runs want to; and then as `open_study`."""
     (job, *_) = jobs(scale, ["2g"], overrides=overrides)
     if job.training.config.data.name == "arrow":
-        find_data(job.training.config, job.training.made, on_clips)
+        resolve(job.training.config, on_clips=on_clips)
     open_study(out_dir, scale, overrides)
 
 
@@ -81,16 +82,18 @@ def complete(
 
     Raises:
         ValueError: a folder with another run, or without the checkpoint that a further test needs; and what
-            `plan.find_data`, `train.train` and `evaluate.score` raise.
+            `run.resolve`, `train.train` and `evaluate.score` raise.
     """
     folder = job.training.folder(out_dir)
     if state(job, out_dir) == "finished":
         return folder.result()
-    config, samples = find_data(job.training.config, job.training.made, on_clips)
+    config = dataclasses.replace(job.training.config, rows=job.rows)
+    run = resolve(config, Machine(processes), on_clips)
+    samples = run.samples
     if not (folder.path / "result.json").is_file():  # what was tested is another network than the one to come
         (folder.path / "tests.json").unlink(missing_ok=True)
         shutil.rmtree(folder.path / "scores", ignore_errors=True)
-    result = train(config, folder.path, processes, on_step, on_epoch)
+    result = train(run, folder.path, on_step=on_step, on_epoch=on_epoch)
     for test in job.tests:
         if kept_scores(folder, test) is None:
             if not folder.checkpoint.is_file():

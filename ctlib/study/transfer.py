@@ -8,7 +8,6 @@ from scipy import stats
 
 from ctlib import paper
 from ctlib.config import RunConfig
-from ctlib.data.arrow import ArrowConfig
 from ctlib.study.synthetic_sets import FOLDS
 from ctlib.training.recipes import run_config
 from ctlib.training.records import RunFolder
@@ -34,8 +33,8 @@ def folds_of(text: str) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
-def start_run(model: str, overrides: str = "", seed: int = 0) -> tuple[RunConfig, ArrowConfig]:
-    """A minute's training on Arrow of Time, to fine-tune from where there is no better start, and its data set."""
+def start_run(model: str, overrides: str = "", seed: int = 0) -> RunConfig:
+    """A minute's training on Arrow of Time, to fine-tune from where there is no better start."""
     return run_config("arrow", model, "laptop", overrides, name="start", seed=seed, **_START)
 
 
@@ -72,7 +71,7 @@ def configs(
                 if weights == TUNED:
                     parts["start"] = start
                 random = " model.weights=null" if weights == SCRATCH else ""  # not the recipe's, from ImageNet
-                config, _ = run_config(data, model, recipe, overrides + random, **given, **parts)
+                config = run_config(data, model, recipe, overrides + random, **given, **parts)
                 if config.data.fold != fold:
                     raise ValueError(
                         f"folds say which splits are run: leave data.fold={config.data.fold} out of overrides"
@@ -90,7 +89,7 @@ def by_split(folders: Iterable[RunFolder]) -> pd.DataFrame:
     """
     rows = []
     for folder in folders:
-        config, result = folder.config(), folder.result()
+        config, result, resolved = folder.config(), folder.result(), folder.record()["resolved"]
         rows.append(
             {
                 "data": config.data.name,
@@ -98,7 +97,7 @@ def by_split(folders: Iterable[RunFolder]) -> pd.DataFrame:
                 "fold": config.data.fold or 1,
                 "top1": result["top1"],
                 "videos": result["videos"] - result["skipped"],
-                "classes": config.model.num_classes,
+                "classes": resolved["num_classes"],
                 "seed": config.seed,
             }
         )

@@ -25,7 +25,7 @@ from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import SKIPPED, end_workers, test_loader
 from ctlib.models import name_of
-from ctlib.training.device import make_accelerator, precision_of
+from ctlib.training.machine import ALONE, make_accelerator
 
 FORMAT = 1
 
@@ -231,7 +231,7 @@ def score(
     if path.is_file():
         return Scores.load(path)
     found = checkpoints.load_any(checkpoint, samples.classes, released, num_frames)
-    accelerator = make_accelerator(compute)
+    accelerator = make_accelerator(compute, protocol.precision)
     network = accelerator.prepare_model(found.model, evaluation_mode=True)
     loader = accelerator.prepare(test_loader(samples, protocol.num_frames, data, batch))
     try:
@@ -264,7 +264,7 @@ def protocol_of(
         sampling=data.sampling or samples.sampling,
         clips=dataset.clips,
         crops=dataset.crops,
-        precision=precision_of(compute),
+        precision=ALONE.precision(compute),
         gflops=counted.gflops,
         params=counted.params,
     )

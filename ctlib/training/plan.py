@@ -1,140 +1,95 @@
-"""What a run is about to do, said before its first step: data, batch, steps, cost, and estimates of time and memory."""
+"""A run before its first step: data, batch, steps, cost, and one timed step of its network on this machine."""
 
-import dataclasses
-import gc
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.nn import functional as F
 
-from ctlib import cost, files
-from ctlib.config import RunConfig
-from ctlib.data import arrow
-from ctlib.data.catalog import Samples, load_samples
+from ctlib import cost
 from ctlib.data.clips import train_loader
-from ctlib.data.sampling import SAMPLINGS
-from ctlib.training import probe
-from ctlib.training.device import make_accelerator, precision_of
-from ctlib.training.trainer import identified, make_network, micro_batch_of
+from ctlib.training.machine import make_accelerator
+from ctlib.training.run import Run
+from ctlib.training.trainer import make_network
 
-
-def find_data(
-    config: RunConfig, made: arrow.ArrowConfig, on_clips: Callable[[int, int], None] | None = None
-) -> tuple[RunConfig, dict[str, Samples]]:
-    """The lists that a run trains and is tested on, and the run with what they tell: classes, digests.
-
-    The built-in data set is written to the cache if the run names no folder and it is not there yet.
-
-    Args:
-        config: the run.
-        made: the built-in data set, if that is it.
-        on_clips: called with how many clips are written and how many there will be.
-
-    Raises:
-        ValueError: a data set without a folder, or lists that cannot be read; OSError: a folder that is not there.
-    """
-    data = config.data
-    if config.start and not Path(config.start).expanduser().is_file():
-        raise FileNotFoundError(f"no checkpoint {config.start}")
-    if not data.root:
-        if data.name != "arrow":
-            raise ValueError(f"root must be the folder in which {data.name} lies, got ''")
-        # Said before the minutes of writing it.
-        frames = config.model.num_frames
-        SAMPLINGS[data.sampling or "mirrored"].test(max(frames, made.num_frames), frames, data.clips)
-        if config.recipe.batch > made.train_clips:
-            raise ValueError(f"batch must be at most the {made.train_clips} training videos, got {config.recipe.batch}")
-        data = dataclasses.replace(data, root=files.portable(arrow.ensure(made, on_clips)))
-    samples = {split: load_samples(data.name, data.root, split, **data.options()) for split in ("train", "val")}
-    model = dataclasses.replace(config.model, num_classes=len(samples["train"].classes))
-    return identified(dataclasses.replace(config, data=data, model=model), samples), samples
+_CPU_CLIPS = 8  # of the timed step on a CPU, at most; the time of a batch is in proportion
+_SLOW = 5.0  # seconds; a first pass over two clips that takes longer is the timed step
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it begins. Times are estimates from a probe of seconds on this machine."""
+    """A run before it begins. Times are estimates, from seconds of measurement on this machine."""
 
-    config: RunConfig
-    samples: dict[str, Samples]
-    processes: int
+    run: Run
     device: str  # hardware
-    precision: str
-    micro_batch: int  # clips that a process takes at once
-    steps_an_epoch: int
+    steps_per_epoch: int
     model: cost.Cost  # of one view
-    step: probe.TrainingCost  # of one process
+    compute_seconds: float  # a step's forward and backward passes in each process
     load_seconds: float  # to load a training clip, in one loader process
+    memory_mb: float | None  # peak of a timed step on a GPU, 1e6 bytes; None on a CPU
 
     @property
     def seconds(self) -> float:
         """Of the whole run: the slower of loading and computing, training and testing."""
-        config = self.config
-        step = max(self.step.seconds_a_step, self._loading(config.recipe.batch))
-        views = len(self.samples["val"]) * config.data.clips * config.data.crops
-        forward = self.step.seconds_a_step / config.recipe.batch / 3  # a backward pass costs twice a forward pass
-        test = max(views * forward, self._loading(views))
-        return config.recipe.epochs * (self.steps_an_epoch * step + test)
+        config = self.run.config
+        step = max(self.compute_seconds, self.loading(config.recipe.batch))
+        views = len(self.run.samples["val"]) * config.data.clips * config.data.crops
+        forward = self.compute_seconds / config.recipe.batch / 3  # a backward pass costs twice a forward pass
+        test = max(views * forward, self.loading(views))
+        return config.recipe.epochs * (self.steps_per_epoch * step + test)
 
-    def _loading(self, clips: int) -> float:
-        return clips * self.load_seconds / (max(1, self.config.data.workers) * self.processes)
+    def loading(self, clips: int) -> float:
+        """Seconds to load clips in all loader processes together."""
+        return clips * self.load_seconds / (max(1, self.run.config.data.workers) * self.run.processes)
 
     def table(self) -> pd.Series:
-        """What there is to know, a line each."""
-        config, recipe, data = self.config, self.config.recipe, self.config.data
-        train, test = self.samples["train"], self.samples["val"]
-        accumulated = recipe.batch // (self.micro_batch * self.processes)
+        """The plan, one row per question."""
+        run, config, recipe, data = self.run, self.run.config, self.run.config.recipe, self.run.config.data
+        train, test = run.samples["train"], run.samples["val"]
         hours, seconds = divmod(round(self.seconds), 3600)
         estimated = f"{hours} h {seconds // 60} min" if hours else f"{seconds // 60} min {seconds % 60} s"
         views = f"{data.clips} clip(s) x {data.crops} crop(s)"
         peak = recipe.lr * recipe.batch / 64
-        lines = {
+        rows = {
             "data": f"{data.name}, {len(train.classes)} classes",
-            "training videos": f"{len(train):,} of {train.listed:,} listed ({100 * len(train) / train.listed:.1f} %)",
-            "test videos": f"{len(test):,} of {test.listed:,} listed ({100 * len(test) / test.listed:.1f} %), {views}",
+            "training videos": f"{len(train):,} of {train.listed:,} listed ({train.coverage:.1f} %)",
+            "test videos": f"{len(test):,} of {test.listed:,} listed ({test.coverage:.1f} %), {views}",
             "clip": f"{config.model.num_frames} frames of {data.size} x {data.size}",
-            "cost": f"{self.model.gflops:.3g} GFLOPs a view, {self.model.params / 1e6:.2f}M parameters",
-            "weights at the start": config.start or config.model.weights or "random",
-            "device": f"{self.processes} process(es), {self.device}, {self.precision}",
-            "batch": f"{recipe.batch} clips = {self.processes} process(es) x {accumulated} micro-batch(es) of "
-            f"{self.micro_batch}",
-            "learning rate": f"{peak:.4g} at its peak ({recipe.lr:g} x {recipe.batch} / 64), after {recipe.warmup:g} "
+            "cost": f"{self.model.gflops:.3g} GFLOPs per view, {self.model.params / 1e6:.2f}M parameters",
+            "weights at the start": config.start or run.model.weights or "random",
+            "device": f"{run.processes} process(es), {self.device}, {run.precision}",
+            "batch": f"{recipe.batch} clips = {run.processes} process(es) x {run.accumulated} micro-batch(es) of "
+            f"{run.micro_batch}",
+            "learning rate": f"peak {peak:.4g} ({recipe.lr:g} x {recipe.batch} / 64) after {recipe.warmup:g} "
             "epoch(s) of warm-up",
-            "steps": f"{recipe.epochs} epochs x {self.steps_an_epoch:,} = {recipe.epochs * self.steps_an_epoch:,}",
-            "estimated time": f"{estimated} ({self.step.seconds_a_step:.2g} s a step to compute, "
-            f"{self._loading(recipe.batch):.2g} s to load)",
-            "estimated memory": f"{self.step.memory_mb:,.0f} MB of tensors in each process",
+            "steps": f"{recipe.epochs} epochs x {self.steps_per_epoch:,} = {recipe.epochs * self.steps_per_epoch:,}",
+            "estimated time": f"{estimated} (per step {self.compute_seconds:.2g} s to compute, "
+            f"{self.loading(recipe.batch):.2g} s to load)",
+            "peak memory": "not measured on a CPU" if self.memory_mb is None else f"{self.memory_mb:,.0f} MB per GPU",
         }
-        return pd.Series(lines, name="this run")
+        return pd.Series(rows, name="this run")
 
 
-def make_plan(config: RunConfig, samples: dict[str, Samples], processes: int = 1, seconds: float = 0.5) -> Plan:
-    """Look at a run before it begins: build its network, make a pass or two, load a few clips.
+def make_plan(run: Run, seconds: float = 0.5) -> Plan:
+    """Measure a run before it begins: build its network, time one step, load a few clips.
 
     Args:
-        config: the run, from `find_data`.
-        samples: its lists.
-        processes: that will share a batch.
-        seconds: how long to time each of the two, at least.
+        run: of `resolve`.
+        seconds: how long to load clips, at least.
 
     Raises:
-        ValueError: parts that do not go together, or a micro-batch that does not fit into a GPU's memory.
+        ValueError: parts that do not go together, or a micro-batch that does not fit into the GPU's memory.
         video.VideoError: a video that cannot be read.
     """
-    micro_batch = micro_batch_of(config, processes)
-    recipe, data, frames = config.recipe, config.data, config.model.num_frames
-    loader = train_loader(samples["train"], frames, data, recipe.batch, config.seed, micro_batch)
-    accelerator = make_accelerator(config.compute)
-    model = make_network(config, samples["train"].classes)
-    counted = cost.count(model, frames, data.size)
-    model.to(accelerator.device)
-    precision = precision_of(config.compute)
-    step = probe.training_cost(model, frames, data.size, recipe.batch // processes, micro_batch, precision, seconds)
+    config, frames = run.config, run.model.num_frames
+    loader = train_loader(run.samples["train"], frames, config.data, config.recipe.batch, config.seed, run.micro_batch)
+    device = make_accelerator(config.compute, run.precision).device
+    model = make_network(run)
+    counted = cost.count(model, frames, config.data.size)
+    seconds_per_clip, memory_mb = time_step(model.to(device), run)
     del model
-    if accelerator.device.type == "cuda":  # the processes to come need what the probe took
-        gc.collect()
+    if device.type == "cuda":  # the processes to come need what the step took
         torch.cuda.empty_cache()
     began, loaded = time.perf_counter(), 0
     for key in loader.sampler:
@@ -143,14 +98,60 @@ def make_plan(config: RunConfig, samples: dict[str, Samples], processes: int = 1
         if time.perf_counter() - began > seconds:
             break
     return Plan(
-        config=config,
-        samples=samples,
-        processes=processes,
-        device=cost.hardware(accelerator.device),
-        precision=precision,
-        micro_batch=micro_batch,
-        steps_an_epoch=len(loader.sampler) // recipe.batch,
+        run=run,
+        device=cost.hardware(device),
+        steps_per_epoch=len(loader.sampler) // config.recipe.batch,
         model=counted,
-        step=step,
+        compute_seconds=seconds_per_clip * config.recipe.batch / run.processes,
         load_seconds=(time.perf_counter() - began) / loaded,
+        memory_mb=memory_mb,
     )
+
+
+def time_step(model: torch.nn.Module, run: Run) -> tuple[float, float | None]:
+    """Seconds per clip of a training step on noise, where the network is, and a GPU's peak memory in MB.
+
+    On a GPU the step takes a whole micro-batch, with optimizer: its peak memory is what training needs. On a CPU it
+    takes few clips, and memory is not measured, as only the peak of the whole process is known there.
+
+    Raises:
+        ValueError: a micro-batch that does not fit into the GPU's memory.
+    """
+    device = next(model.parameters()).device
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if device.type == "cpu":
+            clips = min(2, run.micro_batch)  # not one: some batch norms cannot have a variance then
+            took = _step(model, optimizer, run, clips)
+            if took < _SLOW:
+                clips = min(_CPU_CLIPS, run.micro_batch)
+                took = _step(model, optimizer, run, clips)
+            return took / clips, None
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            _step(model, optimizer, run, run.micro_batch)  # the first one is slower
+            took = _step(model, optimizer, run, run.micro_batch)
+        except torch.cuda.OutOfMemoryError:
+            raise ValueError(
+                f"micro-batches of {run.micro_batch} do not fit into the memory of "
+                f"{torch.cuda.get_device_name(device)}: set a smaller compute.micro_batch"
+            ) from None
+        return took / run.micro_batch, torch.cuda.max_memory_allocated(device) / 1e6
+
+
+def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, run: Run, clips: int) -> float:
+    """Seconds of a forward and a backward pass and an update, until the device has finished."""
+    device, size = next(model.parameters()).device, run.config.data.size
+    noise = torch.randn(clips, 3, run.model.num_frames, size, size, device=device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    with torch.autocast(device.type, cost.PRECISIONS[run.precision], enabled=run.precision != "fp32"):
+        logits = model(noise)
+        loss = F.cross_entropy(logits, logits.new_zeros(clips, dtype=torch.long))
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

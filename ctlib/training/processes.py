@@ -1,7 +1,6 @@
-"""The same function in several processes of this machine, started from a notebook or a script.
+"""One function in several processes of this machine, and the request to stop that reaches all of them.
 
-Several machines, or processes that a cluster starts, need nothing from here: `torchrun` and
-`accelerate launch` set what Accelerate reads.
+For several machines, `torchrun` and `accelerate launch` start the processes, and nothing of `launch` is needed.
 """
 
 import logging
@@ -11,7 +10,8 @@ import pickle
 import signal
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import connection
 
 import torch
@@ -19,40 +19,62 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ctlib.training import interrupt
-
-# Those that this system has.
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+_stop_requested = threading.Event()
 
 
-def wanted(processes: int, device: str) -> int:
-    """How many processes to start on this machine: as asked; 0: one for each GPU.
+class Interrupted(KeyboardInterrupt):
+    """A run that was stopped and saved. Jupyter shows its one line only."""
 
-    Raises:
-        ValueError: fewer GPUs than processes, or processes inside a process that a launcher started.
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
+
+
+def stop() -> None:
+    """Ask the run of this process, and of those that it launched, to stop after its step; from any thread."""
+    _stop_requested.set()
+
+
+def stop_requested() -> bool:
+    return _stop_requested.is_set()
+
+
+def forget_stop() -> None:
+    """Withdraw the request; whoever begins a run calls this first."""
+    _stop_requested.clear()
+
+
+@contextmanager
+def signals_request_stop(alone: bool = True) -> Iterator[None]:
+    """SIGINT (Ctrl-C, the kernel's interrupt) and SIGTERM (a cluster's notice) ask for a stop, as `stop` does.
+
+    A second SIGINT interrupts at once; not where several processes run (`alone` false), as a terminal and a launcher
+    send one each. Outside the main thread signals stay as they are.
     """
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    if processes < 0:
-        raise ValueError(f"processes must be at least 0, got {processes}")
-    if "LOCAL_RANK" in os.environ:
-        if processes != 1:
-            raise ValueError(
-                f"a launcher has started this process and its fellows: processes must be 1, got {processes}"
-            )
-        return 1
-    if gpus and processes > gpus:
-        raise ValueError(f"{processes} processes need as many GPUs, this machine has {gpus}")
-    return processes or max(1, gpus)
+
+    def ask(number: int, _frame) -> None:
+        if alone and number == signal.SIGINT and stop_requested():
+            raise KeyboardInterrupt
+        stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        forget_stop()
 
 
 def launch(function: Callable, *arguments, processes: int, listen: Callable | None = None):
-    """Run `function(*arguments, tell)` in several processes, which torch elastic starts and watches.
+    """Run `function(*arguments, send)` in several processes, which torch elastic starts and watches.
 
-    `interrupt.stop` here asks them all to stop.
+    `stop` here asks all of them to stop. `accelerate.notebook_launcher` will not do: it starts no second process on a
+    CPU, refuses to start once CUDA has been used (`plan.make_plan` does), and returns neither results nor messages.
 
     Args:
-        function: importable by name; what it prints appears here. Whatever the process of rank 0 hands to
-            `tell(*message)` reaches `listen(*message)`, called in a thread of this process.
+        function: importable by name; what it prints appears here. What the process of rank 0 gives to
+            `send(*message)` reaches `listen(*message)`, called in a thread of this process.
         arguments: picklable.
         processes: how many.
         listen: called with each message.
@@ -64,32 +86,69 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
         Exception: what the function raised in one of the processes, or `listen` here; the others are ended then.
         RuntimeError: a process was killed from outside.
     """
-    interrupt.forget()
+    forget_stop()
     context = multiprocessing.get_context("spawn")
-    stopping, ended, raised = context.Event(), threading.Event(), []
-    ends = [context.Pipe(duplex=False) for _ in range(processes)]  # one each: a process that is killed blocks no other
+    pipes = [context.Pipe(duplex=False) for _ in range(processes)]  # one each: a killed process blocks no other
+    with _Listener([reader for reader, _ in pipes], context.Event(), listen) as listener, _elastic_contained():
+        failure = None
+        try:
+            results = elastic_launch(_launch_config(processes), _child)(
+                function, arguments, [writer for _, writer in pipes], listener.stopping
+            )
+        except ChildFailedError as error:
+            failure = error
+        except SignalException as error:
+            failure = error
+            listener.raised.append(KeyboardInterrupt("the processes were interrupted; their last snapshot is kept"))
+    if listener.raised:
+        raise listener.raised[0] from failure
+    if failure is not None:
+        exits = {rank: child.exitcode for rank, child in failure.failures.items()}
+        killed = [f"process {rank} by signal {-code}" for rank, code in exits.items() if code < 0]
+        raise RuntimeError(f"killed from outside: {', '.join(killed)} (9: out of memory?)" if killed else str(failure))
+    return results[0]
 
-    def hear() -> None:
-        readers = [reader for reader, _ in ends]
-        while heard := connection.wait(readers, timeout=0.05) or not ended.is_set():
-            if interrupt.asked():
-                stopping.set()
-            for reader in heard if heard is not True else ():
-                try:
-                    kind, content = reader.recv()
-                    if kind == "raised":
-                        raised.append(content)
-                    elif listen is not None:
-                        listen(*content)
-                except EOFError:
-                    readers.remove(reader)
-                except Exception as error:  # of the listener: the processes are stopped, and it is raised in the end
-                    raised.insert(0, error)
-                    interrupt.stop()
 
-    hearing = threading.Thread(target=hear, daemon=True)
-    hearing.start()
-    config = LaunchConfig(
+class _Listener(threading.Thread):
+    """Hears what the processes send, and passes a request to stop on to them."""
+
+    def __init__(self, readers: list, stopping, listen: Callable | None):
+        super().__init__(daemon=True)
+        self.readers, self.stopping, self.listen = readers, stopping, listen
+        self.ended, self.raised = threading.Event(), []
+
+    def run(self) -> None:
+        while (ready := connection.wait(self.readers, timeout=0.05)) or not self.ended.is_set():
+            if stop_requested():
+                self.stopping.set()
+            for reader in ready:
+                self._hear(reader)
+
+    def _hear(self, reader) -> None:
+        try:
+            kind, content = reader.recv()
+            if kind == "raised":
+                self.raised.append(content)
+            elif self.listen is not None:
+                self.listen(*content)
+        except EOFError:
+            self.readers.remove(reader)
+        except Exception as error:  # the listener's: the processes are stopped, and it is raised at the end
+            self.raised.insert(0, error)
+            stop()
+
+    def __enter__(self) -> "_Listener":
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.ended.set()
+        self.join()
+        forget_stop()
+
+
+def _launch_config(processes: int) -> LaunchConfig:
+    return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
@@ -100,63 +159,53 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
         monitor_interval=0.1,
         start_method="spawn",
     )
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+
+@contextmanager
+def _elastic_contained() -> Iterator[None]:
+    """torch elastic without its log, as errors are raised, and without the signal handlers that it leaves behind."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # a system need not have all of them
+    before = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
     log = logging.getLogger("torch.distributed.elastic")
-    level, failed = log.level, None
-    log.setLevel(logging.CRITICAL)  # what went wrong is raised here
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
-        results = elastic_launch(config, _child)(function, arguments, [writer for _, writer in ends], stopping)
-    except ChildFailedError as error:
-        failed = error
-    except SignalException as error:
-        failed = error
-        raised.append(KeyboardInterrupt("the processes were interrupted; what they had saved is there"))
-    finally:  # elastic leaves its own handlers behind, and a kernel's interrupt would then end in them
+        yield
+    finally:
         log.setLevel(level)
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
-        ended.set()
-        hearing.join()
-        interrupt.forget()
-    if raised:
-        raise raised[0] from failed
-    if failed is not None:
-        killed = [
-            f"process {rank} by signal {-one.exitcode}" for rank, one in failed.failures.items() if one.exitcode < 0
-        ]
-        raise RuntimeError(f"killed from outside: {', '.join(killed)} (9: out of memory?)" if killed else str(failed))
-    return results[0]
 
 
 def _child(function: Callable, arguments: tuple, writers: list, stopping):
     processes, writer = int(os.environ["LOCAL_WORLD_SIZE"]), writers[int(os.environ["LOCAL_RANK"])]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
 
-    def stop_when_told() -> None:
+    def wait_for_stop() -> None:
         stopping.wait()
-        interrupt.stop()
+        stop()
 
-    threading.Thread(target=stop_when_told, daemon=True).start()
+    threading.Thread(target=wait_for_stop, daemon=True).start()
 
-    def tell(*message) -> None:
+    def send(*message) -> None:
         if os.environ["RANK"] == "0":
-            writer.send(("told", message))
+            writer.send(("message", message))
 
     try:
-        result = function(*arguments, tell)
-    except interrupt.Interrupted as error:  # all processes stop together, and elastic need not report failures
+        result = function(*arguments, send)
+    except Interrupted as error:  # all processes stop together, and elastic need not report failures
         writer.send(("raised", error))
         result = None
     except BaseException as error:
-        writer.send(("raised", _portable(error)))
+        writer.send(("raised", _picklable(error)))
         raise
     if torch.distributed.is_initialized():  # not after an error: on GPUs this waits for the others
         torch.distributed.destroy_process_group()
     return result
 
 
-def _portable(error: BaseException) -> BaseException:
+def _picklable(error: BaseException) -> BaseException:
     """The error, or its text where it cannot travel to another process."""
     try:
         return pickle.loads(pickle.dumps(error))

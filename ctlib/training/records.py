@@ -1,12 +1,10 @@
-"""A run's record on disk, and all records back as one table.
+"""A run's record on disk, and all records as one table.
 
-A run folder holds `config.json` (every parameter), `history.csv` (a line an epoch),
-`predictions.csv` (a line a test video), `checkpoint.pt` and, written last, `result.json`; while the
-run is under way also `resume/`, the states from which it goes on. Each file is written beside its
-place and renamed, so none is ever half there.
+A run folder holds `config.json` (what was asked, and what `run.resolve` answered), `history.csv` (one line per epoch),
+`predictions.csv` (one line per test video), `checkpoint.pt` and, written last, `result.json`. While the run is under
+way it also holds `snapshots/`, from which it resumes. Each file is written beside its place and renamed.
 """
 
-import dataclasses
 import platform
 import subprocess
 import sys
@@ -19,13 +17,14 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from ctlib.config import RunConfig
+from ctlib.config import RunConfig, as_tuples
 from ctlib.cost import hardware
 from ctlib.files import read_json, write_csv, write_json
+from ctlib.training.run import Run
 
 
 class RunFolder:
-    """The folder of one run. It is finished when `result.json` is there."""
+    """The folder of one run. It is finished when `result.json` exists."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -40,21 +39,20 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
-    def states(self) -> Path:
-        """Where an unfinished run keeps the states from which it goes on (`resume.SavedStates`)."""
-        return self.path / "resume"
+    def snapshots(self) -> Path:
+        """Where an unfinished run keeps the snapshots from which it resumes (`snapshots.Snapshots`)."""
+        return self.path / "snapshots"
 
-    def is_finished(self, config: RunConfig) -> bool:
-        """Whether the run that `config` describes has been run to its end here.
+    def is_finished(self, run: Run | RunConfig) -> bool:
+        """Whether this run has been run to its end here.
 
         Raises:
-            ValueError: the folder holds a run with other parameters, which are named: a finished one, or one
-                with states from which it can go on.
+            ValueError: the folder holds another run, finished or with snapshots; what differs is named.
         """
         finished = (self.path / "result.json").exists()
-        if not finished and not self._has_states():
+        if not finished and not self._has_snapshots():
             return False
-        differing = differences(self.config(), config)
+        differing = differences(self.record(), run)
         if differing:
             raise ValueError(
                 f"{self.path} holds {'a' if finished else 'an unfinished'} run with other parameters "
@@ -62,18 +60,18 @@ class RunFolder:
             )
         return finished
 
-    def as_begun(self, config: RunConfig) -> RunConfig:
-        """The run with what it leaves open (precision, micro-batch) answered as when it was begun here, if it was."""
-        if not self._has_states():
-            return config
-        begun = self.config().compute
-        answered = {
-            name: getattr(begun, name) for name, open_ in _OPEN.items() if getattr(config.compute, name) == open_
-        }
-        return dataclasses.replace(config, compute=dataclasses.replace(config.compute, **answered))
+    def begun_as(self, run: Run) -> dict:
+        """The precision and micro-batch that an unfinished run was begun with here, where `run` was not asked for one.
 
-    def _has_states(self) -> bool:
-        return any(self.states.glob("*.pt"))
+        A run that resumes on another machine keeps them.
+        """
+        if not self._has_snapshots():
+            return {}
+        begun, compute = self.record()["resolved"], run.config.compute
+        return {name: begun[name] for name, unset in _OPEN.items() if getattr(compute, name) == unset}
+
+    def _has_snapshots(self) -> bool:
+        return any(self.snapshots.glob("*.pt")) or any((self.path / "resume").glob("*.pt"))  # the second: earlier ones
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,34 +104,51 @@ class RunFolder:
     def _lock(self) -> FileLock:
         return FileLock(self.path / ".lock")
 
-    def start(self, config: RunConfig) -> None:
-        """Write down what is about to run, and remove what a run that was killed left half written."""
+    def start(self, run: Run) -> None:
+        """Write down what is about to run, and remove the partial files of a run that was killed."""
         self.path.mkdir(parents=True, exist_ok=True)
         for partial in self.path.glob(".*.[0-9]*"):
             partial.unlink()
-        write_json(self.path / "config.json", config.to_dict())
+        write_json(self.path / "config.json", record_of(run))
 
     def write_history(self, rows: list[dict]) -> None:
         write_csv(self.path / "history.csv", pd.DataFrame(rows))
 
     def finish(self, result: dict, predictions: pd.DataFrame) -> None:
-        """Write what came out; after this the run counts as finished."""
+        """Write the result; after this the run counts as finished."""
         write_csv(self.path / "predictions.csv", predictions)
         write_json(self.path / "result.json", result)
 
-    def config(self) -> RunConfig:
-        """Every parameter of the run.
+    def add_rows(self, rows: Iterable[tuple[str, str]]) -> dict:
+        """Note further rows of the paper's tables that a finished run serves; returns its result."""
+        result = self.result(["rows"])
+        further = [list(row) for row in rows if list(row) not in result["rows"]]
+        if further:
+            result["rows"] += further
+            write_json(self.path / "result.json", result)
+        return result
+
+    def record(self) -> dict:
+        """`config.json`: "asked", as `RunConfig.to_dict` gives it, and "resolved", as `Run.answers` does.
 
         Raises:
-            ValueError: a record that is damaged, or of another version of this package; it is named.
+            ValueError: a record that is damaged, or of an earlier version of this package; it is named.
         """
         path = self.path / "config.json"
         if not path.is_file():
-            raise ValueError(f"{self.path} holds no config.json, and so no run that can be told")
+            raise ValueError(f"{self.path} holds no config.json, and so no run")
+        content = read_json(path)
+        if "model" in content:
+            raise ValueError(f"{path} was written by an earlier version of ctlib: delete its folder and train again")
+        return read_json(path, ("asked", "resolved"))
+
+    def config(self) -> RunConfig:
+        """What was asked. Raises ValueError as `record` does, and for keys that this version does not know."""
+        asked = self.record()["asked"]
         try:
-            return RunConfig.from_dict(read_json(path))
+            return RunConfig.from_dict(asked)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not of this version of ctlib: {error}") from None
+            raise ValueError(f"{self.path / 'config.json'}: {error}") from None
 
     def result(self, needed: Iterable[str] = ()) -> dict:
         """What came out.
@@ -147,80 +162,89 @@ class RunFolder:
         return pd.read_csv(self.path / "history.csv")
 
     def predictions(self) -> pd.DataFrame:
-        """A row a test video: source, label, predicted, confidence (a probability)."""
+        """One row per test video: source, label, predicted, confidence (a probability)."""
         return pd.read_csv(self.path / "predictions.csv")
 
 
-# What changes nothing that comes out, beyond rounding: where files lie (digests tell what they are), which processes
-# read them, how the arithmetic is carried out, how often the state is saved; and what happens to unreadable videos,
-# which the history counts.
-_NOT_COMPARED = {
-    "data.root",
-    "data.lists",
-    "data.checked",
-    "data.workers",
-    "data.on_error",
-    "data.max_skipped",
-    "start",
-}
+def record_of(run: Run) -> dict:
+    return {"asked": run.config.to_dict(), "resolved": run.answers()}
+
+
+# What changes no result beyond rounding: where files lie (digests identify them), which processes read them, how the
+# arithmetic is carried out, how often a snapshot is saved; what happens to unreadable videos, which the history counts;
+# the rows that a run serves; and the number of classes asked, as the lists' own is compared.
+_NOT_COMPARED = {"data.root", "data.lists", "data.checked", "data.workers", "data.on_error", "data.max_skipped"}
+_NOT_COMPARED |= {"start", "rows", "model.num_classes"}
 _NOT_COMPARED |= {
     f"compute.{part}"
     for part in ("device", "threads", "channels_last", "compile", "recompute", "save_minutes", "tensorboard")
 }
-# What of `ComputeConfig` may be left open, and how: it is then as the machine, or the run that was begun, has it.
+# What of `ComputeConfig` may be left open, and how: the machine, or the run that was begun, then says it.
 _OPEN = {"micro_batch": None, "precision": "auto"}
+_ANSWERS = ("num_classes", "fingerprint", "start_digest")  # compared where both are resolved
 
 
-def differences(stored: RunConfig, wanted: RunConfig) -> list[str]:
-    """In which parameters another run is asked for than is stored, in words; none if it is the same."""
-    there, asked = (dict(_flat(config.to_dict())) for config in (stored, wanted))
-    left_open = {f"compute.{name}" for name, open_ in _OPEN.items() if getattr(wanted.compute, name) == open_}
+def differences(record: dict, wanted: Run | RunConfig) -> list[str]:
+    """In which parameters another run is asked for than is recorded, in words; none if it is the same.
+
+    Args:
+        record: of `RunFolder.record`.
+        wanted: of a `RunConfig` only what it asks is compared, not the lists and the start.
+    """
+    config = wanted if isinstance(wanted, RunConfig) else wanted.config
+    stored, asked = dict(_flat(record["asked"])), dict(_flat(config.to_dict()))
+    stored |= {f"compute.{name}": record["resolved"][name] for name in _OPEN}
+    unlike = stored.keys() ^ asked.keys()
+    if unlike:
+        raise ValueError(f"a record of another version of ctlib: it differs in the parameters {', '.join(unlike)}")
+    left_open = {f"compute.{name}" for name, unset in _OPEN.items() if getattr(config.compute, name) == unset}
+    compared = stored.keys() - _NOT_COMPARED - left_open
+    if config.data.name != "arrow" or asked["data.root"] or stored["data.root"]:  # not written for the run
+        compared = {name for name in compared if not name.startswith("arrow.")}
+    if isinstance(wanted, Run):
+        answers = wanted.answers()
+        stored |= {name: record["resolved"][name] for name in _ANSWERS}
+        asked |= {name: answers[name] for name in _ANSWERS}
+        compared = compared | set(_ANSWERS)
     return [
-        f"{name} {there[name]!r} there, {asked[name]!r} asked for"
-        for name in sorted(there.keys() - _NOT_COMPARED - left_open)
-        if there[name] != asked[name]
+        f"{name} is {stored[name]!r} in the record, {asked[name]!r} was asked for"
+        for name in sorted(compared)
+        if stored[name] != asked[name]
     ]
 
 
 def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested keys joined by dots; lists as the tuples that they are in a configuration."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield prefix + key, as_tuples(value)
+
+
+_COLUMNS = ["name", "model", "data", "top1", "top5", "gflops", "params", "num_frames", "size", "clips", "crops"]
+_COLUMNS += ["seed", "epochs", "seconds", "folder"]
 
 
 def load(folder: str | Path) -> pd.DataFrame:
-    """All finished runs below a folder, a row a run, ordered by path.
+    """All finished runs below a folder, one row per run, ordered by path.
 
     Columns, among others: name, model, data, top1 and top5 (percent), gflops (of one view), params (a
     count), num_frames, size, clips, crops, seed, epochs, seconds, and `folder`.
 
     Raises:
-        FileNotFoundError: the folder is not there; ValueError: a damaged record.
+        FileNotFoundError: the folder does not exist; ValueError: a damaged record, or one of an earlier version.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} to read runs from")
-    rows = [{**read_json(path), "folder": str(path.parent)} for path in sorted(folder.rglob("result.json"))]
-    columns = [
-        "name",
-        "model",
-        "data",
-        "top1",
-        "top5",
-        "gflops",
-        "params",
-        "num_frames",
-        "size",
-        "clips",
-        "crops",
-        "seed",
-        "epochs",
-        "seconds",
-        "folder",
-    ]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    rows = []
+    for path in sorted(folder.rglob("result.json")):
+        result = read_json(path)
+        if "rows" not in result:
+            raise ValueError(f"{path} was written by an earlier version of ctlib: delete its folder and train again")
+        rows.append({**result, "folder": str(path.parent)})
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=_COLUMNS)
 
 
 def provenance(device: torch.device) -> dict:

@@ -112,7 +112,7 @@ def test_it_is_made_once_and_cached(tmp_path, monkeypatch):
     [
         ({"num_frames": 50}, "num_frames must be a multiple of 48, got 50"),
         ({"train_clips": 3}, "clips come in pairs"),
-        ({"difficulty": 1.5}, "difficulty at most 1"),
+        ({"difficulty": 1.5}, "difficulty must be at most 1, got 1.5"),
         ({"size": 33}, "size must be even"),
         ({"val_clips": 0}, "val_clips must be at least 2, got 0"),
     ],

@@ -17,6 +17,7 @@ from ctlib.training import records
 from ctlib.training.evaluate import Scores
 from tests.notebooks.test_notebooks import execute, printed
 from tests.test_checkpoints import Theirs
+from tests.training.test_records import run_of
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def trained(tmp_path_factory):
         network = build_model(config)
         nn.init.normal_(network.fc.weight)
         run = records.RunFolder(folder / name / "seed0")
-        run.start(RunConfig(name=name, model=config, data=DataConfig(size=32)))
+        run.start(run_of(RunConfig(name=name, model=config, data=DataConfig(size=32))))
         checkpoints.save(run.checkpoint, network, arrow.CLASSES)
     return folder
 

@@ -40,8 +40,9 @@ def test_transfer_trains_both_made_sets_on_each_split_from_a_start_and_from_scra
     assert "8 training(s) on the splits, 0 of them found finished" in told
     records = runs.load(folder / "out")
     assert records.name.value_counts()["start"] == 1 and len(records) == 9
-    tuned = runs.RunFolder(folder / "out" / "hmdb51" / "fine-tuned_split2" / "seed0").config()
-    assert tuned.start.endswith("start/seed0/checkpoint.pt") and tuned.start_digest and tuned.data.fold == 2
+    record = runs.RunFolder(folder / "out" / "hmdb51" / "fine-tuned_split2" / "seed0")
+    assert record.config().start.endswith("start/seed0/checkpoint.pt") and record.config().data.fold == 2
+    assert record.record()["resolved"]["start_digest"]
     assert "73.2" not in pages(notebook)  # the paper's are of the real sets
     assert {path.name for path in (folder / "out" / "figures").iterdir()} == {"splits.png"}
 

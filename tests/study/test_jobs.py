@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -250,7 +251,7 @@ def test_the_plan_says_what_is_finished(folder):
 
 
 def test_a_finished_run_is_not_done_again_nor_its_data_looked_for(folder, monkeypatch):
-    monkeypatch.setattr(sweep, "find_data", lambda *_: pytest.fail("the data were looked for"))
+    monkeypatch.setattr(sweep, "resolve", lambda *_: pytest.fail("the data were looked for"))
     (job, _) = ablation.jobs("laptop", ["2h"], overrides=TINY)
     assert sweep.complete(job, folder) == job.training.folder(folder).result()
 
@@ -261,8 +262,8 @@ def test_a_run_that_is_trained_anew_keeps_no_tests_of_the_one_before(folder, tmp
     run = job.training.folder(copy)
     assert (run.path / "tests.json").is_file() and list((run.path / "scores").iterdir())
     (run.path / "result.json").unlink()
-    monkeypatch.setattr(sweep, "find_data", lambda *_: (job.training.config, {}))
-    monkeypatch.setattr(sweep, "train", lambda *_: (_ for _ in ()).throw(InterruptedError("stopped")))
+    monkeypatch.setattr(sweep, "resolve", lambda *_: SimpleNamespace(samples={}))
+    monkeypatch.setattr(sweep, "train", lambda *_, **__: (_ for _ in ()).throw(InterruptedError("stopped")))
     with pytest.raises(InterruptedError):
         sweep.complete(job, copy)
     assert not (run.path / "tests.json").exists() and not (run.path / "scores").exists()
@@ -294,7 +295,7 @@ def test_another_study_s_folder_is_refused(folder):
 
 def test_a_record_of_other_parameters_is_refused(folder):
     jobs = ablation.jobs("laptop", ["2h"], overrides=TINY + " recipe.lr=0.5")
-    with pytest.raises(ValueError, match="other parameters .*recipe.lr 0.056 there, 0.5 asked for"):
+    with pytest.raises(ValueError, match="other parameters .*recipe.lr is 0.056 in the record, 0.5 was asked for"):
         ablation.state(jobs[0], folder)
 
 
@@ -305,7 +306,7 @@ def test_a_broken_record_is_no_matter_to_other_rows(folder, tmp_path):
     assert results.measured(copy, "laptop", ["2h"], row).seed.tolist() == [0, 1]
     assert results.missing(copy, "laptop", [0], ["2h"], row).empty
     assert results.differences(copy, "laptop", "2h", row).empty
-    with pytest.raises(ValueError, match="ctnet_21px/seed0 holds a run with other parameters"):
+    with pytest.raises(ValueError, match="ctnet_21px/seed0/config.json is damaged: it lacks asked"):
         results.measured(copy, "laptop", ["2h"])
 
 

@@ -10,8 +10,9 @@ import torch
 
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
-from ctlib.training import interrupt, records, train
 from ctlib.training import processes as parallel
+from ctlib.training import records, train
+from ctlib.training.machine import Machine
 
 
 @pytest.fixture
@@ -36,10 +37,10 @@ def test_two_processes_and_one_that_goes_on_train_the_network_of_one_alone(confi
     def listen(done, total, loss):
         steps.append(done)
         if done == 1:
-            interrupt.stop()  # in this process, which passes it on
+            parallel.stop()  # in this process, which passes it on
 
     left_open = dataclasses.replace(config, compute=dataclasses.replace(config.compute, micro_batch=None))
-    with pytest.raises(interrupt.Interrupted, match=r"stopped after step \d+ of 12 .epoch .. and saved"):
+    with pytest.raises(parallel.Interrupted, match=r"stopped after step \d+ of 12 .epoch .. and saved"):
         train.train(left_open, tmp_path / "two", processes=2, on_step=listen)
     stopped = len(steps)
     together = train.train(left_open, tmp_path / "two", on_step=listen, on_epoch=lines.append)
@@ -119,16 +120,17 @@ def test_a_process_that_is_killed_is_named():
         (4, "auto", 1, True, 1),
         (4, "auto", 8, False, "8 processes need as many GPUs, this machine has 4"),
         (4, "auto", -1, False, "processes must be at least 0, got -1"),
-        (4, "auto", 2, True, "a launcher has started this process and its fellows: processes must be 1, got 2"),
+        (4, "auto", 2, True, "a launcher has started the processes: processes must be 1, got 2"),
     ],
 )
 def test_how_many_processes(monkeypatch, gpus, device, processes, launched, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if launched:
         monkeypatch.setenv("LOCAL_RANK", "0")
     if isinstance(expected, int):
-        assert parallel.wanted(processes, device) == expected
+        assert Machine(processes).shared_by(ComputeConfig(device=device)) == expected
     else:
         with pytest.raises(ValueError, match=expected):
-            parallel.wanted(processes, device)
+            Machine(processes).shared_by(ComputeConfig(device=device))

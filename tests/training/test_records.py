@@ -6,42 +6,78 @@ import pytest
 import torch
 
 from ctlib import files
-from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.data.catalog import Samples
 from ctlib.training import records
+from ctlib.training.run import Run
 
 PREDICTIONS = pd.DataFrame({"source": ["a"], "label": [0], "predicted": [1], "confidence": [0.5]})
+
+
+def run_of(config: RunConfig, fingerprint_of: str = "") -> Run:
+    """A run as `resolve` returns it, on lists of one video that does not exist."""
+    samples = Samples([("a", 0, None)], ["one", "two"], Path("/nowhere"), made_from=fingerprint_of)
+    compute = config.compute
+    return Run(
+        config=config,
+        samples={"train": samples, "val": samples},
+        model=dataclasses.replace(config.model, num_classes=2),
+        precision="fp32" if compute.precision == "auto" else compute.precision,
+        micro_batch=compute.micro_batch or config.recipe.batch,
+        processes=1,
+        start_digest="",
+    )
 
 
 def test_a_run_is_finished_when_its_result_is_written(tmp_path):
     folder, config = records.RunFolder(tmp_path / "x" / "seed0"), RunConfig()
     assert not folder.is_finished(config)
-    folder.start(config)
+    folder.start(run_of(config))
     folder.write_history([{"epoch": 1, "loss": 2.0}])
     assert not folder.is_finished(config)
     folder.finish({"top1": 50.0}, PREDICTIONS)
-    assert folder.is_finished(config)
+    assert folder.is_finished(config) and folder.is_finished(run_of(config))
     assert folder.config() == config and folder.result() == {"top1": 50.0}
     assert folder.history().loss.tolist() == [2.0] and folder.predictions().equals(PREDICTIONS)
+
+
+def test_a_record_holds_what_was_asked_and_what_was_resolved(tmp_path):
+    folder, config = records.RunFolder(tmp_path), RunConfig(rows=(("2a", "CT-Module"),))
+    folder.start(run_of(config))
+    record = folder.record()
+    assert record["asked"]["compute"]["micro_batch"] is None and record["asked"]["rows"] == [["2a", "CT-Module"]]
+    assert (record["resolved"]["micro_batch"], record["resolved"]["num_classes"]) == (64, 2)
+    assert record["resolved"]["root"] == "/nowhere" and len(record["resolved"]["fingerprint"]) == 25
+
+
+def test_a_finished_run_notes_the_further_rows_that_it_serves(tmp_path):
+    folder = records.RunFolder(tmp_path)
+    folder.finish({"rows": [["2a", "CT-Module"]]}, PREDICTIONS)
+    both = [["2a", "CT-Module"], ["2b", "2D"]]
+    assert folder.add_rows([("2b", "2D"), ("2a", "CT-Module")])["rows"] == both == folder.result()["rows"]
 
 
 def test_another_configuration_is_refused_by_name(tmp_path):
     folder = records.RunFolder(tmp_path)
     other = RunConfig(recipe=RecipeConfig(epochs=13, lr=0.5))
-    folder.start(RunConfig())
+    folder.start(run_of(RunConfig()))
     assert folder.is_finished(other) is False  # nothing is lost by starting over
     folder.finish({"top1": 50.0}, PREDICTIONS)
-    with pytest.raises(ValueError, match="recipe.epochs 45 there, 13 asked for; recipe.lr 0.02 there, 0.5 asked for"):
+    text = "recipe.epochs is 45 in the record, 13 was asked for; recipe.lr is 0.02 in the record, 0.5 was asked for"
+    with pytest.raises(ValueError, match=text):
         folder.is_finished(other)
+    with pytest.raises(ValueError, match="fingerprint is .* in the record"):
+        folder.is_finished(run_of(RunConfig(), fingerprint_of="other videos"))
     moved = dataclasses.replace(RunConfig(), data=dataclasses.replace(RunConfig().data, root="/else", workers=7))
-    assert folder.is_finished(moved)  # where the data lies is no difference
+    assert folder.is_finished(moved)  # where the data lie is no difference
 
 
-def test_load_reads_a_row_a_finished_run(tmp_path):
+def test_load_reads_one_row_per_finished_run(tmp_path):
     for name, top1 in (("tsn", 48.0), ("ctnet", 88.0)):
         folder = records.RunFolder(tmp_path / name / "seed0")
-        folder.start(RunConfig(name=name))
-        folder.finish({"name": name, "top1": top1}, PREDICTIONS)
-    records.RunFolder(tmp_path / "half" / "seed0").start(RunConfig())
+        folder.start(run_of(RunConfig(name=name)))
+        folder.finish({"name": name, "top1": top1, "rows": []}, PREDICTIONS)
+    records.RunFolder(tmp_path / "half" / "seed0").start(run_of(RunConfig()))
     table = records.load(tmp_path)
     assert table[["name", "top1"]].to_numpy().tolist() == [["ctnet", 88.0], ["tsn", 48.0]]
     assert table.folder.tolist() == [str(tmp_path / "ctnet" / "seed0"), str(tmp_path / "tsn" / "seed0")]
@@ -65,9 +101,9 @@ def test_a_failed_write_leaves_the_file_before_it(tmp_path):
 
 
 def test_provenance_says_versions_and_hardware():
-    told = records.provenance(torch.device("cpu"))
-    assert told["versions"]["torch"] and told["hardware"] and told["threads"] >= 1 and told["commit"]
-    assert told["device"] == "cpu" and told["peak_memory_mb"] > 50
+    provenance = records.provenance(torch.device("cpu"))
+    assert provenance["versions"]["torch"] and provenance["hardware"] and provenance["commit"]
+    assert provenance["threads"] >= 1 and provenance["device"] == "cpu" and provenance["peak_memory_mb"] > 50
 
 
 def test_paths_below_the_home_folder_are_written_with_a_tilde():
@@ -75,8 +111,8 @@ def test_paths_below_the_home_folder_are_written_with_a_tilde():
     assert files.portable(Path("/else/where")) == "/else/where"
 
 
-def test_what_an_unfinished_run_may_be_asked_to_go_on_with():
-    begun = RunConfig(compute=ComputeConfig(micro_batch=4, precision="bf16"))
+def test_what_may_differ_when_an_unfinished_run_resumes():
+    begun = records.record_of(run_of(RunConfig(compute=ComputeConfig(micro_batch=4, precision="bf16"))))
     assert records.differences(begun, RunConfig()) == []  # left open
     other = RunConfig(
         data=DataConfig(on_error="skip", max_skipped=5.0, root="/elsewhere"), compute=ComputeConfig(threads=3)
@@ -84,13 +120,20 @@ def test_what_an_unfinished_run_may_be_asked_to_go_on_with():
     assert records.differences(begun, other) == []
     asked = RunConfig(seed=2, compute=ComputeConfig(micro_batch=8, precision="fp32"))
     assert records.differences(begun, asked) == [
-        "compute.micro_batch 4 there, 8 asked for",
-        "compute.precision 'bf16' there, 'fp32' asked for",
-        "seed 0 there, 2 asked for",
+        "compute.micro_batch is 4 in the record, 8 was asked for",
+        "compute.precision is 'bf16' in the record, 'fp32' was asked for",
+        "seed is 0 in the record, 2 was asked for",
     ]
 
 
-def test_a_folder_that_is_written_to_is_told(tmp_path):
+def test_the_built_in_data_is_compared_where_it_is_written_for_the_run():
+    record, harder = records.record_of(run_of(RunConfig())), ArrowConfig(difficulty=0.5)
+    text = "arrow.difficulty is 0.1 in the record, 0.5 was asked for"
+    assert records.differences(record, RunConfig(arrow=harder)) == [text]
+    assert records.differences(record, RunConfig(arrow=harder, data=DataConfig(root="/data"))) == []
+
+
+def test_a_locked_folder_takes_no_second_run(tmp_path):
     folder = records.RunFolder(tmp_path / "run")
     assert not folder.is_locked() and not folder.path.exists()
     with folder.locked():
@@ -100,19 +143,28 @@ def test_a_folder_that_is_written_to_is_told(tmp_path):
     assert not folder.is_locked()
 
 
-def test_what_was_half_written_goes_when_a_run_begins(tmp_path):
+def test_partial_files_are_removed_when_a_run_begins(tmp_path):
     for name in (".result.json.12-0a1b2c3d", "notes.txt"):
         (tmp_path / name).touch()
-    records.RunFolder(tmp_path).start(RunConfig())
+    records.RunFolder(tmp_path).start(run_of(RunConfig()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
 
 
-def test_a_record_of_another_version_is_named(tmp_path):
+def test_a_record_of_another_version_is_refused_by_name(tmp_path):
     folder = records.RunFolder(tmp_path)
-    folder.start(RunConfig())
+    folder.start(run_of(RunConfig()))
     written = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(written.replace('"epochs"', '"passes"'))
-    with pytest.raises(
-        ValueError, match="config.json is not of this version of ctlib: unknown key of RecipeConfig 'passes'"
-    ):
+    with pytest.raises(ValueError, match="config.json: unknown key of RecipeConfig 'passes'"):
         folder.config()
+    files.write_json(tmp_path / "config.json", {"name": "old", "model": {"trunk": "resnet50"}})
+    (tmp_path / "resume").mkdir()
+    (tmp_path / "resume" / "000001-0123456789abcdef.pt").touch()
+    text = "config.json was written by an earlier version of ctlib: delete its folder and train again"
+    with pytest.raises(ValueError, match=text):
+        folder.is_finished(run_of(RunConfig()))
+    files.write_json(tmp_path / "result.json", {"top1": 50.0})
+    with pytest.raises(ValueError, match=text):
+        folder.is_finished(RunConfig())
+    with pytest.raises(ValueError, match="result.json was written by an earlier version"):
+        records.load(tmp_path)

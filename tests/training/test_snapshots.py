@@ -13,7 +13,8 @@ import torch
 
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
-from ctlib.training import interrupt, records, snapshots, train
+from ctlib.training import processes as parallel
+from ctlib.training import records, snapshots, train
 
 resource = pytest.importorskip("resource")  # and fork: not on Windows
 
@@ -81,7 +82,7 @@ def killed_at_random(config, folder, kills, seed):
 def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(config, whole, tmp_path):
     for folder in killed_at_random(config, tmp_path / "run", kills=4, seed=0):
         assert_the_same(folder, whole)
-        assert not (folder / "resume").exists()
+        assert not (folder / "snapshots").exists()
 
 
 @pytest.mark.slow
@@ -95,9 +96,9 @@ def test_a_run_killed_a_hundred_times_ends_as_one_that_never_was(config, whole, 
 
 def interrupted_at(config, folder, step):
     """A run that was asked to stop after a step, as its saved states are then."""
-    with pytest.raises(interrupt.Interrupted, match=f"stopped after step {step} of 8 .epoch .* saved in"):
-        train.train(config, folder, on_step=lambda done, *_: interrupt.stop() if done == step - 1 else None)
-    return sorted((folder / "resume").glob("*.pt"))
+    with pytest.raises(parallel.Interrupted, match=f"stopped after step {step} of 8 .epoch .* saved in"):
+        train.train(config, folder, on_step=lambda done, *_: parallel.stop() if done == step - 1 else None)
+    return sorted((folder / "snapshots").glob("*.pt"))
 
 
 def test_an_interrupt_ends_the_step_saves_and_leaves_python_as_it_was(config, whole, tmp_path):
@@ -145,7 +146,7 @@ def test_two_signals_in_a_row_do_not_wait_for_the_step(config, tmp_path):
 
     with pytest.raises(KeyboardInterrupt) as caught:
         train.train(config, tmp_path, on_step=press)
-    assert not isinstance(caught.value, interrupt.Interrupted)
+    assert not isinstance(caught.value, parallel.Interrupted)
 
 
 @pytest.mark.parametrize("harm", ["cut", "emptied", "one byte", "renamed foreign"])
@@ -155,7 +156,7 @@ def test_a_state_that_came_to_harm_is_refused_and_the_one_before_used(config, wh
     if harm == "renamed foreign":
         torch.save({"state_dict": {}}, newest)
         newest = newest.rename(newest.with_name(f"000099-{snapshots.digest(newest)}.pt"))
-        text = "holds something else than the state of a run"
+        text = "holds something else than a snapshot"
     else:
         harmed = {
             "cut": content[: len(content) // 2],
@@ -167,7 +168,7 @@ def test_a_state_that_came_to_harm_is_refused_and_the_one_before_used(config, wh
     with pytest.warns(UserWarning, match=f"not used: .*{newest.name} {text}"):
         train.train(config, tmp_path / "run")
     assert_the_same(tmp_path / "run", whole)
-    assert [path.name for path in (tmp_path / "run" / "resume").iterdir()] == [newest.with_suffix(".refused").name]
+    assert [path.name for path in (tmp_path / "run" / "snapshots").iterdir()] == [newest.with_suffix(".refused").name]
 
 
 def test_a_state_of_another_run_is_refused(config, tmp_path):
@@ -175,9 +176,9 @@ def test_a_state_of_another_run_is_refused(config, tmp_path):
     (_, foreign) = interrupted_at(other, tmp_path / "other", 3)
     (_, newest) = interrupted_at(config, tmp_path / "run", 3)
     shutil.copy(foreign, newest.with_name(foreign.name.replace("00000", "00009")))
-    with pytest.warns(UserWarning, match="is of another run: seed 7 there, 0 asked for"):
+    with pytest.warns(UserWarning, match="is of another run: seed is 7 in the record, 0 was asked for"):
         assert train.train(config, tmp_path / "run")["seed"] == 0
-    with pytest.raises(ValueError, match="holds an unfinished run with other parameters .seed 7 there, 0 asked for"):
+    with pytest.raises(ValueError, match="an unfinished run with other parameters .seed is 7 in the record, 0 was"):
         train.train(config, tmp_path / "other")
 
 
@@ -187,11 +188,11 @@ def test_where_no_state_can_be_used_the_run_does_not_start_over_in_silence(confi
         path.write_bytes(b"")
     with (
         pytest.warns(UserWarning),
-        pytest.raises(snapshots.ResumeError, match="no state in .* can be used to go on: .*dama"),
+        pytest.raises(snapshots.ResumeError, match="no snapshot in .* can be used to resume: .*dama"),
     ):
         train.train(config, tmp_path)
     assert all(path.exists() for path in states)
-    shutil.rmtree(tmp_path / "resume")
+    shutil.rmtree(tmp_path / "snapshots")
     assert train.train(config, tmp_path)["epochs"] == 2
 
 
@@ -212,7 +213,7 @@ def test_a_run_killed_while_it_writes_a_state_uses_the_one_before(config, whole,
 
     process = child(run)
     process.join()
-    assert process.exitcode == -signal.SIGKILL and (tmp_path / "run" / "resume" / "partial").exists()
+    assert process.exitcode == -signal.SIGKILL and (tmp_path / "run" / "snapshots" / "partial").exists()
     train.train(config, tmp_path / "run")
     assert_the_same(tmp_path / "run", whole)
     assert len(records.RunFolder(tmp_path / "run").result()["sessions"]) == 2
@@ -236,8 +237,8 @@ def test_a_full_disk_ends_in_an_error_and_leaves_the_last_state_whole(config, wh
     process.join()
     assert process.exitcode == 0
     text = told.get()
-    assert "the run's state cannot be written to" in text and "File too large" in text and "is whole" in text
-    assert len(list((tmp_path / "run" / "resume").iterdir())) == 2
+    assert "no snapshot can be written to" in text and "File too large" in text and "is whole" in text
+    assert len(list((tmp_path / "run" / "snapshots").iterdir())) == 2
     train.train(config, tmp_path / "run")
     assert_the_same(tmp_path / "run", whole)
 
@@ -260,7 +261,7 @@ def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
         os.setsid()
         try:
             train.train(workers, tmp_path, on_step=lambda done, *_: told.put(done))
-        except interrupt.Interrupted as stopped:
+        except parallel.Interrupted as stopped:
             told.put(str(stopped))
 
     process = child(run)
@@ -270,5 +271,5 @@ def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
     while isinstance(heard, int):
         heard = told.get()
     process.join()
-    assert "stopped after step" in heard and any((tmp_path / "resume").iterdir())
+    assert "stopped after step" in heard and any((tmp_path / "snapshots").iterdir())
     assert train.train(workers, tmp_path)["epochs"] == 2

@@ -11,6 +11,7 @@ from ctlib.data.clips import ClipDataset
 from ctlib.data.video import VideoError
 from ctlib.models import model_config
 from ctlib.training import records, train, trainer
+from ctlib.training.run import resolve
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_a_finished_run_is_found_and_not_run_again(config, tmp_path):
     first = train.train(config, tmp_path)
     again = train.train(config, tmp_path, on_step=lambda *_: pytest.fail("trained again"))
     assert again == first
-    with pytest.raises(ValueError, match="holds a run with other parameters .seed 0 there, 1 asked for"):
+    with pytest.raises(ValueError, match="holds a run with other parameters .seed is 0 in the record, 1 was asked for"):
         train.train(dataclasses.replace(config, seed=1), tmp_path)
 
 
@@ -138,15 +139,16 @@ def test_a_finished_run_on_other_data_is_refused(config, tmp_path, arrow_root):
     stamp = tmp_path / "data" / "arrow.json"
     stamp.write_text(stamp.read_text().replace('"difficulty": 0.2', '"difficulty": 0.6'))
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "data")))
-    with pytest.raises(ValueError, match="data.fingerprint .* there, .* asked for"):
+    with pytest.raises(ValueError, match="fingerprint is .* in the record, .* was asked for"):
         train.train(other, tmp_path / "run")
 
 
 def test_a_refused_or_interrupted_run_does_not_block_its_correction(config, tmp_path):
     wrong = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, batch=500))
-    with pytest.raises(ValueError, match="a batch of 500"):
+    with pytest.raises(ValueError, match="batch must be at most the 32 training videos, got 500"):
         train.train(wrong, tmp_path)
     assert not (tmp_path / "config.json").exists()
+    wrong = resolve(dataclasses.replace(config, seed=3))
     records.RunFolder(tmp_path).start(wrong)  # as an interrupted run leaves it
     assert train.train(config, tmp_path)["epochs"] == 2
 
@@ -190,9 +192,6 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, mo
 
 
 def test_bad_data_stops_before_the_first_step(config, tmp_path):
-    wrong = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=5))
-    with pytest.raises(ValueError, match="the model has 5 classes, arrow has 16"):
-        train.train(wrong, tmp_path / "run")
     nowhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "nowhere")))
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         train.train(nowhere, tmp_path / "run")
@@ -250,7 +249,7 @@ def test_how_a_step_is_computed_changes_no_more_than_rounding(config, tmp_path, 
 
 
 def test_batches_that_cannot_be_shared_out_evenly_are_refused(config, tmp_path):
-    with pytest.raises(ValueError, match="a batch of 8 cannot be shared out evenly to micro-batches of 3 on 1 process"):
+    with pytest.raises(ValueError, match="a batch of 8 cannot be divided evenly into micro-batches of 3 on 1 process"):
         train.train(replaced(config, compute={"micro_batch": 3}), tmp_path / "run")
     with pytest.raises(ValueError, match="sync_batch_norm needs GPUs, and there is none"):
         train.train(replaced(config, compute={"sync_batch_norm": True}), tmp_path / "run")
@@ -284,11 +283,11 @@ def test_training_starts_from_a_checkpoint(config, tmp_path):
     first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("first", "second"))
     learned = [key for key in first["state_dict"] if "running" not in key and "num_batches" not in key]
     assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in learned)  # at a rate of 0
-    record = records.RunFolder(tmp_path / "second").config()
-    assert len(record.start_digest) == 16 and result["seed"] == 5
+    resolved = records.RunFolder(tmp_path / "second").record()["resolved"]
+    assert len(resolved["start_digest"]) == 16 and result["seed"] == 5
     train.train(dataclasses.replace(config, seed=9), tmp_path / "third")
     other = dataclasses.replace(started, start=str(tmp_path / "third" / "checkpoint.pt"))
-    with pytest.raises(ValueError, match="start_digest .* there, .* asked for"):
+    with pytest.raises(ValueError, match="start_digest is .* in the record, .* was asked for"):
         train.train(other, tmp_path / "second")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ctlib.config import ComputeConfig
-from ctlib.training.device import make_accelerator, precision_of
+from ctlib.training.machine import Machine, make_accelerator
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,10 @@ from ctlib.training.device import make_accelerator, precision_of
 def test_precision_follows_the_device(monkeypatch, precision, device, gpu, bf16, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    assert precision_of(ComputeConfig(precision=precision, device=device)) == expected
+    assert Machine().precision(ComputeConfig(precision=precision, device=device)) == expected
 
 
 def test_one_notebook_may_change_its_mind_about_precision():
     for precision, name in (("bf16", "bf16"), ("fp32", "no")):
-        accelerator = make_accelerator(ComputeConfig(device="cpu", precision=precision))
+        accelerator = make_accelerator(ComputeConfig(device="cpu"), precision)
         assert (accelerator.mixed_precision, accelerator.device.type) == (name, "cpu")

@@ -1,0 +1,112 @@
+"""A run resolved: the one place where what a `RunConfig` leaves open is answered, before any work."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctlib import files
+from ctlib.config import ModelConfig, RunConfig
+from ctlib.data import arrow
+from ctlib.data.catalog import Samples, load_samples
+from ctlib.data.sampling import SAMPLINGS
+from ctlib.training.machine import ALONE, Machine
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run with nothing left open: what was asked, and the answers. Made by `resolve`."""
+
+    config: RunConfig  # as asked
+    samples: dict[str, Samples]  # "train" and "val"
+    model: ModelConfig  # with the number of classes of the lists
+    precision: str  # fp32, bf16 or fp16
+    micro_batch: int  # clips that a process takes at once
+    processes: int  # that share a batch
+    start_digest: str  # of the checkpoint that training starts from; empty: none
+
+    def __post_init__(self):
+        batch = self.config.recipe.batch
+        if batch % (self.micro_batch * self.processes):
+            raise ValueError(
+                f"a batch of {batch} cannot be divided evenly into micro-batches of {self.micro_batch} on "
+                f"{self.processes} process(es): choose numbers that divide it"
+            )
+
+    @property
+    def accumulated(self) -> int:
+        """Micro-batches that each process takes in turn for one step."""
+        return self.config.recipe.batch // (self.micro_batch * self.processes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both lists."""
+        return f"{self.samples['train'].fingerprint}-{self.samples['val'].fingerprint}"
+
+    @property
+    def root(self) -> str:
+        """The folder of the data set."""
+        return files.portable(self.samples["train"].root)
+
+    def answers(self) -> dict:
+        """What `resolve` added to the configuration, as plain values."""
+        names = ("precision", "micro_batch", "processes", "fingerprint", "start_digest", "root")
+        return {"num_classes": self.model.num_classes, **{name: getattr(self, name) for name in names}}
+
+
+def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int, int], None] | None = None) -> Run:
+    """Answer what a configuration leaves open: lists, classes, precision, micro-batch, digest of the start.
+
+    The built-in data set is written to the cache if `data.root` is empty and it is not there yet.
+
+    Args:
+        config: what is asked.
+        machine: how many processes share a batch; one, if not given.
+        on_clips: called with how many clips of the built-in data are written, and how many there will be.
+
+    Raises:
+        ValueError: values that do not fit the data or the machine, or lists that cannot be read.
+        FileNotFoundError: the start or the folder of the data set does not exist.
+    """
+    compute, recipe = config.compute, config.recipe
+    if config.start and not Path(config.start).expanduser().is_file():
+        raise FileNotFoundError(f"no checkpoint {config.start}")
+    if compute.sync_batch_norm and machine.on_cpu(compute):
+        raise ValueError("sync_batch_norm needs GPUs, and there is none")
+    processes = machine.shared_by(compute)
+    if compute.micro_batch is None and recipe.batch % processes:
+        raise ValueError(
+            f"a batch of {recipe.batch} cannot be divided evenly between {processes} processes: choose numbers that "
+            "divide it"
+        )
+    samples = _load(config, on_clips)
+    if len(samples["train"]) < recipe.batch:
+        raise ValueError(f"batch must be at most the {len(samples['train'])} training videos, got {recipe.batch}")
+    model = dataclasses.replace(config.model, num_classes=len(samples["train"].classes))
+    if config.start:  # its weights take the place of published ones
+        model = dataclasses.replace(model, weights=None)
+    return Run(
+        config=config,
+        samples=samples,
+        model=model,
+        precision=machine.precision(compute),
+        micro_batch=compute.micro_batch or recipe.batch // processes,
+        processes=processes,
+        start_digest=files.digest(config.start) if config.start else "",
+    )
+
+
+def _load(config: RunConfig, on_clips: Callable[[int, int], None] | None) -> dict[str, Samples]:
+    data, root = config.data, config.data.root
+    if not root:
+        if data.name != "arrow":
+            raise ValueError(f"root must be the folder in which {data.name} lies, got ''")
+        # Errors that would otherwise come after the minutes of writing it.
+        frames = config.model.num_frames
+        SAMPLINGS[data.sampling or "mirrored"].test(max(frames, config.arrow.num_frames), frames, data.clips)
+        if config.recipe.batch > config.arrow.train_clips:
+            raise ValueError(
+                f"batch must be at most the {config.arrow.train_clips} training videos, got {config.recipe.batch}"
+            )
+        root = arrow.ensure(config.arrow, on_clips)
+    return {split: load_samples(data.name, root, split, **data.options()) for split in ("train", "val")}
