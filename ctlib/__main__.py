@@ -145,15 +145,6 @@ def main(arguments: list[str] | None = None) -> int:
     sweeping.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE")
     sweeping.set_defaults(run=run_ablations, kept="what is finished is kept: the same command goes on")
 
-    pages = commands.add_parser(
-        "site",
-        help="the executed notebooks as a static site",
-        description="Write a page for every notebook executed under results/, and an index, from the project's folder. "
-        "Needs the extra: pip install 'ctlib[notebooks]'.",
-    )
-    pages.add_argument("out", metavar="OUT", type=Path, nargs="?", default=Path("results/site"), help="%(default)s")
-    pages.set_defaults(run=write_site, kept="some pages may be of before")
-
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -285,15 +276,6 @@ def run_ablations(options: argparse.Namespace) -> int:
     for path in failed:
         print(f"failed: {path}", file=sys.stderr)
     return int(bool(failed))
-
-
-def write_site(options: argparse.Namespace) -> int:
-    try:
-        from ctlib import site  # of all commands only this one needs nbconvert
-    except ImportError as error:
-        raise ImportError(f"{error}: the site needs the extra, pip install 'ctlib[notebooks]'") from None
-    print(f"read {site.build('.', options.out)}")
-    return 0
 
 
 def print_costs(options: argparse.Namespace) -> int:
