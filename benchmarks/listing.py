@@ -1,7 +1,7 @@
-"""What it takes to list a large data set: seconds, and memory of the process that does it.
+"""How long it takes to list a large data set, and how much memory.
 
-Makes the annotation files of 240,000 videos, and for Kinetics the (empty) video files in 400 class folders,
-in a temporary folder; lists each in a process of its own, after everything is imported.
+Writes the annotation files of 240,000 videos, and for Kinetics (empty) video files in 400 class folders, to a
+temporary folder. Each data set is listed in a fresh process, after all imports.
 
     python benchmarks/listing.py [--json results.json]
 """
@@ -20,7 +20,7 @@ VIDEOS, CLASSES = 240_000, 400
 
 
 def make(root: Path) -> None:
-    """A list, and Kinetics as it is usually kept."""
+    """A list, and Kinetics as it is usually stored."""
     (root / "list").mkdir()
     lines = (f"class_{i % CLASSES}/video_{i:011d}_000010_000020 300 {i % CLASSES}\n" for i in range(VIDEOS))
     (root / "list" / "train.txt").write_text("".join(lines))
@@ -35,7 +35,7 @@ def make(root: Path) -> None:
 
 
 def measure(name: str, root: str) -> dict:
-    """List it here; megabytes are what this process grew by, at its peak and after."""
+    """List a data set in this process; megabytes are its growth, at the peak and afterwards."""
     from ctlib.data import load_samples
 
     peak, now = _peak(), _now()
@@ -61,7 +61,7 @@ def _now() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="keep the figures here")
+    parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -74,11 +74,8 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", name, str(Path(folder) / name)]
             runs = [json.loads(subprocess.check_output(command)) for _ in range(3)]
             rows.append(sorted(runs, key=lambda run: run["seconds"])[1])
-            print(
-                "{data}: {videos:,} videos in {seconds} s, {peak_mb} MB at the peak, {kept_mb} MB kept".format(
-                    **rows[-1]
-                )
-            )
+            text = "{data}: {videos:,} videos in {seconds} s, {peak_mb} MB at the peak, {kept_mb} MB kept"
+            print(text.format(**rows[-1]))
     if options.json:
         record = {"protocol": "median of 3 processes, files in the system's cache", "machine": platform.machine()}
         options.json.write_text(json.dumps({**record, "listings": rows}, indent=1) + "\n")

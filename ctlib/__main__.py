@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -39,16 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
     make = commands.add_parser(
         "arrow",
         help="write the built-in data set, Arrow of Time",
-        description="Write the built-in data set, Arrow of Time, as video files and lists; print its folder.",
+        description="Write the built-in data set, Arrow of Time, as video files and file lists; print its folder.",
     )
-    make.add_argument("--root", type=Path, help="the folder to make (default: one in the cache, made once)")
-    defaults = arrow.ArrowConfig()
-    for entry in fields(defaults):
-        default = getattr(defaults, entry.name)
-        make.add_argument(
-            f"--{entry.name.replace('_', '-')}", type=type(default), default=default, help=f"default: {default}"
-        )
-    make.set_defaults(run=write_arrow, kept="nothing was written", parts=[entry.name for entry in fields(defaults)])
+    make.add_argument("--root", type=Path, help="the folder to make (default: one in the cache, written once)")
+    for name, default in arrow.ArrowConfig().to_dict().items():
+        option = f"--{name.replace('_', '-')}"
+        make.add_argument(option, type=type(default), default=default, help="default: %(default)s")
+    make.set_defaults(run=write_arrow, kept="nothing was written")
 
     ledger = commands.add_parser(
         "costs",
@@ -62,39 +58,38 @@ def main(arguments: list[str] | None = None) -> int:
     checking = commands.add_parser(
         "check-videos",
         help="find the videos of a data set that cannot be read",
-        description="Decode every video of a data set once, each under a time limit, and write which are good "
-        "(good.csv) and which are bad, and why (bad.csv). No video is changed. A check that was cut off goes on "
-        "when it is called again. Ends with 0 if all are good and with 1 if some are bad.",
+        description="Decode every video of a data set once, each under a time limit. List the good videos in good.csv, "
+        "the bad ones with the reason in bad.csv. No video is changed. An interrupted check resumes when it is called "
+        "again. Exits with 0 if all videos are good, with 1 if some are bad.",
     )
     add_data_options(checking)
-    checking.add_argument("--out", type=Path, help="where the two lists are kept (default: ROOT/.checked)")
+    checking.add_argument("--out", type=Path, help="folder of the two lists (default: ROOT/.checked)")
     checking.add_argument("--limit", type=float, default=120, help="seconds for one video (default: %(default)s)")
     checking.add_argument(
         "--again",
         choices=("bad", "all"),
         default="none",
-        help="judge anew what was judged before: the bad videos, or all",
+        help="check again what was checked before: the bad videos, or all",
     )
-    checking.set_defaults(run=check_videos, kept="what is judged is kept: the same command goes on")
+    checking.set_defaults(run=check_videos, kept="results are kept: the same command resumes")
 
     preparing = commands.add_parser(
         "prepare",
         help="re-encode a data set so that clips load fast",
-        description="Re-encode every video of a data set into OUT: H.264 with key frames close together, the short "
-        "side brought down, the number of frames unchanged. OUT then loads as the data set 'list'. What cannot be "
-        "read is named in failed.csv and left out; ends with 1 if there is such. A call that was cut off goes on "
-        "when it is made again.",
+        description="Re-encode every video of a data set into OUT: H.264 with key frames close together, a smaller "
+        "short side, the same number of frames. OUT then loads as the data set 'list'. Unreadable videos are named in "
+        "failed.csv and left out; the exit code is then 1. An interrupted call resumes when it is called again.",
     )
     add_data_options(preparing)
     preparing.add_argument("out", metavar="OUT", type=Path, help="the folder to make, outside ROOT")
     preparing.add_argument(
-        "--short-side", type=int, default=256, help="pixels; a shorter one stays (default: %(default)s)"
+        "--short-side", type=int, default=256, help="pixels; shorter sides stay (default: %(default)s)"
     )
     preparing.add_argument(
-        "--gop", type=int, default=8, help="frames from key frame to key frame (default: %(default)s)"
+        "--gop", type=int, default=8, help="frames from one key frame to the next (default: %(default)s)"
     )
     preparing.add_argument("--limit", type=float, default=600, help="seconds for one video (default: %(default)s)")
-    preparing.set_defaults(run=prepare_videos, kept="what is re-encoded is kept: the same command goes on")
+    preparing.set_defaults(run=prepare_videos, kept="re-encoded videos are kept: the same command resumes")
 
     training = commands.add_parser(
         "train",
@@ -160,25 +155,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_arrow(options: argparse.Namespace) -> int:
-    config = arrow.ArrowConfig(**{name: getattr(options, name) for name in options.parts})
+    config = arrow.ArrowConfig(**{name: getattr(options, name) for name in arrow.ArrowConfig().to_dict()})
     show = counting("Arrow of Time, clips written")
     print(arrow.ensure(config, show) if options.root is None else arrow.write(config, options.root, on_clips=show))
     return 0
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """What names a data set on the command line, and how many processes go through it."""
+    """The arguments that choose a data set, and the number of processes."""
     parser.add_argument("name", metavar="NAME", choices=DATASETS, help=", ".join(DATASETS))
-    parser.add_argument("root", metavar="ROOT", type=Path, help="the folder in which the data set lies")
+    parser.add_argument("root", metavar="ROOT", type=Path, help="the data set's folder")
     parser.add_argument("--split", nargs="+", choices=("train", "val"), default=("train", "val"), help="default: both")
-    parser.add_argument("--fold", type=int, help="which of the splits of ucf101 and hmdb51 (default: 1)")
-    parser.add_argument("--val-share", type=float, help="of a folder without splits (default: 0.2)")
+    parser.add_argument("--fold", type=int, help="the split of ucf101 and hmdb51: 1, 2 or 3 (default: 1)")
+    parser.add_argument("--val-share", type=float, help="share for testing of a folder without splits (default: 0.2)")
     cores = os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="processes (default: the cores, %(default)s)")
+    parser.add_argument("--workers", type=int, default=cores, help="processes (default: one per core, %(default)s)")
 
 
 def data_of(options: argparse.Namespace) -> dict:
-    """The samples by split that the command line names."""
+    """The samples by split."""
     if options.workers < 1 or not options.limit > 0:
         raise ValueError(f"needed workers and limit above 0, got {options.workers} and {options.limit:g}")
     given = {name: getattr(options, name) for name in ("fold", "val_share") if getattr(options, name) is not None}
@@ -187,7 +182,7 @@ def data_of(options: argparse.Namespace) -> dict:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, total) that shows a bar on a terminal, else a line at each quarter."""
+    """A callback (done, total) that shows a bar on a terminal, otherwise a line at each quarter."""
     if not sys.stderr.isatty():
         yield counting(what)
         return
@@ -195,15 +190,18 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
         def show(done: int, total: int) -> None:
             if bar.total is None:
-                bar.total, bar.initial, bar.n = total, done, done  # what was done before is no part of the speed
+                bar.total, bar.initial, bar.n = total, done, done  # earlier results do not count for the speed
             bar.update(done - bar.n)
 
         yield show
 
 
-def print_share(name: str, good: int, listed: int, bad: dict[str, int], fate: str) -> None:
-    print(f"{name}: {good:,} of {listed:,} videos are {fate} ({100 * good / listed:.1f} %)")
-    for reason, videos in bad.items():
+def print_share(name: str, count: int, listed: int, state: str) -> None:
+    print(f"{name}: {count:,} of {listed:,} videos are {state} ({100 * count / listed:.1f} %)")
+
+
+def print_reasons(reasons: dict[str, int]) -> None:
+    for reason, videos in reasons.items():
         print(f"  {reason}: {videos:,}")
 
 
@@ -214,14 +212,15 @@ def check_videos(options: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{folder} cannot be made ({error.strerror}): name another folder with --out") from None
-    found = {}
+    summaries = {}
     for name, samples in splits.items():
         with progress(f"{name}, videos checked") as show:
-            found[name] = check(samples, folder, options.workers, options.limit, show, options.again)
-    for name, summary in found.items():
-        print_share(name, summary.good, summary.listed, summary.bad, "good")
-    print(f"which, and why: {folder / 'good.csv'}, {folder / 'bad.csv'}")
-    return int(any(summary.bad for summary in found.values()))
+            summaries[name] = check(samples, folder, options.workers, options.limit, show, options.again)
+    for name, summary in summaries.items():
+        print_share(name, summary.good, summary.listed, "good")
+        print_reasons(summary.bad)
+    print(f"results: {folder / 'good.csv'}, {folder / 'bad.csv'}")
+    return int(any(summary.bad for summary in summaries.values()))
 
 
 def prepare_videos(options: argparse.Namespace) -> int:
@@ -229,17 +228,14 @@ def prepare_videos(options: argparse.Namespace) -> int:
     with progress("videos re-encoded") as show:
         made = prepare(splits, out, options.short_side, options.gop, options.workers, options.limit, show)
     for name, good in made.good.items():
-        print_share(name, good, made.listed[name], {}, "re-encoded")
+        print_share(name, good, made.listed[name], "re-encoded")
     if made.failed:
-        print(f"left out ({out / 'failed.csv'} says which):")
-        for reason, videos in made.failed.items():
-            print(f"  {reason}: {videos:,}")
-    before, after = made.loading.before, made.loading.after
-    print(
-        f"clips of 8 frames a second, one process, {made.loading.videos} random videos: "
-        f"{before:.1f} before, {after:.1f} now ({after / before:.1f} times as fast)"
-    )
-    print(f"it loads as the data set 'list' in {out}")
+        print(f"left out (see {out / 'failed.csv'}):")
+        print_reasons(made.failed)
+    videos, before, after = made.loading
+    speed = f"{before:.1f} before, {after:.1f} now ({after / before:.1f} times as fast)"
+    print(f"clips of 8 frames per second, one process, {videos} random videos: {speed}")
+    print(f"load it as the data set 'list' in {out}")
     return int(bool(made.failed))
 
 

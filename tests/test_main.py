@@ -72,7 +72,7 @@ def test_check_videos_states_the_coverage(clips, capsys):
     (clips / "train" / "000000_forward.mp4").write_text("no video")
     assert main([*command, "--out", str(clips.parent / "other"), "--split", "train"]) == 1
     assert "train: 1 of 2 videos are good (50.0 %)\n  unreadable: 1\n" in capsys.readouterr().out
-    assert main(command) == 0  # judged before the file was spoilt
+    assert main(command) == 0  # checked before the file was spoilt
     assert main([*command, "--again", "all"]) == 1
     assert main([*command, "--fold", "2"]) == 2
     assert "has no option 'fold'" in capsys.readouterr().err
@@ -80,17 +80,17 @@ def test_check_videos_states_the_coverage(clips, capsys):
     assert main(["check-videos", "list", str(clips / "nowhere")]) == 2
 
 
-def test_interrupted_check_videos_says_that_it_goes_on(clips, capsys, monkeypatch):
+def test_interrupted_check_videos_says_that_it_resumes(clips, capsys, monkeypatch):
     monkeypatch.setattr("ctlib.__main__.check", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         assert main(["check-videos", "list", str(clips)]) == 130
     finally:
         signal.signal(signal.SIGINT, before)
-    assert "interrupted; what is judged is kept" in capsys.readouterr().err
+    assert "interrupted; results are kept" in capsys.readouterr().err
 
 
-def test_prepare_makes_a_data_set_and_says_what_it_gained(clips, capsys):
+def test_prepare_makes_a_data_set_and_compares_loading(clips, capsys):
     (clips / "train" / "000000_forward.mp4").unlink()
     out = str(clips.parent / "small")
     assert main(["prepare", "list", str(clips), out, "--short-side", "8", "--workers", "1"]) == 1
