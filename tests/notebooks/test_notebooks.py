@@ -1,7 +1,6 @@
 """Every notebook, run as papermill runs it, on data small enough to take seconds."""
 
 import nbformat
-import pandas as pd
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
@@ -87,23 +86,6 @@ def test_costs_counts_measures_and_draws(tmp_path):
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
 
 
-def test_your_own_videos_makes_checks_trains_and_looks(tmp_path):
-    small = {"clips_a_class": 6, "num_frames": 4, "size": 32, "epochs": 1, "batch": 4, "workers": 0}
-    notebook = execute("your_own_videos", tmp_path, out_dir=str(tmp_path / "out"), **small)
-    told = printed(notebook)
-    bad = pd.read_csv(tmp_path / "out" / "checked" / "bad.csv").path.tolist()
-    assert sorted(path.rsplit("/")[-1] for path in bad) == ["broken_download.mp4", "empty.mp4"]
-    result = records.load(tmp_path / "out").iloc[0]
-    assert result.train_videos + result.videos == 24 and result.train_listed + result.listed == 26
-    for views in ("1 clip(s) x 1 crop(s)", "2 clip(s) x 1 crop(s)", "2 clip(s) x 3 crop(s)"):
-        assert f"{views}: top-1" in told
-    names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips", "where_it_looks")
-    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert figures == {f"{name}.png" for name in names}
-    again = execute("your_own_videos", tmp_path, out_dir=str(tmp_path / "out"), **small)
-    assert "found the finished run" in printed(again)
-
-
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
     [
@@ -130,8 +112,6 @@ def test_your_own_videos_makes_checks_trains_and_looks(tmp_path):
         ),
         pytest.param("train", {"model": "ctnet_quickstrat"}, "did you mean 'ctnet_quickstart'", marks=pytest.mark.slow),
         pytest.param("train", {"root": "/no/such/folder"}, "no folder /no/such/folder", marks=pytest.mark.slow),
-        ("your_own_videos", {"root": "/no/such/folder"}, "no folder /no/such/folder"),
-        ("your_own_videos", {"clips_a_class": 1}, "clips_a_class must be at least 4, got 1"),
         ("costs", {"size": 16}, "size must be at least 32, got 16"),
         ("quickstart", {"runs_dir": "no/such/folder"}, "no folder .*no/such/folder"),
     ],
