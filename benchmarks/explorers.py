@@ -1,7 +1,7 @@
-"""What a move of a slider costs: seconds from a setting that was not shown before to the picture's bytes.
+"""Time per slider move in the course's explorers: seconds from a new setting to the picture's bytes.
 
-0.2 seconds are aimed at, so that figure and numbers follow the hand. The explorers of notebooks 3 and 5 show clips,
-gates and scores that were computed before: a move only draws. They are random here, in the notebooks' shapes.
+The aim is 0.2 seconds, so that figure and numbers follow the hand. The explorers of lessons 3 and 5 show clips, gates
+and scores that were computed before, so a move only draws. Here these are random, in the notebooks' shapes.
 
     python benchmarks/explorers.py [--moves 9]
 """
@@ -15,23 +15,22 @@ import torch
 
 from ctlib.cost import hardware
 from ctlib.data.transforms import to_pixels
-from ctlib.teaching import explorers, explorers_backbone, explorers_networks
-from ctlib.teaching.explorers import View
+from ctlib.teaching import lesson1, lesson2, lesson3, lesson4, lesson5
+from ctlib.teaching.shell import View
 
-EVERY_OTHER = ("every other",) * 4
 CLIPS = torch.randn(40, 3, 8, 48, 48)
 GATES = {"spatial": torch.rand(16, 1, 12, 12), "temporal": torch.rand(16, 8, 1, 1), "channel": torch.rand(16, 8, 1, 1)}
 CLASSES = ("one way", "the other way")
 SCORES = {name: torch.randn(40, 2) for name in ("TSN", "one CT-Block")}
-ORDERS = explorers_networks.ORDERS
-# Explorer -> what it shows after the n-th move, n from 1 on.
+RESNET101 = lesson4.config_of("resnet101", "CT-Block", ("every other",) * 4)
+# Explorer -> its view after the n-th move, n from 1 on.
 MOVES: dict[str, Callable[[int], View]] = {
-    "1: channel grid": lambda n: explorers.tensorization(128, (16, 8), 1, num_frames=8, size=14 + 2 * n),
-    "2: interact field": lambda n: explorers.interaction(4, 1 + n % 4),
-    "3: attention": lambda n: explorers_networks.attention_over_time(to_pixels(CLIPS[n % 40]), GATES, n % 16),
-    "4: ResNet-101": lambda n: explorers_backbone.network("resnet101", "CT-Block", EVERY_OTHER, 8, 96 + 16 * n),
-    "5: clip browser": lambda n: explorers_networks.browse(
-        CLIPS, CLASSES * 20, n % 40, ORDERS[n % len(ORDERS)], SCORES, CLASSES
+    "1: channel grid": lambda n: lesson1.tensorization(128, (16, 8), 1, num_frames=8, size=14 + 2 * n),
+    "2: interact field": lambda n: lesson2.interaction(4, 1 + n % 4),
+    "3: attention": lambda n: lesson3.attention_over_time(to_pixels(CLIPS[n % 40]), GATES, n % 16),
+    "4: ResNet-101": lambda n: lesson4.network(RESNET101, "CT-Block", 96 + 16 * n),
+    "5: clip browser": lambda n: lesson5.browse(
+        CLIPS, CLASSES * 20, n % 40, lesson5.ORDERS[n % len(lesson5.ORDERS)], SCORES, CLASSES
     ),
 }
 

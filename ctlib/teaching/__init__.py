@@ -1,1 +1,1 @@
-"""What the teaching notebooks are made of: exercises and their checks, explorers, figures, small lessons."""
+"""What the course in notebooks/learn needs: explorers, exercises, figures and a small training loop."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import papermill
 import pytest
 
-from ctlib.teaching import explorers
+from ctlib.teaching import lesson1
 from tests import ROOT
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -111,14 +111,14 @@ def test_a_slider_changes_figure_and_numbers(chromium, tmp_path):
         assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
         assert all(cell["execution_count"] for cell in code)
 
-        page.evaluate(SCROLL_TO, next(i for i, cell in enumerate(cells) if "explorers.Explorer(" in cell["source"]))
+        page.evaluate(SCROLL_TO, next(i for i, cell in enumerate(cells) if "shell.Explorer(" in cell["source"]))
         explorer = page.locator(".jp-OutputArea .widget-vbox", has=page.locator(".widget-html img"))
         figure, numbers = explorer.locator(".widget-html img"), explorer.locator(".widget-html").first
         slider = explorer.locator(".widget-slider", has=page.get_by_text("C_1", exact=True)).locator(".noUi-handle")
 
         def shown(c_1: int) -> bytes:
             """Wait until the numbers are those of C = 128 = C_1 x C_2; the figure's bytes then."""
-            expected = explorers.tensorization(128, (c_1, -1), 1, num_frames=8, size=28)
+            expected = lesson1.tensorization(128, (c_1, -1), 1, num_frames=8, size=28)
             for value in expected.numbers.values():
                 numbers.get_by_text(value, exact=True).first.wait_for()
             assert figure.get_attribute("alt") == expected.alt  # it was sent before the numbers

@@ -8,7 +8,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from ctlib.teaching import exercises
+from ctlib.teaching import exercise
 from tests import ROOT
 from tests.notebooks.test_notebooks import execute, printed
 
@@ -26,7 +26,7 @@ SOURCES = sorted((ROOT / "notebooks" / "learn").glob("[1-9]_*.ipynb"))
 def solved(request, tmp_path_factory):
     """The notebook's name, and it run with its solutions in it."""
     folder = tmp_path_factory.mktemp("teaching")
-    filled = exercises.fill(nbformat.read(ROOT / "notebooks" / "learn" / f"{request.param}.ipynb", 4), solved=True)
+    filled = exercise.fill(nbformat.read(ROOT / "notebooks" / "learn" / f"{request.param}.ipynb", 4), solved=True)
     nbformat.write(filled, folder / "solved.ipynb")
     done = papermill.execute_notebook(
         folder / "solved.ipynb", folder / "out.ipynb", parameters=SMALL[request.param], cwd=ROOT,
@@ -45,7 +45,7 @@ def test_every_notebook_is_run_here():
 
 def test_it_runs_with_every_exercise_right(solved):
     name, notebook = solved
-    mine = [number for number in exercises.BOOK if number.startswith(name[0])]
+    mine = [number for number in exercise.exercises() if number.startswith(name[0])]
     told = printed(notebook)
     assert len(mine) >= 3
     for number in mine:
@@ -73,10 +73,10 @@ def test_it_ends_with_what_was_found(solved):
 def test_its_exercises_are_the_book_s_and_blank(path):
     stored = nbformat.read(path, 4)
     sources = [cell.source for cell in stored.cells]
-    assert [cell.source for cell in exercises.fill(stored).cells] == sources
+    assert [cell.source for cell in exercise.fill(stored).cells] == sources
     tags = [tag for cell in stored.cells for tag in cell.metadata.get("tags", []) if tag.startswith("exercise")]
-    mine = [number for number in exercises.BOOK if number.startswith(path.stem[0])]
-    assert sorted(tags) == sorted(f"exercise-{number}-{part}" for number in mine for part in exercises.cells(number))
+    mine = [number for number in exercise.exercises() if number.startswith(path.stem[0])]
+    assert sorted(tags) == sorted(f"exercise-{number}-{part}" for number in mine for part in exercise.cells(number))
 
 
 @pytest.mark.parametrize(

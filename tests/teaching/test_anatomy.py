@@ -35,18 +35,18 @@ def test_a_network_put_together_from_its_kinds_of_blocks_is_the_network(parts):
 
 
 @pytest.mark.parametrize(("name", "gflops"), [("ctnet_r50", 37.32), ("tsn_r50", 42.94)])
-def test_the_published_networks_cost_what_reference_counts_found(name, gflops):
+def test_the_published_networks_cost_what_they_should(name, gflops):
     assert anatomy.gflops(anatomy.parts(models.model_config(name))) == pytest.approx(gflops, abs=0.005)
 
 
 def test_the_parts_of_ctnet_in_the_order_of_a_clip():
-    found = anatomy.parts(models.model_config("ctnet_r50", num_classes=174), 224)
-    assert [part.stage for part in found[:5]] == ["stem", *["stage 2"] * 3, "stage 3"] and len(found) == 18
-    replaced = [(part.stage, part.index) for part in found if part.replaced]
+    parts = anatomy.parts(models.model_config("ctnet_r50", num_classes=174), 224)
+    assert [part.stage for part in parts[:5]] == ["stem", *["stage 2"] * 3, "stage 3"] and len(parts) == 18
+    replaced = [(part.stage, part.index) for part in parts if part.replaced]
     expected = {"stage 2": (1,), "stage 3": (1, 3), "stage 4": (1, 3, 5), "stage 5": (1,)}
     assert replaced == [(stage, index) for stage, indices in expected.items() for index in indices]
-    assert found[0].shape == (64, 8, 56, 56) and found[3].shape == (256, 8, 56, 56)
-    assert found[-2].shape == (2048, 8, 7, 7) and found[-1].shape == (174, 8, 1, 1)
+    assert parts[0].shape == (64, 8, 56, 56) and parts[3].shape == (256, 8, 56, 56)
+    assert parts[-2].shape == (2048, 8, 7, 7) and parts[-1].shape == (174, 8, 1, 1)
 
 
 def test_every_layer_s_cost_by_the_rule_is_what_the_counter_says():
@@ -79,11 +79,11 @@ def test_what_is_new_is_what_the_published_weights_have_nothing_for():
     config = ModelConfig(num_classes=7, backbone="quickstart", blocks=((1,), (), (), (1,)))
     published = BACKBONES["quickstart"]()
     names = dict(published.named_parameters())
-    found, network = anatomy.parts(config, 32), meta(config)
+    parts, network = anatomy.parts(config, 32), meta(config)
     fresh = sum(p.numel() for name, p in network.named_parameters() if name.removeprefix("backbone.") not in names)
-    assert sum(part.new for part in found) == fresh
+    assert sum(part.new for part in parts) == fresh
     taken = sum(p.numel() for name, p in network.named_parameters() if name.removeprefix("backbone.") in names)
-    assert anatomy.kept(found) == pytest.approx(100 * taken / sum(p.numel() for p in names.values()))
+    assert anatomy.kept(parts) == pytest.approx(100 * taken / sum(p.numel() for p in names.values()))
     assert anatomy.kept(anatomy.parts(replace(config, blocks="none"), 32)) == 100
 
 
@@ -101,11 +101,11 @@ def test_depths_of_the_residual_networks():
         ({"blocks": ((1,), (1,))}, "each of the four stages, got"),
     ],
 )
-def test_what_cannot_be_is_refused(parts, text):
+def test_impossible_blocks_are_refused(parts, text):
     with pytest.raises(ValueError, match=text):
         anatomy.parts(ModelConfig(**parts))
 
 
-def test_walking_anything_but_a_residual_network_is_refused():
-    with pytest.raises(ValueError, match="no stages"):
+def test_only_networks_on_a_resnet_can_be_walked():
+    with pytest.raises(ValueError, match="needs a ResNet backbone"):
         anatomy.walk(nn.Linear(2, 2))

@@ -6,35 +6,35 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ctlib.teaching import exercises
-from ctlib.teaching.answers import NotYet, expect, given, same
-from ctlib.tensorize import rotate
+from ctlib.teaching import exercise
+from ctlib.teaching.exercise import NotYet, expect, given, same
+from ctlib.tensorize import rotate as channel_shuffle
 
 
 def answered(code):
     """The names that an answer sets, in a notebook that has imported what its own do."""
-    names = {"rotate": rotate, "torch": torch, "np": np}
+    names = {"channel_shuffle": channel_shuffle, "torch": torch, "np": np}
     exec(code, names)
     return names
 
 
-@pytest.mark.parametrize("name", exercises.BOOK)
+@pytest.mark.parametrize("name", exercise.exercises())
 class TestEach:
     def test_the_solution_passes_its_check(self, name):
-        assert exercises.check(name, answered(exercises.solution(name))).startswith(f"Exercise {name}: right. ")
+        assert exercise.check(name, answered(exercise.solution(name))).startswith(f"Exercise {name}: right. ")
 
     def test_the_blank_cell_fails_it_and_runs(self, name):
-        said = exercises.check(name, answered(exercises.blank(name)))
-        assert said.startswith(f"Exercise {name}: not yet. ")
-        assert "still blank" in said or "..." not in exercises.blank(name)
+        reply = exercise.check(name, answered(exercise.blank(name)))
+        assert reply.startswith(f"Exercise {name}: not yet. ")
+        assert "still blank" in reply or "..." not in exercise.blank(name)
 
     def test_a_cell_that_was_not_run_is_named(self, name):
-        assert "is not there: run the cell above first" in exercises.check(name, {})
+        assert "is missing: run the cell above first" in exercise.check(name, {})
 
-    def test_neither_cell_carries_the_book_s_marks(self, name):
-        for source in (exercises.blank(name), exercises.solution(name)):
+    def test_neither_cell_has_marks(self, name):
+        for source in (exercise.blank(name), exercise.solution(name)):
             assert "# to " not in source
-        assert exercises.blank(name) != exercises.solution(name)
+        assert exercise.blank(name) != exercise.solution(name)
 
 
 MODULE = "def ct_module(x, convolutions, sizes):\n    for conv, size in zip(convolutions, sizes):\n"
@@ -42,8 +42,11 @@ MODULE = "def ct_module(x, convolutions, sizes):\n    for conv, size in zip(conv
 RIGHT = [  # other than the solutions
     ("1.1", "channel = np.int64(9)\ncoordinates = [2, 1]"),
     ("1.1", "channel = torch.tensor(9)\ncoordinates = np.array([2, 1])"),
-    ("1.2", "def turn(x, size):\n    return x.unflatten(1, (x.shape[1] // size, size)).transpose(2, 1).flatten(1, 2)"),
-    ("1.3", f"{MODULE}        x = rotate(conv(x), size)\n    return x"),
+    (
+        "1.2",
+        "def shuffle(x, n):\n    return x.unflatten(1, (x.shape[1] // n, n)).transpose(2, 1).flatten(1, 2)",
+    ),
+    ("1.3", f"{MODULE}        x = channel_shuffle(conv(x), size)\n    return x"),
     ("1.4", "weights = torch.tensor(18432)\nshare = torch.tensor(12.5)"),
     ("1.5", "dims = [5, 4, 6]"),
     ("1.5", "dims = torch.tensor([4, 5, -1])"),
@@ -59,6 +62,14 @@ RIGHT = [  # other than the solutions
         "manner = {'C3D': 'stc', 'R(2+1)D': ['CS', 'CT'], 'CSN': ('C', 'TS'), 'CT-Module': ['TCS', {'S', 'T', 'C'}]}",
     ),
     ("2.5", "kernels = [[7, 3, 3], np.array([3, 3, 3])]"),
+    ("3.2", "def spatial_gate(x, attend):\n    x *= attend(x.mean(2, keepdim=True)).sigmoid()\n    return x"),
+    ("3.2", "def spatial_gate(x, attend):\n    return x.mul_(attend(x.mean(2, keepdim=True)).sigmoid())"),
+    ("3.3", "blind = ['Order of Frames', 'place in the map ', 'PLACE IN THE MAP']"),
+    (
+        "3.4",
+        "def unseen(x):\n    x[:, :, 0, 0, 0] += 1; x[:, :, 1, 0, 0] -= 1\n"
+        "    x[:, :, 0, 1, 1] -= 1; x[:, :, 1, 1, 1] += 1\n    return x",
+    ),
     ("4.1", "blocks = ([1], range(1, 4, 2), np.array([1, 3, 5]), [1])"),
     ("4.2", "shape = [1024, 16, 14, 14]"),
     ("4.2", "shape = torch.Size([1024, 16, 14, 14])"),
@@ -68,13 +79,14 @@ RIGHT = [  # other than the solutions
         "    return torch.tensor((sum(sizes) * 12 + (len(sizes) - 1) * channels) / (9 * channels))",
     ),
     ("4.5", "blocks_of_mine = [[1, 2], [1, 2, 3], [1, 3], []]"),
+    ("5.3", "def sees_the_arrow(clip):\n    return (clip[-1:] - clip[:1])"),
 ]
 
 
 @pytest.mark.parametrize(("name", "code"), RIGHT)
 def test_a_right_answer_in_another_form_is_right(name, code):
-    said = exercises.check(name, answered(code))
-    assert said.startswith(f"Exercise {name}: right. "), said
+    reply = exercise.check(name, answered(code))
+    assert reply.startswith(f"Exercise {name}: right. "), reply
 
 
 WRONG = [
@@ -84,23 +96,23 @@ WRONG = [
     ("1.4", "weights = 2304\nshare = 12.5", "That is one group"),
     ("1.4", "weights = 128 * 128 * 9\nshare = 100", "That is the dense convolution"),
     ("1.4", "weights = 18432\nshare = 6.25", "not 6.25 %"),
-    ("1.2", "def turn(x, size):\n    return x", "The order is as it was"),
-    ("1.2", "def turn(x, size):\n    x", "needs a `return`"),
-    ("1.2", "def turn(x, size):\n    return x.unflatten(1, (size, -1)).transpose(1, 2).flatten(1, 2)", "other way"),
-    ("1.2", "def turn(x, size):\n    return x.unflatten(1, (-1, size)).transpose(1, 2)", "merge the two axes"),
-    ("1.2", "def turn(x, size):\n    return x.flip(1)", "no turn of the grid"),
-    ("1.2", "def turn(x, size):\n    return x.missing()", "Your code raises AttributeError"),
-    ("1.2", "def turn(x, size):\n    return {}['axis']", "Your code raises KeyError: 'axis'"),
-    ("1.2", "def turn(x):\n    return x", "The check cannot use your answer: TypeError"),
+    ("1.2", "def shuffle(x, size):\n    return x", "The order has not changed"),
+    ("1.2", "def shuffle(x, size):\n    x", "needs a `return`"),
+    ("1.2", "def shuffle(x, size):\n    return x.unflatten(1, (size, -1)).transpose(1, 2).flatten(1, 2)", "other way"),
+    ("1.2", "def shuffle(x, size):\n    return x.unflatten(1, (-1, size)).transpose(1, 2)", "merge the two axes"),
+    ("1.2", "def shuffle(x, size):\n    return x.flip(1)", "is not a channel shuffle"),
+    ("1.2", "def shuffle(x, size):\n    return x.missing()", "Your code raises AttributeError"),
+    ("1.2", "def shuffle(x, size):\n    return {}['axis']", "Your code raises KeyError: 'axis'"),
+    ("1.2", "def shuffle(x):\n    return x", "The check cannot use your answer: TypeError"),
     (
         "1.3",
         "def ct_module(x, convolutions, sizes):\n    first, second = convolutions\n"
-        "    return second(rotate(first(x), sizes[0]))",
-        "come out in another order",
+        "    return second(channel_shuffle(first(x), sizes[0]))",
+        "leave in another order",
     ),
-    ("1.3", f"{MODULE}        x = conv(x)\n    return x", "It never turns the grid"),
-    ("1.3", f"{MODULE}        x = rotate(conv(x), len(x) // size)\n    return x", "by the wrong size"),
-    ("1.3", f"{MODULE}        x = conv(rotate(x, size))\n    return x", "before it mixes"),
+    ("1.3", f"{MODULE}        x = conv(x)\n    return x", "It never shuffles"),
+    ("1.3", f"{MODULE}        x = channel_shuffle(conv(x), len(x) // size)\n    return x", "by the wrong size"),
+    ("1.3", f"{MODULE}        x = conv(channel_shuffle(x, size))\n    return x", "before it mixes"),
     ("1.3", f"{MODULE}        x = conv(conv(x))\n    return x", "Output 0 sees 4 of 12 channels"),
     ("1.3", f"{MODULE}        x = conv(x)\n    return x.flatten(1)", "(12, 12, 1, 1, 1) became (12, 12)"),
     ("1.4", "weights = 18432\nshare = 0.125", "in percent"),
@@ -115,10 +127,10 @@ WRONG = [
         "kernel 5: 9 positions, your function says 5",
     ),
     ("2.2", "positions = 225", "whole box"),
-    ("2.2", "positions = 169", "counts ways"),
+    ("2.2", "positions = 169", "counts paths"),
     ("2.2", "positions = 45", "the line has 5 frames"),
     ("2.2", "positions = 44", "Not 44"),
-    ("2.3", "def reached(steps, times):\n    return steps | {(0, 0, 0)}", "go on from what was reached"),
+    ("2.3", "def reached(steps, times):\n    return steps | {(0, 0, 0)}", "continue from what was reached"),
     ("2.3", "def reached(steps, times):\n    return {(times, 0, 0)}", "begin with"),
     (
         "2.4",
@@ -128,7 +140,7 @@ WRONG = [
     (
         "2.4",
         'manner = {"C3D": ["STC"], "R(2+1)D": ["SC", "TC"], "CSN": ["C", "STC"], "CT-Module": ["STC", "STC"]}',
-        "CSN, part 2: it does not mix other channels, C is too much",
+        "CSN, part 2: it does not mix other channels, remove C",
     ),
     ("2.4", 'manner = {"C3D": ["ST", "C"]}', "1 convolution(s)"),
     ("2.4", 'manner = {"C3D": ["STC"]}', "R(2+1)D is not in `manner`"),
@@ -147,6 +159,15 @@ WRONG = [
     ),
     ("3.2", "def spatial_gate(x, attend):\n    return x * attend(x.mean(2, keepdim=True))", "sigmoid is missing"),
     ("3.3", "blind = ['place in the map'] * 3", "spatial gate averages over T"),
+    ("3.2", "def spatial_gate(x, attend):\n    return x * attend(x.mean(2, True).sigmoid())", "inside `attend`"),
+    ("3.2", "def spatial_gate(x, attend):\n    return x * attend(x.amax(2, True)).sigmoid()", "is an average"),
+    ("3.3", "blind = ['order', 'place in the map', 'place in the map']", "spatial gate: 'order' is neither"),
+    ("3.3", "blind = ['order of frames']", "Give three answers"),
+    ("3.3", "blind = ['order of frames', 'order of frames', 'place in the map']", "averages over H and W"),
+    ("3.4", "def unseen(x):\n    return x", "Nothing has changed"),
+    ("3.4", "def unseen(x):\n    return x.flip(2)", "temporal gate sees it: for every frame"),
+    ("3.4", "def unseen(x):\n    return x.flip(3)", "spatial gate sees it: for every pixel"),
+    ("3.4", "def unseen(x):\n    return x.mean(2)", "the same shape"),
     (
         "4.1",
         "blocks = [(1), (1, 3), (1, 3, 5), (1)]",
@@ -169,7 +190,7 @@ WRONG = [
         "4.3",
         "def on_clips(module, frames, num_frames):\n    clips = frames.unflatten(0, (-1, num_frames)).transpose(1, 2)\n"
         "    return module(clips).flatten(0, 1)",
-        "must come back as frames",
+        "output as frames",
     ),
     (
         "4.4",
@@ -187,27 +208,29 @@ WRONG = [
     ("4.5", "blocks_of_mine = ((0,), (), (), ())", "stage 2 has the blocks 1 to 2 to replace, got 0"),
     ("4.5", "blocks_of_mine = ((1,), (1,))", "each of the four stages"),
     ("4.5", "blocks_of_mine = 7", "Four tuples"),
-    ("5.1", "most_right = 2", "two different answers"),
+    ("5.1", "most_right = 2", "two different predictions"),
     ("5.2", "def frame_average(frames, weight):\n    return frames[:, 0] @ weight", "Reversing the frames changes"),
     ("5.2", "def frame_average(frames, weight):\n    return (frames @ weight).sum(1)", "not the mean"),
     ("5.3", "def sees_the_arrow(clip):\n    return (clip[1:] - clip[:-1]).abs().sum()", "get the same value"),
-    ("5.3", "def sees_the_arrow(clip):\n    return clip[0]", "The reverse is to get the negative"),
+    ("5.3", "def sees_the_arrow(clip):\n    return clip[0]", "The reverse must get the negative"),
+    ("5.3", "def sees_the_arrow(clip):\n    return clip[1:] - clip[:-1]", "one number per clip, you return 7"),
+    ("5.3", "def sees_the_arrow(clip):\n    return (clip[1:] * clip[:-1]).sum()", "the same value"),
 ]
 
 
 @pytest.mark.parametrize(("name", "code", "text"), WRONG)
-def test_a_wrong_answer_hears_what_is_wrong_with_it(name, code, text):
-    said = exercises.check(name, answered(code))
-    assert said.startswith(f"Exercise {name}: not yet. ") and text in said, said
+def test_a_wrong_answer_gets_the_reason(name, code, text):
+    reply = exercise.check(name, answered(code))
+    assert reply.startswith(f"Exercise {name}: not yet. ") and text in reply, reply
 
 
 def test_an_unknown_exercise_is_named():
-    for function in (exercises.blank, exercises.solution, lambda name: exercises.check(name, {})):
+    for function in (exercise.blank, exercise.solution, lambda name: exercise.check(name, {})):
         with pytest.raises(ValueError, match="unknown exercise '9.9'"):
             function("9.9")
 
 
-def test_the_helpers_tell_blank_from_none_from_wrong():
+def test_the_helpers_distinguish_blank_none_and_wrong():
     for value, text in ((..., "still blank"), ((1, ...), "still blank"), (None, "needs a `return`")):
         with pytest.raises(NotYet, match=text):
             given(value)
@@ -223,7 +246,7 @@ def test_the_helpers_tell_blank_from_none_from_wrong():
     ("value", "right"),
     [([1, 2], (1, 2)), (range(2), (0, 1)), (np.ones(2), (1, 1)), (torch.ones(1, 2), ((1, 1),)), (np.float32(0.1), 0.1)],
 )
-def test_what_holds_the_numbers_does_not_matter(value, right):
+def test_the_container_of_numbers_does_not_matter(value, right):
     assert same(value, right) and same(right, value)
 
 
@@ -243,25 +266,25 @@ def notebook_of(name):
 
 
 def test_fill_writes_the_exercises_cells_and_no_others():
-    blank = exercises.fill(notebook_of("1.3"))
+    blank = exercise.fill(notebook_of("1.3"))
     assert [cell.source for cell in blank.cells[:2]] == ["text", "1 + 1"]
-    assert [cell.source for cell in blank.cells[2:]] == list(exercises.cells("1.3").values())
-    solved = exercises.fill(notebook_of("1.3"), solved=True)
-    assert solved.cells[3].source == exercises.solution("1.3")
+    assert [cell.source for cell in blank.cells[2:]] == list(exercise.cells("1.3").values())
+    solved = exercise.fill(notebook_of("1.3"), solved=True)
+    assert solved.cells[3].source == exercise.solution("1.3")
 
 
 def test_the_command_writes_a_teacher_s_copy(tmp_path):
     nbformat.write(notebook_of("1.1"), tmp_path / "in.ipynb")
-    exercises.main([str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")])
+    exercise.main([str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")])
     assert "channel = 2 * 4 + 1" in nbformat.read(tmp_path / "out.ipynb", 4).cells[3].source
     assert nbformat.read(tmp_path / "in.ipynb", 4).cells[3].source == "old"
 
 
-def test_the_command_makes_a_notebook_s_exercises_anew(tmp_path):
+def test_the_command_writes_blank_exercises_again(tmp_path):
     path = tmp_path / "in.ipynb"
-    nbformat.write(exercises.fill(notebook_of("1.1"), solved=True), path)
-    exercises.main(["--blank", str(path)])
-    assert nbformat.read(path, 4).cells[3].source == exercises.blank("1.1")
+    nbformat.write(exercise.fill(notebook_of("1.1"), solved=True), path)
+    exercise.main(["--blank", str(path)])
+    assert nbformat.read(path, 4).cells[3].source == exercise.blank("1.1")
 
 
 def test_the_command_refuses_to_write_over_the_blank_notebook(tmp_path):
@@ -270,18 +293,18 @@ def test_the_command_refuses_to_write_over_the_blank_notebook(tmp_path):
     (tmp_path / "link.ipynb").symlink_to(path)
     for target in (path, tmp_path / "." / "in.ipynb", tmp_path / "link.ipynb"):
         with pytest.raises(SystemExit, match="is the blank notebook itself"):
-            exercises.main([str(path), str(target)])
+            exercise.main([str(path), str(target)])
     assert nbformat.read(path, 4).cells[3].source == "old"
 
 
-def test_the_command_says_in_one_line_what_it_cannot_do(tmp_path, capsys):
+def test_the_command_fails_with_one_line(tmp_path, capsys):
     (tmp_path / "text.ipynb").write_text("no notebook")
     (tmp_path / "other.ipynb").write_text(json.dumps({"a": 1}))
     for name, text in (("none", "No such file"), ("text", "NotJSONError"), ("other", "Error")):
         with pytest.raises(SystemExit, match=text) as refused:
-            exercises.main([str(tmp_path / f"{name}.ipynb"), str(tmp_path / "out.ipynb")])
+            exercise.main([str(tmp_path / f"{name}.ipynb"), str(tmp_path / "out.ipynb")])
         assert "\n" not in str(refused.value)
     for arguments in ([], ["a.ipynb"], ["a.ipynb", "b.ipynb", "--blank"]):
         with pytest.raises(SystemExit):
-            exercises.main(arguments)
+            exercise.main(arguments)
         assert "usage" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What the teaching notebooks train on and how: a few of Arrow of Time's actions in memory, and a plain loop."""
+"""A small training for lessons 3 and 5: a few actions of Arrow of Time in memory, and a plain loop."""
 
 import math
 from collections.abc import Callable
@@ -14,32 +14,30 @@ from ctlib.cost import eval_with_hooks
 from ctlib.data import arrow
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.transforms import test_views
+from ctlib.teaching.shell import check_minimum
 
-BATCH = 16  # clips a step
+BATCH = 16  # clips per step
 
 
 class Clips(NamedTuple):
-    """Clips in memory. Clip 2i + 1 is clip 2i backwards, frame for frame."""
+    """Clips in memory, in mirrored pairs: clip 2i + 1 is clip 2i backwards."""
 
     clips: torch.Tensor  # float (n, 3, T, H, W), normalised
-    labels: torch.Tensor  # int64 (n,): 2j for action j, 2j + 1 for it backwards
+    labels: torch.Tensor  # int64 (n,): 2j for action j, 2j + 1 for its reverse
     classes: tuple[str, ...]
     masks: np.ndarray  # bool (n, T, H, W), where the acting object is
 
 
 def check(
-    actions: list[int], train_pairs: int, test_pairs: int, num_frames: int, size: int, epochs: int, least: int = 32
+    actions: list[int], train_pairs: int, test_pairs: int, num_frames: int, size: int, epochs: int, min_size: int = 32
 ) -> None:
-    """Refuse parameters that `draw` or `train` would stop at, before either has begun.
+    """Raise ValueError for parameters that `draw` or `train` would refuse, before either has begun.
 
     Args:
-        actions, num_frames, size: as `draw` takes them.
-        train_pairs, test_pairs: pairs of clips of each action.
+        actions, num_frames, size: as in `draw`.
+        train_pairs, test_pairs: mirrored pairs of clips of each action.
         epochs: passes over the training clips.
-        least: pixels, the smallest size that the networks can work on.
-
-    Raises:
-        ValueError: what is wrong, and what is needed.
+        min_size: pixels, the smallest size that the networks accept.
     """
     for action in actions:
         check_choice("action", action, range(len(arrow.ACTIONS)))
@@ -47,13 +45,10 @@ def check(
         raise ValueError(f"actions must be at least one, each named once, got {actions}")
     if num_frames < 2 or num_frames % 2:
         raise ValueError(f"num_frames must be even, as clips are mirrored in their middle, got {num_frames}")
-    if size < least:
-        raise ValueError(f"size must be at least {least} pixels, got {size}")
-    if epochs < 1 or test_pairs < 1:
-        raise ValueError(f"epochs and test_pairs must be at least 1, got {epochs} and {test_pairs}")
-    if 2 * train_pairs * len(actions) < BATCH:
-        needed = math.ceil(BATCH / 2 / len(actions))
-        raise ValueError(f"train_pairs must be at least {needed}, for one batch of {BATCH} clips, got {train_pairs}")
+    pairs = math.ceil(BATCH / 2 / len(actions))  # for one batch
+    check_minimum(
+        size=(size, min_size), epochs=(epochs, 1), test_pairs=(test_pairs, 1), train_pairs=(train_pairs, pairs)
+    )
 
 
 def draw(
@@ -65,19 +60,16 @@ def draw(
     seed: int = 0,
     on_clips: Callable[[int, int], None] | None = None,
 ) -> Clips:
-    """Draw clips of some actions of the built-in data set, without writing videos.
+    """Draw clips of some actions of Arrow of Time, without writing videos.
 
     Args:
         actions: indices of `arrow.ACTIONS`.
-        count: pairs of clips of each action.
-        split: "train" or "val": other clips in each.
-        num_frames: T, even; the mirrored sampling of testing takes them from 48.
+        count: mirrored pairs of clips of each action.
+        split: "train" or "val", whose clips differ.
+        num_frames: T, even; taken from 48 by the mirrored sampling of testing.
         size: pixels, height and width.
         seed: of the data set.
-        on_clips: called with how many pairs are drawn and how many there will be.
-
-    Raises:
-        ValueError: an action or split that is not there, or fewer than one pair.
+        on_clips: called with the number of pairs drawn and of all pairs.
     """
     for action in actions:
         check_choice("action", action, range(len(arrow.ACTIONS)))
@@ -109,22 +101,19 @@ def train(
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train with SGD (momentum 0.9), a tenth of the steps warming up, then a cosine to zero; nothing is augmented.
+    """Train with SGD (momentum 0.9), a warm-up over a tenth of the steps, then a cosine to zero; no augmentation.
 
     Args:
         model: takes (N, 3, T, H, W), changed in place.
-        data: what to train on.
-        epochs: passes over it.
-        batch: clips a step; what does not fill a last batch is left out.
+        data: the training clips.
+        epochs: passes over them.
+        batch: clips per step; an incomplete last batch is dropped.
         lr: highest learning rate.
         seed: of the order and of dropout.
         on_epoch: called with the number of the epoch and its mean loss.
 
     Returns:
         The mean loss of each epoch.
-
-    Raises:
-        ValueError: fewer clips than a batch.
     """
     if len(data.labels) < batch:
         raise ValueError(f"a batch of {batch} needs as many clips, got {len(data.labels)}")
@@ -133,8 +122,8 @@ def train(
     steps = len(data.labels) // batch
     total = epochs * steps
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
-    warming = 0.2 if total == 10 else 0.1  # a tenth of ten is one step, by which OneCycleLR divides by zero
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total, pct_start=warming, cycle_momentum=False)
+    warm_up = 0.2 if total == 10 else 0.1  # a tenth of ten is one step, by which OneCycleLR divides by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total, pct_start=warm_up, cycle_momentum=False)
     model.train()
     for epoch in range(1, epochs + 1):
         summed = 0.0
@@ -154,27 +143,22 @@ def train(
 
 @torch.no_grad()
 def scores(model: nn.Module, clips: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """(n, 3, T, H, W) -> (n, num_classes), in evaluation mode; the model is left as it was."""
+    """(n, 3, T, H, W) -> (n, num_classes), in evaluation mode; the model's mode is restored."""
     with eval_with_hooks(model):
         return torch.cat([model(part) for part in clips.split(batch)])
 
 
-class Found(NamedTuple):
-    """What a network says of clips in pairs, in percent."""
+class Accuracy(NamedTuple):
+    """Accuracy on mirrored pairs of clips, in percent."""
 
     top1: float
-    right_pair: float  # the right action, whichever direction
-    both: float  # of the pairs, those with both clips right
+    right_action: float  # in either direction
+    both: float  # pairs with both clips right
 
 
-def judge(predicted: torch.Tensor, labels: torch.Tensor) -> Found:
-    """Read predictions on clips that come in pairs, as `draw` makes them.
-
-    Args:
-        predicted: int64 (n,), classes.
-        labels: int64 (n,).
-    """
+def accuracy(predicted: torch.Tensor, labels: torch.Tensor) -> Accuracy:
+    """Accuracy of predictions, int64 (n,), on mirrored pairs with these labels, as `draw` makes them."""
     right = predicted == labels
     pairs = right.view(-1, 2).all(1)
     action = predicted // 2 == labels // 2
-    return Found(*(100 * share.double().mean().item() for share in (right, action, pairs)))
+    return Accuracy(*(100 * share.double().mean().item() for share in (right, action, pairs)))

@@ -4,7 +4,7 @@ import torch
 from ctlib import cost, models
 from ctlib.backbones import PLACEMENTS
 from ctlib.config import ModelConfig
-from ctlib.teaching import explorers_backbone as backbone
+from ctlib.teaching import lesson4
 
 EVERY_OTHER = ("every other",) * 4
 
@@ -14,13 +14,13 @@ def test_a_resblock_s_flow_and_a_ct_block_s():
     network = models.build_model(ModelConfig(num_classes=2, backbone="laptop", blocks=((1,), (), (), ())))
     features = torch.rand(1, 64, 4, 6, 6)
     plain, replaced = network.backbone.layer1[2], network.backbone.layer1[1]
-    steps = backbone.block_flow(plain, features)
+    steps = lesson4.block_flow(plain, features)
     assert [what for what, _ in steps] == [
         "features X", "1x1 convolution, BN, ReLU", "3x3 convolution, BN, ReLU", "1x1 convolution, BN",
         "sum with X, ReLU",
     ]  # fmt: skip
     assert [shape for _, shape in steps] == [(c, 4, 6, 6) for c in (64, 16, 16, 64, 64)]
-    steps = backbone.block_flow(replaced, features)
+    steps = lesson4.block_flow(replaced, features)
     assert [what.split(":")[0] for what, _ in steps[2:5]] == [
         "sub-operation 1", "point-wise convolution, BN, ReLU", "sub-operation 2"
     ]  # fmt: skip
@@ -38,12 +38,12 @@ def test_a_resblock_s_flow_and_a_ct_block_s():
     ],
 )
 def test_the_choices_are_the_placements(stages, placement):
-    config = backbone.config_of("resnet101", "CT-Block", stages)
+    config = lesson4.config_of("resnet101", "CT-Block", stages)
     assert config.blocks == tuple(map(tuple, PLACEMENTS[placement]((3, 4, 23, 3))))
 
 
 def test_no_stage_replaced_is_tsn():
-    assert backbone.config_of("resnet50", "CSN-Module", ("none",) * 4) == models.model_config("tsn_r50")
+    assert lesson4.config_of("resnet50", "CSN-Module", ("none",) * 4) == models.model_config("tsn_r50")
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,14 @@ def test_no_stage_replaced_is_tsn():
         (("inception_v3", "CT-Block", EVERY_OTHER), "no stages"),
     ],
 )
-def test_what_is_not_there_is_refused(arguments, text):
+def test_unknown_names_are_refused(arguments, text):
     with pytest.raises(ValueError, match=text):
-        backbone.config_of(*arguments)
+        lesson4.config_of(*arguments)
 
 
 def test_the_view_s_numbers_are_the_counter_s():
-    view = backbone.network("laptop", "simple CT-Block", ("none", "every other", "none", "none"), 4, 64, num_classes=3)
+    config = lesson4.config_of("laptop", "simple CT-Block", ("none", "every other", "none", "none"), 4, num_classes=3)
+    view = lesson4.network(config, "simple CT-Block", 64)
     shared = {"num_classes": 3, "num_frames": 4}
     blocks = ((), (1, 3), (), ())
     with torch.device("meta"):
@@ -79,6 +80,7 @@ def test_the_view_s_numbers_are_the_counter_s():
 
 
 def test_with_no_block_replaced_all_three_networks_are_one():
-    numbers = backbone.network("quickstart", "CT-Block", ("none",) * 4, 2, 32).numbers
+    config = lesson4.config_of("quickstart", "CT-Block", ("none",) * 4, 2)
+    numbers = lesson4.network(config, "CT-Block", 32).numbers
     assert numbers["share of TSN"] == numbers["share of the dense 3D network"] == "100.0 %"
     assert numbers["weights of the 2D backbone that stay"] == "100.0 %"

@@ -1,0 +1,189 @@
+"""The exercises of the course: how an answer is judged, and how blank and solved cells are made.
+
+Each lesson module holds its own exercises in `EXERCISES`. Write a teacher's copy of a notebook with the solutions,
+or write the notebook's own exercise cells again, blank, after an exercise was changed:
+
+    python -m ctlib.teaching.exercise notebooks/learn/1_channel_tensorization.ipynb solved.ipynb
+    python -m ctlib.teaching.exercise --blank notebooks/learn/1_channel_tensorization.ipynb
+"""
+
+import argparse
+import importlib
+import math
+import pkgutil
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from numbers import Real
+from pathlib import Path
+
+import ctlib.teaching
+from ctlib.config import check_choice
+
+_MARK = re.compile(r"  # to (?:fill in|correct: (.+))$")
+_TAG = re.compile(r"exercise-(\d\.\d)-(question|answer|check)")
+
+
+class NotYet(Exception):
+    """An answer is not right; the message says why."""
+
+
+class Answers(dict):
+    """The names that a reader's cell sets, with their values; a missing name raises NotYet."""
+
+    def __missing__(self, name):
+        raise NotYet(f"{name!r} is missing: run the cell above first")
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A question, the code that answers it, and a function that judges an answer.
+
+    In `solution` the reader writes the lines that end in `# to fill in`; `# to correct: x` shows them x instead.
+    `check` takes the names that the cell sets. It returns what a right answer shows and raises `NotYet` otherwise.
+    """
+
+    level: str  # recall, predict, apply, build, repair or open
+    question: str  # markdown
+    solution: str  # code
+    check: Callable[[dict], str]
+
+
+@cache
+def exercises() -> dict[str, Exercise]:
+    """All exercises by number, such as "1.2", from the lesson modules."""
+    names = sorted(module.name for module in pkgutil.iter_modules(ctlib.teaching.__path__))
+    lessons = [importlib.import_module(f"ctlib.teaching.{name}") for name in names if name.startswith("lesson")]
+    return {number: exercise for lesson in lessons for number, exercise in lesson.EXERCISES.items()}
+
+
+def _exercise(number: str) -> Exercise:
+    check_choice("exercise", number, exercises())
+    return exercises()[number]
+
+
+def check(number: str, answers: dict) -> str:
+    """Judge an answer: say that it is right and what follows, or what is wrong with it.
+
+    Args:
+        number: of the exercise, such as "1.2".
+        answers: the names that its cell sets; a notebook passes its `globals()`.
+
+    Raises:
+        ValueError: no such exercise.
+    """
+    exercise = _exercise(number)
+    try:
+        return f"Exercise {number}: right. {exercise.check(Answers(answers))}"
+    except NotYet as reason:
+        return f"Exercise {number}: not yet. {reason}"
+    except Exception as error:  # a reader's code may raise anything
+        frames = traceback.walk_tb(error.__traceback__)
+        theirs = any(frame.f_globals is answers for frame, _ in frames)
+        what = "Your code raises" if theirs else "The check cannot use your answer:"
+        return f"Exercise {number}: not yet. {what} {type(error).__name__}: {error}"
+
+
+# ---------------------------------------------------------------- what checks are made of
+
+
+def given(value):
+    """Return `value`. Raise NotYet if it is still blank or None."""
+    if value is ... or (isinstance(value, (tuple, list)) and any(part is ... for part in value)):
+        raise NotYet("It is still blank: replace the dots")
+    if value is None:
+        raise NotYet("It is None: a function needs a `return`")
+    return value
+
+
+def plain(value):
+    """Numbers and tuples of numbers, from a list, range, array, tensor or NumPy scalar."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(map(plain, value)) if isinstance(value, (tuple, list, range)) else value
+
+
+def same(value, right) -> bool:
+    """Whether two answers are equal part by part, numbers to float32 precision."""
+    value, right = plain(value), plain(right)
+    if isinstance(value, tuple) and isinstance(right, tuple):
+        return len(value) == len(right) and all(map(same, value, right))
+    if isinstance(value, Real) and isinstance(right, Real):
+        return math.isclose(value, right, rel_tol=1e-5)
+    return value == right
+
+
+def expect(value, right, mistakes: dict, otherwise: str) -> None:
+    """Raise NotYet unless `value` is `right`; `mistakes` explains known wrong values, `otherwise` all others."""
+    value = plain(given(value))
+    if not same(value, right):
+        known = (why for mistake, why in mistakes.items() if same(value, mistake))
+        raise NotYet(next(known, otherwise.format(value=value)))
+
+
+# ---------------------------------------------------------------- cells of a notebook
+
+
+def blank(number: str) -> str:
+    """The reader's cell: marked lines hold `...`, or the wrong code to correct. Raises ValueError if unknown."""
+    lines = []
+    for line in _exercise(number).solution.strip().splitlines():
+        if mark := _MARK.search(line):
+            line = re.sub(r"^(\s*(?:return|[\w, ]+ =) ).*$", rf"\1{mark[1] or '...'}", line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def solution(number: str) -> str:
+    """The same cell with the solution. Raises ValueError if the exercise is unknown."""
+    return "\n".join(_MARK.sub("", line) for line in _exercise(number).solution.strip().splitlines())
+
+
+def cells(number: str) -> dict[str, str]:
+    """Sources of the three cells of an exercise: "question" (markdown), "answer" and "check" (code)."""
+    exercise = _exercise(number)
+    question = f"**Exercise {number}** ({exercise.level}). {exercise.question.strip()}"
+    return {"question": question, "answer": blank(number), "check": f'print(exercise.check("{number}", globals()))'}
+
+
+def fill(notebook, solved: bool = False):
+    """Write the exercise cells of a notebook again, blank or solved, and return the notebook.
+
+    Args:
+        notebook: of nbformat, changed in place; its cells carry tags such as "exercise-1.2-answer".
+        solved: write solutions instead of blanks.
+    """
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if match := _TAG.fullmatch(tag):
+                number, part = match.groups()
+                cell.source = solution(number) if solved and part == "answer" else cells(number)[part]
+    return notebook
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command at the top of this file. Raises SystemExit with one line if it fails."""
+    import nbformat  # only here: it comes with the tests and with Jupyter
+    from jsonschema import ValidationError
+
+    parser = argparse.ArgumentParser(prog="python -m ctlib.teaching.exercise", description=__doc__.splitlines()[0])
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("solved", type=Path, nargs="?", help="the copy to write, with the solutions")
+    parser.add_argument("--blank", action="store_true", help="write the notebook's own exercise cells again, blank")
+    options = parser.parse_args(arguments)
+    source, target = options.notebook, options.solved
+    if options.blank == (target is not None):
+        parser.error("give either SOLVED, the copy to write, or --blank")
+    if target is not None and target.resolve() == source.resolve():
+        raise SystemExit(f"{target} is the blank notebook itself: give the copy another name")
+    try:
+        notebook = nbformat.read(source, 4)
+        nbformat.write(fill(notebook, solved=not options.blank), target or source)
+    except (OSError, ValueError, ValidationError) as error:  # no such file or folder, or not a notebook
+        raise SystemExit(f"{type(error).__name__}: {str(error).splitlines()[0]}") from None
+
+
+if __name__ == "__main__":
+    main()

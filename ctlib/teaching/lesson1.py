@@ -1,0 +1,373 @@
+"""Lesson 1, channel tensorization: the channel grid and its cost (explorer, figures, exercises)."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from ctlib import cost
+from ctlib.ct_module import Kernel, kernel_of_each
+from ctlib.teaching.exercise import Exercise, NotYet, expect, given, plain
+from ctlib.teaching.shell import BLUE, PALE, SHADES, View, by, canvas
+from ctlib.tensorize import TensorSeparableConv, resolve_dims
+from ctlib.tensorize import rotate as channel_shuffle
+
+MOST_NUMBERS = 128  # channels whose numbers are readable in the grid
+
+# ---------------------------------------------------------------- explorer
+
+
+def reached_channels(dims: tuple[int, ...], after: int, channel: int = 0, channels: int | None = None) -> np.ndarray:
+    """Which input channels reach one output channel after some sub-operations, without point-wise convolutions.
+
+    Channel c has the coordinates (c_1, ..., c_K), c_1 running fastest. Sub-operation k mixes along c_k. After k of
+    them the output has seen the channels that share c_{k+1}, ..., c_K with it (section 3.1).
+
+    Args:
+        dims: (C_1, ..., C_K).
+        after: sub-operations done, 0 to K.
+        channel: of the output.
+        channels: C; needed only where `dims` do not multiply to it (R(2+1)D).
+
+    Returns:
+        Bool (C,).
+    """
+    channels = math.prod(dims) if channels is None else channels
+    if not 0 <= after <= len(dims):
+        raise ValueError(f"after must be 0 to {len(dims)} sub-operations, got {after}")
+    if not 0 <= channel < channels:
+        raise ValueError(f"channel must be 0 to {channels - 1}, got {channel}")
+    block = math.prod(dims[:after])
+    return np.arange(channels) // block == channel // block
+
+
+class TensorCost(NamedTuple):
+    """Cost of K sub-operations, and of a dense 3D convolution in their place."""
+
+    params: int  # weights and batch norms
+    dense_params: int
+    gflops: float
+    dense_gflops: float
+
+    @property
+    def share(self) -> float:
+        """GFLOPs in percent of the dense convolution's."""
+        return 100 * self.gflops / self.dense_gflops
+
+
+def tensor_cost(dims: tuple[int, ...], kernels: Kernel | tuple[Kernel, ...], num_frames: int, size: int) -> TensorCost:
+    """Cost of K sub-operations by formula: parallel connection, no excitation, no point-wise convolution.
+
+    A sub-operation takes C * C_k * (h * w + t) products per position. A dense convolution with the largest kernel
+    takes C * C * t * h * w. Batch norms are counted in both, as in the paper.
+
+    Args:
+        dims: (C_1, ..., C_K).
+        kernels: (t, h, w), one for all or one per sub-dimension.
+        num_frames: T.
+        size: pixels, height and width of the features.
+    """
+    channels = math.prod(dims)
+    each = kernel_of_each(kernels, dims)
+    parts = cost.ct_block_formula(channels, num_frames, size, size, dims, tuple(each), False, "none")
+    params = sum(channels * c * (h * w + t) + 4 * channels for c, (t, h, w) in zip(dims, each, strict=True))
+    taps = math.prod(max(kernel[axis] for kernel in each) for axis in range(3))
+    dense = channels * channels * taps + 2 * channels  # with one batch norm
+    positions = num_frames * size * size
+    return TensorCost(params, dense, parts["sub-operations"] / 1e9, positions * dense / 1e9)
+
+
+def tensorization(
+    channels: int, dims: tuple[int, ...], after: int, kernel: Kernel = (3, 3, 3), num_frames: int = 8, size: int = 14
+) -> View:
+    """The channel grid, coloured by what reaches channel 0 after some sub-operations, and its cost.
+
+    Args:
+        channels: C.
+        dims: (C_1, ..., C_K); one may be -1 and takes the rest of C.
+        after: sub-operations done; more than K count as K.
+        kernel: (t, h, w).
+        num_frames: T.
+        size: pixels, height and width of the features.
+
+    Raises:
+        ValueError: sizes that do not multiply to C.
+    """
+    dims = resolve_dims(channels, tuple(dims))
+    after = min(after, len(dims))
+    reached = reached_channels(dims, after)
+    counted = tensor_cost(dims, kernel, num_frames, size)
+    numbers = {
+        "C = C_1 x ... x C_K": f"{channels} = {by(dims)}",
+        f"channels that reach one output after {after} of {len(dims)}": f"{reached.sum()} of {channels}",
+        "parameters": f"{counted.params:,}",
+        "parameters, dense 3D convolution": f"{counted.dense_params:,}",
+        f"GFLOPs ({num_frames} x {size} x {size})": f"{counted.gflops:.4f}",
+        "GFLOPs, dense 3D convolution": f"{counted.dense_gflops:.4f}",
+        "share of the dense convolution": f"{counted.share:.1f} %",
+    }
+    alt = (
+        f"Grid of {channels} channels as {by(dims)}. After {after} sub-operations {reached.sum()} of them are "
+        "highlighted: they reach output channel 0."
+    )
+    return View(channel_grid(dims, reached, after), numbers, alt)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def channel_grid(dims: Sequence[int], reached: np.ndarray, after: int) -> Figure:
+    """The channels as a grid: one column per value of c_1, one row per combination of the other coordinates.
+
+    Args:
+        dims: (C_1, ..., C_K).
+        reached: bool (C,), the coloured channels; channel 0, the output, is darkest.
+        after: sub-operations done, for the title.
+    """
+    columns, channels = dims[0], len(reached)
+    rows = channels // columns
+    shade = reached.astype(int).reshape(rows, columns)
+    shade[0, 0] = 2
+    figure = canvas(8.4, 3.9, left=0.09, right=0.99)
+    axes = figure.add_subplot()
+    axes.pcolormesh(shade, cmap=SHADES, vmin=0, vmax=2, edgecolors="white", lw=0.8)
+    if channels <= MOST_NUMBERS:
+        for channel in range(channels):
+            row, column = divmod(channel, columns)
+            colour = "white" if shade[row, column] == 2 else "black"
+            axes.text(column + 0.5, row + 0.5, str(channel), ha="center", va="center", fontsize=8, color=colour)
+    for row in range(dims[1], rows, dims[1]) if len(dims) > 2 else ():
+        axes.axhline(row, color="black", lw=1.2)
+    axes.grid(False)
+    axes.invert_yaxis()
+    across, down = range(0, columns, max(1, columns // 16)), range(0, rows, max(1, rows // 16))
+    axes.set_xticks(np.array(across) + 0.5, across)
+    axes.set_yticks(np.array(down) + 0.5, down)
+    names = ", ".join(f"$c_{k}$" for k in range(2, len(dims) + 1)) or "one row"
+    axes.set(
+        title=f"{by(dims)} channels: what reaches channel 0 (dark) after {after} of {len(dims)}",
+        xlabel=f"$c_1$, of {columns} (runs fastest)",
+        ylabel=f"{names}, of {rows}",
+    )
+    return figure
+
+
+def matrices(shown: dict[str, np.ndarray]) -> Figure:
+    """Matrices (output channels, input channels) side by side; entries other than zero are coloured."""
+    figure = canvas(2.9 * len(shown) + 0.6, 3.3, left=0.07, wspace=0.32)
+    for axes, (title, matrix) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        rows, columns = matrix.shape
+        _numbered(axes, matrix, matrix != 0, ListedColormap([PALE, BLUE]), fontsize=9)
+        axes.set_title(title, fontsize="medium")
+        axes.set(xlabel="input channel", xticks=np.arange(columns) + 0.5, yticks=np.arange(rows) + 0.5)
+        axes.set(xticklabels=range(columns), yticklabels=range(rows))
+        axes.grid(False)
+    figure.axes[0].set_ylabel("output channel")
+    return figure
+
+
+def grids(shown: dict[str, np.ndarray]) -> Figure:
+    """Channel grids of integers side by side, one colour per number, so that each channel can be followed."""
+    count = max(int(grid.max()) for grid in shown.values()) + 1
+    colours = ListedColormap(plt.get_cmap("YlGnBu")(np.linspace(0.05, 0.6, count)))
+    figure = canvas(2.6 * len(shown), 2.5, left=0.03, bottom=0.05, wspace=0.2)
+    for axes, (title, grid) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        _numbered(axes, grid, grid / max(1, count - 1), colours, fontsize=13)
+        axes.set_title(title, fontsize="medium")
+        axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def _numbered(axes, values: np.ndarray, shades: np.ndarray, colours: ListedColormap, fontsize: int) -> None:
+    """A field of coloured squares with a number in each, row 0 on top; `shades` are in [0, 1]."""
+    axes.pcolormesh(shades, cmap=colours, vmin=0, vmax=1, edgecolors="white", lw=1.5)
+    for (row, column), value in np.ndenumerate(values):
+        axes.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=fontsize)
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+
+
+def cost_curves(split: dict[str, Sequence[float]], depth: dict[str, Sequence[float]], channels: int) -> Figure:
+    """Products per position: against C_1 for K = 2, and against K for equal sizes.
+
+    Args:
+        split: "size" and "products" over real C_1, "whole" and "whole products" over divisors of C.
+        depth: "K" and "products" over real K, "whole" and "whole products" over splits of C.
+        channels: C, for the titles.
+    """
+    figure = canvas(10.5, 3.8, wspace=0.28)
+    left, right = figure.subplots(1, 2)
+    left.plot(split["size"], split["products"], color="C0")
+    left.plot(split["whole"], split["whole products"], "o", color="C0")
+    left.axvline(channels**0.5, color="0.3", ls="--", lw=1.2)
+    left.set(title=f"K = 2: least at $C_1 = \\sqrt{{C}}$ (C = {channels})", xscale="log")
+    left.set_xlabel("$C_1$ (with $C_2 = C / C_1$); dots: divisors")
+    right.plot(depth["K"], depth["products"], color="C1")
+    right.plot(depth["whole"], depth["whole products"], "s", color="C1")
+    right.axvline(np.log(channels), color="0.3", ls="--", lw=1.2)
+    right.set(title=f"equal sizes $C^{{1/K}}$: least at $K = \\ln C$ = {np.log(channels):.2f}")
+    right.set_xlabel("K; squares: splits into whole sizes")
+    for axes in (left, right):
+        axes.set(ylabel="products per position", yscale="log")
+    return figure
+
+
+# ---------------------------------------------------------------- exercises
+
+
+def _check_1_1(answers: dict) -> str:
+    expect(
+        answers["channel"], 9, {5: "5 = c_1 * C_2 + c_2 has c_2 running fastest; here c_1 does"},
+        "{value} is not c_2 * C_1 + c_1 with c_1 = 1, c_2 = 2 and C_1 = 4",
+    )  # fmt: skip
+    expect(
+        answers["coordinates"], (2, 1),
+        {(1, 2): "You have c_2 first; the order is (c_1, c_2)", (2, 0): "You divided by C_2, not by C_1 = 4"},
+        "{value}: c_2 is the quotient 6 // C_1, c_1 the remainder",
+    )  # fmt: skip
+    return "divmod(c, C_1) gives (c_2, c_1)."
+
+
+def _check_1_2(answers: dict) -> str:
+    shuffle = answers["shuffle"]
+    for channels, size, more in ((6, 3, ()), (12, 4, (2, 3, 3)), (24, 2, (1,))):
+        x = torch.arange(2.0 * channels * math.prod(more)).view(2, channels, *more)
+        result = given(shuffle(x, size))
+        if result.shape != x.shape:
+            raise NotYet(f"(N, C, ...) = {tuple(x.shape)} became {tuple(result.shape)}: merge the two axes again")
+        if torch.equal(result, x):
+            raise NotYet("The order has not changed: `unflatten` and `flatten` move nothing, `transpose` does")
+        if torch.equal(result, channel_shuffle(x, channels // size)):
+            raise NotYet("That shuffles the other way: split C into (C // size, size), not (size, C // size)")
+        if not torch.equal(result, channel_shuffle(x, size)):
+            raise NotYet(f"With {channels} channels and size {size} the order is not a channel shuffle")
+    return "The same as ctlib.tensorize.channel_shuffle."
+
+
+def _check_1_3(answers: dict) -> str:
+    module, channels, sizes = answers["ct_module"], 12, (4, 3)
+    first, second = convolutions = [TensorSeparableConv(channels, size, (1, 1, 1)) for size in sizes]
+    x = torch.eye(channels)[:, :, None, None, None]
+    known = {  # steps in order; a number is the size of a shuffle
+        (first, 4, second, 3): "",
+        (first, second): "It never shuffles, so both sub-operations mix the same neighbours",
+        (first, second, 3): "It shuffles only at the end. Shuffle after the first sub-operation too, "
+        "or both mix the same neighbours",
+        (first, 4, second): "All channels interact, but they leave in another order: shuffle once more at the end",
+        (first, 3, second, 4): "It shuffles by the wrong size: use the size of the sub-operation just done",
+        (4, first, 3, second): "It shuffles before it mixes: the first sub-operation takes the channels in their order",
+    }
+    with torch.no_grad():
+        for conv in convolutions:  # all weights differ, so no two orders of the steps agree
+            conv.weight.copy_(torch.linspace(1, 2, conv.weight.numel()).view_as(conv.weight))
+        result = given(module(x, convolutions, sizes))
+        if result.shape != x.shape:
+            raise NotYet(f"(N, C, T, H, W) = {tuple(x.shape)} became {tuple(result.shape)}")
+        for steps, why in known.items():
+            expected = x
+            for step in steps:
+                expected = channel_shuffle(expected, step) if isinstance(step, int) else step(expected)
+            if torch.allclose(result, expected):
+                if why:
+                    raise NotYet(why)
+                return "One shuffle per sub-operation; the last restores the order, which the residual needs."
+    reached = result[:, 0].count_nonzero().item()
+    raise NotYet(
+        f"Output 0 sees {reached} of {channels} channels. Needed: first sub-operation, shuffle by {sizes[0]}, "
+        f"second sub-operation, shuffle by {sizes[1]}"
+    )
+
+
+def _check_1_4(answers: dict) -> str:
+    expect(
+        answers["weights"], 128 * 16 * 9,
+        {
+            16 * 16 * 9: "That is one group; there are C / C_1 = 8, each with its own weights",
+            128 * 128 * 9: "That is the dense convolution: an output mixes C_1 = 16 channels, not 128",
+            128 * 8 * 9: "That mixes C_2 = 8 channels: the first sub-operation mixes C_1 = 16",
+        },
+        "{value}: multiply the inputs of one output channel, its 1 x 3 x 3 positions, and the output channels",
+    )  # fmt: skip
+    expect(
+        answers["share"], 12.5, {0.125: "0.125 is the share itself; give it in percent"},
+        "The share of the dense 1 x 3 x 3 convolution is not {value} %: C and the positions cancel",
+    )  # fmt: skip
+    return "The share is C_1 / C, whatever the kernel."
+
+
+def _check_1_5(answers: dict) -> str:
+    dims = plain(given(answers["dims"]))
+    if not isinstance(dims, tuple):
+        raise NotYet(f"`dims` are the sizes (C_1, ..., C_K), got {dims!r}")
+    try:
+        dims = resolve_dims(120, dims)
+    except (ValueError, TypeError) as error:
+        raise NotYet(str(error)) from None
+    if math.prod(dims) != 120 or min(dims) < 4:
+        raise NotYet(f"Each size must be at least 4 and their product 120, got {dims}")
+    if sum(dims) > 0.7 * 22:
+        raise NotYet(f"The sizes add up to {sum(dims)}, more than 70 % of 12 + 10. More sub-dimensions are smaller")
+    return f"{' + '.join(map(str, dims))} = {sum(dims)}. Four sizes of at least 4 have a product of 256 or more."
+
+
+EXERCISES = {
+    "1.1": Exercise(
+        "recall",
+        """C = 12 channels are read as $C_1 \\times C_2 = 4 \\times 3$, counted from 0. Which channel is
+at $c_1 = 1$, $c_2 = 2$? What are the coordinates $(c_1, c_2)$ of channel 6?""",
+        """
+channel = 2 * 4 + 1  # to fill in
+coordinates = (2, 1)  # to fill in
+""",
+        _check_1_1,
+    ),
+    "1.2": Exercise(
+        "build",
+        """Shuffle the channels without `ctlib`. x is (N, C, ...). A sub-dimension of `size` runs fastest and becomes
+the slowest. One line of `unflatten`, `transpose` and `flatten` is enough.""",
+        """
+def shuffle(x, size):
+    return x.unflatten(1, (-1, size)).transpose(1, 2).flatten(1, 2)  # to fill in
+""",
+        _check_1_2,
+    ),
+    "1.3": Exercise(
+        "repair",
+        """In this module all sub-operations mix the same neighbours. Correct the second line of the loop.
+`convolutions` are K tensor separable convolutions; each mixes the fastest-running sub-dimension. `sizes` holds the
+size of each. Use `channel_shuffle(x, size)`.""",
+        """
+def ct_module(x, convolutions, sizes):
+    for conv, size in zip(convolutions, sizes, strict=True):
+        x = conv(x)
+        x = channel_shuffle(x, size)  # to correct: channel_shuffle(x, size) if conv is convolutions[-1] else x
+    return x
+""",
+        _check_1_3,
+    ),
+    "1.4": Exercise(
+        "predict",
+        """A spatial tensor separable convolution has C = 128, $C_1 = 16$, kernel 1 x 3 x 3 and no bias. How many
+weights does it have? What share is that, in percent, of a dense 1 x 3 x 3 convolution's?""",
+        """
+weights = 128 * 16 * 9  # to fill in
+share = 100 * 16 / 128  # to fill in
+""",
+        _check_1_4,
+    ),
+    "1.5": Exercise(
+        "open",
+        """C = 120. The cheapest split in two is 12 x 10. Find `dims` with at most 70 % of its products per
+position and every size at least 4. Then argue: what else changes with K? Would you expect accuracy to follow?
+In the paper's Table 2b accuracy rises up to K = 2 and then falls.""",
+        """
+dims = (6, 5, 4)  # to fill in
+""",
+        _check_1_5,
+    ),
+}

@@ -1,0 +1,432 @@
+"""Lesson 2, interaction: which channels and positions reach one output (explorers, figures, exercises)."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.signal import convolve
+from torch import nn
+
+from ctlib import cost
+from ctlib.config import check_choice
+from ctlib.ct_module import CONNECTIONS, CTModule, Kernel
+from ctlib.teaching.exercise import Exercise, NotYet, expect, given, plain
+from ctlib.teaching.lesson1 import reached_channels
+from ctlib.teaching.shell import SHADES, View, by, canvas
+from ctlib.tensorize import resolve_dims
+
+# ---------------------------------------------------------------- explorers
+
+
+def paths(kernels: tuple[Kernel, ...], connection: str = "parallel") -> np.ndarray:
+    """How many paths lead from each input position to one output, through successive sub-operations.
+
+    A parallel sub-operation has a plane of h x w and a line of t, which meet in the middle (two paths). Coupling and
+    serial ones have one path from each of t x h x w positions. Successive steps convolve.
+
+    Args:
+        kernels: (t, h, w) of each sub-operation.
+        connection: "parallel", "serial" or "coupling".
+
+    Returns:
+        int64 (t, h, w): the bounding box of the field, 0 where no path leads.
+    """
+    check_choice("connection", connection, CONNECTIONS)
+    total = np.ones((1, 1, 1), dtype=np.int64)
+    for t, h, w in kernels:
+        if min(t, h, w) < 1 or not t % 2 == h % 2 == w % 2 == 1:
+            raise ValueError(f"kernels need odd extents (t, h, w), got {(t, h, w)}")
+        step = np.zeros((t, h, w), dtype=np.int64)
+        if connection == "parallel":
+            step[t // 2] += 1
+            step[:, h // 2, w // 2] += 1
+        else:
+            step[:] = 1
+        total = convolve(total, step, method="direct")
+    return total
+
+
+MODULES = ("CT-Module", "C3D", "R(2+1)D", "CSN")
+
+
+def special_case(module: str, channels: int, kernel: Kernel = (3, 3, 3)) -> dict:
+    """The CT-Module's dims, kernels and connection that make it "C3D", "R(2+1)D" or "CSN" (section 3.3)."""
+    t, h, w = kernel
+    dims, kernels = {
+        "C3D": ((channels,), ((t, h, w),)),
+        "R(2+1)D": ((channels, channels), ((1, h, w), (t, 1, 1))),
+        "CSN": ((channels, 1), ((1, 1, 1), (t, h, w))),
+    }[module]
+    return {"dims": dims, "kernels": kernels, "connection": "coupling"}
+
+
+def interaction(
+    num_dims: int,
+    after: int,
+    kernel: Kernel = (3, 3, 3),
+    connection: str = "parallel",
+    channels: int = 64,
+    module: str = "CT-Module",
+) -> View:
+    """Which channels and positions reach one output after some of K sub-operations.
+
+    Args:
+        num_dims: K of the CT-Module.
+        after: sub-operations (or convolutions) done; more than K count as K.
+        kernel: (t, h, w) of each.
+        connection: of the CT-Module: "parallel", "serial" or "coupling".
+        channels: C, split as evenly as possible.
+        module: one of `MODULES`.
+
+    Raises:
+        ValueError: an unknown module or connection, or an even kernel.
+    """
+    check_choice("module", module, MODULES)
+    if module == "CT-Module":
+        dims = resolve_dims(channels, num_dims)
+        kernels, name = (tuple(kernel),) * num_dims, f"CT-Module, K = {num_dims}, {connection}"
+    else:
+        dims, kernels, connection = special_case(module, channels, kernel).values()
+        name = module
+    after = min(after, len(dims))
+    ways = paths(kernels[:after], connection)
+    box = tuple(1 + sum(extents) - len(dims) for extents in zip(*kernels, strict=True))
+    reached, positions = reached_channels(dims, after, channels=channels), int((ways > 0).sum())
+    middle = ways[tuple(extent // 2 for extent in ways.shape)]
+    figure = field_views(ways, box, reached, f"{name}: after {after} of {len(dims)}")
+    numbers = {
+        f"channels after {after} of {len(dims)}": f"{reached.sum()} of {channels}",
+        "box (t x h x w)": by(ways.shape),
+        "positions inside it": f"{positions} of {ways.size}",
+        "paths through the centre": f"{100 * middle / ways.sum():.1f} % of {ways.sum():,}",
+    }
+    alt = (
+        f"Interact field of {name}, after {after} of {len(dims)}: {reached.sum()} of {channels} channels, and "
+        f"{positions} of the {ways.size} positions of a box of {by(ways.shape)}, from the front, from above and in "
+        "three dimensions."
+    )
+    return View(figure, numbers, alt)
+
+
+def fields(module: CTModule, channels: int, size: int = 11) -> list[cost.InteractField]:
+    """What reaches one output after 0, 1, 2, ..., K sub-operations, each measured by gradient.
+
+    Args:
+        module: C3D, R(2+1)D and CSN are CT-Modules with the settings of `special_case`.
+        channels: C.
+        size: frames and pixels of the input; a field that reaches its border is cut off there.
+    """
+    measured = []
+    for after in range(len(module.sub_operations) + 1):
+        partial = copy.deepcopy(module)
+        partial.sub_operations, partial.dims = partial.sub_operations[:after], partial.dims[:after]
+        partial.pointwise = partial.pointwise[: max(after - 1, 0)]  # one between two sub-operations
+        measured.append(cost.interact_field(partial, size, size, channels))
+    return measured
+
+
+def table_1(measured: dict[str, list[cost.InteractField]], after: int) -> View:
+    """Several modules side by side: what reaches one output after some of their sub-operations.
+
+    Args:
+        measured: name -> its `fields`.
+        after: sub-operations done; a module with fewer stays as it is.
+    """
+    now = {name: steps[min(after, len(steps) - 1)] for name, steps in measured.items()}
+    titles = {name: f"{name}\n{min(after, len(steps) - 1)} of {len(steps) - 1}" for name, steps in measured.items()}
+    widest = max(max(steps[-1].box) for steps in measured.values())
+    shown = {titles[name]: field.reached.numpy() for name, field in now.items()}
+    numbers = {
+        name: f"channels: {field.channels}, positions: {field.positions}, box {by(field.box)}"
+        for name, field in now.items()
+    }
+    described = "; ".join(f"{name}: {value}" for name, value in numbers.items())
+    alt = f"What reaches one output after {after}: {described}."
+    return View(measured_fields(shown, widest), numbers, alt)
+
+
+def manner(part: nn.Module, channels: int = 16) -> str:
+    """What one sub-operation lets interact, measured: letters of "STC", the "interact manner" of Table 1.
+
+    S: pixels around the output. T: frames around it. C: other channels.
+    """
+    field = cost.interact_field(part, channels=channels)
+    t, h, w = field.box
+    reached = {"S": max(h, w) > 1, "T": t > 1, "C": field.channels > 1}
+    return "".join(letter for letter in reached if reached[letter])
+
+
+# ---------------------------------------------------------------- figures
+
+
+def field_views(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray, title: str) -> Figure:
+    """The field of one output: its channels, its positions from the front, from above and in space.
+
+    Args:
+        ways: int (t, h, w), from `paths`.
+        box: extents of the frame to draw it in, (t, h, w), at least those of `ways`.
+        reached: bool (C,); channel 0 is the output.
+        title: over the figure.
+    """
+    placed = np.zeros(tuple(max(a, b) for a, b in zip(ways.shape, box, strict=True)), dtype=ways.dtype)
+    starts = [(wide - extent) // 2 for wide, extent in zip(placed.shape, ways.shape, strict=True)]
+    placed[tuple(slice(s, s + e) for s, e in zip(starts, ways.shape, strict=True))] = ways
+    figure = canvas(11.5, 3.5, left=0.03, right=0.99, top=0.8, wspace=0.3)
+    figure.suptitle(f"{title} (darker: more paths)", y=0.97)
+    channels, front, above = (figure.add_subplot(1, 4, column) for column in (1, 2, 3))
+    space = figure.add_subplot(1, 4, 4, projection="3d")
+    _channels(channels, reached)
+    channels.set_title(f"channels: {reached.sum()} of {len(reached)}", fontsize="medium")
+    for axes, matrix, seen, ylabel in (
+        (front, placed.sum(0), "front: summed over time", "height, pixels"),
+        (above, placed.sum(1), "above: summed over height", "time, frames"),
+    ):
+        _side(axes, matrix, matrix / matrix.max(), vmin=-0.25, vmax=1.1, edgecolors="0.85", lw=0.5)
+        if matrix.size <= 49:
+            for (row, column), value in np.ndenumerate(matrix):
+                where = column - matrix.shape[1] // 2, row - matrix.shape[0] // 2
+                colour = "white" if value > 0.6 * matrix.max() else "black"
+                axes.text(*where, str(value or ""), ha="center", va="center", fontsize=7, color=colour)
+        axes.set_title(seen, fontsize="medium")
+        axes.set(xlabel="width, pixels", ylabel=ylabel)
+    _in_space(space, placed / placed.max(), [extent / 2 for extent in placed.shape], 28)
+    space.set(xlabel="time", ylabel="width", zlabel="height")
+    space.set_title(f"{(ways > 0).sum()} positions", fontsize="medium")
+    return figure
+
+
+def field_steps(steps: dict[str, np.ndarray]) -> Figure:
+    """How a field grows: the positions of each step from the front (top row) and from above (bottom row).
+
+    Args:
+        steps: title -> paths, int (t, h, w) of odd extents.
+    """
+    reach = max(max(ways.shape) for ways in steps.values()) / 2 + 0.5
+    figure = canvas(2.5 * len(steps) + 1, 5.4, left=0.07, right=0.9, bottom=0.09, top=0.92, wspace=0.12, hspace=0.18)
+    grid = figure.subplots(2, len(steps), sharex=True, sharey=True, squeeze=False)
+    for column, (title, ways) in enumerate(steps.items()):
+        for axes, seen in ((grid[0, column], ways.sum(0)), (grid[1, column], ways.sum(1))):
+            mesh = _side(axes, seen, 100 * seen / seen.sum(), vmin=-2, vmax=20, edgecolors="0.7", lw=0.4)
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        grid[0, column].set_title(f"{title}\n{(ways > 0).sum()} of {ways.size} positions", fontsize="medium")
+        grid[1, column].set_xlabel("width, pixels")
+    grid[0, 0].set_ylabel("front: height, pixels")
+    grid[1, 0].set_ylabel("above: time, frames")
+    scale = figure.add_axes((0.92, 0.2, 0.014, 0.6))
+    figure.colorbar(mesh, cax=scale, extend="max", ticks=range(0, 21, 5), label="share of all paths, %")
+    scale.set_ylim(0, 20)
+    return figure
+
+
+def measured_fields(shown: dict[str, np.ndarray], widest: int) -> Figure:
+    """One column per module: channels, the field from the front and from above, its positions in space.
+
+    Args:
+        shown: title -> bool (C, T, H, W), which inputs reach the output (channel 0, in the middle).
+        widest: positions to draw along an axis.
+    """
+    reach = widest / 2 + 0.5
+    figure = canvas(1.75 * len(shown) + 0.9, 7.8, left=0.06, right=0.92, bottom=0.02, top=0.9, wspace=0.14, hspace=0.28)
+    for column, (title, reached) in enumerate(shown.items(), start=1):
+        channels, front, above = (figure.add_subplot(4, len(shown), row * len(shown) + column) for row in range(3))
+        space = figure.add_subplot(4, len(shown), 3 * len(shown) + column, projection="3d")
+        places = reached.any(0)
+        _channels(channels, reached.any((1, 2, 3)))
+        channels.set_title(title, fontsize="medium")
+        channels.set_xlabel(f"{reached.any((1, 2, 3)).sum()} of {len(reached)}", fontsize="small")
+        for axes, seen in ((front, places.sum(0)), (above, places.sum(1))):
+            mesh = _side(axes, seen, seen, vmin=-1, vmax=widest, edgecolors="0.9", lw=0.3)
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+            axes.tick_params(labelsize="small", labelleft=column == 1)
+        above.set_xlabel("width, pixels", fontsize="small")
+        _in_space(space, places * 0.7, [reach] * 3, 9)
+        space.patch.set_visible(False)  # it would cover the label above it
+        space.set(xticks=[], yticks=[], zticks=[])
+        space.set_xlabel("time", labelpad=-14, fontsize="small")
+        space.set_ylabel("width", labelpad=-14, fontsize="small")
+        space.set_title(f"{places.sum()} positions", fontsize="medium", y=-0.12)
+        if column == 1:
+            channels.set_ylabel("channels")
+            front.set_ylabel("front: height, pixels")
+            above.set_ylabel("above: time, frames")
+            space.text2D(-0.2, 0.5, "in space", transform=space.transAxes, rotation=90, va="center")
+    scale = figure.add_axes((0.94, 0.3, 0.012, 0.38))
+    figure.colorbar(mesh, cax=scale, label="positions behind one another")
+    scale.set_ylim(0, widest)
+    return figure
+
+
+def _side(axes, seen: np.ndarray, share: np.ndarray, **style):
+    """A field from one side, centred on 0; squares where `seen` is 0 stay white."""
+    y, x = (np.arange(extent + 1) - extent / 2 for extent in seen.shape)
+    axes.set_facecolor("white")
+    mesh = axes.pcolormesh(x, y, np.where(seen > 0, share, np.nan), cmap="Blues", **style)
+    axes.set(aspect="equal", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+    axes.grid(False)
+    return mesh
+
+
+def _channels(axes, reached: np.ndarray) -> None:
+    """C channels as a grid, as square as possible; those that reach channel 0 (darkest) are coloured."""
+    rows = max(row for row in range(1, int(len(reached) ** 0.5) + 1) if len(reached) % row == 0)
+    shade = reached.astype(int)
+    shade[0] = 2
+    axes.pcolormesh(shade.reshape(rows, -1), cmap=SHADES, vmin=0, vmax=2, edgecolors="white", lw=0.8)
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.invert_yaxis()
+    axes.grid(False)
+
+
+def _in_space(axes, strength: np.ndarray, reach: Sequence[float], size: float) -> None:
+    """A square at each position (t, h, w) other than zero, time to the right; `reach` is the extent each way."""
+    t, h, w = (at - extent // 2 for at, extent in zip(strength.nonzero(), strength.shape, strict=True))
+    shades = {"cmap": "Blues", "vmin": -0.4, "vmax": 1, "edgecolors": "0.25", "lw": 0.3}
+    axes.scatter(t, w, h, c=strength[strength.nonzero()], marker="s", s=size, **shades)
+    axes.set(xlim=(-reach[0], reach[0]), ylim=(-reach[2], reach[2]), zlim=(-reach[1], reach[1]))
+    axes.view_init(22, -52)
+
+
+# ---------------------------------------------------------------- exercises
+
+
+def _check_2_1(answers: dict) -> str:
+    extent = answers["extent"]
+    for num_dims, kernel in ((1, 3), (2, 3), (4, 3), (2, 5), (3, 1)):
+        expect(
+            extent(num_dims, kernel), num_dims * (kernel - 1) + 1,
+            {num_dims * kernel: f"K = {num_dims}, kernel {kernel}: K * kernel counts the middle {num_dims} times"},
+            f"K = {num_dims}, kernel {kernel}: {num_dims * (kernel - 1) + 1} positions, your function says {{value}}",
+        )  # fmt: skip
+    return "Each sub-operation adds (kernel - 1) / 2 on either side; with 3 that is the paper's 2K + 1."
+
+
+def _check_2_2(answers: dict) -> str:
+    expect(
+        answers["positions"], 65,
+        {
+            45: "That is for kernels of 3 x 3 x 3: here the line has 5 frames",
+            225: "That is the whole box, 9 x 5 x 5: a plane and a line do not fill it",
+            26: "2 * 13: but the second sub-operation starts from each of the 13 positions of the first",
+            169: "13 * 13 counts paths, and many end at the same position",
+        },
+        "Not {value}. Two planes give a plane (5 x 5), two lines a line; a plane and a line give a thick plane",
+    )  # fmt: skip
+    return "25 in the middle plane, 9 in each of the 4 planes beside it, 1 in each of the 4 beyond: 25 + 4 * 9 + 4 * 1."
+
+
+def _check_2_3(answers: dict) -> str:
+    reached = answers["reached"]
+    plane = {(0, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)}
+    line = {(t, 0, 0) for t in (-1, 0, 1)}
+    for steps in (line, plane | line):
+        right = {(0, 0, 0)}
+        for times in (1, 2, 3):
+            right = {tuple(map(sum, zip(a, b, strict=True))) for a in right for b in steps}
+            places = set(plain(list(given(reached(steps, times)))))
+            if (0, 0, 0) not in places:
+                raise NotYet("The output's own position is missing: begin with {(0, 0, 0)}")
+            if places == steps != right:
+                raise NotYet(f"After {times} sub-operations you are where one led: continue from what was reached")
+            which = f"{times} sub-operations of {len(steps)} steps"
+            if len(places) != len(right):
+                raise NotYet(f"{which} reach {len(right)} positions, not {len(places)}")
+            if places != right:
+                raise NotYet(f"{which}: the number is right, but {min(places - right)} is not reached")
+    return "A sum of sets (a Minkowski sum). Counted with multiplicity, it is a convolution."
+
+
+def _check_2_4(answers: dict) -> str:
+    right = {"C3D": ["STC"], "R(2+1)D": ["SC", "TC"], "CSN": ["C", "ST"], "CT-Module": ["STC", "STC"]}
+    manners = given(answers["manner"])
+    what = {"S": "pixels around", "T": "frames around", "C": "other channels"}
+    for name, parts in right.items():
+        if name not in manners:
+            raise NotYet(f"{name} is not in `manner`")
+        mine = given(manners[name])
+        mine = [mine] if isinstance(mine, str) else list(mine)
+        if len(mine) != len(parts):
+            raise NotYet(f"{name} has {len(parts)} convolution(s) or sub-operations, you list {len(mine)}: {mine}")
+        for number, (part, theirs) in enumerate(zip(mine, parts, strict=True), start=1):
+            letters = {letter.upper() for letter in given(part)}
+            if not letters <= what.keys():
+                raise NotYet(f"{name}, part {number}: the letters are S, T and C, you have {part!r}")
+            for letter, mixed in what.items():
+                if letter in theirs and letter not in letters:
+                    raise NotYet(f"{name}, part {number}: it mixes {mixed} too, {letter} is missing")
+                if letter in letters and letter not in theirs:
+                    raise NotYet(f"{name}, part {number}: it does not mix {mixed}, remove {letter}")
+    return "Only the CT-Module has all three in every part, without the price of C3D."
+
+
+def _check_2_5(answers: dict) -> str:
+    kernels = plain(given(answers["kernels"]))
+    shaped = isinstance(kernels, tuple) and [isinstance(kernel, tuple) and len(kernel) for kernel in kernels] == [3, 3]
+    if not shaped or any(k < 1 or k % 2 == 0 for kernel in kernels for k in kernel):
+        raise NotYet(f"Needed are two kernels (t, h, w) of odd extents, got {kernels}")
+    box = [1 + sum(kernel[axis] - 1 for kernel in kernels) for axis in range(3)]
+    products = sum(64 * 8 * (h * w + t) for t, h, w in kernels)
+    if box[0] < 9 or min(box[1:]) < 5:
+        raise NotYet(f"The box is {by(box)}: needed are 9 frames and 5 x 5 pixels")
+    if products > 14_400:
+        raise NotYet(f"{products:,} products per position: more than 14,400. Frames cost t, pixels h * w")
+    return f"{products:,} products per position. Time is the cheap direction: parallel adds t to h * w."
+
+
+EXERCISES = {
+    "2.1": Exercise(
+        "recall",
+        """K sub-operations each have an odd kernel of `kernel` positions along one axis. How far does the
+field extend along this axis?""",
+        """
+def extent(num_dims, kernel):
+    return num_dims * (kernel - 1) + 1  # to fill in
+""",
+        _check_2_1,
+    ),
+    "2.2": Exercise(
+        "predict",
+        """A parallel sub-operation with a kernel of 5 x 3 x 3 reaches 13 positions: a plane of 3 x 3 and a line of 5
+frames share one. How many positions do two such sub-operations reach in a row? Sketch it first.""",
+        """
+positions = 65  # to fill in
+""",
+        _check_2_2,
+    ),
+    "2.3": Exercise(
+        "build",
+        """`steps` is the set of offsets (t, y, x) that one sub-operation reaches. Return the set that `times` of
+them reach. `{tuple(map(sum, zip(a, b))) for a in A for b in B}` adds every a to every b.""",
+        """
+def reached(steps, times):
+    places = {(0, 0, 0)}
+    for _ in range(times):
+        places = {tuple(map(sum, zip(a, b))) for a in places for b in steps}  # to fill in
+    return places
+""",
+        _check_2_3,
+    ),
+    "2.4": Exercise(
+        "apply",
+        """Give the "interact manner" of Table 1. For each part of a module, in order, name what interacts: S (pixels
+around), T (frames around), C (channels). The CT-Module has K = 2.""",
+        """
+c3d = ["STC"]  # to fill in
+r2plus1d = ["SC", "TC"]  # to fill in
+csn = ["C", "ST"]  # to fill in
+ct = ["STC", "STC"]  # to fill in
+manner = {"C3D": c3d, "R(2+1)D": r2plus1d, "CSN": csn, "CT-Module": ct}
+""",
+        _check_2_4,
+    ),
+    "2.5": Exercise(
+        "open",
+        """C = 64 = 8 x 8, parallel. With 3 x 3 x 3 kernels a position costs 12,288 products, and the box is 5 x 5 x
+5. Find two kernels whose box holds 9 frames and 5 x 5 pixels for at most 14,400. Then argue: a network has seven
+such modules, and its clips have 8 frames. What is left to gain in time, and what in space (Table 2f)?""",
+        """
+kernels = ((5, 3, 3), (5, 3, 3))  # to fill in
+""",
+        _check_2_5,
+    ),
+}

@@ -1,0 +1,371 @@
+"""Lesson 4, from block to network: which blocks are replaced and what that costs (explorer, figures, exercises)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import nn
+
+from ctlib.backbones import CTBlock
+from ctlib.config import ModelConfig, check_choice
+from ctlib.cost import eval_with_hooks
+from ctlib.ct_module import CTModule
+from ctlib.excitation import TensorExcitation
+from ctlib.kernels.layout import clips_of, frames_of
+from ctlib.teaching import anatomy
+from ctlib.teaching.anatomy import Part
+from ctlib.teaching.exercise import Exercise, NotYet, expect, given, plain, same
+from ctlib.teaching.shell import BLUE, DARK, PALE, View, by, canvas
+
+# What a replaced block holds: Figure 2(b) and 2(a), and the modules of Table 2a.
+MODULES: dict[str, dict] = {
+    "CT-Block": {},
+    "simple CT-Block": {"pointwise": False, "excitation": "none"},
+    "C3D-Module": {"module": "c3d"},
+    "R(2+1)D-Module": {"module": "r2plus1d"},
+    "CSN-Module": {"module": "csn"},
+}
+# Which blocks of a stage are replaced. The first changes the shape and always stays.
+CHOICES = {"none": slice(0), "every other": slice(1, None, 2), "all but the first": slice(1, None)}
+MOST_INDICES = 24  # parts of a network, up to which there is room for each block's index
+
+# ---------------------------------------------------------------- explorer
+
+
+def block_flow(block: nn.Module, features: torch.Tensor) -> list[tuple[str, tuple[int, ...]]]:
+    """The steps of a ResBlock or a CT-Block, recorded while it runs: Figure 2(a) and (b).
+
+    Args:
+        block: torchvision's `Bottleneck` without downsampling, or a `CTBlock` with a `CTModule`; in any mode.
+        features: (1, 4C, T, H, W).
+
+    Returns:
+        (what is done, the shape (C, T, H, W) of its output), in order.
+    """
+    num_frames, steps = features.shape[2], [("features X", tuple(features.shape[1:]))]
+    names = {block.bn1: "1x1 convolution, BN, ReLU", block.bn3: "1x1 convolution, BN", block: "sum with X, ReLU"}
+    if isinstance(block, CTBlock) and isinstance(block.conv2, CTModule):
+        module = block.conv2
+        for number, (part, size) in enumerate(zip(module.sub_operations, module.dims, strict=True), start=1):
+            excited = " + TE" if isinstance(part.excitation, TensorExcitation) else ""
+            names[part] = f"sub-operation {number}: TSConv, $C_{number}$ = {size}{excited}"
+        names |= dict.fromkeys(module.pointwise, "point-wise convolution, BN, ReLU")
+    else:
+        names[block.bn2] = "3x3 convolution, BN, ReLU"
+
+    def note(layer, _inputs, output):
+        clip = output[0] if output.ndim == 5 else clips_of(output, num_frames)[0]
+        steps.append((names[layer], tuple(clip.shape)))
+
+    with torch.no_grad(), eval_with_hooks(block, dict.fromkeys(names, note)):
+        block(frames_of(features), *([num_frames] if isinstance(block, CTBlock) else []))
+    return steps
+
+
+def config_of(
+    backbone: str, module: str, stages: tuple[str, str, str, str], num_frames: int = 8, num_classes: int = 174
+) -> ModelConfig:
+    """A network with some blocks of some stages replaced.
+
+    Args:
+        backbone: a ResNet of `backbones.BACKBONES`.
+        module: a name of `MODULES`.
+        stages: a name of `CHOICES` for each of stages 2 to 5.
+        num_frames: T.
+        num_classes: of the classifier.
+
+    Raises:
+        ValueError: an unknown backbone, module or choice.
+    """
+    check_choice("module", module, MODULES)
+    for choice in stages:
+        check_choice("choice", choice, CHOICES)
+    depths = anatomy.depths_of(backbone)
+    placed = tuple(tuple(range(depth)[CHOICES[choice]]) for depth, choice in zip(depths, stages, strict=True))
+    if not any(placed):
+        return ModelConfig(num_classes, num_frames, backbone, blocks="none")
+    return ModelConfig(num_classes, num_frames, backbone, placed, **MODULES[module])
+
+
+def network(config: ModelConfig, module: str, size: int = 256) -> View:
+    """The parts of a network with their shapes and costs, compared with TSN and with dense 3D convolutions.
+
+    Args:
+        config: from `config_of`.
+        module: its name in `MODULES`.
+        size: pixels, the clip's height and width.
+    """
+    plain = ModelConfig(config.num_classes, config.num_frames, config.backbone, "none")
+    parts, tsn = anatomy.parts(config, size), anatomy.parts(plain, size)
+    count, blocks = sum(part.replaced for part in parts), len(parts) - 2
+    dense = replace(plain, blocks=config.blocks, module="c3d") if count else plain
+    total, without, whole = map(anatomy.gflops, (parts, tsn, anatomy.parts(dense, size)))
+    clip = f"{config.num_frames} x {size} x {size}"
+    replaced = f"{count} of {blocks} blocks replaced"
+    numbers = {
+        "blocks replaced": f"{count} of {blocks}",
+        f"GFLOPs, one view of {clip}": f"{total:.2f}",
+        "GFLOPs, no block replaced (TSN)": f"{without:.2f}",
+        "GFLOPs, dense 3x3x3 in the same blocks (C3D)": f"{whole:.2f}",
+        "share of TSN": f"{100 * total / without:.1f} %",
+        "share of the dense 3D network": f"{100 * total / whole:.1f} %",
+        "parameters": f"{sum(part.params for part in parts):,}",
+        "weights of the 2D backbone that stay": f"{anatomy.kept(parts):.1f} %",
+    }
+    alt = (
+        f"{config.backbone} from stem to head as boxes, {replaced} ({module if count else 'no block'}), below each its "
+        f"GFLOPs: {total:.1f} for {clip}, {without:.1f} with no block replaced."
+    )
+    title = f"{config.backbone}: {replaced}, {total:.1f} GFLOPs"
+    return View(network_figure(parts, tsn, module, title), numbers, alt)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def flow(columns: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Figure:
+    """Steps from top to bottom, one column per title, one box per step with the shape of its output."""
+    count = max(map(len, columns.values()))
+    figure = canvas(3.3 * len(columns), 0.72 * count + 0.4, left=0.01, right=0.99, bottom=0.01, top=0.93)
+    for axes, (title, steps) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
+        for row, (what, shape) in enumerate(steps):
+            at = count - row - 0.5
+            box = {"boxstyle": "round,pad=0.45", "fc": BLUE if "TSConv" in what else PALE, "ec": "0.3"}
+            axes.text(0.5, at, f"{what}\n{by(shape)}", ha="center", va="center", fontsize=8.5, bbox=box)
+            if row:
+                arrow = {"arrowstyle": "->", "color": "0.2"}
+                axes.annotate("", (0.5, at + 0.31), (0.5, at + 0.69), arrowprops=arrow)
+        axes.set_title(title, fontsize="medium")
+        axes.set(xlim=(0, 1), ylim=(0, count))
+        axes.axis("off")
+    return figure
+
+
+def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, title: str) -> Figure:
+    """A network from stem (left) to head (right): boxes as high as their frames, and the cost of each below.
+
+    Args:
+        parts: of the network.
+        plain: of the same backbone with no block replaced; outlined where a block was replaced.
+        module: name of the replaced blocks, for the legend.
+        title: over the figure.
+    """
+    figure = canvas(10, 4.6, left=0.07, right=0.995, bottom=0.08, top=0.93, hspace=0.1)
+    boxes, costs = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1))
+    at, sides = np.arange(len(parts)), np.array([part.shape[2] for part in parts])
+    colours = [DARK if part.replaced else PALE if part.stage.startswith("stage") else "white" for part in parts]
+    style = {"width": 0.86, "color": colours, "edgecolor": "0.25", "linewidth": 0.8}
+    boxes.bar(at, np.log2(sides) + 1, **style)
+    top = np.log2(sides.max()) + 1.3
+    for stage in dict.fromkeys(part.stage for part in parts):
+        columns = [index for index, part in enumerate(parts) if part.stage == stage]
+        c, t, h, w = parts[columns[-1]].shape
+        text = f"{stage}\n{c} x {t}\n{h} x {w}"
+        boxes.text(np.mean(columns), top, text, ha="center", va="bottom", fontsize=8, linespacing=1.3)
+        if len(columns) > 1:
+            boxes.plot((columns[0] - 0.4, columns[-1] + 0.4), (top - 0.1, top - 0.1), color="0.25", lw=1)
+            for index in columns if len(parts) <= MOST_INDICES else ():
+                colour = "white" if parts[index].replaced else "black"
+                boxes.text(index, 0.45, parts[index].index, ha="center", va="center", fontsize=8, color=colour)
+    marks = sorted(set(sides.tolist()))
+    boxes.set_yticks(np.log2(marks) + 1, marks)
+    boxes.set(ylabel="H = W, pixels (log)", ylim=(0, top + 2.7), title=title)
+    costs.bar(at, [part.gflops for part in parts], **style)
+    swapped = [index for index, part in enumerate(parts) if part.replaced]
+    hidden = [parts[index].gflops > plain[index].gflops for index in swapped]  # the outline lies on the dark bar
+    edges = ["white" if inside else "black" for inside in hidden]
+    outline = {"width": 0.86, "facecolor": "none", "edgecolor": edges, "linestyle": "--"}
+    costs.bar(swapped, [plain[index].gflops for index in swapped], **outline)
+    most = max(part.gflops for part in (*parts, *plain))
+    costs.set(ylim=(0, 1.25 * most), ylabel="GFLOPs")  # room for the legend
+    costs.set(xlabel="from the clip to the scores, one bar per block", xticks=[], xlim=(-0.8, len(parts) - 0.2))
+    legend = [
+        Patch(fc=PALE, ec="0.25", label="ResBlock"),
+        Patch(fc=DARK, ec="0.25", label=module),
+        Patch(fc="none", ec="black", ls="--", label="the ResBlock that it replaces"),
+    ]
+    costs.legend(handles=legend, fontsize="small", ncols=3, loc="upper right")
+    for axes in (boxes, costs):
+        axes.grid(axis="x", visible=False)
+    return figure
+
+
+def stage_costs(networks: dict[str, Sequence[Part]], protocol: str) -> Figure:
+    """GFLOPs of the stem, each stage and the head, one bar per network.
+
+    Args:
+        networks: name -> its parts; at most three.
+        protocol: the clip, for the axis.
+    """
+    stages = list(dict.fromkeys(part.stage for part in next(iter(networks.values()))))
+    figure = canvas(10.5, 3.6, left=0.07)
+    axes = figure.add_subplot()
+    width = 0.84 / len(networks)
+    for number, ((name, parts), colour) in enumerate(zip(networks.items(), (PALE, DARK, BLUE), strict=False)):
+        summed = [sum(part.gflops for part in parts if part.stage == stage) for stage in stages]
+        at = np.arange(len(stages)) + (number - (len(networks) - 1) / 2) * width
+        bars = axes.bar(at, summed, 0.94 * width, color=colour, ec="0.25", lw=0.8, label=name)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    axes.margins(y=0.1)
+    axes.set_xticks(range(len(stages)), stages)
+    axes.set(title="Cost of each stage", ylabel=f"GFLOPs, {protocol}")
+    axes.grid(axis="x", visible=False)
+    axes.legend(fontsize="small")
+    return figure
+
+
+# ---------------------------------------------------------------- exercises
+
+
+def _check_4_1(answers: dict) -> str:
+    right = (1,), (1, 3), (1, 3, 5), (1,)
+    blocks = [plain(given(part)) for part in given(answers["blocks"])]
+    if len(blocks) != len(right):
+        raise NotYet(f"ResNet has four stages of blocks, 2 to 5; you give {len(blocks)}")
+    for number, depth, mine, theirs in zip((2, 3, 4, 5), (3, 4, 6, 3), blocks, right, strict=True):
+        if not isinstance(mine, tuple):
+            raise NotYet(f"Stage {number}: {mine!r} is no tuple; a tuple of one number has a comma, ({mine!r},)")
+        if 0 in mine:
+            raise NotYet(f"Stage {number}: block 0 changes the shape, so its shortcut is no identity; it stays")
+        if any(not 0 < index < depth for index in mine):
+            raise NotYet(f"Stage {number} has {depth} blocks, 0 to {depth - 1}; you name {mine}")
+        if mine != theirs:
+            raise NotYet(f"Stage {number}: every other block of {list(range(depth))}, starting at 1; you have {mine}")
+    return 'Seven: the "+7 stage2-5" of Table 2e.'
+
+
+def _check_4_2(answers: dict) -> str:
+    expect(
+        answers["shape"], (1024, 16, 14, 14),
+        {
+            (1024, 8, 14, 14): "T is halved nowhere: neither ResNet's strides nor a CT-Module change time",
+            (1024, 16, 16, 16): "That is for 256 pixels: 224 are halved four times by here",
+            (256, 16, 14, 14): "256 is the width within a block; its output has four times as many",
+            (1024, 16, 7, 7): "7 x 7 is stage 5: stem and pooling halve twice, stages 3 and 4 once each",
+        },
+        "{value} is not (C, T, H, W) after stage 4: 4 times 256 channels, all frames, 224 / 16 pixels",
+    )  # fmt: skip
+    return "Stage 5 then gives (2048, 16, 7, 7), which the head averages to 2048 numbers per frame."
+
+
+def _check_4_3(answers: dict) -> str:
+    on_clips, seen = answers["on_clips"], []
+
+    def module(clips):
+        seen.append(clips)
+        return clips.cumsum(2)  # each frame depends on earlier frames, and on no other channel
+
+    clips = torch.arange(2.0 * 3 * 4 * 5 * 5).view(2, 3, 4, 5, 5)
+    result = given(on_clips(module, frames_of(clips), 4))
+    if not seen:
+        raise NotYet("`module` is never called")
+    if seen[0].shape != clips.shape:
+        raise NotYet(f"`module` got {tuple(seen[0].shape)}, needed (N, C, T, H, W) = {tuple(clips.shape)}")
+    if not torch.equal(seen[0], clips):
+        raise NotYet(
+            "The shape is right but the content is not. The frames of a clip follow one another, each with all its "
+            "channels. First split N * T in two, then swap the axes"
+        )
+    if result.shape != frames_of(clips).shape or not torch.equal(clips_of(result, 4), clips.cumsum(2)):
+        raise NotYet("Return the module's output as frames, (N * T, C, H, W), in their old order")
+    return "Reshaping never moves a number; `transpose` does."
+
+
+def _check_4_4(answers: dict) -> str:
+    share = answers["share"]
+    for channels, sizes in ((64, (8, 8)), (512, (32, 16)), (64, (4, 4, 4))):
+        between = (len(sizes) - 1) * channels
+        right = 12 * sum(sizes) + between  # inputs of an output channel; the 3x3 convolution has 9 * channels
+        mine = float(given(share(channels, sizes))) * 9 * channels
+        wrong = {
+            12 * sum(sizes): "the dense point-wise convolution is missing, C * C products",
+            12 * sum(sizes) + channels: "between K sub-operations there are K - 1 point-wise convolutions",
+            27 * sum(sizes) + between: "space and time are parallel: h w + t, not t h w",
+            9 * sum(sizes) + between: "the temporal convolution is missing: h w + t",
+            right / 3: "it replaces the 2D convolution, 9 C * C products, not a 3D one",
+        }
+        if not same(mine, right):
+            known = (why for value, why in wrong.items() if same(mine, value))
+            other = f"the share is {right / 9 / channels:.4f}, your function says {mine / 9 / channels:.4f}"
+            raise NotYet(f"C = {channels} = {by(sizes)}: {next(known, other)}")
+    return "0.44 of the 3x3 convolution at C = 64, 0.24 at C = 512: wider layers save more."
+
+
+def _check_4_5(answers: dict) -> str:
+    blocks = given(answers["blocks_of_mine"])
+    try:
+        parts = anatomy.parts(ModelConfig(blocks=tuple(map(tuple, blocks))))
+    except (ValueError, TypeError) as error:
+        raise NotYet(f"Four tuples of indices are needed, for stages 2 to 5: {error}") from None
+    gflops, kept = anatomy.gflops(parts), anatomy.kept(parts)
+    if gflops > 38:
+        raise NotYet(f"{gflops:.2f} GFLOPs, more than 38. Every CT-Block saves some; which stage saves most per block?")
+    if kept < 92:
+        raise NotYet(f"{kept:.1f} % of ImageNet's weights stay, fewer than 92 %. Which stage's blocks hold most?")
+    paper = anatomy.parts(ModelConfig())
+    return (
+        f"{gflops:.2f} GFLOPs, {kept:.1f} % of the weights stay; the paper's placement has "
+        f"{anatomy.gflops(paper):.2f} and {anatomy.kept(paper):.1f} %."
+    )
+
+
+EXERCISES = {
+    "4.1": Exercise(
+        "recall",
+        """ResNet-50 has 3, 4, 6 and 3 blocks in its stages 2 to 5. CT-Net replaces "one of every two", never the
+first of a stage. Which blocks, counted from 0? Give a tuple for each stage.""",
+        """
+stage_2 = (1,)  # to fill in
+stage_3 = (1, 3)  # to fill in
+stage_4 = (1, 3, 5)  # to fill in
+stage_5 = (1,)  # to fill in
+blocks = [stage_2, stage_3, stage_4, stage_5]
+""",
+        _check_4_1,
+    ),
+    "4.2": Exercise(
+        "predict",
+        """A clip of 16 frames of 224 x 224 pixels passes CT-Net on ResNet-50. What is the shape (C, T, H, W) of stage
+4's output?""",
+        """
+shape = (1024, 16, 14, 14)  # to fill in
+""",
+        _check_4_2,
+    ),
+    "4.3": Exercise(
+        "repair",
+        """`frames` are (N * T, C, H, W). `module` takes and returns clips, (N, C, T, H, W). All shapes below fit and
+no error is raised, but channels and frames are mixed up. Correct the line that makes the clips.""",
+        """
+def on_clips(module, frames, num_frames):
+    c, h, w = frames.shape[1:]
+    clips = frames.unflatten(0, (-1, num_frames)).transpose(1, 2)  # to correct: frames.reshape(-1, c, num_frames, h, w)
+    return module(clips).transpose(1, 2).flatten(0, 1)
+""",
+        _check_4_3,
+    ),
+    "4.4": Exercise(
+        "build",
+        """A CT-Module replaces a 3 x 3 convolution of C channels. It is parallel, with kernels 3 x 3 x 3, sizes
+$(C_1, \\ldots, C_K)$ and a dense point-wise convolution between two sub-operations. Leave out batch norms and
+excitation. Return its products per position, divided by those of the 3 x 3 convolution.""",
+        """
+def share(channels, sizes):
+    return (sum(sizes) * (9 + 3) + (len(sizes) - 1) * channels) / (9 * channels)  # to fill in
+""",
+        _check_4_4,
+    ),
+    "4.5": Exercise(
+        "open",
+        """Find CT-Blocks for ResNet-50 (174 classes, 8 x 256 x 256) with at most 38 GFLOPs that keep at least 92 % of
+ImageNet's weights. Then argue. Table 2e fills the network from stage 5 down, and the first block gains more than all
+others. Do you expect your network to be as good as the paper's? What would you run to find out?""",
+        """
+blocks_of_mine = ((1, 2), (1, 2, 3), (1, 3), ())  # to fill in
+""",
+        _check_4_5,
+    ),
+}

@@ -1,0 +1,118 @@
+"""What all lessons share: pictures with a text alternative, and sliders in front of a function.
+
+An explorer is a pure function from settings to a `View`. The notebook's static figure, its moving one and the tests
+all call that function; `Explorer` puts sliders in front of it.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import ipywidgets
+import pandas as pd
+from IPython.display import display
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ctlib.display.saliency_figures import Animation
+
+PALE, BLUE, DARK = "#e6e6e6", "#8fbfdd", "#0b5b8a"  # each darker than the last, so readable in grey
+SHADES = ListedColormap([PALE, BLUE, DARK])
+
+
+def canvas(width: float, height: float, **margins: float) -> Figure:
+    """An empty figure, in inches.
+
+    It is not pyplot's, so a notebook shows it once. It has no layout engine, which would take as long as drawing.
+    """
+    figure = Figure(figsize=(width, height), layout="none")
+    figure.subplots_adjust(**{"left": 0.08, "right": 0.98, "bottom": 0.14, "top": 0.86} | margins)
+    return figure
+
+
+def by(sizes: Iterable[int]) -> str:
+    """Sizes as text: (4, 3) -> "4 x 3"."""
+    return " x ".join(map(str, sizes))
+
+
+def check_minimum(**parameters: tuple[int, int]) -> None:
+    """Raise ValueError if a parameter, given as name=(value, minimum), is below its minimum."""
+    for name, (value, minimum) in parameters.items():
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+class Picture:
+    """A figure as a PNG with a text alternative for readers who cannot see it."""
+
+    def __init__(self, figure: Figure, alt: str, dpi: int = 90):
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+        self.png, self.alt = file.getvalue(), alt
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt}}
+
+
+class View(NamedTuple):
+    """What an explorer shows for one setting."""
+
+    figure: Figure
+    numbers: dict[str, str]  # quantity -> its value with its unit
+    alt: str  # the figure in words
+
+    def table(self) -> pd.DataFrame:
+        """The numbers, one per row."""
+        return pd.DataFrame.from_dict(self.numbers, orient="index", columns=["value"])
+
+    def picture(self) -> Picture:
+        return Picture(self.figure, self.alt)
+
+
+class Explorer:
+    """Sliders in front of a function that returns a `View`.
+
+    A setting that is not possible shows the reason, and the last picture stays.
+
+    Args:
+        view: called with the values of the controls, by name.
+        controls: the widget that sets each argument of `view`.
+    """
+
+    def __init__(self, view: Callable[..., View], **controls: ipywidgets.ValueWidget):
+        self.view, self.controls = view, controls
+        for name, control in controls.items():
+            control.style.description_width = "11em"  # "sub-operations done"
+            control.layout.width = "34em"
+            control.description = control.description or name.replace("_", " ")
+            control.observe(self._draw, "value")
+        self.image, self.text = ipywidgets.HTML(), ipywidgets.HTML()  # ipywidgets' Image takes no text alternative
+        self.box = ipywidgets.VBox([*controls.values(), self.text, self.image])
+        self._draw()
+
+    def show(self) -> None:
+        """Display the explorer; a page without a kernel shows the picture of the first setting."""
+        still, described = self.picture._repr_mimebundle_()
+        display(self.box._repr_mimebundle_() | still, metadata=described, raw=True)
+
+    def _draw(self, _change=None) -> None:
+        try:
+            view = self.view(**{name: control.value for name, control in self.controls.items()})
+        except ValueError as error:
+            self.text.value = f"<b>Not possible:</b> {error}"
+            return
+        self.picture = view.picture()
+        data = base64.b64encode(self.picture.png).decode()
+        alt = html.escape(self.picture.alt)
+        self.image.value = f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{data}">'
+        rows = [f"<tr><td>{name}&nbsp;&nbsp;</td><td><b>{value}</b></td></tr>" for name, value in view.numbers.items()]
+        self.text.value = f"<table>{''.join(rows)}</table>"
+
+
+def animated(views: Sequence[View], milliseconds: int = 1200) -> Animation:
+    """Views one after the other as a moving picture."""
+    return Animation([Image.open(io.BytesIO(view.picture().png)).convert("RGB") for view in views], milliseconds)

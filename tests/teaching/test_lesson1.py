@@ -1,0 +1,67 @@
+import math
+
+import numpy as np
+import pytest
+
+from ctlib import cost
+from ctlib.ct_module import CTModule
+from ctlib.teaching import lesson1, lesson2
+from ctlib.tensorize import TensorSeparableConv
+
+PLAIN = {"pointwise": False, "excitation": "none"}
+
+
+@pytest.mark.parametrize("dims", [(4, 4), (6, 2), (2, 3, 2), (12,)])
+def test_reached_channels_are_those_that_the_module_s_gradient_finds(dims):
+    channels = math.prod(dims)
+    module = CTModule(channels, dims, **PLAIN)
+    for channel in (0, channels - 2):
+        field = cost.interact_field(module, 3, 3, channel=channel)
+        assert lesson1.reached_channels(dims, len(dims), channel).sum() == field.channels == channels
+        first = cost.interact_field(module.sub_operations[0], 3, 3, channel=channel)
+        measured = first.reached.flatten(1).any(1).numpy()
+        assert (measured == lesson1.reached_channels(dims, 1, channel)).all()
+
+
+def test_reached_channels_before_any_sub_operation_is_the_output_itself():
+    assert np.flatnonzero(lesson1.reached_channels((4, 3), 0, 7)).tolist() == [7]
+    assert np.flatnonzero(lesson1.reached_channels((2, 3, 2), 2, 7)).tolist() == [6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [(((4, 3), 3), "0 to 2 sub-operations, got 3"), (((4, 3), 1, 12), "0 to 11, got 12")],
+)
+def test_reached_channels_refuses_numbers_out_of_range(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        lesson1.reached_channels(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("dims", "kernels"), [((8, 8), (3, 3, 3)), ((16, 4), ((3, 3, 3), (5, 5, 5))), ((4, 2, 2), (3, 1, 1))]
+)
+def test_tensor_cost_is_what_the_module_has_and_the_counter_counts(dims, kernels):
+    module = CTModule(math.prod(dims), dims, kernels, **PLAIN)
+    counted = lesson1.tensor_cost(dims, kernels, 4, 7)
+    assert counted.params == sum(parameter.numel() for parameter in module.parameters())
+    batch_norms = sum(2 * 4 * 49 * layer.num_features for layer in module.modules() if hasattr(layer, "num_features"))
+    products = sum(conv.weight.numel() * 4 * 49 for conv in module.modules() if isinstance(conv, TensorSeparableConv))
+    assert counted.gflops == pytest.approx((products + batch_norms) / 1e9)
+
+
+def test_tensor_cost_of_the_dense_convolution_is_c3d_s():
+    dense = CTModule(16, **lesson2.special_case("C3D", 16), **PLAIN)
+    counted = lesson1.tensor_cost((4, 4), (3, 3, 3), 4, 7)
+    assert counted.dense_params == sum(parameter.numel() for parameter in dense.parameters())
+    assert counted.dense_gflops == pytest.approx((16 * 16 * 27 + 2 * 16) * 4 * 49 / 1e9)
+    assert counted.share == pytest.approx(100 * counted.gflops / counted.dense_gflops)
+
+
+def test_the_channel_grid_s_view_says_what_is_reached_and_what_it_costs():
+    view = lesson1.tensorization(12, (4, -1), 1, (3, 3, 3), 2, 5)
+    assert view.numbers["C = C_1 x ... x C_K"] == "12 = 4 x 3"
+    assert view.numbers["channels that reach one output after 1 of 2"] == "4 of 12"
+    assert view.numbers["parameters"] == f"{12 * (4 + 3) * 12 + 2 * 4 * 12:,}"
+    assert "4 of them" in view.alt and view.table().shape == (7, 1)
+    with pytest.raises(ValueError, match="5 does not divide"):
+        lesson1.tensorization(12, (5, -1), 1)
