@@ -7,13 +7,10 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
-
-from ctlib.study.localisation import OWN, RANDOM, SEEN, SHUFFLED
 
 HEAT = "magma"  # its lightness grows all the way, so that it is read in grey and by colour-blind readers
 OPACITY = 0.75  # of the heat at its greatest; at 0 the frame is as it was
@@ -195,43 +192,6 @@ def _first_frame(axes, frame: np.ndarray, cells: int) -> None:
     edges = np.linspace(0, cells, side + 1)
     width, height = np.meshgrid(edges, edges[::-1])
     axes.plot_surface(np.zeros_like(width), width, height, facecolors=small, rstride=1, cstride=1, shade=False)
-
-
-def localised(table: pd.DataFrame) -> Figure:
-    """Saliency on the object and in time, a point a network and training, beside the three controls.
-
-    Args:
-        table: of `localisation.summary`; networks with random weights are called "..., random weights".
-    """
-    panels = {
-        "share": ("on the object, % of a frame's saliency", "area"),
-        "hit": ("greatest value on the object, % of frames", "area"),
-        "share_time": ("while it acts, % of a clip's saliency", "area_time"),
-        "hit_time": ("strongest frame while it acts, % of clips", "area_time"),
-    }
-    names = [name for name in table.network.unique() if not name.endswith(RANDOM)]
-    kinds = {"trained": ("o", "C0"), SHUFFLED: ("x", "C1"), "random weights": ("s", "C2")}
-    figure, axes = plt.subplots(2, 2, figsize=(11, 1.6 + 0.75 * len(names)), sharey=True)
-    for axis, (measure, (label, area)) in zip(axes.flat, panels.items(), strict=True):
-        for row in table.itertuples():
-            random = row.network.endswith(RANDOM)
-            if row.of == SEEN or (random and row.of != OWN):
-                continue
-            kind = "random weights" if random else "trained" if row.of == OWN else SHUFFLED
-            (marker, colour), offset = kinds[kind], (-0.2, 0, 0.2)[list(kinds).index(kind)]
-            place = names.index(row.network.removesuffix(RANDOM)) + offset
-            value, half = getattr(row, measure), getattr(row, f"{measure}_half")
-            filled = {"mfc": "none"} if kind == "random weights" else {}
-            axis.errorbar(value, place, xerr=half, fmt=marker, color=colour, capsize=3, ms=6, **filled)
-        axis.axvline(table[area].mean(), color="0.3", ls="--", lw=1.2)
-        axis.set(xlabel=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
-    handles = [
-        plt.Line2D([], [], marker=marker, color=colour, ls="", mfc="none" if kind == "random weights" else colour)
-        for kind, (marker, colour) in kinds.items()
-    ]
-    handles.append(plt.Line2D([], [], color="0.3", ls="--"))
-    figure.legend(handles, [*kinds, "the same everywhere, or in all frames"], loc="outside upper center", ncols=4)
-    return figure
 
 
 def explored(
