@@ -2,7 +2,6 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -78,23 +77,6 @@ def test_the_tube_in_space_shows_what_is_above_the_threshold():
     voxels = [c for c in figure.axes[0].collections if len(c.get_facecolor()) != 32 * 32]
     assert len(voxels) == 16  # a quarter of one frame's 8 x 8 places
     assert figure.axes[-1].get_ylabel().endswith("shown from 0.5")
-
-
-def test_localisation_has_its_controls_in_every_panel():
-    rows = [
-        {"network": network, "seed": 0, "of": of, "area": 10.0, "area_time": 80.0}
-        | dict.fromkeys(("share", "hit", "share_time", "hit_time"), 30.0)
-        | {f"{name}_half": 2.0 for name in ("share", "hit", "share_time", "hit_time")}
-        for network in ("CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights")
-        for of in ("network", "places shuffled")
-    ]
-    figure = saliency_figures.localised(pd.DataFrame(rows))
-    assert len(figure.axes) == 4
-    for axis in figure.axes:
-        assert len(axis.containers) == 6  # trained, shuffled, random, of two networks
-    (legend,) = figure.legends
-    told = [text.get_text() for text in legend.get_texts()]
-    assert told == ["trained", "places shuffled", "random weights", "the same everywhere, or in all frames"]
 
 
 def test_the_explorer_asks_once_for_each_choice_and_draws_what_is_chosen(monkeypatch):
