@@ -1,15 +1,18 @@
 """The project's own files agree with one another, and its notebooks with the rules for them."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from importlinter.cli import lint_imports
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -95,6 +98,24 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
     code = "import sys, ctlib; assert not {'decord', 'av', 'IPython'} & set(sys.modules), sorted(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
+
+
+@pytest.mark.xfail(reason="modules are still moving")
+def test_imports_run_one_way():
+    assert lint_imports(str(ROOT / "pyproject.toml"), no_cache=True) == 0, "see `make lint`"
+
+
+def test_a_wheel_holds_every_package_table_and_weight(tmp_path):
+    """Built from a copy, because a build leaves files in the tree."""
+    shutil.copytree(ROOT / "ctlib", tmp_path / "ctlib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "."]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("ctlib-*.whl"))) as wheel:
+        held = {name for name in wheel.namelist() if name.startswith("ctlib/")}
+    files = {str(path.relative_to(tmp_path)) for path in (tmp_path / "ctlib").rglob("*") if path.is_file()}
+    assert held == {name for name in files if not name.endswith(".md")}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
