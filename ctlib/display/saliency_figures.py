@@ -1,4 +1,4 @@
-"""Saliency Tubes to look at: Figure 3's rows, a moving picture, the tube in three dimensions, and what was measured."""
+"""Figures of Saliency Tubes: rows as in Figure 3, a moving picture, the tube in three dimensions."""
 
 import io
 from collections.abc import Sequence
@@ -12,33 +12,35 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-HEAT = "magma"  # its lightness grows all the way, so that it is read in grey and by colour-blind readers
-OPACITY = 0.75  # of the heat at its greatest; at 0 the frame is as it was
+HEAT = "magma"  # its lightness grows throughout, so it is readable in grey and by colour-blind readers
+OPACITY = 0.75  # of the greatest heat; at 0 the frame shows unchanged
 SCALE = "share of the clip's greatest value"
 
 
-class Answer(NamedTuple):
-    """What a network says of a clip, and why."""
+class Prediction(NamedTuple):
+    """A network's prediction for a clip, and the tube that explains it."""
 
     tube: np.ndarray  # float (T, H, W), in [0, 1]
     predicted: str  # class name
-    explained: str  # the class whose evidence the tube is
+    explained: str  # the class whose evidence the tube shows
+
+    def label(self, truth: str | None) -> str:
+        """The predicted class, whether it is right (if the truth is known), and the class shown if it differs."""
+        mark = "" if truth is None else " (right)" if self.predicted == truth else " (WRONG)"
+        shown = "" if self.explained == self.predicted else f"; shown: {self.explained}"
+        return f"{self.predicted}{mark}{shown}"
 
 
 def overlay(frames: np.ndarray, tube: np.ndarray) -> np.ndarray:
-    """Heat over frames: uint8 (T, H, W, 3) and (T, H, W) in [0, 1] -> uint8 (T, H, W, 3).
+    """Heat over grey frames: uint8 (T, H, W, 3) and (T, H, W) in [0, 1] -> uint8 (T, H, W, 3).
 
-    The frames in grey, as their colours would mix with the scale's; the heat is the more opaque the greater it is.
-
-    Raises:
-        ValueError: shapes that do not belong together.
+    Greater heat is more opaque. Frames are grey because their colours would mix with the scale's.
     """
     if frames.shape != (*tube.shape, 3):
         raise ValueError(
             f"frames (T, H, W, 3) and tube (T, H, W) must be of one clip, got {frames.shape}, {tube.shape}"
         )
-    grey = frames @ np.array([0.299, 0.587, 0.114])
-    return _blended(grey, tube)
+    return _blended(frames @ np.array([0.299, 0.587, 0.114]), tube)
 
 
 def _blended(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -48,56 +50,47 @@ def _blended(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return ((1 - opacity) * grey[..., None] + opacity * colour).round().astype(np.uint8)
 
 
-def _colour_bar(figure: Figure, axes) -> None:
-    """The scale as it looks on a middle grey."""
-    colours = _blended(np.full(256, 128.0), np.linspace(0, 1, 256)) / 255
-    scale = ScalarMappable(Normalize(0, 1), ListedColormap(colours))
-    figure.colorbar(scale, ax=axes, label=SCALE, shrink=0.7, pad=0.01)
-
-
 def tubes_in_rows(
-    frames: np.ndarray, truth: str | None, answers: dict[str, Answer], mask: np.ndarray | None = None
+    frames: np.ndarray, truth: str | None, predictions: dict[str, Prediction], mask: np.ndarray | None = None
 ) -> Figure:
-    """Figure 3's layout of one clip: the input above, then a row a network; time runs from left to right.
+    """One clip as in Figure 3: the input on top, then one row per network; time runs from left to right.
 
     Args:
         frames: uint8 (T, H, W, 3).
-        truth: the true class; None if it is not known.
-        answers: network -> what it says.
-        mask: bool (T, H, W), where the object is, if that is known: its outline is drawn.
+        truth: the true class, or None if unknown.
+        predictions: network -> its prediction.
+        mask: bool (T, H, W), where the object is, if known; its outline is drawn.
     """
-    rows, columns = 1 + len(answers), len(frames)
+    rows, columns = 1 + len(predictions), len(frames)
     figure, axes = plt.subplots(rows, columns, figsize=(1.25 * columns + 1.2, 1.53 * rows), squeeze=False)
-    shown = {"input": frames} | {name: overlay(frames, answer.tube) for name, answer in answers.items()}
-    for line, (name, pictures) in zip(axes, shown.items(), strict=True):
-        for axis, (time, picture) in zip(line, enumerate(pictures), strict=True):
+    shown = {"input": frames} | {name: overlay(frames, one.tube) for name, one in predictions.items()}
+    titles = {"input": "" if truth is None else f"truth: {truth}"}
+    titles |= {name: one.label(truth) for name, one in predictions.items()}
+    for row, (name, pictures) in zip(axes, shown.items(), strict=True):
+        for axis, (time, picture) in zip(row, enumerate(pictures), strict=True):
             axis.imshow(picture)
             if mask is not None and mask[time].any() and not mask[time].all():
                 axis.contour(mask[time], levels=[0.5], colors=["white"], linewidths=0.9)
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
-        line[0].set_ylabel(name, weight="bold")
-        told_truth = "" if truth is None else f"truth: {truth}"
-        title = told_truth if name == "input" else _said(answers[name], truth)
-        line[0].set_title(" ", fontsize=10)  # keeps the room of a line
-        above = line[0].text(0, 1.05, title, transform=line[0].transAxes, va="bottom", fontsize=9)
+        row[0].set_ylabel(name, weight="bold")
+        row[0].set_title(" ", fontsize=10)  # reserves a line
+        above = row[0].text(0, 1.05, titles[name], transform=row[0].transAxes, va="bottom", fontsize=9)
         above.set_in_layout(False)  # else it would widen its column
-    _colour_bar(figure, axes)
+    colours = _blended(np.full(256, 128.0), np.linspace(0, 1, 256)) / 255  # the scale on a middle grey
+    scale = ScalarMappable(Normalize(0, 1), ListedColormap(colours))
+    figure.colorbar(scale, ax=axes, label=SCALE, shrink=0.7, pad=0.01)
     return figure
 
 
-def _said(answer: Answer, truth: str | None) -> str:
-    mark = "" if truth is None else " (right)" if answer.predicted == truth else " (WRONG)"
-    text = answer.predicted + mark
-    return text if answer.explained == answer.predicted else f"{text}; shown: {answer.explained}"
-
-
 class Animation:
-    """Frames that move: an animated PNG wherever the notebook is read, and a GIF to keep."""
+    """Moving frames: shown in notebooks as an animated PNG, saved as a GIF."""
 
     def __init__(self, frames: Sequence[Image.Image], milliseconds: int):
-        frames = _in_few_colours(frames)
-        self.gif, self.png = (_encoded(frames, kind, milliseconds) for kind in ("GIF", "PNG"))
+        # The same 256 colours for all frames take a third of the bytes.
+        palette = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames])).quantize(256)
+        few = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+        self.gif, self.png = (_encoded(few, kind, milliseconds) for kind in ("GIF", "PNG"))
 
     def save(self, path: str | Path) -> None:
         """Write the GIF."""
@@ -108,12 +101,6 @@ class Animation:
         return self.png
 
 
-def _in_few_colours(frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """The same 256 colours for all frames, a third of the bytes."""
-    palette = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames])).quantize(256)
-    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-
-
 def _encoded(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> bytes:
     file = io.BytesIO()
     first, *others = frames
@@ -122,17 +109,19 @@ def _encoded(frames: Sequence[Image.Image], kind: str, milliseconds: int) -> byt
 
 
 def animated(
-    frames: np.ndarray, truth: str, answers: dict[str, Answer], height: int = 128, milliseconds: int = 400
+    frames: np.ndarray, truth: str, predictions: dict[str, Prediction], height: int = 128, milliseconds: int = 400
 ) -> Animation:
     """The clip and each network's tube side by side, in motion.
 
     Args:
-        frames, truth, answers: as in `tubes_in_rows`.
-        height: pixels, of a frame as shown.
-        milliseconds: a frame.
+        frames: uint8 (T, H, W, 3).
+        truth: the true class.
+        predictions: network -> its prediction.
+        height: pixels of a frame as shown.
+        milliseconds: per frame.
     """
-    panels = {"input": frames} | {name: overlay(frames, answer.tube) for name, answer in answers.items()}
-    marks = {name: "right" if answer.predicted == truth else "WRONG" for name, answer in answers.items()}
+    panels = {"input": frames} | {name: overlay(frames, one.tube) for name, one in predictions.items()}
+    marks = {name: "right" if one.predicted == truth else "WRONG" for name, one in predictions.items()}
     width, gap, top, bottom = round(height * frames.shape[2] / frames.shape[1]), 4, 18, 18
     pictures = []
     for time in range(len(frames)):
@@ -147,29 +136,32 @@ def animated(
     return Animation(pictures, milliseconds)
 
 
-def tube_in_space(frames: np.ndarray, answers: dict[str, Answer], threshold: float = 0.5, cells: int = 16) -> Figure:
-    """The tubes in three dimensions, time as the third: what is at least `threshold` of the clip's greatest value.
+def tube_in_space(
+    frames: np.ndarray, predictions: dict[str, Prediction], threshold: float = 0.5, cells: int = 16
+) -> Figure:
+    """Tubes in three dimensions, with time as one: the cells of at least `threshold` of the clip's greatest value.
 
     Args:
-        frames, answers: as in `tubes_in_rows`. The first frame stands at its place in time.
+        frames: uint8 (T, H, W, 3); the first is drawn at its place in time.
+        predictions: network -> its prediction.
         threshold: share of the greatest value.
-        cells: places shown in height and in width.
+        cells: in height and in width.
     """
-    figure = plt.figure(figsize=(4.2 * len(answers) + 1, 4.2))
+    figure = plt.figure(figsize=(4.2 * len(predictions) + 1, 4.2))
     all_axes = []
-    for index, (name, answer) in enumerate(answers.items()):
-        axes = figure.add_subplot(1, len(answers), index + 1, projection="3d")
-        tube = _cells(answer.tube, cells)  # (T, cells, cells)
+    for index, (name, prediction) in enumerate(predictions.items()):
+        axes = figure.add_subplot(1, len(predictions), index + 1, projection="3d")
+        down, right = (((np.arange(cells) + 0.5) * extent / cells).astype(int) for extent in frames.shape[1:3])
+        tube = prediction.tube[:, down][:, :, right]  # the middles of the cells: (T, cells, cells)
         placed = tube[:, ::-1].transpose(0, 2, 1)  # time, width, height upwards
         colours = np.concatenate([plt.get_cmap(HEAT)(placed)[..., :3], np.full((*placed.shape, 1), 0.85)], axis=-1)
-        axes.voxels(
-            placed >= max(threshold, 1e-6), facecolors=colours, edgecolor=(0.2, 0.2, 0.2, 0.35), lw=0.3, shade=False
-        )
+        visible = placed >= max(threshold, 1e-6)
+        axes.voxels(visible, facecolors=colours, edgecolor=(0.2, 0.2, 0.2, 0.35), lw=0.3, shade=False)
         _first_frame(axes, frames[0], cells)
         ends = {"xlim": (0, len(tube)), "ylim": (0, cells), "zlim": (0, cells)}
         axes.set(xlabel="frame", ylabel="width", zlabel="height", yticklabels=[], zticklabels=[], **ends)
-        axes.set_title(f"{name}\n{answer.explained}", fontsize="small")
-        axes.zaxis.labelpad = -10  # no numbers stand between axis and label
+        axes.set_title(f"{name}\n{prediction.explained}", fontsize="small")
+        axes.zaxis.labelpad = -10  # there are no numbers between axis and label
         axes.yaxis.labelpad = -6
         axes.set_box_aspect((1.7, 1, 1))
         axes.view_init(20, -58)
@@ -178,12 +170,6 @@ def tube_in_space(frames: np.ndarray, answers: dict[str, Answer], threshold: flo
     bar = figure.colorbar(scale, ax=all_axes, shrink=0.7, pad=0.08)
     bar.set_label(f"{SCALE}; shown from {threshold:g}", fontsize="small")
     return figure
-
-
-def _cells(tube: np.ndarray, cells: int) -> np.ndarray:
-    """Values at the middles of cells x cells places: (T, H, W) -> (T, cells, cells)."""
-    down, right = (((np.arange(cells) + 0.5) * extent / cells).astype(int) for extent in tube.shape[1:])
-    return tube[:, down][:, :, right]
 
 
 def _first_frame(axes, frame: np.ndarray, cells: int) -> None:
@@ -195,12 +181,12 @@ def _first_frame(axes, frame: np.ndarray, cells: int) -> None:
 
 
 def explored(
-    frames: np.ndarray, truth: str, name: str, answer: Answer, threshold: float, mask: np.ndarray | None = None
+    frames: np.ndarray, truth: str, name: str, prediction: Prediction, threshold: float, mask: np.ndarray | None = None
 ) -> bytes:
-    """One network's tube of one clip as a PNG, places below `threshold` left out: what the explorer shows."""
-    kept = answer._replace(tube=np.where(answer.tube >= threshold, answer.tube, 0))
+    """One network's tube of one clip, without values below `threshold`, as the PNG that the explorer shows."""
+    above = prediction._replace(tube=np.where(prediction.tube >= threshold, prediction.tube, 0))
     with plt.ioff():  # else a notebook shows it a second time
-        figure = tubes_in_rows(frames, truth, {name: kept}, mask)
+        figure = tubes_in_rows(frames, truth, {name: above}, mask)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=90)
     plt.close(figure)

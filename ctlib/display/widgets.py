@@ -1,4 +1,4 @@
-"""What moves in a notebook. Each widget is a thin shell: its numbers come from elsewhere, and tests call them there."""
+"""Widgets of the notebooks. Each is thin: its numbers and figures come from functions that tests call directly."""
 
 import base64
 import functools
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -16,16 +17,16 @@ from ctlib.display import saliency_figures
 
 
 class TrainingPanel:
-    """A training while it runs: bar, status, growing curves, and a button that stops it where a click gets through.
+    """A running training: bar, status, growing curves, and a stop button where clicks arrive in time.
 
-    A front end's messages usually wait until the cell is done, and clicks with them. JupyterLab since 4.4 sends
-    them by a way of their own (a subshell); so the panel asks the front end for an answer, and shows the button once
-    the answer is there. Interrupting the kernel always works, and the panel says so.
+    A front end's messages usually wait until the cell has finished, and clicks with them. JupyterLab since 4.4 sends
+    them on a separate way (a subshell). So the panel asks the front end for an answer, and shows the button once it
+    has one. Interrupting the kernel always works, and the panel says so.
 
     Args:
-        log: the training (`notebook.TrainingLog`), which its callbacks keep.
-        on_stop: what the button calls, from another thread; None for no button.
-        bound: percent, a line that no frame-averaging network passes in testing.
+        log: the training (`notebook.TrainingLog`), kept by its callbacks.
+        on_stop: called by the button, from another thread; None for no button.
+        bound: the bound of frame averaging in testing, percent; drawn as a line.
     """
 
     def __init__(self, log, on_stop: Callable[[], None] | None = None, bound: float | None = None):
@@ -45,31 +46,31 @@ class TrainingPanel:
         self._questions: list[ipywidgets.Widget] = []
 
     def show(self) -> None:
-        self._tell()
+        self._update()
         self._plot()  # the first figure takes longest: now, not while training
         bundle = self.box._repr_mimebundle_() | {"text/plain": f"{self.log.name}: training"}
         self._shown = display(bundle, raw=True, display_id=True)
-        self._telling = _Seldom(self._tell, apart=0.5, share=0.004)
+        self._updating = _Seldom(self._update, apart=0.5, share=0.004)
         self._plotting = _Seldom(self._plot, apart=2.0, share=0.01)
         self._asking = _Seldom(self._ask, apart=4.0, share=0.002)
 
     def refresh(self) -> None:
-        """Show what the log says, as often as can be without slowing the training."""
+        """Show the log as often as possible without slowing the training."""
         if self.closed:
             return
         before, self._testing = self._testing, self.log.testing
-        self._telling(now=self._testing and not before)  # at once, as nothing comes while an epoch is tested
+        self._updating(now=self._testing and not before)  # at once, as no message comes during a test
         self._plotting()
         self._asking()
 
     def close(self, text: str) -> None:
-        """Put `text` in the panel's place: a saved notebook then holds no widget that nothing is behind."""
+        """Replace the panel by `text`, so that a saved notebook holds no dead widget."""
         self.closed = True
         self._shown.update({"text/plain": text}, raw=True)
         for widget in (self.box, *self.box.children, self.button, self.hint, *self._questions):
             widget.close()
 
-    def _tell(self) -> None:
+    def _update(self) -> None:
         self.bar.value = self.log.done / max(1, self.log.total)
         self.status.value = f"<b>{html.escape(self.log.name)}</b> &nbsp; {self.log.status()}"
 
@@ -77,9 +78,9 @@ class TrainingPanel:
         self.curves.value = training_curves(self.log, self.bound)
 
     def _ask(self) -> None:
-        """Have the front end send back what the bar shows: if that arrives while the cell runs, clicks do as well.
+        """Ask the front end to send back the bar's value: if it arrives while the cell runs, clicks do too.
 
-        A few times, as the way of its own may not be there yet; what is sent before waits for the cell.
+        It asks a few times, because the separate way may not be open yet.
         """
         if self.on_stop is None or self.button.layout.display is None or len(self._questions) >= 6:
             return
@@ -96,7 +97,7 @@ class TrainingPanel:
             self.hint.value = "or interrupt the kernel (■)"
 
     def _stop(self, button) -> None:
-        if not self.closed:  # a click that had to wait for the cell means nothing any more
+        if not self.closed:  # a click that arrives after the cell means nothing
             self.button.disabled = True
             self.hint.value = "stopping after this step"
             self.on_stop()
@@ -108,12 +109,12 @@ def training_curves(log, bound: float | None = None) -> bytes:
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.17, top=0.9, wspace=0.15)
     left, right = figure.subplots(1, 2)
     if log.losses:
-        losses = pd.DataFrame(log.losses, columns=["epoch", "loss"])
+        losses = pd.DataFrame(thinned(log.losses), columns=["epoch", "loss"])
         left.plot(losses.epoch, losses.loss, color="C0", alpha=0.3, lw=1)
         left.plot(losses.epoch, losses.loss.ewm(span=max(5, len(losses) // 20)).mean(), color="C0")
     if log.rows:
         rows = pd.DataFrame(log.rows)
-        left.plot(rows.epoch[: log.found] - 0.5, rows.loss[: log.found], "o", color="C0", mfc="none")
+        left.plot(rows.epoch[: log.resumed] - 0.5, rows.loss[: log.resumed], "o", color="C0", mfc="none")
         right.plot(rows.epoch, rows.top1, "o-", color="C0", label="test")
         right.plot(rows.epoch, rows.train_top1, "o:", color="C0", mfc="none", label="training")
     if bound is not None:
@@ -129,17 +130,22 @@ def training_curves(log, bound: float | None = None) -> bytes:
     return png.getvalue()
 
 
-def _reachable(widget: ipywidgets.Widget) -> None:
-    """Let messages to a widget come the way that the front end chose for them.
+def thinned(points: Sequence[tuple[float, float]], most: int = 512) -> np.ndarray:
+    """At most `most` points, each the mean of its neighbours: (n, 2)."""
+    return np.array([part.mean(0) for part in np.array_split(np.asarray(points), min(most, len(points)))])
 
-    ipykernel 7.4 has them wait for whatever last sent to the widget instead, here the busy cell; so it
-    is made to forget. (Nothing may be sent to the widget after that.)
+
+def _reachable(widget: ipywidgets.Widget) -> None:
+    """Let messages to a widget take the way that the front end chose.
+
+    ipykernel 7.4 makes them wait for whatever last sent to the widget, here the busy cell. This makes it forget that.
+    (Nothing may be sent to the widget afterwards.)
     """
     vars(widget.comm).pop("_reply_subshell_id", None)
 
 
 class _Seldom:
-    """Something done again and again, at least `apart` seconds apart and in at most a `share` of the time."""
+    """Call something repeatedly, at least `apart` seconds apart and in at most a `share` of the CPU time."""
 
     def __init__(
         self, what: Callable[[], None], apart: float, share: float, clock=time.monotonic, cpu=time.thread_time
@@ -161,22 +167,21 @@ class TubeExplorer:
     """Choose a clip, a network, a class and a threshold, and see the Saliency Tube.
 
     Args:
-        clips: what a clip is called -> its frames, true class and mask, as `saliency_figures.explored` takes them.
+        clips: name of a clip -> its frames, true class and mask, as in `saliency_figures.explored`.
         networks: their names.
         classes: names in label order.
-        explain: called with the names of a clip, a network and a class (None: the predicted one); gives a
-            `saliency_figures.Answer`. It is called once for each choice.
+        explain: takes the names of a clip, a network and a class (None: the predicted one) and returns a
+            `saliency_figures.Prediction`. It is called once per choice.
     """
 
     def __init__(self, clips: dict, networks: Sequence[str], classes: Sequence[str], explain: Callable):
         self.clips, self.explain = clips, functools.cache(explain)
-        style = {"description_width": "5em"}
-        wide = {"width": "32em", "max_width": "100%"}
-        self.clip = ipywidgets.Dropdown(options=list(clips), description="clip", style=style, layout=wide)
-        self.network = ipywidgets.Dropdown(options=list(networks), description="network", style=style, layout=wide)
-        self.target = ipywidgets.Dropdown(options=[PREDICTED, *classes], description="class", style=style, layout=wide)
+        shared = {"style": {"description_width": "5em"}, "layout": {"width": "32em", "max_width": "100%"}}
+        self.clip = ipywidgets.Dropdown(options=list(clips), description="clip", **shared)
+        self.network = ipywidgets.Dropdown(options=list(networks), description="network", **shared)
+        self.target = ipywidgets.Dropdown(options=[PREDICTED, *classes], description="class", **shared)
         self.threshold = ipywidgets.FloatSlider(
-            max=0.95, step=0.05, description="threshold", continuous_update=False, style=style, layout=wide
+            max=0.95, step=0.05, description="threshold", continuous_update=False, **shared
         )
         self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
         choices = [self.clip, self.network, self.target, self.threshold]
@@ -186,7 +191,7 @@ class TubeExplorer:
         self._draw()
 
     def show(self) -> None:
-        """Show it; where widgets don't render, the picture of the first choice stands in its place."""
+        """Display it; a page without a kernel shows the picture of the first choice."""
         still = base64.b64encode(self.image.value).decode()
         text = f"Saliency Tube: {self.clip.value}, {self.network.value}"
         display(self.box._repr_mimebundle_() | {"image/png": still, "text/plain": text}, raw=True)
@@ -195,5 +200,5 @@ class TubeExplorer:
         name, network = self.clip.value, self.network.value
         target = None if self.target.value == PREDICTED else self.target.value
         frames, truth, mask = self.clips[name]
-        answer = self.explain(name, network, target)
-        self.image.value = saliency_figures.explored(frames, truth, network, answer, self.threshold.value, mask)
+        prediction = self.explain(name, network, target)
+        self.image.value = saliency_figures.explored(frames, truth, network, prediction, self.threshold.value, mask)

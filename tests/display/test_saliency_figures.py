@@ -6,20 +6,20 @@ import pytest
 from PIL import Image
 
 from ctlib.display import saliency_figures, widgets
-from ctlib.display.saliency_figures import Answer
+from ctlib.display.saliency_figures import Prediction
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 255, (4, 32, 40, 3), dtype=np.uint8)
 TUBE = RNG.random((4, 32, 40)).astype(np.float32)
 MASK = np.zeros((4, 32, 40), bool)
 MASK[1:, 4:12, 6:20] = True
-ANSWERS = {"CSN": Answer(TUBE, "push", "push"), "CT-Net": Answer(TUBE**2, "pull", "push")}
+PREDICTIONS = {"CSN": Prediction(TUBE, "push", "push"), "CT-Net": Prediction(TUBE**2, "pull", "push")}
 
 
 pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
-def test_where_there_is_no_heat_the_frame_is_seen_as_it_was_in_grey():
+def test_without_heat_the_frame_shows_in_grey():
     tube = np.zeros((4, 32, 40))
     tube[:, :, 20:] = 1
     shown = saliency_figures.overlay(FRAMES, tube)
@@ -36,8 +36,8 @@ def test_more_heat_is_lighter_for_every_eye():
     assert (np.diff(colours @ [0.2126, 0.7152, 0.0722]) > 0).all()
 
 
-def test_a_figure_a_clip_has_a_row_a_network_and_says_what_is_right():
-    figure = saliency_figures.tubes_in_rows(FRAMES, "pull", ANSWERS, MASK)
+def test_the_figure_of_a_clip_has_one_row_per_network_and_says_which_is_right():
+    figure = saliency_figures.tubes_in_rows(FRAMES, "pull", PREDICTIONS, MASK)
     axes = np.array(figure.axes[:-1]).reshape(3, 4)
     assert [line[0].get_ylabel() for line in axes] == ["input", "CSN", "CT-Net"]
     titles = [line[0].texts[0].get_text() for line in axes]
@@ -52,13 +52,13 @@ def test_a_figure_a_clip_has_a_row_a_network_and_says_what_is_right():
     assert figure.axes[-1].get_ylabel() == "share of the clip's greatest value"
 
 
-def test_what_is_not_known_to_be_right_is_not_called_wrong():
-    figure = saliency_figures.tubes_in_rows(FRAMES, None, {"CSN": ANSWERS["CSN"]})
+def test_with_an_unknown_truth_no_prediction_is_called_wrong():
+    figure = saliency_figures.tubes_in_rows(FRAMES, None, {"CSN": PREDICTIONS["CSN"]})
     assert [figure.axes[at].texts[0].get_text() for at in (0, 4)] == ["", "push"]
 
 
 def test_the_moving_picture_is_a_gif_and_a_png_of_all_frames(tmp_path):
-    moving = saliency_figures.animated(FRAMES, "pull", ANSWERS, height=64, milliseconds=250)
+    moving = saliency_figures.animated(FRAMES, "pull", PREDICTIONS, height=64, milliseconds=250)
     assert moving._repr_png_() == moving.png
     moving.save(tmp_path / "new" / "clip.gif")
     for content, kind in ((tmp_path / "new" / "clip.gif", "GIF"), (io.BytesIO(moving.png), "PNG")):
@@ -73,18 +73,18 @@ def test_the_tube_in_space_shows_what_is_above_the_threshold():
     tube = np.zeros((4, 32, 40))
     tube[1, :16, :20] = 1.0
     tube[2] = 0.4
-    figure = saliency_figures.tube_in_space(FRAMES, {"CSN": Answer(tube, "push", "push")}, threshold=0.5, cells=8)
+    figure = saliency_figures.tube_in_space(FRAMES, {"CSN": Prediction(tube, "push", "push")}, threshold=0.5, cells=8)
     voxels = [c for c in figure.axes[0].collections if len(c.get_facecolor()) != 32 * 32]
     assert len(voxels) == 16  # a quarter of one frame's 8 x 8 places
     assert figure.axes[-1].get_ylabel().endswith("shown from 0.5")
 
 
-def test_the_explorer_asks_once_for_each_choice_and_draws_what_is_chosen(monkeypatch):
+def test_the_explorer_explains_each_choice_once_and_draws_it(monkeypatch):
     asked, bundles = [], []
 
     def explain(clip, name, target):
         asked.append((clip, name, target))
-        return ANSWERS[name]
+        return PREDICTIONS[name]
 
     monkeypatch.setattr(widgets, "display", lambda bundle, raw: bundles.append(bundle))
     clips = {"3: pull": (FRAMES, "pull", MASK), "4: push": (FRAMES[::-1], "push", None)}
@@ -99,7 +99,7 @@ def test_the_explorer_asks_once_for_each_choice_and_draws_what_is_chosen(monkeyp
         ("3: pull", "CSN", None), ("3: pull", "CT-Net", None), ("3: pull", "CT-Net", "pull"),
         ("4: push", "CT-Net", "pull"),
     ]  # fmt: skip
-    expected = saliency_figures.explored(FRAMES[::-1], "push", "CT-Net", ANSWERS["CT-Net"], 0.5)
+    expected = saliency_figures.explored(FRAMES[::-1], "push", "CT-Net", PREDICTIONS["CT-Net"], 0.5)
     assert bytes(explorer.image.value) == expected != first
     explorer.show()
     assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"} <= set(bundles[0])

@@ -7,7 +7,7 @@ ROW = {"epoch": 1, "loss": 1.5, "train_top1": 40.0, "top1": 43.75, "seconds": 7.
 
 
 class Shown:
-    """What stands in the notebook in the panel's place."""
+    """What the notebook shows."""
 
     def __init__(self, bundle, raw, display_id):
         self.bundle = bundle
@@ -18,7 +18,7 @@ class Shown:
 
 @pytest.fixture
 def progress(monkeypatch):
-    """Progress as where a person has the notebook open; `stops` counts what the button asked for."""
+    """Progress as a person sees it; `stops` counts clicks on the button."""
     monkeypatch.setattr(notebook, "interactive", lambda: True)
     monkeypatch.setattr(widgets, "display", Shown)
     progress = notebook.Progress("<TSN>", 2, batch=4, on_stop=lambda: progress.stops.append(1), bound=50)
@@ -31,7 +31,7 @@ def test_the_panel_shows_the_log_and_leaves_text(progress, capsys):
         panel = progress._panel
         assert "application/vnd.jupyter.widget-view+json" in panel._shown.bundle
         first = bytes(panel.curves.value)
-        panel._telling.due = panel._plotting.due = 0
+        panel._updating.due = panel._plotting.due = 0
         progress.on_step(1, 4, 2.5)
         assert panel.bar.value == 0.25
         assert panel.status.value == "<b>&lt;TSN&gt;</b> &nbsp; epoch 1 of 2 · step 1 of 4 · loss 2.500"
@@ -47,7 +47,7 @@ def test_the_panel_shows_the_log_and_leaves_text(progress, capsys):
 
 
 @pytest.mark.parametrize(("error", "word"), [(KeyboardInterrupt, "stopped"), (RuntimeError, "failed")])
-def test_the_panel_goes_when_training_ends_in_an_error(progress, error, word):
+def test_the_panel_closes_when_training_raises(progress, error, word):
     with pytest.raises(error), progress:
         progress.on_step(1, 4, 2.5)
         raise error
@@ -93,3 +93,11 @@ def test_drawing_takes_a_small_share_of_the_time():
     time[0], seldom.due = 0.0, 1.0
     seldom(now=True)
     assert time[0] == 0.5
+
+
+def test_a_long_runs_losses_become_few_points():
+    points = widgets.thinned([(step / 5000, float(step)) for step in range(1, 5001)])
+    assert points.shape == (512, 2)
+    for epochs, loss in points:
+        assert loss == pytest.approx(epochs * 5000)  # the mean of its own steps, at their middle
+    assert widgets.thinned([(1.0, 2.0)]).tolist() == [[1.0, 2.0]]
