@@ -8,7 +8,7 @@ from ctlib.data import arrow, video
 CONFIG = arrow.ArrowConfig(train_clips=4, val_clips=4, size=32, difficulty=0.4)
 
 
-def test_rendering_is_deterministic_and_every_pair_is_another():
+def test_rendering_is_deterministic_and_pairs_differ():
     first, again = arrow.render(CONFIG, "train", 3), arrow.render(CONFIG, "train", 3)
     assert np.array_equal(first.frames, again.frames) and np.array_equal(first.mask, again.mask)
     assert first.frames.shape == (48, 32, 32, 3) and first.mask.shape == (48, 32, 32)
@@ -17,7 +17,7 @@ def test_rendering_is_deterministic_and_every_pair_is_another():
 
 
 def test_another_picture_needs_another_version():
-    """Caches and records take equal settings for equal pictures: who changes these must raise `arrow.VERSION`."""
+    """Caches and records assume that equal settings give equal pixels; a change here needs another `arrow.VERSION`."""
     seen = [arrow.render(CONFIG, "val", pair).frames[24, 16, 16] for pair in range(4)]
     assert arrow.VERSION == 1
     assert np.abs(np.array(seen, int) - [[94, 72, 88], [126, 134, 130], [146, 129, 134], [91, 100, 82]]).max() <= 3
@@ -37,7 +37,7 @@ def centre(mask):
     return np.array([axis.mean() for axis in mask.nonzero()])  # y, x
 
 
-def test_the_actions_go_the_way_that_they_are_called():
+def test_actions_move_as_named():
     config = arrow.ArrowConfig(difficulty=0.0)
     for start in (0, 8, 16):
         masks = {i: arrow.render(config, "val", start + i).mask for i in range(8)}
@@ -95,7 +95,7 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_made_once_and_cached(tmp_path, monkeypatch):
+def test_it_is_written_once_and_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
     seen = []
     root = arrow.ensure(CONFIG, on_clips=lambda done, total: seen.append((done, total)))

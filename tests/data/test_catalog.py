@@ -222,7 +222,7 @@ def test_lists_without_frame_numbers_or_class_names(tmp_path):
     assert listed(samples) == [("some clip.mp4", "2", None), ("other.mp4", "0", None)]
 
 
-def test_a_prepared_set_is_used_as_the_one_it_was_made_from(tmp_path):
+def test_a_prepared_set_keeps_its_sampling_and_flips(tmp_path):
     record = {"sampling": "dense", "flip": False, "parameters": {"short_side": 256, "gop": 8}}
     record["splits"] = {"train": {"listed": 5, "videos": 2, "fingerprint": "f"}}
     root = write(tmp_path, LAYOUTS["list"] | {"prepared.json": json.dumps(record)})
@@ -235,7 +235,7 @@ def test_a_prepared_set_is_used_as_the_one_it_was_made_from(tmp_path):
         load_samples("list", root, "val")
 
 
-def test_the_lists_of_tsm_and_of_the_authors_lie_elsewhere(tmp_path):
+def test_the_lists_of_tsm_and_the_authors_may_lie_elsewhere(tmp_path):
     lists = {"category.txt": "fall\nrise\n", "train_videofolder.txt": "12 30 1\n", "val_videofolder.txt": "13 20 0\n"}
     folder = write(tmp_path / "lists", lists)
     (tmp_path / "frames").mkdir()
@@ -243,7 +243,7 @@ def test_the_lists_of_tsm_and_of_the_authors_lie_elsewhere(tmp_path):
     assert listed(samples) == [("12", "rise", 30)] and samples[0].source == str(tmp_path / "frames" / "12")
 
 
-def test_hmdb51_s_classes_are_in_alphabetical_order(tmp_path):
+def test_hmdb51_classes_are_in_alphabetical_order(tmp_path):
     names = ("kick_ball", "kick", "sword_exercise", "sword")
     files = {f"splits/{name}_test_split1.txt": f"{name}.avi 1\n" for name in names}
     samples = load_samples("hmdb51", write(tmp_path, files), "train")
@@ -375,10 +375,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "file", "text", "told"), BAD)
-def test_a_bad_line_is_named_by_file_and_number(tmp_path, name, file, text, told):
+@pytest.mark.parametrize(("name", "file", "text", "message"), BAD)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path, name, file, text, message):
     root = write(tmp_path, LAYOUTS[name] | {file: text})
-    with pytest.raises(ValueError, match=f"{re.escape(file.rsplit('/')[-1])}.*{told}"):
+    with pytest.raises(ValueError, match=f"{re.escape(file.rsplit('/')[-1])}.*{message}"):
         load_samples(name, root, "val")
 
 
@@ -420,7 +420,7 @@ def test_text_that_is_not_utf8_is_named_by_line(tmp_path):
         load_samples("list", root, "val")
 
 
-def test_what_is_not_there_is_said(arrow_root, tmp_path):
+def test_what_is_missing_is_named(arrow_root, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         load_samples("arrow", tmp_path / "nowhere", "val")
     for name in DATASETS:
@@ -507,7 +507,7 @@ def checked(folder, good, bad):
     return folder
 
 
-def test_videos_that_a_check_found_bad_are_left_out_and_counted(tmp_path):
+def test_bad_videos_are_left_out_and_counted(tmp_path):
     root = write(tmp_path / "data", LAYOUTS["hmdb51"])
     paths = [path for path, _, _ in EXPECTED["hmdb51"][1]]
     folder = checked(tmp_path / "checked", {paths[0]: 71, paths[2]: 80}, {paths[1]: "truncated"})

@@ -87,8 +87,8 @@ def made(root, names):
     return samples_of(root, names)
 
 
-def test_a_decoder_that_hangs_or_dies_is_the_video_s_fault(tmp_path):
-    others = set(multiprocessing.active_children())  # of tests before this one, not ended yet
+def test_a_decoder_that_hangs_or_crashes_makes_the_video_bad(tmp_path):
+    others = set(multiprocessing.active_children())  # of earlier tests
     samples = made(tmp_path / "data", ["n1", "hangs", "n2", "dies", "n3", "n4"])
     began = time.monotonic()
     summary = check(samples, tmp_path / "checked", limit_seconds=1, decode=count_or_fail)
@@ -112,7 +112,7 @@ def test_it_works_with_spawned_workers(tmp_path):
 
 
 def test_an_interrupted_check_resumes(tmp_path):
-    others = set(multiprocessing.active_children())  # of tests before this one, not ended yet
+    others = set(multiprocessing.active_children())  # of earlier tests
     samples, folder = made(tmp_path / "data", [f"n{i}" for i in range(1, 9)] + ["broken"]), tmp_path / "checked"
 
     def stop(done, total):
@@ -172,7 +172,7 @@ def test_names_survive_the_lists_and_a_root_that_moves(tmp_path):
     assert check(samples_of(tmp_path / "moved", names), tmp_path / "moved" / ".checked").checked == 0
 
 
-def test_our_own_faults_are_not_a_video_s(tmp_path):
+def test_other_errors_do_not_make_a_video_bad(tmp_path):
     with pytest.raises(TypeError, match="a bug of ours"):
         check(made(tmp_path / "data", ["n1", "bug"]), tmp_path / "checked", decode=count_or_fail)
     assert "bug" not in read_check(tmp_path / "checked")[1]

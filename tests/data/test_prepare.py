@@ -37,7 +37,7 @@ def splits_of(root, train, val):
 
 @pytest.fixture
 def data(tmp_path):
-    """A small data set of several kinds: three good videos for training, of two that are bad, and one for testing."""
+    """Five training videos of several kinds, two of them bad, and one for testing."""
     root = tmp_path / "data"
     encode(root / "a b" / "long.mp4", frames=numbered(20, width=96), options={"g": "250", "bf": "3"})
     encode(root / "a b" / "视频.avi", "mpeg4", numbered(20), options={"g": "12", "bf": "2", "b": "4M"})
@@ -116,13 +116,13 @@ def test_an_interrupted_call_leaves_no_partial_video_and_resumes(tmp_path, data)
             raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    others = set(multiprocessing.active_children())  # of tests before this one, not ended yet
+    others = set(multiprocessing.active_children())  # of earlier tests
     with pytest.raises(KeyboardInterrupt):
         prepare(data, out, 32, on_done=stop)
     assert set(multiprocessing.active_children()) <= others
     assert not (out / "train.txt").exists() and not (out / ".partial").exists()
     (out / ".partial").mkdir()  # as a killed call leaves it
-    (out / ".partial" / "0.mp4").write_text("half")
+    (out / ".partial" / "0.mp4").write_text("partial")
     kept = everything(out / "videos")
     for path in kept:
         assert numbers(path) == list(range(video.count_frames(path)))
@@ -131,7 +131,7 @@ def test_an_interrupted_call_leaves_no_partial_video_and_resumes(tmp_path, data)
     assert not (out / ".partial").exists()
 
 
-def test_what_cannot_be_written_stops_it_and_is_no_video_s_fault(tmp_path):
+def test_a_full_disk_stops_it_and_makes_no_video_bad(tmp_path):
     encode(tmp_path / "data" / "a.mp4", frames=moving(60))
     samples = splits_of(tmp_path / "data", ["a.mp4"], [])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -165,7 +165,7 @@ def test_two_sources_never_become_one_file(tmp_path):
     ]
 
 
-def test_a_video_that_is_not_all_there_is_left_out(tmp_path):
+def test_a_truncated_video_is_left_out(tmp_path):
     root = tmp_path / "data"
     cut(encode(root / "cut.avi", "mpeg4", moving(60)))
     encode(root / "short.mp4", frames=moving(4))
@@ -176,7 +176,7 @@ def test_a_video_that_is_not_all_there_is_left_out(tmp_path):
     assert [path.name for path in (tmp_path / "out" / "videos").iterdir()] == ["good.mp4"]
 
 
-def test_what_makes_no_sense_is_refused(tmp_path, data):
+def test_invalid_parameters(tmp_path, data):
     out = tmp_path / "out"
     for arguments, message in [
         ({"short_side": 33}, "even"),
@@ -198,7 +198,7 @@ def test_what_makes_no_sense_is_refused(tmp_path, data):
         prepare(data, out, 32, gop=9)
 
 
-def test_lists_hold_only_names_that_they_can(tmp_path, data):
+def test_names_with_line_breaks_are_refused(tmp_path, data):
     with pytest.raises(ValueError, match="line of a list"):
         preparing._targets({"a\nb.mp4": None}, tmp_path)
     odd = {"train": Samples([("val.webm", 0, None)], ("a\nb",), tmp_path / "data")}

@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from ctlib.data.encoding import write_video
+from ctlib.data.encoding import write_frames, write_video
 
 COUNT, HEIGHT, WIDTH, BITS = 60, 64, 96, 6
 
@@ -101,7 +101,7 @@ ENCODED = {
     "mpeg4 B.mp4": ("mpeg4", {"g": "12", "bf": "2", "qscale": "3"}),
     "mjpeg.avi": ("mjpeg", {}),
 }
-LAYOUTS = [*ENCODED, "h264 short GOP.mp4", "h264 intra.mp4", "jpeg", "png"]
+LAYOUTS = [*ENCODED, "h264 short GOP.mp4", "h264 intra.mp4", "h264 frames.mp4", "jpeg", "png"]
 
 
 def encode_layouts(folder):
@@ -110,6 +110,7 @@ def encode_layouts(folder):
         encode(folder / name, codec, options=options)
     write_video(folder / "h264 short GOP.mp4", coded_frames(), fps=25)
     write_video(folder / "h264 intra.mp4", coded_frames(), fps=25, gop=1)
+    write_frames(folder / "h264 frames.mp4", np.stack(list(coded_frames())), fps=25)
     save_images(folder / "jpeg")
     save_images(folder / "png", pattern="img_{:06d}.png", first=0)
     return folder
