@@ -65,23 +65,24 @@ autosummary_ignore_module_all = True
 napoleon_custom_sections = [("Shape", "params_style"), "Source"]
 
 
-def executed_copies() -> dict[str, Path]:
-    """The newest copy under `results/` of each notebook that papermill executed to its end, by the notebook's name."""
-    newest = {}
-    for path in sorted((ROOT / "results").glob("*/*.ipynb"), key=lambda path: path.stat().st_mtime):
+def executed_copies() -> dict[Path, str]:
+    """The notebooks under `results/` that papermill executed to their ends, oldest first, each with its page's name."""
+    pages = {path.name: path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.glob("notebooks/**/*.ipynb")}
+    copies = {}
+    for path in sorted(ROOT.glob("results/*/*.ipynb"), key=lambda path: path.stat().st_mtime):
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        states = [cell["metadata"].get("papermill", {}).get("status") for cell in notebook["cells"]]
-        if set(states) == {"completed"}:
-            newest[Path(notebook["metadata"]["papermill"]["input_path"]).stem] = path
-    return newest
+        states = {cell["metadata"].get("papermill", {}).get("status") for cell in notebook["cells"]}
+        if states == {"completed"}:
+            copies[path] = pages.get(Path(notebook["metadata"]["papermill"]["input_path"]).name, "")
+    return copies
 
 
 def read_executed(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the executed copy in the place of a notebook without outputs, and give its figures alternative texts."""
-    path = ROOT / f"{docname}.ipynb"
-    if not path.exists():
+    """Put the newest executed copy in the place of a notebook's source, and give its figures alternative texts."""
+    if not docname.startswith("notebooks/"):
         return
-    notebook = json.loads(app.executed.get(path.stem, path).read_text(encoding="utf-8"))
+    newest = {page: path for path, page in app.copies.items()}
+    notebook = json.loads(newest[docname].read_text(encoding="utf-8") if docname in newest else source[0])
     notebook["metadata"].pop("widgets", None)
     section = ""
     for cell in notebook["cells"]:
@@ -95,21 +96,28 @@ def read_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = json.dumps(notebook)
 
 
-def link_folders(app: Sphinx, doctree: nodes.document) -> None:
-    """Lead a link to a folder of the project to the README in it, or make it plain text where that is no page."""
-    for node in list(doctree.findall(addnodes.pending_xref)):
-        folder = Path(app.env.doc2path(app.env.docname)).parent / node["reftarget"]
-        if node["reftype"] != "myst" or not folder.is_dir():
+def lead_links(app: Sphinx, doctree: nodes.document) -> None:
+    """Lead links to pages of the site where the project's own lead elsewhere.
+
+    A link to an executed notebook leads to the page of its notebook. A link to a folder leads to the README in it, and
+    is plain text if that is no page.
+    """
+    here = Path(app.env.doc2path(app.env.docname)).parent
+    for node in [*doctree.findall(addnodes.pending_xref), *doctree.findall(addnodes.download_reference)]:
+        target = node["reftarget"]
+        path = ROOT / f"{target}.ipynb" if node["refdomain"] == "doc" else (here / target).resolve()
+        if node["reftype"] != "myst" or not (path in app.copies or path.is_dir()):
             continue
-        page = app.env.path2doc(folder / "README.md")
+        page = app.copies.get(path) or app.env.path2doc(path / "README.md")
         if page in app.env.found_docs:
-            node.attributes.update(refdomain="doc", reftarget=page, reftargetid=None)
+            given = {"reftarget": page, "reftargetid": None, "refdoc": app.env.docname, "refexplicit": True}
+            node.replace_self(addnodes.pending_xref("", *node.children, refdomain="doc", reftype="myst", **given))
         else:
-            node.replace_self(node[0])
+            node.replace_self(node.children)
 
 
 def setup(app: Sphinx) -> None:
     shutil.rmtree(ROOT / "docs" / "api", ignore_errors=True)  # its pages are made anew, those of gone modules go
-    app.executed = executed_copies()
+    app.copies = executed_copies()
     app.connect("source-read", read_executed)
-    app.connect("doctree-read", link_folders)
+    app.connect("doctree-read", lead_links, priority=400)  # before Sphinx collects downloads
