@@ -100,17 +100,6 @@ def test_a_decoder_that_hangs_or_crashes_makes_the_video_bad(tmp_path):
     assert set(multiprocessing.active_children()) <= others
 
 
-def test_it_works_with_spawned_workers(tmp_path):
-    samples = made(tmp_path / "data", ["n1", "broken"])
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("spawn", force=True)
-    try:
-        summary = check(samples, tmp_path / "checked", workers=1, decode=count_or_fail)
-    finally:
-        multiprocessing.set_start_method(before, force=True)
-    assert summary == (2, 2, 1, {"unreadable": 1})
-
-
 def test_an_interrupted_check_resumes(tmp_path):
     others = set(multiprocessing.active_children())  # of earlier tests
     samples, folder = made(tmp_path / "data", [f"n{i}" for i in range(1, 9)] + ["broken"]), tmp_path / "checked"

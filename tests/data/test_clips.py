@@ -1,3 +1,4 @@
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from ctlib.config import DataConfig
 from ctlib.data import clips, encoding, transforms, video
 from ctlib.data.catalog import Samples
+from ctlib.data.check import check
 from tests.data.videos import COUNT, LAYOUTS, numbers
 
 
@@ -71,28 +73,30 @@ def test_the_loader_gives_the_same_batches_with_any_number_of_workers(train_samp
     assert batches[0][0] == pytest.approx(torch.stack([clip for clip, _ in expected]).sum().item())
 
 
-class Spawned(torch.utils.data.Dataset):
-    """A test clip, then the numbers on frames read from each source."""
+class Reader:
+    """Counts frames, as `check` wants it, and compares what it reads on the way."""
 
-    def __init__(self, clips, sources):
-        self.clips, self.sources = clips, sources
+    def __init__(self, dataset):
+        self.dataset, self.expected = dataset, dataset[0][0].numpy()
 
-    def __len__(self):
-        return 1 + len(self.sources)
-
-    def __getitem__(self, index):
-        if index == 0:
-            return self.clips[0][0]
-        return torch.tensor(numbers(video.read_frames(self.sources[index - 1], [COUNT - 1, 0, 31, 17])))
+    def __call__(self, source):
+        indices = [COUNT - 1, 0, 31, 17]
+        assert numbers(video.read_frames(source, indices)) == indices
+        assert np.array_equal(self.dataset[0][0].numpy(), self.expected)
+        return COUNT
 
 
-def test_spawned_workers_give_the_same(val_samples, sources):
-    """As on a Mac and on Windows: data set and samples travel to another interpreter."""
-    dataset = Spawned(clips.ClipDataset(val_samples, 4, 32, clips=2), [sources / layout for layout in LAYOUTS])
-    loader = torch.utils.data.DataLoader(dataset, None, num_workers=1, multiprocessing_context="spawn", timeout=120)
-    clip, *read = loader
-    assert torch.equal(clip, dataset[0])
-    assert [each.tolist() for each in read] == [[COUNT - 1, 0, 31, 17]] * len(LAYOUTS)
+def test_spawned_workers_give_the_same(val_samples, sources, tmp_path):
+    """As on a Mac and on Windows: functions, data set and samples travel to another interpreter."""
+    samples = Samples([(name, 0, None) for name in (*LAYOUTS, "missing.mp4")], ("a",), sources)
+    decode = Reader(clips.ClipDataset(val_samples, 4, 32, clips=2))
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        summary = check(samples, tmp_path, workers=1, decode=decode)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert summary == (len(samples), len(samples), len(LAYOUTS), {"missing": 1})
 
 
 def test_every_epoch_has_each_video_once_in_another_order():
