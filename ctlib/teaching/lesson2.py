@@ -172,7 +172,7 @@ def field_views(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray
     placed = np.zeros(tuple(max(a, b) for a, b in zip(ways.shape, box, strict=True)), dtype=ways.dtype)
     starts = [(wide - extent) // 2 for wide, extent in zip(placed.shape, ways.shape, strict=True)]
     placed[tuple(slice(s, s + e) for s, e in zip(starts, ways.shape, strict=True))] = ways
-    figure = canvas(11.5, 3.5, left=0.03, right=0.99, top=0.8, wspace=0.3)
+    figure = canvas(11.5, 3.5, left=0.03, right=0.96, top=0.8, wspace=0.3)
     figure.suptitle(f"{title} (darker: more paths)", y=0.97)
     channels, front, above = (figure.add_subplot(1, 4, column) for column in (1, 2, 3))
     space = figure.add_subplot(1, 4, 4, projection="3d")
@@ -192,6 +192,7 @@ def field_views(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray
         axes.set(xlabel="width, pixels", ylabel=ylabel)
     _in_space(space, placed / placed.max(), [extent / 2 for extent in placed.shape], 28)
     space.set(xlabel="time", ylabel="width", zlabel="height")
+    space.set_box_aspect(None, zoom=0.85)  # else the figure's edge cuts off the height
     space.set_title(f"{(ways > 0).sum()} positions", fontsize="medium")
     return figure
 
@@ -204,11 +205,12 @@ def field_steps(steps: dict[str, np.ndarray]) -> Figure:
     """
     reach = max(max(ways.shape) for ways in steps.values()) / 2 + 0.5
     figure = canvas(2.5 * len(steps) + 1, 5.4, left=0.07, right=0.9, bottom=0.09, top=0.92, wspace=0.12, hspace=0.18)
+    ticks = np.arange(-int(reach) // 2 * 2 + 2, reach, 2)
     grid = figure.subplots(2, len(steps), sharex=True, sharey=True, squeeze=False)
     for column, (title, ways) in enumerate(steps.items()):
         for axes, seen in ((grid[0, column], ways.sum(0)), (grid[1, column], ways.sum(1))):
             mesh = _side(axes, seen, 100 * seen / seen.sum(), vmin=-2, vmax=20, edgecolors="0.7", lw=0.4)
-            axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=ticks, yticks=ticks)
         grid[0, column].set_title(f"{title}\n{(ways > 0).sum()} of {ways.size} positions", fontsize="medium")
         grid[1, column].set_xlabel("width, pixels")
     grid[0, 0].set_ylabel("front: height, pixels")

@@ -29,9 +29,14 @@ def test_a_network_put_together_from_its_kinds_of_blocks_is_the_network(parts):
     config = ModelConfig(num_classes=5, num_frames=3, backbone="laptop", **parts)
     walked = anatomy.walk(meta(config), 3, 72)  # a size that is not halved evenly
     assert anatomy.parts(config, 72) == walked
+
+
+def test_a_network_s_gflops_and_parameters_are_the_counter_s():
+    config = ModelConfig(num_classes=5, num_frames=3, backbone="quickstart", excitation="se", dims=3)
+    parts = anatomy.parts(config, 72)
     counted = cost.count(meta(config), 3, 72)
-    assert anatomy.gflops(walked) == pytest.approx(counted.gflops, rel=1e-12)
-    assert sum(part.params for part in walked) == counted.params
+    assert anatomy.gflops(parts) == pytest.approx(counted.gflops, rel=1e-12)
+    assert sum(part.params for part in parts) == counted.params
 
 
 @pytest.mark.parametrize(("name", "gflops"), [("ctnet_r50", 37.32), ("tsn_r50", 42.94)])
