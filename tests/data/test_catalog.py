@@ -330,6 +330,8 @@ def test_the_fingerprint_follows_the_lists_and_not_the_place(arrow_root, tmp_pat
     assert load_samples("arrow", copy, "val").fingerprint != before
 
 
+V1, V2 = "something-something-v1-validation.csv", "something-something-v2-validation.json"
+K400 = "annotations/val.csv"
 BAD = [
     ("list", "val.txt", "ok.mp4 9 0\na.mp4 48\n", "line 2: needed 'path num_frames label', got 'a.mp4 48'"),
     ("list", "val.txt", "ok.mp4 9 0\na.mp4 48 x\n", "line 2: needed"),
@@ -342,26 +344,16 @@ BAD = [
     ("list", "val.txt", "/etc/a.mp4 3 1\n", "line 1: /etc/a.mp4 is outside the root"),
     ("list", "val.txt", "\n \n", "the list has no videos"),
     ("list", "classes.txt", "a\nb\na\n", "line 3: class 'a' is already in line 1"),
-    ("something-v1", "something-something-v1-validation.csv", "3,Dropping", "line 1: needed 'id;label'"),
-    ("something-v1", "something-something-v1-validation.csv", "3;Droping", "line 1: unknown class 'Droping'"),
-    ("something-v2", "something-something-v2-validation.json", "[{]", "line 1: not JSON"),
-    ("something-v2", "something-something-v2-validation.json", '[{"id": 3}]', "entry 1: needed an entry with id and"),
-    ("something-v2", "something-something-v2-validation.json", "[" + "1" * 5000 + "]", "not readable as JSON"),
-    (
-        "something-v2",
-        "something-something-v2-validation.json",
-        '[{"id": "\\ud800", "template": "Dropping something"}]',
-        "entry 1: not a usable path",
-    ),
+    ("something-v1", V1, "3,Dropping", "line 1: needed 'id;label'"),
+    ("something-v1", V1, "3;Droping", "line 1: unknown class 'Droping'"),
+    ("something-v2", V2, "[{]", "line 1: not JSON"),
+    ("something-v2", V2, '[{"id": 3}]', "entry 1: needed an entry with id and"),
+    ("something-v2", V2, "[" + "1" * 5000 + "]", "not readable as JSON"),
+    ("something-v2", V2, '[{"id": "\\ud800", "template": "Dropping something"}]', "entry 1: not a usable path"),
     ("something-v2", "something-something-v2-labels.json", '{"a": "0", "b": "2"}', "labels must be 0..1, each once"),
-    ("kinetics-400", "annotations/val.csv", "label,youtube_id\n", "line 1: needed the columns .*, lacks time_start"),
-    (
-        "kinetics-400",
-        "annotations/val.csv",
-        KINETICS + "zumba,x,3,b,val\n",
-        "line 2: needed a label, an id and two times",
-    ),
-    ("kinetics-400", "annotations/val.csv", KINETICS + "yodeling,xyz,3,13,val\n", "line 2: unknown class 'yodeling'"),
+    ("kinetics-400", K400, "label,youtube_id\n", "line 1: needed the columns .*, lacks time_start"),
+    ("kinetics-400", K400, KINETICS + "zumba,x,3,b,val\n", "line 2: needed a label, an id and two times"),
+    ("kinetics-400", K400, KINETICS + "yodeling,xyz,3,13,val\n", "line 2: unknown class 'yodeling'"),
     ("mini-kinetics-200", "val_ytid_list.txt", "nope\n", "the list has no videos"),
     ("ucf101", "ucfTrainTestlist/testlist01.txt", "v_B_g01_c01.avi\n", "line 1: needed 'Class/video.avi'"),
     ("ucf101", "ucfTrainTestlist/testlist01.txt", "Archery/v.avi 1\n", "line 1: class Archery is number 2, got 1"),
@@ -448,24 +440,8 @@ PARSERS = {
     "hmdb51": lambda file: annotations.read_hmdb51(file, file.parent, ("a", "b"), "", "a", 1),
 }
 HEADER = b"label,youtube_id,time_start,time_end\n"
-PIECES = [
-    b"a",
-    b"b",
-    b"a/x.avi",
-    b" ",
-    b";",
-    b",",
-    b"\n",
-    b"\r\n",
-    b"1",
-    b"-2",
-    b"0",
-    b"\xff",
-    b"\0",
-    b"..",
-    b"/",
-    HEADER,
-]
+PIECES = [b"a", b"b", b"a/x.avi", b" ", b";", b",", b"\n", b"\r\n", b"1", b"-2", b"0"]
+PIECES += [b"\xff", b"\0", b"..", b"/", HEADER]
 PIECES += [b'"', b"[", b"{", b"}", b"]", b":", b'"id"', b'"template"', b"\xef\xbb\xbf", "视".encode()]
 
 
