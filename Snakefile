@@ -1,51 +1,51 @@
-# The ablations through Snakemake: every run a papermill job, then a notebook a table.
+# The ablations beyond one machine: every run is a job, and then the tables of the study are written.
 #
+#     make .venv-snakemake/installed && source .venv-snakemake/bin/activate
 #     snakemake -c2                                             two runs side by side on this machine
 #     snakemake -c2 --config tables="2a 2g" seeds="0 1 2"       some tables, three seeds
-#     snakemake -c8 --resources gpu=1 --config scale=gpu out_dir=results/ablations_gpu
+#     snakemake -c8 --resources gpu=1 --config scale=gpu out_dir=results/runs_gpu
 #     snakemake --workflow-profile profiles/slurm --config scale=paper out_dir=... something_v1_root=...
 #
-# A job is declared to make the last file of the run's record (a job that fails after training loses no more than
-# that file); its executed notebook is declared as a log, which Snakemake keeps when the job fails. profiles/default,
-# which is read without being named, says the rest: go on after a failure, and run nothing again whose record is there,
-# whatever has changed in the code. A killed sweep goes on with the same command, and each of its runs from its last
-# saved state.
+# Snakemake lives in an environment of its own and does not import ctlib: it asks `python -m ctlib ablations --list`
+# which runs there are, and each job is a call of `python -m ctlib ablations --run`. A job makes the last file of the
+# run's record. profiles/default, which Snakemake reads by itself, says the rest: continue after a failure, and do no
+# run again whose record exists, whatever has changed in the code. The same command resumes a killed sweep, and each of
+# its runs from the last snapshot.
 
+import json
 import os
-import sys
+import shlex
+import subprocess
+from pathlib import Path
 
-sys.path.insert(0, str(workflow.basedir))
+BASE = Path(workflow.basedir)
+PYTHON = config.get("python", str(BASE / ".venv" / "bin" / "python"))
+OUT = config.get("out_dir", "results/runs")
+SEEDS = str(config.get("seeds", "0 1 2"))
+ROOTS = {"something_v1_root": "--something-v1-root", "mini_kinetics_200_root": "--mini-kinetics-200-root"}
 
-from ctlib import ablation, scales, sweep, verdicts
+# ctlib is imported from this project, wherever Snakemake was called.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BASE), os.environ.get("PYTHONPATH")]))
 
-OUT = config.get("out_dir", "results/ablations")
-SCALE = config.get("scale", "laptop")
-TABLES = str(config.get("tables", " ".join(scales.TABLES))).split()
-SEEDS = verdicts.seeds_of(str(config.get("seeds", "0 1 2")))
-ROOTS = {data: config.get(scales.root_parameter(data), "") for data in scales.REAL}
-GIVEN = {"scale": SCALE, "overrides": config.get("overrides", ""), "out_dir": sweep.seen_by_notebooks(OUT)}
-GIVEN |= {scales.root_parameter(data): root for data, root in ROOTS.items() if root}
+ABLATIONS = [PYTHON, "-m", "ctlib", "ablations", OUT, "--scale", config.get("scale", "laptop")]
+for name, option in ROOTS.items():
+    ABLATIONS += [option, str(config[name])] if config.get(name) else []
+if config.get("overrides"):
+    ABLATIONS += ["--set", *shlex.split(config["overrides"])]
+if "tables" in config:
+    ABLATIONS += ["--tables", *str(config["tables"]).split()]
 
-JOBS = {
-    (job.training.config.name, str(job.training.config.seed)): job
-    for job in ablation.jobs(SCALE, TABLES, seeds=SEEDS, overrides=GIVEN["overrides"])
-}
-ablation.check_roots(JOBS.values(), ROOTS)
-
-
-RUN_NOTEBOOK = f"{OUT}/notebooks/{{name}}_seed{{seed}}.ipynb"
-TABLE_NOTEBOOK = f"{OUT}/{{table}}.ipynb"
-
-
-def papermill(executed, **parameters):
-    notebook = os.path.relpath(os.path.join(workflow.basedir, "notebooks", "ablation.ipynb"))
-    return sweep.command(notebook, executed, {**GIVEN, **parameters})
+LIST = subprocess.run([*ABLATIONS, "--seeds", *SEEDS.split(), "--list"], stdout=subprocess.PIPE, text=True)
+if LIST.returncode:
+    raise WorkflowError("the runs could not be listed: see the line above")
+JOBS = json.loads(LIST.stdout)
 
 
-def records(wildcards):
-    """Of the runs behind a table's rows."""
-    needed = [key for key, job in JOBS.items() if wildcards.table in {table for table, _ in job.rows}]
-    return [f"{OUT}/runs/{name}/seed{seed}/tests.json" for name, seed in needed]
+# The built-in data are written once, before several runs want to.
+onstart:
+    for arrow in {json.dumps(job["arrow"]): job["arrow"] for job in JOBS if job["arrow"]}.values():
+        options = [word for name, value in arrow.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        subprocess.run([PYTHON, "-m", "ctlib", "arrow", *options], check=True)
 
 
 wildcard_constraints:
@@ -55,42 +55,20 @@ wildcard_constraints:
 
 rule all:
     input:
-        expand(f"{OUT}/tables/{{table}}.csv", table=TABLES),
-
-
-# The built-in data are written once, before several runs want to.
-onstart:
-    sweep.begin(OUT, SCALE, GIVEN["overrides"])
+        [f"{OUT}/{job['run']}/seed{job['seed']}/tests.json" for job in JOBS],
+    params:
+        command=[*ABLATIONS, "--seeds", *SEEDS.split()],
+    shell:
+        "{params.command:q}"  # finds all runs finished, and writes the tables
 
 
 rule run:
     output:
-        f"{OUT}/runs/{{name}}/seed{{seed}}/tests.json",
-    log:
-        notebook=RUN_NOTEBOOK,
-    priority: 1
+        f"{OUT}/{{name}}/seed{{seed}}/tests.json",
     threads: 1
     resources:
-        gpu=scales.SCALES[SCALE].gpus,
+        gpu=max(job["gpus"] for job in JOBS),
     params:
-        command=lambda wildcards: papermill(
-            RUN_NOTEBOOK.format(**wildcards), **sweep.notebook_parameters(JOBS[wildcards.name, wildcards.seed], SCALE)
-        ),
-    shell:
-        "{params.command:q}"
-
-
-rule table:
-    input:
-        records,
-    output:
-        f"{OUT}/tables/{{table}}.csv",
-    log:
-        notebook=TABLE_NOTEBOOK,
-    threads: 1
-    params:
-        command=lambda wildcards: papermill(
-            TABLE_NOTEBOOK.format(**wildcards), table=wildcards.table, seeds=" ".join(map(str, SEEDS)), train="False"
-        ),
+        command=lambda wildcards: [*ABLATIONS, "--run", wildcards.name, "--seeds", wildcards.seed],
     shell:
         "{params.command:q}"

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from ctlib import checkpoints, deploy
+from ctlib.config import unknown_name
 from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.check import check
@@ -19,7 +21,9 @@ from ctlib.data.prepare import prepare
 from ctlib.data.video import VideoError
 from ctlib.display.notebook import Progress, counting
 from ctlib.models import MODELS
-from ctlib.study import comparisons, scales, sweep, tables
+from ctlib.study import scales, sweep, tables
+from ctlib.study.collect import collect
+from ctlib.study.jobs import Job, check_roots, jobs, parse_seeds
 from ctlib.training.machine import Machine
 from ctlib.training.plan import make_plan
 from ctlib.training.processes import Interrupted
@@ -48,9 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     ledger = commands.add_parser(
         "costs",
-        help="every cost that the paper publishes, counted beside it",
-        description="Count every published cost that this code can build, beside the published figure: about "
-        "15 seconds. GFLOPs are as the paper's row gives them: of all views in Tables 3 and 6, of one view elsewhere.",
+        help="every cost that the paper publishes, with our count beside it",
+        description="Count every published cost that this code can build, beside the published number: about 15 "
+        "seconds. GFLOPs are as the paper's row gives them: of all views in Tables 3 and 6, of one view elsewhere.",
     )
     ledger.add_argument("--json", action="store_true", help="records instead of a table; parameters are counts")
     ledger.set_defaults(run=print_costs, kept="nothing was written")
@@ -127,18 +131,21 @@ def main(arguments: list[str] | None = None) -> int:
     sweeping = commands.add_parser(
         "ablations",
         help="train and test every row of the paper's ablations",
-        description="Train and test what the rows of the paper's tables need, some side by side, each in a notebook of "
-        "its own in OUT: the first seed of every row, then the next. Ends with 1 if one of them failed.",
+        description="Train and test what the rows of the paper's tables need, some runs side by side: the first seed "
+        "of every row, then the next. Finished runs are not done again. Ends with 1 if a run failed. The tables of the "
+        "study are written to OUT, or, if OUT is called `runs`, beside it to `ablations`.",
     )
-    sweeping.add_argument("out", metavar="OUT", type=Path, help="the study's folder")
+    sweeping.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
     sweeping.add_argument("--scale", default="laptop", choices=scales.SCALES)
-    sweeping.add_argument("--tables", nargs="+", default=scales.TABLES, choices=scales.TABLES, metavar="TABLE")
+    sweeping.add_argument("--tables", nargs="+", default=tables.TABLES, choices=tables.TABLES, metavar="TABLE")
     sweeping.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     for data in scales.REAL:
         sweeping.add_argument(f"--{data}-root", default="", metavar="FOLDER", help="of the data set, for --scale paper")
-    sweeping.add_argument("--side-by-side", type=int, default=2, help="how many at once (default: 2)")
-    sweeping.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE")
-    sweeping.set_defaults(run=run_ablations, kept="what is finished is kept: the same command goes on")
+    sweeping.add_argument("--side-by-side", type=int, default=2, help="how many runs at once (default: 2)")
+    sweeping.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE", help="differing from the recipe")
+    sweeping.add_argument("--list", action="store_true", help="print the runs as JSON, and do none")
+    sweeping.add_argument("--run", metavar="NAME", default="", help="only the run of this name, in this process")
+    sweeping.set_defaults(run=run_ablations, kept="finished runs are kept, and the same command resumes the others")
 
     options = parser.parse_args(arguments)
     try:
@@ -264,14 +271,47 @@ def export_network(options: argparse.Namespace) -> int:
 
 
 def run_ablations(options: argparse.Namespace) -> int:
-    tell, show = functools.partial(print, flush=True), counting("Arrow of Time, clips written")
-    given = {"side_by_side": options.side_by_side, "overrides": " ".join(options.set), "tell": tell, "on_clips": show}
-    seeds = comparisons.seeds_of(" ".join(options.seeds))
-    roots = {data: getattr(options, scales.root_parameter(data)) for data in scales.REAL}
-    failed = sweep.sweep(options.out, options.scale, seeds, options.tables, roots=roots, **given)
-    for path in failed:
-        print(f"failed: {path}", file=sys.stderr)
-    return int(bool(failed))
+    roots = {data: getattr(options, f"{data.replace('-', '_')}_root") for data in scales.REAL}
+    roots = {data: root for data, root in roots.items() if root}
+    study = scales.Study(options.scale, " ".join(options.set), roots)
+    seeds = parse_seeds(" ".join(options.seeds))
+    if options.list or options.run:
+        todo = [job for job in jobs(study, options.tables, seeds=seeds) if options.run in ("", job.config.name)]
+        if options.run and not todo:
+            raise ValueError(unknown_name("run", options.run, [job.config.name for job in jobs(study)]))
+        check_roots(todo, roots)
+        return list_runs(todo, options.scale) if options.list else do_runs(todo, study, options.out)
+    show = functools.partial(print, flush=True)
+    clips = counting("Arrow of Time, clips written")
+    swept = sweep.sweep(study, options.out, options.tables, seeds, options.side_by_side, show, clips)
+    collect(options.out, sweep.tables_dir(options.out))
+    for label in swept.locked:
+        print(f"skipped, as another process is at it: {label}", file=sys.stderr)
+    for label in swept.failed:
+        print(f"failed: {label}", file=sys.stderr)
+    return int(bool(swept.failed))
+
+
+def list_runs(todo: list[Job], scale: str) -> int:
+    records = []
+    for job in todo:
+        config = job.config
+        built_in = config.arrow.to_dict() if config.data.name == "arrow" and not config.data.root else None
+        records.append({"run": config.name, "seed": config.seed, "rows": config.rows})
+        records[-1] |= {"gpus": scales.SCALES[scale].gpus, "arrow": built_in}
+    print(json.dumps(records, indent=2))
+    return 0
+
+
+def do_runs(todo: list[Job], study: scales.Study, out: Path) -> int:
+    sweep.open_study(study, out)
+    for job in todo:
+        recipe = job.config.recipe
+        with Progress(job.label(), recipe.epochs, recipe.batch) as progress:
+            clips = counting("Arrow of Time, clips written")
+            result = sweep.complete(job, out, 1, progress.on_step, progress.on_epoch, on_clips=clips)
+        print(f"{job.label()}: top-1 {result['top1']:.2f} % ({job.folder(out).path})")
+    return 0
 
 
 def print_costs(options: argparse.Namespace) -> int:
@@ -297,7 +337,7 @@ def print_costs(options: argparse.Namespace) -> int:
     print(shown.to_string(index=False, na_rep="-"))
     noted = table[table.note != ""]
     for line in noted.itertuples():
-        print(f"\nTable {line.table}, {line.row}: {line.note}.")
+        print(f"\nTable {line.table}, {line.row}: {line.note}")
     for what, name in (("gflops", "GFLOPs"), ("params", "numbers of parameters")):
         meets = table[f"{what}_meets"].dropna()
         print(f"\n{meets.sum()} of {len(meets)} published {name} are met.")

@@ -16,7 +16,8 @@ from scipy import stats
 
 from ctlib import paper
 from ctlib.study import tables as study
-from ctlib.study.scales import SCALES, TABLES, rows
+from ctlib.study.scales import SCALES, rows
+from ctlib.study.tables import TABLES
 
 AGREES, DISAGREES, INCONCLUSIVE = "agrees", "disagrees", "inconclusive"
 UNTESTED = "not at this scale"  # the scale has no such row, or has other real data than the published column

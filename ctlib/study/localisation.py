@@ -1,8 +1,8 @@
 """Whether Saliency Tubes lie on what acts: Figure 3's claim, "localize ... better both in space and time", as numbers.
 
-On the built-in data it is known where the object is in each frame, and in which frames it acts
-(`data.arrow.truth`). Each number stands beside three controls and there is no mark to pass: the object's share of
-the picture, the same maps with their places shuffled, and a network with random weights, which is not at chance.
+On the built-in data it is known where the object is in each frame, and in which frames it acts (`data.arrow.truth`).
+Each number is shown beside three controls: the object's share of the picture, the same maps with their places
+shuffled, and a network with random weights.
 """
 
 import math
@@ -25,8 +25,14 @@ from ctlib.data.clips import ClipDataset
 from ctlib.models import build_model
 from ctlib.training.evaluate import interval
 
-OWN, SEEN, SHUFFLED = "network", "placed where seen", "places shuffled"
+OWN, SEEN, SHUFFLED = "network", "placed where seen", "places shuffled"  # kinds of maps
 RANDOM = ", random weights"  # ends the name of a network that was not trained
+MEASURES = {
+    "share": "saliency on the object",
+    "hit": "pointing at it",
+    "share_time": "saliency while it acts",
+    "hit_time": "strongest frame while it acts",
+}
 
 
 class Truths(NamedTuple):
@@ -39,17 +45,17 @@ class Truths(NamedTuple):
 def truths(dataset: ClipDataset, on_step: Callable[[int, int], None] | None = None) -> Truths:
     """Object and action in every clip of a test list of Arrow of Time, drawn again from its seed.
 
-    Masks are brought to size and cropped as the clips are; a pixel is the object's if half of it is.
+    Masks are resized and cropped as the clips are; a pixel belongs to the object if at least half of it does.
 
     Args:
-        dataset: in testing, one clip and one crop a video.
+        dataset: in testing, one clip and one crop per video.
         on_step: called with the videos done and their number.
 
     Raises:
         ValueError: other views, or another data set.
     """
     if dataset.train or dataset.clips * dataset.crops != 1:
-        raise ValueError("localisation is measured on one test clip x one crop a video")
+        raise ValueError("localisation is measured on one test clip x one crop per video")
     samples, masks, acting = dataset.samples, [], []
     for index in range(len(samples)):
         known = arrow.truth(samples.root, samples.path(index))
@@ -74,38 +80,35 @@ def measure(
 ) -> pd.DataFrame:
     """Explain what the network predicts of each clip of a list, and compare with where the object is.
 
-    A frame in which nothing speaks for the class counts as a map that is the same everywhere, and so does a
-    clip; where several places are the greatest, each is pointed at in part. Thus no answer scores as chance does.
+    A frame without saliency counts as a map that is the same everywhere, and so does a clip. If several places have
+    the greatest value, each counts in part. So a network that explains nothing scores as chance does.
 
     Args:
         model: as `saliency.saliency_tubes` takes it.
-        dataset, known: the list and what is known of it, `truths`.
+        dataset, known: the list and its `truths`.
         batch: clips at once.
         seed: of the shuffled places.
         on_step: called with the clips done and their number.
 
     Returns:
-        A row a frame, two or three times: `of` is "network", as Saliency Tubes are; "places shuffled", those of all
-        frames of the last activations together; or, of a ResNet, "placed where seen" (`saliency.resized`, with a
-        stride). Columns: `source`, `frame`, `label`, `predicted`, `area` (the
-        object's share of the frame), `share` (of the frame's saliency that lies on the object), `hit` (whether the
-        greatest value does), `mass` (the frame's share of the clip's saliency) and `acting`.
+        One row per frame and kind of maps, `of`: "network", as Saliency Tubes are; "places shuffled", over all frames
+        of the last activations; of a ResNet also "placed where seen" (`saliency.resized`, with a stride). Columns:
+        `source`, `frame`, `label`, `predicted`, `area` (the object's share of the frame), `share` (of the frame's
+        saliency that lies on the object), `hit` (whether the greatest value does), `mass` (the frame's share of the
+        clip's saliency) and `acting`.
     """
     network = model.model if isinstance(model, Checkpoint) else model
-    weight = next(network.parameters())
-    stride = saliency.stride_of(model)
+    weight, stride = next(network.parameters()), saliency.stride_of(model)
     rng, rows, done = np.random.default_rng(seed), [], 0
     for views, labels in DataLoader(dataset, batch_size=batch):
         clips = views[:, 0]
         maps, scores = saliency.raw_maps(model, clips.to(weight.device, weight.dtype))
         maps, predicted = maps.cpu(), scores.argmax(1).cpu()
         here = slice(done, done + len(clips))
-        kinds = [(OWN, maps, None), (SHUFFLED, shuffled(maps, rng), None)]
-        kinds += [(SEEN, maps, stride)] if stride else []
+        kinds = [(OWN, maps, None), (SHUFFLED, shuffled(maps, rng), None)] + ([(SEEN, maps, stride)] if stride else [])
         for of, shown, apart in kinds:
             tubes = saliency.normalised(saliency.resized(shown, clips.shape[2:], apart))
-            scored = frame_scores(tubes, known.masks[here])
-            scored["acting"] = known.acting[here]
+            scored = frame_scores(tubes, known.masks[here]) | {"acting": known.acting[here]}
             for at in range(len(clips)):
                 about = {"of": of, "source": dataset.samples.path(done + at), "label": labels[at].item()}
                 about |= {"predicted": predicted[at].item(), "frame": range(dataset.num_frames)}
@@ -117,14 +120,18 @@ def measure(
 
 
 def shuffled(maps: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """The same values at other places, over all frames, drawn anew for each clip: (N, T, h, w) -> the same."""
+    """The same values at other places, over all frames, drawn for each clip: (N, T, h, w) -> the same shape."""
     places = maps[0].numel()
     order = torch.from_numpy(np.stack([rng.permutation(places) for _ in maps]))
     return maps.flatten(1).gather(1, order).view_as(maps)
 
 
 def frame_scores(tubes: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
-    """How saliency lies to the object, frame by frame: tubes (N, T, H, W), none negative, and bool masks of that shape.
+    """How saliency lies on the object, frame by frame.
+
+    Args:
+        tubes: (N, T, H, W), none negative.
+        masks: bool, of the same shape.
 
     Returns:
         `area`, `share`, `hit` and `mass`, each (N, T), in [0, 1], as in `measure`.
@@ -147,12 +154,16 @@ def frame_scores(tubes: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Te
 
 
 def by_clip(frames: pd.DataFrame) -> pd.DataFrame:
-    """Frames to clips, of `measure`'s rows or of several networks' together (a column `network` tells them apart).
+    """Frames to clips.
+
+    Args:
+        frames: of `measure`, of one network or of several with columns `network` and `seed`.
 
     Returns:
-        A row a clip, network and `of`: `area`, `share`, `hit`, means over the frames in which the object is seen; and
-        `area_time` (the share of frames in which it acts), `share_time` (of the saliency that lies in these) and
-        `hit_time` (whether the frame with the most does), missing for clips in which it acts in all frames or in none.
+        One row per clip, network and `of`: `area`, `share`, `hit`, means over the frames in which the object is seen;
+        `area_time` (the share of frames in which it acts), `share_time` (of the saliency in these) and `hit_time`
+        (whether the frame with the most saliency is one). The last three are missing for clips in which the object acts
+        in all frames or in none.
     """
     keys = [name for name in ("network", "seed", "of", "source", "label", "predicted") if name in frames]
     in_space = frames[frames.area > 0].groupby(keys)[["area", "share", "hit"]].mean()
@@ -167,36 +178,27 @@ def by_clip(frames: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(clips: pd.DataFrame) -> pd.DataFrame:
-    """Clips to one row a network, training and `of`, in percent.
+    """Clips to one row per network, training and kind of maps, in percent.
 
     Args:
         clips: of `by_clip`, with columns `network` and `seed`.
 
     Returns:
-        `network`, `seed`, `of`, `top1`, the means `area`, `share`, `hit`, `area_time`, `share_time`, `hit_time`, for
-        all but the areas half of the 95 % interval over mirrored pairs of videos (`share_half`, ...), and how many
-        `clips` and `clips_time` (that act in a part of the clip) there were.
+        `network`, `seed`, `of`, `top1`, the means `area`, `share`, `hit`, `area_time`, `share_time`, `hit_time`, the
+        margins of their 95 % intervals over mirrored pairs of videos (`share_margin`, ...; none of the areas), and the
+        number of `clips` and of `clips_time` (in which the object acts in a part of the frames).
     """
     rows = []
     for (network, seed, of), part in clips.groupby(["network", "seed", "of"], sort=False):
         row = {"network": network, "seed": seed, "of": of, "top1": 100 * (part.label == part.predicted).mean()}
         row |= {"clips": len(part), "clips_time": int(part.area_time.notna().sum())}
-        for name in ("area", "share", "hit", "area_time", "share_time", "hit_time"):
+        for name in ("area", "area_time", *MEASURES):
             read = part[part[name].notna()]
-            mean, half = math.nan, math.nan
-            if len(read):
-                mean, half = interval(read[name].to_numpy(), [arrow.pair_of(source) for source in read.source])
-            row |= {name: mean} | ({} if name.startswith("area") else {f"{name}_half": half})
+            pairs = [arrow.pair_of(source) for source in read.source]
+            row[name], margin = interval(read[name].to_numpy(), pairs) if len(read) else (math.nan, math.nan)
+            row |= {f"{name}_margin": margin} if name in MEASURES else {}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-MEASURES = {
-    "share": "saliency on the object",
-    "hit": "pointing at it",
-    "share_time": "saliency while it acts",
-    "hit_time": "strongest frame while it acts",
-}
 
 
 def differences(clips: pd.DataFrame, reference: str, of: str = OWN) -> pd.DataFrame:
@@ -205,111 +207,80 @@ def differences(clips: pd.DataFrame, reference: str, of: str = OWN) -> pd.DataFr
     Args:
         clips: of `by_clip`, of several networks.
         reference: the network that the others are compared with.
-        of: which maps of each, a value of that column.
+        of: the kind of maps.
 
     Returns:
-        A row a network and measure: `of`, `mean` (reference less the other, seeds averaged), `half` of its 95 % t
-        interval over mirrored pairs of videos, `spread` (standard deviation over seeds of the difference, missing with
-        one seed), and whether it is `resolved`: beyond both. With one seed nothing is.
+        One row per network and measure: `of`, `mean` (reference minus the other, seeds averaged), `margin` of its 95 %
+        t interval over mirrored pairs of videos, `std` over seeds (missing with one), `seeds`, and `significant`:
+        whether the mean exceeds both. With one seed no difference is significant.
     """
     own = clips[clips.of == of]
     own = own.assign(pair=own.source.map(arrow.pair_of))
     rows = []
     for other in [name for name in own.network.unique() if name != reference]:
-        for measure_ in MEASURES:
-            each = own.pivot_table(index=["seed", "pair"], columns="network", values=measure_)
+        for name in MEASURES:
+            each = own.pivot_table(index=["seed", "pair"], columns="network", values=name)
             if not {reference, other} <= set(each):
-                continue  # no clip acts in a part of it
+                continue  # no clip in which the object acts in a part of the frames
             each = 100 * (each[reference] - each[other]).dropna()
-            pairs, seeds = each.groupby("pair").mean(), each.groupby("seed").mean()
-            count, spread = len(pairs), seeds.std()
-            half = stats.t.ppf(0.975, count - 1) * stats.sem(pairs) if count > 1 else math.nan
-            resolved = bool(len(seeds) > 1 and abs(pairs.mean()) > max(half, spread))
-            row = {
-                "network": other,
-                "of": of,
-                "measure": measure_,
-                "mean": pairs.mean(),
-                "half": half,
-                "spread": spread,
-            }
-            rows.append(row | {"seeds": len(seeds), "resolved": resolved})
+            pairs, by_seed = each.groupby("pair").mean(), each.groupby("seed").mean()
+            count = len(pairs)
+            margin = stats.t.ppf(0.975, count - 1) * stats.sem(pairs) if count > 1 else math.nan
+            beyond = abs(pairs.mean()) > max(margin, by_seed.std())
+            row = {"network": other, "of": of, "measure": name, "mean": pairs.mean(), "margin": margin}
+            row |= {"std": by_seed.std(), "seeds": len(by_seed), "significant": bool(len(by_seed) > 1 and beyond)}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def told(table: pd.DataFrame, compared: pd.DataFrame, reference: str) -> str:
-    """What was found, in words. Arguments: of `summary`, of `differences`, and the network that it was made for."""
-    lines = []
-    for row in table[table.of == OWN].itertuples():
-        text = f"{row.network}, seed {row.seed}: top-1 {row.top1:.1f} %; on the object {row.share:.1f} ± "
-        text += f"{row.share_half:.1f} % of its saliency (the object's area: {row.area:.1f} %), pointing at it "
-        text += f"{row.hit:.1f} ± {row.hit_half:.1f} %"
-        if row.clips_time:
-            text += f"; while it acts {row.share_time:.1f} ± {row.share_time_half:.1f} % (of the frames: "
-            text += f"{row.area_time:.1f} %)"
-        lines.append(text)
-    for row in compared.itertuples():
-        text = f"  {MEASURES[row.measure]}, {reference} less {row.network}: {row.mean:+.1f} ± {row.half:.1f} points"
-        if row.seeds < 2:
-            beyond = "beyond" if abs(row.mean) > row.half else "within"
-            lines.append(f"{text}, {beyond} what other videos would change; one training each: not resolved")
-        else:
-            lines.append(
-                f"{text}, spread over {row.seeds} seeds {row.spread:.1f}: {'' if row.resolved else 'not '}resolved"
-            )
-    return "\n".join(lines)
+def beside_random(table: pd.DataFrame, of: str = OWN) -> pd.DataFrame:
+    """Which networks localise more than they do with random weights, and which less.
 
-
-def beyond_random(table: pd.DataFrame, of: str = OWN) -> str:
-    """Which networks localise more than with random weights, and which less, measure by measure, in words.
-
-    `of` says how the maps are placed. More or less is where the two 95 % intervals of `summary` lie apart, in all
-    trainings of a network.
-    """
-    own = table[table.of == of]
-    named = own.network.str.removesuffix(RANDOM)
-    random = own.network.str.endswith(RANDOM)
-    both = own[~random].merge(own[random].assign(network=named), on=["network", "seed"], suffixes=("", "_random"))
-    lines = []
-    for measure_, title in MEASURES.items():
-        apart = both[measure_] - both[f"{measure_}_random"]
-        beyond = apart.abs() > both[f"{measure_}_half"] + both[f"{measure_}_half_random"]
-        sign = np.sign(apart).where(beyond, 0).groupby(both.network, sort=False)
-        more, less = (", ".join(side.index[side]) or "none" for side in (sign.min() > 0, sign.max() < 0))
-        lines.append(f"{title}, beside random weights: more in {more}; less in {less}")
-    return "\n".join(lines)
-
-
-def placed_told(table: pd.DataFrame) -> str:
-    """In how many trainings saliency lies on the object more as usual, and more placed where seen, in words."""
-    if SEEN not in set(table.of):
-        return "Only as usual: where places have seen is known of ResNets alone."
-    share = table.pivot_table(index=["network", "seed"], columns="of", values="share")
-    usual, seen = int((share[OWN] > share[SEEN]).sum()), int((share[OWN] < share[SEEN]).sum())
-    return f"Saliency lies on the object more with maps as usual in {usual} trainings, placed where seen in {seen}."
-
-
-def verdict(compared: pd.DataFrame, reference: str, others: Sequence[str] = ("R(2+1)D", "CSN")) -> str:
-    """Whether Figure 3's claim is borne out here, in words: that the reference localises better than the others.
+    It is "more" or "less" where the two 95 % intervals lie apart in all trainings of a network.
 
     Args:
-        compared: of `differences`, made for the reference.
-        others: the networks that the figure shows beside it.
+        table: of `summary`.
+        of: the kind of maps.
+
+    Returns:
+        One row per network and one column per measure: "more", "less" or "".
     """
-    rows = compared[compared.network.isin(others)]
-    if not len(rows):
-        return f"Figure 3's claim is not tried here: it compares {reference} with {' and '.join(others)}."
-    ahead, behind = rows["mean"] > 0, rows["mean"] < 0
-    told = [
-        f"{int(which.sum())} {word} ({int((which & rows.resolved).sum())} resolved)"
-        for word, which in (("for it", ahead), ("against it", behind))
-    ]
-    borne_out = bool((ahead & rows.resolved).all())
-    return (
-        f"Figure 3's claim, that {reference} localises better than {' and '.join(rows.network.unique())}, in space "
-        f"and in time: of {len(rows)} differences {', '.join(told)}. {'Borne out' if borne_out else 'Not confirmed'} "
-        "here."
-    )
+    own = table[table.of == of]
+    random = own.network.str.endswith(RANDOM)
+    untrained = own[random].assign(network=own.network.str.removesuffix(RANDOM))
+    both = own[~random].merge(untrained, on=["network", "seed"], suffixes=("", "_random"))
+    columns = {}
+    for name, title in MEASURES.items():
+        apart = both[name] - both[f"{name}_random"]
+        beyond = apart.abs() > both[f"{name}_margin"] + both[f"{name}_margin_random"]
+        sign = np.sign(apart).where(beyond, 0).groupby(both.network, sort=False)
+        columns[title] = np.where(sign.min() > 0, "more", np.where(sign.max() < 0, "less", ""))
+    return pd.DataFrame(columns, index=list(dict.fromkeys(both.network)))
+
+
+def claim(compared: pd.DataFrame, others: Sequence[str] = ("R(2+1)D", "CSN")) -> pd.DataFrame:
+    """Figure 3's claim, that the reference localises better than the networks shown beside it, in space and in time.
+
+    Args:
+        compared: of `differences`, of one kind of maps or several.
+        others: the networks that the figure shows beside the reference.
+
+    Returns:
+        One row per kind of maps: the numbers of differences `for` and `against` the claim, how many of each are
+        significant, and whether it is `confirmed`: all differences are for it, and significant. No row if none of the
+        other networks was measured.
+    """
+    rows = {}
+    for of, part in compared[compared.network.isin(others)].groupby("of", sort=False):
+        ahead, behind = part["mean"] > 0, part["mean"] < 0
+        rows[of] = {
+            "for": int(ahead.sum()),
+            "for, significant": int((ahead & part.significant).sum()),
+            "against": int(behind.sum()),
+            "against, significant": int((behind & part.significant).sum()),
+            "confirmed": bool((ahead & part.significant).all()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def untrained(config: ModelConfig, seed: int = 0) -> nn.Module:
@@ -317,15 +288,3 @@ def untrained(config: ModelConfig, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(config).eval()
-
-
-def picked(text: str, count: int) -> Sequence[int]:
-    """The clips that "0 7 12" names, of `count`.
-
-    Raises:
-        ValueError: something else than their numbers.
-    """
-    words = text.split()
-    if not words or not all(word.isdigit() and int(word) < count for word in words):
-        raise ValueError(f"clips must be numbers from 0 to {count - 1} between spaces, got {text!r}")
-    return [int(word) for word in words]

@@ -18,7 +18,8 @@ import pandas as pd
 from ctlib import files
 from ctlib.data.arrow import pair_of
 from ctlib.study import comparisons
-from ctlib.study.scales import REFERENCES, TABLES, rows
+from ctlib.study.scales import rows
+from ctlib.study.tables import REFERENCES, TABLES
 from ctlib.training import evaluate
 
 # Of runs.csv. `rows` is a list of [table, row], as JSON.

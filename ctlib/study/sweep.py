@@ -1,62 +1,48 @@
-"""The ablations done: a run and its tests, and all runs as a batch of notebooks, two or more side by side."""
+"""The study's runs done: one run with its tests, or all runs in a loop on one machine."""
 
 import dataclasses
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
-
 from ctlib import files
-from ctlib.study.jobs import Job, check_roots, jobs, kept_scores, state
-from ctlib.study.scales import SCALES, TABLES, root_parameter, rows
+from ctlib.data import arrow
+from ctlib.study.jobs import Job, check_roots, jobs, state
+from ctlib.study.scales import Study
+from ctlib.study.tables import TABLES
 from ctlib.training import evaluate
 from ctlib.training.machine import Machine
 from ctlib.training.run import resolve
 from ctlib.training.train import train
 
-_LOOK = 0.5  # seconds between two looks at what another sweep is at
 
-
-def open_study(out_dir: str | Path, scale: str, overrides: str = "") -> None:
-    """Write down in a folder which study it holds, or see that it is this one.
+def open_study(study: Study, out_dir: str | Path) -> None:
+    """Write down which study a folder holds, or check that it is this one.
 
     Raises:
-        ValueError: it holds another scale, other overrides, or other built-in data.
+        ValueError: it holds another scale or other overrides.
     """
     path = Path(out_dir) / "study.json"
-    about = {"scale": scale, "overrides": " ".join(sorted(overrides.split()))}
-    if SCALES[scale].data == "arrow":
-        about["arrow"] = jobs(scale, ["2g"], overrides=overrides)[0].training.config.arrow.to_dict()
+    asked = {"scale": study.scale, "overrides": " ".join(sorted(study.overrides.split()))}
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, about)
-    there = files.read_json(path)
-    differing = [
-        f"{key} {there.get(key)!r} there, {about.get(key)!r} asked for" for key in about if there.get(key) != about[key]
-    ]
+        files.write_json(path, asked)
+    held = files.read_json(path, asked)
+    differing = [f"{key} {held[key]!r}, and {asked[key]!r} was asked for" for key in asked if held[key] != asked[key]]
     if differing:
         raise ValueError(f"{path.parent} holds another study ({'; '.join(differing)}): choose another folder")
 
 
-def begin(
-    out_dir: str | Path, scale: str, overrides: str = "", on_clips: Callable[[int, int], None] | None = None
-) -> None:
-    """Write the built-in data, if the scale is on them, before several runs want to; and then as `open_study`."""
-    (job, *_) = jobs(scale, ["2g"], overrides=overrides)
-    if job.training.config.data.name == "arrow":
-        resolve(job.training.config, on_clips=on_clips)
-    open_study(out_dir, scale, overrides)
+def tables_dir(out_dir: str | Path) -> Path:
+    """Where the tables of a study go: `ablations` beside a folder of records called `runs`, else that folder itself."""
+    out_dir = Path(out_dir)
+    return out_dir.parent / "ablations" if out_dir.name == "runs" else out_dir
 
 
 def complete(
@@ -68,11 +54,11 @@ def complete(
     on_test: Callable[[int, int], None] | None = None,
     on_clips: Callable[[int, int], None] | None = None,
 ) -> dict:
-    """Train a run, or go on with it, and test it as its rows need; whatever is there already is not done again.
+    """Train a run, or resume it, and test it as its rows need. Nothing that is done is done again.
 
     Args:
-        job: of `jobs`.
-        out_dir: the study's folder (`open_study`).
+        job: of `jobs.jobs`.
+        out_dir: the folder of the study's records.
         processes, on_step, on_epoch: as in `train.train`.
         on_test: called with the batches of a further test that are done, and their number.
         on_clips: called with how many clips of the built-in data are written, and how many there will be.
@@ -81,259 +67,138 @@ def complete(
         The run's `result.json`.
 
     Raises:
-        ValueError: a folder with another run, or without the checkpoint that a further test needs; and what
-            `run.resolve`, `train.train` and `evaluate.score` raise.
+        ValueError: a folder with another run, or without the checkpoint that a test needs; and what `run.resolve`,
+            `train.train` and `evaluate.score` raise.
     """
-    folder = job.training.folder(out_dir)
+    folder = job.folder(out_dir)
     if state(job, out_dir) == "finished":
-        return folder.result()
-    config = dataclasses.replace(job.training.config, rows=job.rows)
-    run = resolve(config, Machine(processes), on_clips)
-    samples = run.samples
-    if not (folder.path / "result.json").is_file():  # what was tested is another network than the one to come
+        return folder.add_rows(job.config.rows)
+    run = resolve(job.config, Machine(processes), on_clips)
+    scores = folder.path / "scores"
+    if not (folder.path / "result.json").is_file():  # tests that remain are of an earlier network
         (folder.path / "tests.json").unlink(missing_ok=True)
-        shutil.rmtree(folder.path / "scores", ignore_errors=True)
+        shutil.rmtree(scores, ignore_errors=True)
     result = train(run, folder.path, on_step=on_step, on_epoch=on_epoch)
-    for test in job.tests:
-        if kept_scores(folder, test) is None:
-            if not folder.checkpoint.is_file():
-                raise ValueError(
-                    f"{folder.checkpoint} is not there, and tests need it: delete its folder to train again"
-                )
-            data = dataclasses.replace(config.data, **{key.removeprefix("data."): value for key, value in test.items()})
-            where = folder.path / "scores"
-            batch = result["micro_batch"]
-            evaluate.score(folder.checkpoint, samples["val"], data, config.compute, "", None, batch, where, on_test)
-    files.write_json(folder.path / "tests.json", {"classes": samples["val"].classes, "tests": job.tests})
-    return result
+    tests = []
+    for test, rows in job.tests.items():
+        if not folder.checkpoint.is_file():
+            raise ValueError(f"{folder.checkpoint} does not exist, and tests need it: delete its folder to train again")
+        data = dataclasses.replace(job.config.data, **test._asdict())
+        batch, samples = result["micro_batch"], run.samples["val"]
+        tested = evaluate.score(folder.checkpoint, samples, data, job.config.compute, "", None, batch, scores, on_test)
+        path = evaluate.kept_path(scores, tested.protocols[0], samples)
+        tests.append(test._asdict() | {"rows": rows, "scores": path.relative_to(folder.path).as_posix()})
+    files.write_json(folder.path / "tests.json", {"classes": run.samples["val"].classes, "tests": tests})
+    return folder.add_rows(job.config.rows)
+
+
+class Swept(NamedTuple):
+    """The runs that a sweep did not finish, by their labels."""
+
+    failed: list[str]
+    locked: list[str]  # another process holds their folders
 
 
 def sweep(
+    study: Study,
     out_dir: str | Path,
-    scale: str = "laptop",
-    seeds: Sequence[int] = (0, 1, 2),
     tables: Sequence[str] = TABLES,
+    seeds: Sequence[int] = (0, 1, 2),
     side_by_side: int = 2,
-    overrides: str = "",
-    roots: dict[str, str] | None = None,
-    notebook: str | Path = "notebooks/ablation.ipynb",
-    tell: Callable[[str], None] = print,
+    show: Callable[[str], None] = print,
     on_clips: Callable[[int, int], None] | None = None,
-) -> list[str]:
-    """Do all that tables need, several runs side by side, each in a notebook of its own; then a notebook a table.
+) -> Swept:
+    """Do all runs that tables need, some side by side, each as a process (`python -m ctlib ablations --run`).
 
-    The first seed of every row comes before the second of any. What is finished is not done again; what fails
-    is kept as its executed notebook, and stops nothing else. Ctrl-C (SIGINT, or SIGTERM) stops it: the notebooks are
-    told, runs save their states, and the same call goes on. A second one ends it without a word.
-    Sweeps on one folder, of one machine or of several that share it, divide the runs: each leaves what another is at
-    for the end, and then waits for it.
+    The first seed of every row comes before the second of any. A finished run is not done again, one that fails stops
+    no other, and one whose folder another process holds is left to that process. The output of a run is in its folder's
+    log.txt. When this loop is interrupted, the runs save their snapshots, and the same call resumes them.
 
     Args:
-        out_dir: the study's folder; executed notebooks of runs go to its `notebooks/`, and of tables beside them.
-        scale, tables, seeds, overrides, roots: as in `ablation.jobs`.
-        side_by_side: how many notebooks run at once.
-        notebook: notebooks/ablation.ipynb.
-        tell: called with a line for each that ends.
+        study, tables, seeds: as in `jobs.jobs`.
+        out_dir: the folder of the study's records.
+        side_by_side: how many runs at once.
+        show: called with one line for each run that ends.
         on_clips: called with how many clips of the built-in data are written, and how many there will be.
 
-    Returns:
-        The executed notebooks that failed.
-
     Raises:
-        ValueError: an unknown scale or table, a folder with another study, real data without its folder, or
-            `side_by_side` below 1; FileNotFoundError: no such notebook.
-        KeyboardInterrupt: it was stopped.
+        ValueError: what `jobs.jobs` and `open_study` raise, a real data set without its folder, or `side_by_side`
+            below 1.
     """
-    if not Path(notebook).is_file():
-        raise FileNotFoundError(f"no notebook {notebook}")
     if side_by_side < 1:
         raise ValueError(f"side_by_side must be at least 1, got {side_by_side}")
-    roots = {data: root for data, root in (roots or {}).items() if root}
-    todo = jobs(scale, tables, (), seeds, overrides, roots)
-    check_roots(todo, roots)
-    open_study(out_dir, scale, overrides)
-    waiting = [job for job in todo if not _finished(job, out_dir)]
-    tell(f"{len(todo)} runs, {len(todo) - len(waiting)} of them finished")
-    if waiting:
-        begin(out_dir, scale, overrides, on_clips)
-    given = {"scale": scale, "overrides": overrides, "out_dir": seen_by_notebooks(out_dir)}
-    given |= {root_parameter(data): root for data, root in roots.items()}
-    todo_runs = [
-        _Todo(
-            executed_notebook(job, out_dir),
-            {**given, **notebook_parameters(job, scale)},
-            partial(_finished, job, out_dir),
-            job.training.folder(out_dir).is_locked,
-        )
-        for job in waiting
-    ]
-    shown = {"seeds": " ".join(map(str, seeds)), "train": "False"}
-    todo_tables = [_Todo(Path(out_dir) / f"{table}.ipynb", {**given, "table": table, **shown}) for table in tables]
-    batch = _Batch(Path(notebook), Path(out_dir), side_by_side, tell)
-    with batch.stopped_by_signals():
-        return batch.run(todo_runs, "run") + batch.run(todo_tables, "table")
+    wanted = jobs(study, tables, seeds=seeds)
+    check_roots(wanted, study.roots)
+    open_study(study, out_dir)
+    waiting = [job for job in wanted if not _is_finished(job, out_dir)]
+    show(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them finished")
+    _write_data(waiting, on_clips)
+    running: dict[subprocess.Popen, Job] = {}
+    total, began, failed, locked = len(waiting), time.monotonic(), [], []
+    try:
+        while waiting or running:
+            while waiting and len(running) < side_by_side:
+                job = waiting.pop(0)
+                if _is_finished(job, out_dir):  # by another sweep on this folder
+                    show(f"{job.label()}: finished by another process")
+                elif job.folder(out_dir).is_locked():
+                    locked.append(job.label())
+                else:
+                    running[_start(study, job, out_dir)] = job
+            time.sleep(_LOOK)
+            for process in [process for process in running if process.poll() is not None]:
+                job = running.pop(process)
+                failed += [job.label()] if process.returncode else []
+                done = total - len(waiting) - len(running)
+                left = timedelta(seconds=round((time.monotonic() - began) / done * (total - done)))
+                line = f"{done} of {total}  {job.label()}: {_ended(job, out_dir, process.returncode)}"
+                show(f"{line}  [{len(failed)} failed, about {left} left]")
+    finally:
+        for process in running:  # interrupted: SIGTERM asks a run to save its snapshot and end
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            process.wait()
+    return Swept(failed, locked)
 
 
-def _finished(job: Job, out_dir: str | Path) -> bool:
-    """Of a record that is damaged, or of another run, its notebook will say so, and the others go on."""
+_LOOK = 0.2  # seconds between two looks at the runs
+
+
+def _is_finished(job: Job, out_dir: str | Path) -> bool:
+    """Whether a run is finished; not if its record is damaged or of another run, as its own process will report."""
     try:
         return state(job, out_dir) == "finished"
     except ValueError:
         return False
 
 
-def seen_by_notebooks(out_dir: str | Path) -> str:
-    """The folder as a parameter of notebooks, which take a relative one from the project's root."""
-    from_root = Path(out_dir).is_absolute() or files.project_root() == Path.cwd()
-    return str(out_dir if from_root else Path(out_dir).absolute())
+def _write_data(waiting: Sequence[Job], on_clips: Callable[[int, int], None] | None) -> None:
+    """Write the built-in data once, before several runs want to."""
+    built_in = [job.config.arrow for job in waiting if job.config.data.name == "arrow" and not job.config.data.root]
+    for config in dict.fromkeys(built_in):
+        arrow.ensure(config, on_clips)
 
 
-def notebook_parameters(job: Job, scale: str) -> dict[str, str]:
-    """What notebooks/ablation.ipynb is given to do a run: a row that needs it and, if there is such a row, no other."""
-    alone = [(table, row) for table, row in job.rows if len(rows(table, scale)[row]) == 1]
-    table, row = (alone or job.rows)[0]
-    return {"table": table, "rows": row, "seeds": str(job.training.config.seed)}
+def command(study: Study, job: Job, out_dir: str | Path) -> list[str]:
+    """The command line that does one run."""
+    words = [sys.executable, "-m", "ctlib", "ablations", str(out_dir), "--scale", study.scale]
+    words += ["--run", job.config.name, "--seeds", str(job.config.seed)]
+    for data, root in study.roots.items():
+        words += [f"--{data}-root", root]
+    return words + (["--set", *study.overrides.split()] if study.overrides else [])
 
 
-def executed_notebook(job: Job, out_dir: str | Path) -> Path:
-    """Where the executed notebook of a run is kept."""
-    return Path(out_dir) / "notebooks" / f"{job.training.config.name}_seed{job.training.config.seed}.ipynb"
+def _start(study: Study, job: Job, out_dir: str | Path) -> subprocess.Popen:
+    folder = job.folder(out_dir).path
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("w") as log:
+        return subprocess.Popen(command(study, job, out_dir), stdout=log, stderr=subprocess.STDOUT)
 
 
-def command(notebook: Path, executed: Path, parameters: dict[str, str]) -> list[str]:
-    """The papermill call. Parameters go in as text: papermill would take a table "6" for a number."""
-    given = [word for name, value in parameters.items() for word in ("-p" if name == "train" else "-r", name, value)]
-    quiet = ["--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
-    return [sys.executable, "-m", "papermill", str(notebook), str(executed), *quiet, *given]
-
-
-class _Todo(NamedTuple):
-    """A notebook to be executed."""
-
-    path: Path  # where to
-    parameters: dict[str, str]
-    finished: Callable[[], bool] = lambda: False  # whether it need not be executed any more
-    begun: Callable[[], bool] = lambda: False  # whether what it does is being done, by whomever
-
-
-class _Ended(NamedTuple):
-    """How a notebook ended; without its time if it was not executed here."""
-
-    said: str
-    failed: bool = False
-    seconds: float | None = None
-
-
-class _Batch:
-    """Notebooks executed, some side by side, and a line of progress for each.
-
-    Batches on one folder, in other processes or on other machines, leave to each other what one of them is at, and
-    come back to it in the end.
-    """
-
-    def __init__(self, notebook: Path, out_dir: Path, side_by_side: int, tell: Callable[[str], None]):
-        self.notebook, self.side_by_side, self.tell = notebook, side_by_side, tell
-        self.locks = out_dir / ".locks"
-        self.locks.mkdir(parents=True, exist_ok=True)
-        self.running: set[subprocess.Popen] = set()
-        self.stopping = False
-        self._guard = threading.RLock()  # a signal may come while its thread holds it
-
-    def run(self, notebooks: Sequence[_Todo], what: str) -> list[str]:
-        """Execute them; returns those that failed."""
-        failed, left, ended_here, count, began = [], [], 0, 0, time.monotonic()
-        for wait, part in ((False, notebooks), (True, left)):
-            if wait and left:
-                self.tell(f"{len(left)} left to another sweep, which is at them: waiting for it")
-            with ThreadPoolExecutor(self.side_by_side) as pool, self._stopped_by_errors():
-                waiting = {pool.submit(self._alone, todo, wait): todo for todo in part}
-                for future in as_completed(waiting):
-                    todo, ended = waiting[future], future.result()
-                    if self.stopping:
-                        continue
-                    if ended is None:
-                        left.append(todo)
-                        continue
-                    count += 1
-                    ended_here += ended.seconds is not None
-                    failed += [str(todo.path)] if ended.failed else []
-                    told = [f"{len(failed)} failed"]
-                    if ended_here:
-                        seconds = (time.monotonic() - began) / ended_here * (len(notebooks) - count)
-                        told.append(f"about {timedelta(seconds=round(seconds))} left")
-                    line = f"{what} {count} of {len(notebooks)}  {todo.path.stem}: {ended.said}"
-                    self.tell(f"{line}  [{', '.join(told)}]")
-            if self.stopping:
-                raise KeyboardInterrupt("stopped; the same call goes on")
-        return failed
-
-    @contextmanager
-    def _stopped_by_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            if not self.stopping:
-                self.stop()
-            raise
-
-    def _alone(self, todo: _Todo, wait: bool) -> _Ended | None:
-        lock = FileLock(self.locks / f"{todo.path.stem}.lock")
-        while not self.stopping:
-            with suppress(Timeout), lock.acquire(timeout=0):
-                if todo.finished():
-                    return _Ended("done by another sweep")
-                if not todo.begun():
-                    return self._execute(todo)
-            if not wait:
-                break
-            time.sleep(_LOOK)
-        return None
-
-    def _execute(self, todo: _Todo) -> _Ended:
-        todo.path.parent.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        # In a session of its own: a Ctrl-C in the terminal reaches it once, from `stop`.
-        process = subprocess.Popen(
-            command(self.notebook, todo.path, todo.parameters),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        with self._guard:
-            self.running.add(process)
-            if self.stopping:
-                process.send_signal(signal.SIGINT)
-        _, said = process.communicate()
-        self.running.discard(process)
-        seconds = time.monotonic() - began
-        if process.returncode == 0:
-            return _Ended(f"done in {timedelta(seconds=round(seconds))}", False, seconds)
-        lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {process.returncode}"]
-        return _Ended(f"failed ({lines[-1]}; see {todo.path})", True, seconds)
-
-    def stop(self) -> None:
-        """Have what runs save its state and end, and begin no more; the second time, end it at once."""
-        with self._guard:
-            number = signal.SIGKILL if self.stopping else signal.SIGINT
-            self.stopping = True
-            for process in list(self.running):
-                process.send_signal(number)
-
-    @contextmanager
-    def stopped_by_signals(self) -> Iterator[None]:
-        """While inside, SIGINT, SIGTERM and a closed terminal end the batch: what runs is asked to stop."""
-
-        def stop(_number, _frame) -> None:
-            first = not self.stopping
-            self.stop()
-            if first:
-                with suppress(OSError, RuntimeError):  # a terminal that was closed; a line that was being told
-                    self.tell("stopping: runs save their states (again, to end them at once)")
-
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup sets
-            numbers.append(signal.SIGHUP)
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _ended(job: Job, out_dir: str | Path, returncode: int) -> str:
+    folder = job.folder(out_dir)
+    if not returncode:
+        result = folder.result()
+        return f"top-1 {result['top1']:.1f} %, {timedelta(seconds=round(result['seconds']))}"
+    lines = [line for line in (folder.path / "log.txt").read_text().splitlines() if line.strip()]
+    return f"failed ({lines[-1] if lines else f'exit status {returncode}'})"

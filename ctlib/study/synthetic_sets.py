@@ -1,7 +1,7 @@
-"""Two small made data sets, laid out as UCF101 and HMDB51 are published, three splits each.
+"""Two small synthetic data sets, laid out as UCF101 and HMDB51 are published, with three splits each.
 
-*ucf101* has coloured shapes that move, *hmdb51* stick figures that act: real video files, to try what is
-meant for these two without a download. Made data, not a benchmark.
+*ucf101* has coloured shapes that move, *hmdb51* stick figures that act. They are video files on which to try, without a
+download, what is meant for these two. They are no benchmark.
 """
 
 import colorsys
@@ -19,34 +19,34 @@ from PIL import Image, ImageDraw
 
 from ctlib.config import Config, at_least, check_choice
 
-VERSION = 1  # of the pictures drawn: a change of them is another data set
+VERSION = 1  # of the pictures: a change of them makes another data set
 FOLDS = (1, 2, 3)
-HEIGHT, WIDTH = 48, 64  # pixels of a made video: UCF101's 240 x 320, by 5
+HEIGHT, WIDTH = 48, 64  # pixels: UCF101's 240 x 320, divided by 5
 
 
 @dataclass(frozen=True)
-class MadeConfig(Config):
-    """How large a made data set is; equal values give equal files.
+class SyntheticConfig(Config):
+    """How large a synthetic data set is; equal values give equal files.
 
-    A group is a scene, as UCF101 has them: a background, colours, and a shape or a figure, which acts out all
-    classes. No group is on both sides of a split, and each split tests other groups.
+    A group is a scene, as in UCF101: a background, colours, and a shape or a figure that acts out all classes. No group
+    is on both sides of a split, and each split tests other groups.
     """
 
-    groups: int = at_least(4, 25)  # of a class; a third are tested on in each split
-    clips: int = at_least(1, 1)  # videos of a group
-    num_frames: int = at_least(8, 24)  # a video
+    groups: int = at_least(4, 25)  # per class; each split tests a third of them
+    clips: int = at_least(1, 1)  # videos per group
+    num_frames: int = at_least(8, 24)  # per video
     seed: int = at_least(0, 0)
 
     def tests(self, fold: int) -> range:
-        """The groups, from 1, that a split tests on."""
+        """The groups that a split tests, counted from 1."""
         count = (self.groups - 1) // 3
         return range(1 + count * (fold - 1), 1 + count * fold)
 
 
 # The actions.
 #
-# An action turns t, (n,) float and 1 a repetition, into poses. Lengths are in heights of the picture, its centre at 0,
-# y downwards; angles in radians. Played backwards or mirrored, each is the same action.
+# An action turns t, (n,) float and 1 per repetition, into poses. Lengths are in heights of the picture, with its centre
+# at 0 and y downwards; angles in radians. Played backwards or mirrored, each is the same action.
 
 _TURN = 2 * math.pi
 
@@ -65,7 +65,7 @@ def _swing(angle):
     return 0.35 * np.sin(angle), 0.35 * np.cos(angle) - 0.3, 1, -angle
 
 
-# Of a figure, by how much it differs from standing still: lengths x and lift, angles of the whole figure (turn), its
+# Of a figure, as differences from standing still: lengths x and lift, angles of the whole figure (turn), its
 # backbone (lean), both upper arms (arms), one arm and its forearm alone, both legs (stride) and one alone (leg).
 FIGURE_ACTIONS: dict[str, Callable] = {
     "bow": lambda t: {"lean": 0.65 * (1 - np.cos(_TURN * t))},
@@ -82,7 +82,7 @@ ACTIONS = {"ucf101": SHAPE_ACTIONS, "hmdb51": FIGURE_ACTIONS}
 
 
 class _Scene:
-    """What the videos of a group have in common: the background, and who acts before it."""
+    """What the videos of a group share: the background, and who acts before it."""
 
     def __init__(self, rng: np.random.Generator):
         hue, value = rng.uniform(), rng.uniform(0.25, 0.85)
@@ -143,15 +143,13 @@ def _draw_figure(
     draw.ellipse([*_points(head[None] - 0.07)[0], *_points(head[None] + 0.07)[0]], fill=scene.colour)
 
 
-def render(data: str, action: str, group: int, clip: int, config: MadeConfig = MadeConfig()) -> np.ndarray:
-    """Draw a video of a made data set: uint8 (n, 48, 64, 3).
-
-    Deterministic: everything random is drawn from the seed, the action, the group and (but for the scene) the clip.
+def render(data: str, action: str, group: int, clip: int, config: SyntheticConfig = SyntheticConfig()) -> np.ndarray:
+    """Draw a video: uint8 (n, 48, 64, 3), the same for the same arguments.
 
     Raises:
         ValueError: an unknown data set or action.
     """
-    check_choice("made data set", data, ACTIONS)
+    check_choice("synthetic data set", data, ACTIONS)
     check_choice(f"action of {data}", action, ACTIONS[data])
     key = [VERSION, config.seed, list(ACTIONS).index(data), group]
     scene = _Scene(np.random.default_rng(key))
@@ -175,28 +173,31 @@ def render(data: str, action: str, group: int, clip: int, config: MadeConfig = M
 
 
 def write(
-    data: str, root: str | Path, config: MadeConfig = MadeConfig(), on_videos: Callable[[int, int], None] | None = None
+    data: str,
+    root: str | Path,
+    config: SyntheticConfig = SyntheticConfig(),
+    on_videos: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a made data set in its publisher's layout: AVI files in class folders, and lists for three splits.
+    """Write a synthetic data set in its publisher's layout: AVI files in class folders, and lists of three splits.
 
-    All of it is written beside `root` and renamed, so that `root` holds a whole data set or nothing. If
-    `root` is there already, it is left as it is.
+    It is written beside `root` and renamed, so `root` holds a whole data set or nothing. An existing `root` stays as it
+    is.
 
     Args:
         data: "ucf101" or "hmdb51", whose layout it is.
         root: the folder to make.
-        config: how large.
+        config: how large it is.
         on_videos: called with how many videos are written and how many there will be.
 
     Raises:
-        ValueError: an unknown data set, or `root` was made otherwise, or is no made data set.
+        ValueError: an unknown data set, or `root` is something else than this data set.
     """
-    check_choice("made data set", data, ACTIONS)
-    root, stamp = Path(root), {"made": data, "version": VERSION, **config.to_dict()}
+    check_choice("synthetic data set", data, ACTIONS)
+    root, stamp = Path(root), {"synthetic": data, "version": VERSION, **config.to_dict()}
     if root.exists():
-        found = root / "made.json"
-        if not found.is_file() or json.loads(found.read_text()) != stamp:
-            raise ValueError(f"{root} is there and is not this made data set: delete it, or choose another folder")
+        stamped = root / "synthetic.json"
+        if not stamped.is_file() or json.loads(stamped.read_text()) != stamp:
+            raise ValueError(f"{root} exists and is not this synthetic data set: delete it, or choose another folder")
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
@@ -207,7 +208,7 @@ def write(
             _write_avi(path, render(data, action, group, clip, config))
             if on_videos is not None:
                 on_videos(done, len(videos))
-        (partial / "made.json").write_text(json.dumps(stamp, indent=2) + "\n")
+        (partial / "synthetic.json").write_text(json.dumps(stamp, indent=2) + "\n")
         partial.chmod(0o755)
         os.rename(partial, root)
     finally:
@@ -215,13 +216,13 @@ def write(
     return root
 
 
-def _all_videos(config: MadeConfig) -> list[tuple[int, int]]:
-    """(group, clip) of a class's videos, both from 1."""
+def _all_videos(config: SyntheticConfig) -> list[tuple[int, int]]:
+    """(group, clip) of a class's videos, both counted from 1."""
     return [(group, clip) for group in range(1, config.groups + 1) for clip in range(1, config.clips + 1)]
 
 
-def _write_ucf101(root: Path, config: MadeConfig) -> list[tuple]:
-    """The lists; groups that no split tests on are always trained on, as UCF101's last ones are."""
+def _write_ucf101(root: Path, config: SyntheticConfig) -> list[tuple]:
+    """Write the lists. Groups that no split tests are always trained on, as UCF101's last ones are."""
     folder, classes, videos = root / "ucfTrainTestlist", tuple(SHAPE_ACTIONS), []
     folder.mkdir()
     lines = {fold: {"train": [], "test": []} for fold in FOLDS}
@@ -241,8 +242,8 @@ def _write_ucf101(root: Path, config: MadeConfig) -> list[tuple]:
     return videos
 
 
-def _write_hmdb51(root: Path, config: MadeConfig) -> list[tuple]:
-    """The lists; the last group is used by no split, as some of HMDB51's videos are in none."""
+def _write_hmdb51(root: Path, config: SyntheticConfig) -> list[tuple]:
+    """Write the lists. No split uses the last group, as some of HMDB51's videos are in none."""
     folder, videos = root / "testTrainMulti_7030_splits", []
     folder.mkdir()
     for action in FIGURE_ACTIONS:

@@ -1,10 +1,8 @@
-"""What is studied, as data: which network stands behind each row of the paper's tables."""
+"""The paper's tables as data: the networks behind each row, and the published costs beside our counts."""
 
 import dataclasses
 import functools
-import json
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -12,18 +10,21 @@ import torch
 
 from ctlib import cost, paper
 from ctlib.backbones import INCEPTION_BLOCKS
-from ctlib.config import ModelConfig, check_choice
+from ctlib.config import ModelConfig, check_choice, parse_pairs
 from ctlib.models import build_model, model_config
 
 
 class Network(NamedTuple):
-    """A network, tested on frames of `size` x `size` pixels; T is its configuration's `num_frames`."""
+    """A network and how it is tested; T is its configuration's `num_frames`."""
 
     config: ModelConfig
-    size: int = 256
-    train_size: int | None = None  # pixels, that it is trained at; None: as it is tested
-    clips: int = 1  # test clips a video
-    crops: int = 1  # test crops a clip
+    size: int = 256  # pixels, height and width in testing
+    train_size: int | None = None  # pixels in training; None: as in testing
+    clips: int = 1  # test clips per video
+    crops: int = 1  # test crops per clip
+
+
+Rows = Mapping[str, Mapping[str, tuple[Network, ...]]]  # table -> row -> its networks, several in an ensemble
 
 
 def _ctnet(size: int = 256, name: str = "ctnet_r50", train_size: int | None = None, **parts) -> tuple[Network, ...]:
@@ -54,11 +55,10 @@ _MODULES = {
 }
 _VIEWS = ("", "x1x2", "x3x2")  # crops x clips, as Table 6 writes them
 
-# Each row that this code can build: table -> row -> its networks, several in an ensemble. A row's name is also where
-# its published numbers are: `paper.table(table).loc[row]`. A row of one's own is one line more, of a name that the
-# paper does not have: in "2b", say, "8D": _ctnet(dims=8, **_PLAIN).
-# Table 5 and the other rows of Tables 3 and 4 are networks of other papers, or have no cost.
-ROWS: dict[str, dict[str, tuple[Network, ...]]] = {
+# Each row that this code can build. The name of a row also finds its published numbers: `paper.table(table).loc[row]`.
+# A custom row is one more entry with a name that the paper does not have; in "2b": "8D": _ctnet(dims=8, **_PLAIN).
+# Table 5 and the other rows of Tables 3 and 4 are networks of other papers, or have no published cost.
+ROWS: Rows = {
     "2a": _MODULES,
     "2b": {f"{k}D": _ctnet(dims=k, **_PLAIN) for k in (1, 2, 3, 4)},
     "2c": {name: _ctnet(connection=name, **_PLAIN) for name in ("coupling", "serial", "parallel")},
@@ -121,91 +121,125 @@ ROWS: dict[str, dict[str, tuple[Network, ...]]] = {
     },
 }
 
+TABLES = ("2a", "2b", "2c", "2d", "2e", "2f", "2g", "2h", "6", "7", "8")  # the paper's ablations
 
-# What a row says of its network. The scale says the backbone, the recipe dropout and weights, the data the classes.
+# The row of each ablation that the others are compared with: the setting that the paper chooses.
+REFERENCES = {
+    "2a": "CT-Module",
+    "2b": "2D",
+    "2c": "parallel",
+    "2d": "C_2 = floor(sqrt(C))",
+    "2e": "+7 stage2-5",
+    "2f": "C1 3x3x3, C2 3x3x3",
+    "2g": "+CT-Module+PWConv+TE",
+    "2h": "train 256, test 256",
+    "6": "CT-Net 8",
+    "7": "CT-Module",
+    "8": "CT-Net ResNet-50",
+}
+
+# How a table is run at scales other than the paper's, beyond data, recipe, backbone and size.
+REMARKS = {
+    "2d": "At another width, the size of a sub-dimension keeps its ratio to the square root of C.",
+    "2h": "Sizes keep the proportion of 224 to 256 pixels. The second row is the first row's network, tested larger.",
+    "6": "Several views and ensembles are tests of the same four trained networks. Rows with three crops need the "
+    "paper's data: the built-in videos are square, so three crops would be one.",
+    "7": "On the built-in data these are the runs of Table 2a, as there is no second data set. At scale paper they are "
+    "trained on Mini-Kinetics-200 and tested with 8 frames in one view; the paper does not say with how many clips it "
+    "tests. The column of Something-Something V2 is not run.",
+    "8": "InceptionV3 sees 80 pixels at scale laptop and 130 at scale gpu, in place of 299. At scale laptop it has a "
+    "quarter of its channels.",
+}
+
+# The parts in which rows differ. A scale decides the backbone, a recipe dropout and weights, the data the classes.
 PARTS = ("num_frames", "blocks", "module", "dims", "kernels", "connection", "pointwise", "excitation")
 
 
-def add_row(table: str, text: str) -> str:
-    """Put a row of one's own into `ROWS`: CT-Net on ResNet-50 with parts swapped, "name: part=value part=value".
+def with_custom_row(table: str, text: str) -> Rows:
+    """`ROWS` with one more row: CT-Net on ResNet-50 with other parts, "name: part=value part=value".
 
     Values are JSON without spaces, or text: "wide: kernels=[[5,3,3],[3,3,3]] excitation=se".
 
-    Returns:
-        Its name.
-
     Raises:
-        ValueError: no name or no part, a name that the table has, or a part that is none of `PARTS`; TypeError: a
-            value of another type.
+        ValueError: no name or no part, a name that the table has, or a part that is not in `PARTS`.
+        TypeError: a value of another type.
     """
+    check_choice("table", table, TABLES)
     name, _, pairs = (part.strip() for part in text.partition(":"))
-    parts = dict(pair.split("=", 1) for pair in pairs.split() if "=" in pair)
-    if not name or not parts or len(parts) < len(pairs.split()):
-        raise ValueError(f"a row of one's own is 'name: part=value ...', each part once, got {text!r}")
-    for part, value in parts.items():
+    words = pairs.split()
+    parts = {word.partition("=")[0] for word in words}
+    if not name or not words or len(parts) < len(words) or not all("=" in word for word in words):
+        raise ValueError(f"a custom row is 'name: part=value ...', each part once, got {text!r}")
+    for part in sorted(parts):
         check_choice("part of a row", part, PARTS)
-        with suppress(json.JSONDecodeError):  # else it is text
-            parts[part] = json.loads(value)
     if name in ROWS[table]:
         raise ValueError(f"Table {table} has a row {name!r}: give yours another name")
-    ROWS[table] = ROWS[table] | {name: (Network(model_config("ctnet_r50", **parts)),)}
-    return name
+    values = parse_pairs(" ".join(f"model.{word}" for word in words))
+    config = model_config("ctnet_r50", **{key.removeprefix("model."): value for key, value in values.items()})
+    return {**ROWS, table: {**ROWS[table], name: (Network(config),)}}
 
 
-def swapped(networks: Iterable[Network]) -> str:
-    """In which parts a row's networks differ from CT-Net on ResNet-50 at 8 frames, in words."""
-    full, told = model_config("ctnet_r50"), {}
-    networks = tuple(networks)
-    for network in networks:
-        config = network.config
-        if config.blocks == "none":
-            told["no block replaced (TSN)"] = [""]
-        for part in config.to_dict():
-            value = getattr(config, part)
-            own_blocks = part == "blocks" and (value == "none" or config.backbone != full.backbone)
-            if value != getattr(full, part) and part not in ("num_classes", "num_frames") and not own_blocks:
-                told.setdefault(part, []).append(_written(value))
-        if config.num_frames != full.num_frames or len(networks) > 1:
-            told.setdefault("frames", []).append(str(config.num_frames))
-        if network.train_size:
-            told["trained at"] = [f"{network.train_size} pixels"]
-        elif config.backbone == full.backbone and network.size != 256:
-            told["trained and tested at"] = [f"{network.size} pixels"]
-        if network.clips * network.crops > 1:
-            told["clips x crops"] = [f"{network.clips} x {network.crops}"]
-    words = [f"{part} {' + '.join(dict.fromkeys(values))}".strip() for part, values in told.items()]
-    return ", ".join(words) or "nothing: the full CT-Net"
+def parts(rows: Mapping[str, tuple[Network, ...]], full: Network = ROWS["2g"]["+CT-Module+PWConv+TE"][0]):
+    """In which parts each row's networks differ from the full CT-Net.
+
+    Returns:
+        DataFrame of texts: one row per row, one column per part in which one of them differs; empty where a row has
+        the part of the full CT-Net, several values joined by " + " in an ensemble.
+    """
+    usual, differing = _parts_of(full), {}
+    for row, networks in rows.items():
+        each = [_parts_of(network) for network in networks]
+        differing[row] = {
+            part: " + ".join(dict.fromkeys(one[part] for one in each))
+            for part in usual
+            if any(one[part] != usual[part] for one in each)
+        }
+    table = pd.DataFrame.from_dict(differing, orient="index").reindex(index=list(rows)).fillna("")
+    return table[[part for part in usual if part in table]]
+
+
+def _parts_of(network: Network) -> dict[str, str]:
+    config = network.config
+    values = {part: _written(getattr(config, part)) for part in ("backbone", *PARTS)}
+    if config.blocks != "none" and not isinstance(config.blocks, str):
+        values["blocks"] = f"{len(config.blocks)} convolutions"
+    values["trained at"] = f"{network.train_size or network.size} pixels"
+    values["tested at"] = f"{network.size} pixels"
+    return values | {"clips": str(network.clips), "crops": str(network.crops)}
 
 
 def _written(value) -> str:
-    """A part's value: tuples without blanks, kernels as the paper writes them."""
+    """A part's value: tuples without spaces, kernels as the paper writes them."""
     if isinstance(value, tuple):
         if all(isinstance(one, tuple) for one in value):
-            return " and ".join(map(_written, value))
+            each = list(map(_written, value))
+            return " and ".join(each if len(set(each)) > 1 else each[:1])
         return "x".join(map(str, value)) if len(value) == 3 else str(value).replace(" ", "")
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
-# What a reader should know of a row whose count rests on a guess, or misses.
+# Rows whose count rests on a guess, or does not meet the published one.
 _R101 = (
-    "which 7 of stage 4's 23 blocks were replaced is not published; here every third (2, 5, ..., 20 from 0), as any 7 "
-    "cost the same; every other block (11) would be 138.5 GFLOPs"
+    "The paper does not say which 7 of stage 4's 23 blocks were replaced. Here it is every third block (2, 5, ..., 20 "
+    "from 0), as any 7 cost the same. Every other block (11) would be 138.5 GFLOPs."
 )
 NOTES: dict[tuple[str, str], str] = {
     ("6", "CT-Net 16x1x2"): (
-        "cannot be met: two views of the 16-frame network (74.6 in Table 4) are 149, and a third of the paper's own "
-        "447 for six views is 149 too; we take 151 for a misprint"
+        "It cannot be met: two views of the 16-frame network (74.6 in Table 4) are 149, and a third of the paper's own "
+        "447 for six views is 149 too. We take 151 for a misprint."
     ),
     ("4", "CT-Net R101"): _R101,
-    ("4", "CT-Net_EN R50+R101"): f"R101: {_R101}",
+    ("4", "CT-Net_EN R50+R101"): _R101,
     ("8", "CT-Net InceptionV3"): (
-        "which convolutions were replaced is not published. Of all choices among the ten 3x3 convolutions that keep "
-        f"the size, these meet both numbers best: {', '.join(INCEPTION_BLOCKS)}. What remains is 0.09 GFLOPs and "
-        "0.07M parameters; the runner-up (0.10 and 0.10) has Conv2d_2b_3x3 for two of the branch3x3dbl_2"
+        "The paper does not say which convolutions were replaced. Of all choices among the ten 3x3 convolutions that "
+        f"keep the size, these meet both numbers best: {', '.join(INCEPTION_BLOCKS)}. They differ by 0.09 GFLOPs and "
+        "0.07M parameters; the next best (0.10 and 0.10) has Conv2d_2b_3x3 in place of two of the branch3x3dbl_2."
     ),
 }
 
-# InceptionV3's ten 3x3 convolutions that keep the size, by kind: one of the kind, and how many there are.
+# InceptionV3's ten 3x3 convolutions that keep the size, by kind: one of each kind, and how many there are.
 INCEPTION_KINDS = {
     "Conv2d_2b_3x3": 1,  # 32 -> 64 channels, at 147 x 147
     "Mixed_5b.branch3x3dbl_2": 4,  # 64 -> 96, at 35 x 35; also in Mixed_5c, 5d and 6a
@@ -215,13 +249,13 @@ INCEPTION_KINDS = {
 
 
 def inception_placements() -> pd.DataFrame:
-    """Every choice among InceptionV3's 3x3 convolutions, by how near it comes to both figures of Table 8.
+    """Every choice among InceptionV3's 3x3 convolutions, ordered by how near it comes to both numbers of Table 8.
 
-    What replacing one convolution saves does not depend on the others, so a choice is how many of
-    each kind are replaced.
+    What replacing one convolution saves does not depend on the others, so a choice is how many of each kind are
+    replaced.
 
     Returns:
-        A row a choice, the nearest first: how many of each kind of `INCEPTION_KINDS`, `gflops`, `params` (a
+        One row per choice, the nearest first: how many of each kind of `INCEPTION_KINDS`, `gflops`, `params` (a
         count), and `miss`: the larger of the two distances, in units of 0.1 GFLOPs and 0.1M parameters.
     """
     published = paper.table("8").loc["CT-Net InceptionV3"]
@@ -241,63 +275,64 @@ def inception_placements() -> pd.DataFrame:
 
 @functools.cache
 def counted(config: ModelConfig, size: int) -> cost.Cost:
-    """What one view of a network costs, counted on shapes alone."""
-    with torch.device("meta"):  # shapes alone: no weight is drawn or read
+    """The cost of one view of a network, counted on shapes alone."""
+    with torch.device("meta"):  # no weight is drawn or read
         return cost.count(build_model(dataclasses.replace(config, weights=None)), config.num_frames, size)
 
 
-# Which of a table's columns print GFLOPs, whether of all views, and half of the last digit printed.
-_PRINTED = {"3": [("gflops_total", True, 0.5)], "6": [("gflops_total", True, 0.5)]}
-_PRINTED["4"] = [("gflops_view", False, 0.05), ("gflops_total", True, 0.5)]
+# Which columns of a table print GFLOPs, whether of all views, and half of the last digit printed.
+_PRINTED = {
+    "3": [("gflops_total", True, 0.5)],
+    "4": [("gflops_view", False, 0.05), ("gflops_total", True, 0.5)],
+    "6": [("gflops_total", True, 0.5)],
+}
 
 
 def ledger(tables: Iterable[str] = tuple(ROWS)) -> pd.DataFrame:
-    """Every published cost that this code can build, counted beside the published figure.
+    """Every published cost that this code can build, with our count beside it.
 
-    GFLOPs are as the paper's row gives them: of all views and networks in Tables 3 and 6, of one view
-    elsewhere; Table 4 prints both, so its rows are here twice. Parameters are counts, an ensemble's together.
-
-    Args:
-        tables: which; rows that the paper does not have are left out.
+    GFLOPs are as the paper's row gives them: of all views and networks in Tables 3 and 6, of one view elsewhere.
+    Table 4 prints both, so its rows are here twice. Parameters are counts, of all networks of an ensemble.
 
     Returns:
-        A row a published figure: `table`, `row`, `gflops_paper`, `gflops`, `params_paper`, `params` (published
-        ones are missing where the paper prints none), then `frames`, `size` (pixels), `views` (that the
-        GFLOPs are of), `note`, `gflops_allowed` (the largest of 0.1, half the last printed digit and 0.2 %),
-        `gflops_meets` and `params_meets` (within 0.1M); missing where there is nothing to meet.
+        One row per published number: `table`, `row`, `gflops_paper`, `gflops`, `params_paper`, `params`, `frames`,
+        `size` (pixels), `views` (that the GFLOPs are of), `note`, `gflops_allowed` (the largest of 0.1, half of the
+        last printed digit and 0.2 %), `gflops_meets` and `params_meets` (within 0.1M). Values are missing where the
+        paper prints none.
     """
-    records = []
-    for name in tables:
-        published = paper.table(name)
-        for row, networks in ROWS[name].items():
-            if row not in published.index:
-                continue
-            line = published.loc[row]
-            counts = [counted(network.config, network.size) for network in networks]
-            params_paper = _number(line.get("params_m"))
-            for column, of_all_views, last_digit in _PRINTED.get(name, [("gflops", False, 0.05)]):
-                views = int(line["views"]) if of_all_views else 1
-                records.append(
-                    {
-                        "table": name,
-                        "row": f"{row}, {views} views" if name == "4" and of_all_views else row,
-                        "gflops_paper": _number(line.get(column)),
-                        "gflops": views * sum(count.gflops for count in counts),
-                        "params_paper": None if params_paper is None else round(1e6 * params_paper),
-                        "params": sum(count.params for count in counts),
-                        "frames": "+".join(str(network.config.num_frames) for network in networks),
-                        "size": networks[0].size,
-                        "views": views,
-                        "last_digit": last_digit,
-                        "note": "" if name == "4" and of_all_views else NOTES.get((name, row), ""),
-                    }
-                )
+    records = [record for table in tables for record in _records(table)]
     table = pd.DataFrame(records).astype({"gflops_paper": "Float64", "params_paper": "Int64"})
     allowed = pd.concat([0.002 * table.gflops_paper, table.pop("last_digit").clip(lower=0.1)], axis=1).max(axis=1)
     table["gflops_allowed"] = allowed.where(table.gflops_paper.notna())
     table["gflops_meets"] = (table.gflops - table.gflops_paper).abs() <= table.gflops_allowed
     table["params_meets"] = (table.params - table.params_paper).abs() <= 100_000
     return table
+
+
+def _records(table: str) -> Iterable[dict]:
+    published = paper.table(table)
+    for row, networks in ROWS[table].items():
+        if row not in published.index:
+            continue
+        printed = published.loc[row]
+        counts = [counted(network.config, network.size) for network in networks]
+        params_paper = _number(printed.get("params_m"))
+        for column, of_all_views, last_digit in _PRINTED.get(table, [("gflops", False, 0.05)]):
+            again = table == "4" and of_all_views
+            views = int(printed["views"]) if of_all_views else 1
+            yield {
+                "table": table,
+                "row": f"{row}, {views} views" if again else row,
+                "gflops_paper": _number(printed.get(column)),
+                "gflops": views * sum(count.gflops for count in counts),
+                "params_paper": None if params_paper is None else round(1e6 * params_paper),
+                "params": sum(count.params for count in counts),
+                "frames": "+".join(str(network.config.num_frames) for network in networks),
+                "size": networks[0].size,
+                "views": views,
+                "last_digit": last_digit,
+                "note": "" if again else NOTES.get((table, row), ""),
+            }
 
 
 def _number(printed) -> float | None:

@@ -1,0 +1,172 @@
+"""A run with its tests, and the loop over all runs; on networks trained for a step or two."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from ctlib.study import sweep
+from ctlib.study.jobs import jobs, state
+from ctlib.study.scales import Study
+from tests.study.conftest import STUDY
+
+
+def job_of(name, seed=0):
+    return next(job for job in jobs(STUDY, ["2h", "6"], seeds=[seed]) if job.config.name == name)
+
+
+def test_a_record_names_its_rows_and_the_tests_behind_them(small_study):
+    job = job_of("ctnet_21px", 1)
+    result = job.folder(small_study).result()
+    assert result["rows"] == [["2h", "train 224, test 224"], ["2h", "train 224, test 256"]]
+    (test,) = json.loads((job.folder(small_study).path / "tests.json").read_text())["tests"]
+    assert test["rows"] == [["2h", "train 224, test 256"]] and (test["size"], test["clips"]) == (24, 1)
+    assert (job.folder(small_study).path / test["scores"]).is_file()
+
+
+def test_a_finished_run_is_not_done_again_and_learns_of_further_rows(small_study, tmp_path, monkeypatch):
+    copy = shutil.copytree(small_study, tmp_path / "copy")
+    monkeypatch.setattr(sweep, "resolve", lambda *_: pytest.fail("the data were read"))
+    job = job_of("ctnet")
+    before = job.folder(copy).result()
+    assert sweep.complete(job, copy) == before
+    custom = job._replace(config=dataclasses.replace(job.config, rows=(*job.config.rows, ("2b", "mine"))))
+    assert (
+        sweep.complete(custom, copy)["rows"] == [*before["rows"], ["2b", "mine"]] == job.folder(copy).result()["rows"]
+    )
+
+
+def test_a_run_that_is_trained_again_keeps_no_tests_of_the_one_before(small_study, tmp_path, monkeypatch):
+    copy = shutil.copytree(small_study, tmp_path / "copy")
+    job = job_of("ctnet_21px")
+    folder = job.folder(copy).path
+    assert (folder / "tests.json").is_file() and list((folder / "scores").iterdir())
+    (folder / "result.json").unlink()
+    monkeypatch.setattr(sweep, "resolve", lambda *_: None)
+    monkeypatch.setattr(sweep, "train", lambda *_, **__: (_ for _ in ()).throw(InterruptedError("stopped")))
+    with pytest.raises(InterruptedError):
+        sweep.complete(job, copy)
+    assert not (folder / "tests.json").exists() and not (folder / "scores").exists()
+
+
+def test_tests_need_the_checkpoint(small_study, tmp_path, monkeypatch):
+    monkeypatch.setenv("CTLIB_CACHE", str(small_study.parent / "study_cache"))
+    copy = shutil.copytree(small_study, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint.pt", "scores"))
+    with pytest.raises(ValueError, match="checkpoint.pt does not exist, and tests need it: delete its folder"):
+        sweep.complete(job_of("ctnet_21px"), copy)
+
+
+def test_a_folder_of_another_study_is_refused(small_study):
+    with pytest.raises(
+        ValueError, match="holds another study .*scale 'laptop', and 'gpu' was asked for.*another folder"
+    ):
+        sweep.open_study(dataclasses.replace(STUDY, scale="gpu"), small_study)
+    with pytest.raises(ValueError, match="holds another study .*overrides"):
+        sweep.open_study(Study("laptop", STUDY.overrides + " recipe.lr=1.0"), small_study)
+    sweep.open_study(Study("laptop", " ".join(reversed(STUDY.overrides.split()))), small_study)  # the same overrides
+
+
+def test_tables_go_beside_a_folder_called_runs(tmp_path):
+    assert sweep.tables_dir("results/runs").as_posix() == "results/ablations"
+    assert sweep.tables_dir(tmp_path) == tmp_path
+
+
+# The loop, with another command in place of a training: it finishes the run, fails, or waits.
+
+COMMAND = """
+import json, pathlib, sys, time, signal
+folder = pathlib.Path(sys.argv[1])
+print("begun", flush=True)
+if {name!r} in str(folder):
+    {does}
+(folder / "result.json").write_text(json.dumps({{"top1": 50.0, "seconds": 1}}))
+(folder / "done").touch()
+"""
+
+
+@pytest.fixture
+def loop(tmp_path, monkeypatch):
+    """The loop over Table 2c with seeds 0 and 1; its lines, and its result."""
+    monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sweep, "_LOOK", 0.02)
+    monkeypatch.setattr(sweep, "_write_data", lambda *_: None)
+    monkeypatch.setattr(sweep, "state", lambda job, out: "finished" if (job.folder(out).path / "done").exists() else "")
+
+    def run(name, does, side_by_side=2, before=lambda out: None):
+        code = COMMAND.format(name=name, does=does)
+        monkeypatch.setattr(
+            sweep, "command", lambda study, job, out: [sys.executable, "-c", code, str(job.folder(out).path)]
+        )
+        lines, out = [], tmp_path / "out"
+        before(out)
+        return lines, sweep.sweep(STUDY, out, ["2c"], (0, 1), side_by_side, lines.append)
+
+    return run
+
+
+def test_every_run_is_done_once_and_a_failure_is_one_line_and_stops_nothing(loop):
+    lines, swept = loop("serial/seed0", "sys.exit('no such luck')")
+    assert swept == (["ctnet_plain_serial, seed 0"], [])
+    assert lines[0] == "6 runs, 0 of them finished" and len(lines) == 7 and lines[-1].startswith("6 of 6  ")
+    (failed,) = [line for line in lines if "failed (" in line]
+    assert "ctnet_plain_serial, seed 0: failed (no such luck)" in failed
+    lines, swept = loop("serial/seed0", "pass")
+    assert lines[0] == "6 runs, 5 of them finished" and len(lines) == 2 and not swept.failed
+
+
+def test_a_locked_run_is_left_to_the_process_that_holds_it(loop, tmp_path):
+    job = jobs(STUDY, ["2c"])[0]
+    with job.folder(tmp_path / "out").locked():
+        lines, swept = loop("nothing", "pass")
+    assert swept == ([], [job.label()]) and len(lines) == 6
+
+
+def test_an_interrupted_loop_asks_its_runs_to_save_and_starts_no_more(loop, tmp_path):
+    saves = "signal.signal(signal.SIGTERM, lambda *_: (folder / 'saved').touch() or sys.exit(1)); time.sleep(60)"
+
+    def interrupt(out):
+        def when_two_run():
+            while len([log for log in out.glob("*/*/log.txt") if log.read_text()]) < 2:
+                time.sleep(0.02)
+            time.sleep(0.3)  # until they have set their signal
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=when_two_run, daemon=True).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        loop("ctnet", saves, before=interrupt)
+    out = tmp_path / "out"
+    assert len(list(out.glob("*/*/saved"))) == len(list(out.glob("*/*/log.txt"))) == 2
+
+
+def test_a_run_is_a_call_of_ctlib(small_study):
+    study = Study("paper", "recipe.epochs=20 compute.device=cpu", {"something-v1": "/data/s 1"})
+    words = sweep.command(study, jobs(study, ["2b"])[0], small_study)
+    assert words[1:5] == ["-m", "ctlib", "ablations", str(small_study)]
+    assert words[5:] == [
+        "--scale", "paper", "--run", "ctnet_plain_1d", "--seeds", "0", "--something-v1-root", "/data/s 1",
+        "--set", "recipe.epochs=20", "compute.device=cpu",
+    ]  # fmt: skip
+
+
+def test_bad_input_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="side_by_side must be at least 1, got 0"):
+        sweep.sweep(Study(), tmp_path / "out", side_by_side=0)
+    with pytest.raises(ValueError, match="the folder of mini-kinetics-200 and of something-v1 is needed"):
+        sweep.sweep(Study("paper"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_record_is_not_finished_and_stops_no_sweep(small_study, tmp_path):
+    copy = shutil.copytree(small_study, tmp_path / "copy")
+    job = job_of("ctnet")
+    (job.folder(copy).path / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds no config.json"):
+        state(job, copy)
+    assert not sweep._is_finished(job, copy)
