@@ -61,12 +61,12 @@ def test_nothing_moves_in_frames_in_which_nothing_acts():
 
 @pytest.mark.parametrize("source", ["val/3_forward.mp4", "other/000003_forward.mp4", "val/000003_forward.avi"])
 def test_truth_of_what_is_no_video_of_the_set(arrow_root, source):
-    with pytest.raises(ValueError, match="called as val/000003_backward.mp4, got"):
+    with pytest.raises(ValueError, match="such as val/000003_backward.mp4, got"):
         arrow.truth(arrow_root, source)
 
 
 def test_truth_needs_the_data_set_and_its_version(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no Arrow of Time data set: it has no arrow.json"):
+    with pytest.raises(FileNotFoundError, match="is not an Arrow of Time data set: it has no arrow.json"):
         arrow.truth(tmp_path, "val/000003_forward.mp4")
     (tmp_path / "arrow.json").write_text('{"version": 0}')
     with pytest.raises(ValueError, match="holds version 0 of Arrow of Time, this ctlib draws version 1"):
@@ -216,67 +216,80 @@ def test_the_summary_s_intervals_are_over_mirrored_pairs():
     assert (row.share, row.area, row.top1, row.clips, row.clips_time) == (
         pytest.approx(40), pytest.approx(10), pytest.approx(100 * 2 / 3), 6, 0,
     )  # fmt: skip
-    assert row.share_half == pytest.approx(4.302653 * 20 / np.sqrt(3), rel=1e-5) and np.isnan(row.share_time)
+    assert row.share_margin == pytest.approx(4.302653 * 20 / np.sqrt(3), rel=1e-5) and np.isnan(row.share_time)
 
 
-def test_a_difference_with_one_seed_is_never_resolved_and_with_more_only_beyond_both_spreads():
-    def compared(*gains):
-        parts = [clips_of([0.2, 0.4, 0.6], "CSN", seed) for seed in range(len(gains))]
-        parts += [
-            clips_of(np.array([0.2, 0.4, 0.6]) + gain + [-0.01, 0, 0.01], seed=seed) for seed, gain in enumerate(gains)
-        ]
-        clips = pd.concat(parts)
-        table = localisation.differences(clips, "CT-Net")
-        return table.set_index("measure").loc["share"], localisation.told(localisation.summary(clips), table, "CT-Net")
+def compared(*gains, others=("CSN",)):
+    """CT-Net and others, one gain per seed."""
+    values = np.array([0.2, 0.4, 0.6])
+    parts = [clips_of(values, other, seed) for other in others for seed in range(len(gains))]
+    parts += [clips_of(values + gain + [-0.01, 0, 0.01], seed=seed) for seed, gain in enumerate(gains)]
+    return pd.concat(parts)
 
-    one, text = compared(0.3)
-    assert one["mean"] == pytest.approx(30) and abs(one["mean"]) > one.half and not one.resolved
-    assert "CT-Net less CSN: +30.0 ± 2.5 points, beyond what other videos would change; one training each" in text
+
+def test_a_difference_is_significant_only_with_several_seeds_and_beyond_margin_and_std():
+    one = localisation.differences(compared(0.3), "CT-Net").set_index("measure").loc["share"]
+    assert one["mean"] == pytest.approx(30) and one.margin == pytest.approx(2.484, abs=1e-3)
+    assert one["mean"] > one.margin and not one.significant and np.isnan(one["std"])
+    steady = localisation.differences(compared(0.3, 0.28), "CT-Net").set_index("measure").loc["share"]
+    assert steady.significant and steady["std"] == pytest.approx(np.sqrt(2)) and steady.seeds == 2
+    unsteady = localisation.differences(compared(0.3, -0.1), "CT-Net").set_index("measure").loc["share"]
+    assert not unsteady.significant and unsteady["std"] == pytest.approx(28.28, abs=0.01)
     seen = [part.assign(of=localisation.SEEN) for part in (clips_of([0.2, 0.4]), clips_of([0.3, 0.4], "CSN"))]
-    told = localisation.differences(pd.concat([*seen, clips_of([0.9, 0.9])]), "CT-Net", localisation.SEEN)
-    assert told.set_index("measure")["mean"]["share"] == pytest.approx(-5)
-    steady, text = compared(0.3, 0.28)
-    assert steady.resolved and steady.spread == pytest.approx(np.sqrt(2)) and "seeds 1.4: resolved" in text
-    unsteady, text = compared(0.3, -0.1)
-    assert not unsteady.resolved and "seeds 28.3: not resolved" in text
+    placed = localisation.differences(pd.concat([*seen, clips_of([0.9, 0.9])]), "CT-Net", localisation.SEEN)
+    assert placed.set_index("measure")["mean"]["share"] == pytest.approx(-5)
 
 
 @pytest.mark.parametrize(
-    ("gains", "told"),
+    ("gains", "numbers"),
     [
-        ((0.3, 0.28), "of 1 differences 1 for it (1 resolved), 0 against it (0 resolved). Borne out here."),
-        ((0.3,), "of 1 differences 1 for it (0 resolved), 0 against it (0 resolved). Not confirmed here."),
-        ((-0.3, -0.28), "of 1 differences 0 for it (0 resolved), 1 against it (1 resolved). Not confirmed here."),
+        ((0.3, 0.28), [1, 1, 0, 0, True]),
+        ((0.3,), [1, 0, 0, 0, False]),
+        ((-0.3, -0.28), [0, 0, 1, 1, False]),
     ],
 )
-def test_figure_3_s_claim_is_borne_out_by_resolved_differences_alone(gains, told):
-    values = np.array([0.2, 0.4, 0.6])
-    clips = pd.concat(
-        [clips_of(values, "CSN", seed) for seed in range(len(gains))]
-        + [clips_of(values, "TSN", seed) for seed in range(len(gains))]  # not in the figure, and not counted
-        + [clips_of(values + gain + [-0.01, 0, 0.01], seed=seed) for seed, gain in enumerate(gains)]
-    )
-    compared = localisation.differences(clips.drop(columns=["hit"]).assign(hit=np.nan), "CT-Net")
-    assert localisation.verdict(compared, "CT-Net").endswith(told)
-    assert "not tried here" in localisation.verdict(compared[compared.network == "TSN"], "CT-Net")
+def test_figure_3_s_claim_is_confirmed_by_significant_differences_alone(gains, numbers):
+    clips = compared(*gains, others=("CSN", "TSN"))  # TSN is not in the figure, and not counted
+    differences = localisation.differences(clips.drop(columns=["hit"]).assign(hit=np.nan), "CT-Net")
+    claim = localisation.claim(differences)
+    assert list(claim.columns) == ["for", "for, significant", "against", "against, significant", "confirmed"]
+    assert claim.loc["network"].tolist() == numbers
+    assert localisation.claim(differences[differences.network == "TSN"]).empty
 
 
 def test_more_than_with_random_weights_is_where_the_intervals_lie_apart_in_every_training():
-    def rows(values, half):
-        measures = ("share", "hit", "share_time", "hit_time")
+    def rows(values, margin):
         return [
             {"network": name, "seed": seed, "of": "network"}
-            | dict.fromkeys(measures, value)
-            | {f"{measure}_half": half for measure in measures}
+            | dict.fromkeys(localisation.MEASURES, value)
+            | {f"{measure}_margin": margin for measure in localisation.MEASURES}
             for name, by_seed in values.items()
             for seed, value in enumerate(by_seed)
         ]
 
     values = {"CSN": (30, 10), "CSN, random weights": (10, 10), "CT-Net": (30, 40), "CT-Net, random weights": (10, 10)}
     values |= {"TSN": (5, 5), "TSN, random weights": (20, 20)}
-    told = localisation.beyond_random(pd.DataFrame(rows(values, 5.0))).splitlines()
-    assert told[0] == "saliency on the object, beside random weights: more in CT-Net; less in TSN" and len(told) == 4
-    assert localisation.beyond_random(pd.DataFrame(rows(values, 15.0))).count("more in none; less in none") == 4
+    beside = localisation.beside_random(pd.DataFrame(rows(values, 5.0)))
+    assert beside["saliency on the object"].to_dict() == {"CSN": "", "CT-Net": "more", "TSN": "less"}
+    assert beside.shape == (3, 4)
+    assert (localisation.beside_random(pd.DataFrame(rows(values, 15.0))) == "").all(axis=None)
+
+
+def test_the_figure_has_the_controls_in_every_panel(figures_closed):
+    rows = [
+        {"network": network, "seed": 0, "of": of, "area": 10.0, "area_time": 80.0}
+        | dict.fromkeys(localisation.MEASURES, 30.0)
+        | {f"{name}_margin": 2.0 for name in localisation.MEASURES}
+        for network in ("CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights")
+        for of in ("network", "places shuffled")
+    ]
+    figure = localisation.figure(pd.DataFrame(rows))
+    assert len(figure.axes) == 4
+    for axis in figure.axes:
+        assert len(axis.containers) == 6  # trained, shuffled, random, of two networks
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["trained", "places shuffled", "random weights", "the same everywhere, or in all frames"]
 
 
 def test_random_weights_are_the_seed_s_and_leave_the_generator_alone():
@@ -286,23 +299,3 @@ def test_random_weights_are_the_seed_s_and_leave_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), before) and not first.training
     assert torch.equal(first.fc.weight, again.fc.weight) and not torch.equal(first.fc.weight, other.fc.weight)
     assert type(first) is type(build_model(config))
-
-
-@pytest.mark.parametrize("text", ["", "1 x", "9", "-1"])
-def test_clips_are_named_by_their_numbers(text):
-    assert localisation.picked("0 7 2", 8) == [0, 7, 2]
-    with pytest.raises(ValueError, match="clips must be numbers from 0 to 7 between spaces, got"):
-        localisation.picked(text, 8)
-
-
-def test_the_two_placings_are_counted_training_by_training():
-    rows = [("A", 0, 0.3, 0.2), ("A", 1, 0.1, 0.2), ("B", 0, 0.3, 0.1)]
-    table = pd.DataFrame(
-        [
-            {"network": network, "seed": seed, "of": of, "share": share}
-            for network, seed, usual, seen in rows
-            for of, share in ((localisation.OWN, usual), (localisation.SEEN, seen))
-        ]
-    )
-    assert "as usual in 2 trainings, placed where seen in 1" in localisation.placed_told(table)
-    assert "Only as usual" in localisation.placed_told(table[table.of == localisation.OWN])

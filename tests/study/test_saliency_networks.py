@@ -1,24 +1,23 @@
-"""The small networks whose saliency is measured: what differs between them, and what does not."""
+"""The small networks whose saliency is measured, and the settings with which it is."""
 
 import dataclasses
 
 import pytest
 
 from ctlib.study import saliency_networks
+from ctlib.study.saliency_networks import NETWORKS
 
 
 def test_the_networks_differ_in_what_replaces_the_convolution_and_train_on_one_data_set():
-    found = {
-        name: saliency_networks.trainings(name, seed=2, **{"recipe.epochs": 1}) for name in saliency_networks.NETWORKS
-    }
-    for name, (small, large) in found.items():
+    runs = {name: saliency_networks.trainings(name, 2, overrides="recipe.epochs=1") for name in NETWORKS}
+    for name, (small, large) in runs.items():
         half, whole = small.arrow, large.arrow
-        assert (half, whole) == tuple(run.arrow for run in found["TSN"])
+        assert (half, whole) == tuple(run.arrow for run in runs["TSN"])
         assert whole.size == large.data.size == 128 and half.size == small.data.size == 64
         assert (half.seed, half.difficulty, half.val_clips) == (whole.seed, whole.difficulty, whole.val_clips)
         assert small.model == large.model and small.seed == large.seed == 2
         assert small.name == f"{name}_half" and large.name == name
-    models = [large.model for _, large in found.values()]
+    models = [large.model for _, large in runs.values()]
     assert [model.module for model in models] == ["ct", "c3d", "r2plus1d", "csn", "ct"]
     assert models[0].blocks == "none" and len({dataclasses.replace(model, module="ct") for model in models[1:]}) == 1
     with pytest.raises(ValueError, match="unknown network 'CTNet': did you mean 'CT-Net'"):
@@ -26,8 +25,38 @@ def test_the_networks_differ_in_what_replaces_the_convolution_and_train_on_one_d
 
 
 def test_networks_are_trained_with_each_seed_from_0():
-    found = saliency_networks.all_trainings("CSN, CT-Net", 2, **{"recipe.epochs": 1})
-    assert list(found) == [("CSN", 0), ("CSN", 1), ("CT-Net", 0), ("CT-Net", 1)]
-    assert found["CSN", 1] == saliency_networks.trainings("CSN", 1, **{"recipe.epochs": 1})
+    runs = saliency_networks.all_trainings("CSN, CT-Net", 2, overrides="recipe.epochs=1")
+    assert list(runs) == [("CSN", 0), ("CSN", 1), ("CT-Net", 0), ("CT-Net", 1)]
+    assert runs["CSN", 1] == saliency_networks.trainings("CSN", 1, overrides="recipe.epochs=1")
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         saliency_networks.all_trainings("CSN", 0)
+
+
+def test_settings_are_read_from_text():
+    settings = saliency_networks.parse_settings('threshold=0.3 classes="Something falling down" jobs=1')
+    assert (settings.threshold, settings.classes, settings.jobs) == (0.3, "Something falling down", 1)
+    assert saliency_networks.parse_settings("") == saliency_networks.Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("treshold=0.3", "unknown key of Settings 'treshold': did you mean 'threshold'"),
+        ("threshold=2", "threshold must be at most 1, got 2"),
+        ("placement=odd", "unknown placement 'odd'"),
+        ("jobs=0", "jobs must be at least 1, got 0"),
+        ("even", "settings are name=value separated by spaces, got 'even'"),
+    ],
+)
+def test_bad_settings_are_one_error(text, error):
+    with pytest.raises(ValueError, match=error):
+        saliency_networks.parse_settings(text)
+
+
+def test_clips_are_shown_by_number_beside_files_or_one_of_each_of_three_actions():
+    labels = [0, 1, 3, 3, 4]
+    assert saliency_networks.shown_clips("4 'a 1.mp4' 0", labels) == [4, 0]
+    assert saliency_networks.shown_clips("a.mp4", labels) == saliency_networks.shown_clips("", labels) == [0, 2, 4]
+    assert saliency_networks.shown_clips("", [7]) == [0]
+    with pytest.raises(ValueError, match="clips must be numbers from 0 to 4, or files, got '5'"):
+        saliency_networks.shown_clips("5", labels)

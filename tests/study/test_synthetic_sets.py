@@ -3,14 +3,14 @@ import pytest
 
 from ctlib.data import load_samples, video
 from ctlib.study import synthetic_sets
-from ctlib.study.synthetic_sets import MadeConfig
+from ctlib.study.synthetic_sets import SyntheticConfig
 
-SMALL = MadeConfig(groups=5, clips=2, num_frames=8)
+SMALL = SyntheticConfig(groups=5, clips=2, num_frames=8)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
+def synthetic(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic")
     return {data: synthetic_sets.write(data, folder / data, SMALL) for data in synthetic_sets.ACTIONS}
 
 
@@ -24,23 +24,23 @@ def group(path):
 
 
 @pytest.mark.parametrize(("data", "train"), [("ucf101", 48), ("hmdb51", 36)])
-def test_made_sets_are_read_as_their_publishers_are_and_each_split_tests_other_scenes(made, data, train):
-    assert load_samples(data, made[data], "train").classes == tuple(sorted(synthetic_sets.ACTIONS[data]))
+def test_synthetic_data_are_read_as_their_publishers_are_and_each_split_tests_other_scenes(synthetic, data, train):
+    assert load_samples(data, synthetic[data], "train").classes == tuple(sorted(synthetic_sets.ACTIONS[data]))
     tested = []
     for fold in (1, 2, 3):
-        sides = [paths(data, made[data], split, fold) for split in ("train", "val")]
+        sides = [paths(data, synthetic[data], split, fold) for split in ("train", "val")]
         assert [len(side) for side in sides] == [train, 12]
         groups = [{group(path) for path in side} for side in sides]
         assert not groups[0] & groups[1]
         tested.append(groups[1])
     assert len(set.union(*tested)) == sum(map(len, tested))
-    everything = {path for split in ("train", "val") for path in paths(data, made[data], split, 1)}
-    assert all((made[data] / path).is_file() for path in everything)
-    assert len(list(made[data].rglob("*.avi"))) == 60  # of hmdb51, the last scene is in no list
+    everything = {path for split in ("train", "val") for path in paths(data, synthetic[data], split, 1)}
+    assert all((synthetic[data] / path).is_file() for path in everything)
+    assert len(list(synthetic[data].rglob("*.avi"))) == 60  # of hmdb51, the last scene is in no list
 
 
-def test_made_videos_are_mpeg_4_in_avi_and_show_what_was_drawn(made):
-    path = made["hmdb51"] / "hmdb51_org" / "kick" / "made_g02_kick_1.avi"
+def test_synthetic_videos_are_mpeg_4_in_avi_and_show_what_was_drawn(synthetic):
+    path = synthetic["hmdb51"] / "hmdb51_org" / "kick" / "made_g02_kick_1.avi"
     info = video.probe(path)
     assert (info.codec, info.num_frames, info.height, info.width) == ("mpeg4", 8, 48, 64)
     drawn = synthetic_sets.render("hmdb51", "kick", 2, 1, SMALL).astype(int)
@@ -60,13 +60,13 @@ def test_the_same_seed_draws_the_same_and_clips_and_actions_differ():
         synthetic_sets.render("ucf101", "Bounce", 1, 1)
 
 
-def test_a_made_set_is_found_again_and_never_half_there(made, tmp_path):
+def test_a_synthetic_data_set_is_written_once_and_as_a_whole(synthetic, tmp_path):
     def never(done, total):
         raise AssertionError
 
-    assert synthetic_sets.write("ucf101", made["ucf101"], SMALL, never) == made["ucf101"]
-    with pytest.raises(ValueError, match="is there and is not this made data set"):
-        synthetic_sets.write("ucf101", made["ucf101"], MadeConfig(groups=4))
+    assert synthetic_sets.write("ucf101", synthetic["ucf101"], SMALL, never) == synthetic["ucf101"]
+    with pytest.raises(ValueError, match="exists and is not this synthetic data set"):
+        synthetic_sets.write("ucf101", synthetic["ucf101"], SyntheticConfig(groups=4))
 
     def stop(done, total):
         assert total == 60
@@ -77,5 +77,5 @@ def test_a_made_set_is_found_again_and_never_half_there(made, tmp_path):
         synthetic_sets.write("ucf101", tmp_path / "ucf101", SMALL, stop)
     assert list(tmp_path.iterdir()) == []
     again = synthetic_sets.write("ucf101", tmp_path / "ucf101", SMALL)
-    for path in sorted(made["ucf101"].rglob("*.*")):
-        assert path.read_bytes() == (again / path.relative_to(made["ucf101"])).read_bytes()
+    for path in sorted(synthetic["ucf101"].rglob("*.*")):
+        assert path.read_bytes() == (again / path.relative_to(synthetic["ucf101"])).read_bytes()
