@@ -89,7 +89,7 @@ def localised(table: pd.DataFrame) -> Figure:
             kind = "random weights" if random else "trained" if row.of == OWN else SHUFFLED
             (shape, colour), offset = kinds[kind], (-0.2, 0, 0.2)[list(kinds).index(kind)]
             place = names.index(row.network.removesuffix(RANDOM)) + offset
-            value, margin = getattr(row, measure), getattr(row, f"{measure}_half")
+            value, margin = getattr(row, measure), getattr(row, f"{measure}_margin")
             filled = {"mfc": "none"} if kind == "random weights" else {}
             axis.errorbar(value, place, xerr=margin, fmt=shape, color=colour, capsize=3, ms=6, **filled)
         axis.axvline(table[area].mean(), color="0.3", ls="--", lw=1.2)

@@ -275,23 +275,6 @@ def test_more_than_with_random_weights_is_where_the_intervals_lie_apart_in_every
     assert (localisation.beside_random(pd.DataFrame(rows(values, 15.0))) == "").all(axis=None)
 
 
-def test_the_figure_has_the_controls_in_every_panel(figures_closed):
-    rows = [
-        {"network": network, "seed": 0, "of": of, "area": 10.0, "area_time": 80.0}
-        | dict.fromkeys(localisation.MEASURES, 30.0)
-        | {f"{name}_margin": 2.0 for name in localisation.MEASURES}
-        for network in ("CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights")
-        for of in ("network", "places shuffled")
-    ]
-    figure = localisation.figure(pd.DataFrame(rows))
-    assert len(figure.axes) == 4
-    for axis in figure.axes:
-        assert len(axis.containers) == 6  # trained, shuffled, random, of two networks
-    (legend,) = figure.legends
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["trained", "places shuffled", "random weights", "the same everywhere, or in all frames"]
-
-
 def test_random_weights_are_the_seed_s_and_leave_the_generator_alone():
     config = model_config("tsn_quickstart", num_classes=3)
     before = torch.get_rng_state()

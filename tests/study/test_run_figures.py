@@ -20,7 +20,7 @@ def test_localisation_has_its_controls_in_every_panel():
     rows = [
         {"network": network, "seed": 0, "of": of, "area": 10.0, "area_time": 80.0}
         | dict.fromkeys(("share", "hit", "share_time", "hit_time"), 30.0)
-        | {f"{name}_half": 2.0 for name in ("share", "hit", "share_time", "hit_time")}
+        | {f"{name}_margin": 2.0 for name in ("share", "hit", "share_time", "hit_time")}
         for network in ("CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights")
         for of in ("network", "places shuffled")
     ]
