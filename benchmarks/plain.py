@@ -1,8 +1,7 @@
-"""CT-Net written plainly, as its equations read: what the package's own is compared with, in value and in time.
+"""CT-Net written plainly, as its equations read, to compare the package's own with in value and in time.
 
-Every convolution on clips is a Conv3d over (N, C, T, H, W), every batch norm stands by itself, every gate
-is a product, and every turn of the channel grid is a copy. Weights have the names and shapes of
-`ctlib.ctnet_r50`, so a state dict of the one loads into the other.
+Every convolution on clips is a Conv3d over (N, C, T, H, W), every batch norm and gate is separate, and every
+channel shuffle is a copy. Weights have the names and shapes of `ctlib.ctnet_r50`, so state dicts are exchangeable.
 """
 
 import torch
@@ -15,7 +14,7 @@ DEPTHS = (3, 4, 6, 3)
 
 
 class Convolution(nn.Conv3d):
-    """A tensor separable convolution: along C_k = `size` channels that are neighbours."""
+    """A tensor separable convolution along C_k = `size` neighbouring channels."""
 
     def __init__(self, channels: int, size: int, kernel_size: tuple[int, int, int], out_channels: int | None = None):
         padding = tuple(extent // 2 for extent in kernel_size)
@@ -85,7 +84,7 @@ class Module(nn.Module):
 
 
 class Block(nn.Module):
-    """A bottleneck of ResNet with the module for its 3x3 convolution."""
+    """A bottleneck of ResNet with the module instead of its 3x3 convolution."""
 
     def __init__(self, bottleneck: nn.Module, num_frames: int):
         super().__init__()

@@ -1,7 +1,7 @@
-"""What explaining a clip costs: seconds of `saliency_tubes` over those of a forward pass, in one run.
+"""The cost of explaining a clip: time of `saliency_tubes` over that of a forward pass.
 
-The two take turns, on the same clip; the ratio is the median over the rounds, each of which has its own. At most
-1.3 is aimed at.
+Both are timed in turn on the same clip. The ratio is the median over rounds of the ratio in one round; it should be
+at most 1.3.
 
     python benchmarks/saliency.py [--size 224] [--device cuda] [--json results.json]
 """
@@ -23,7 +23,7 @@ BOUND = 1.3
 
 
 def measure(name: str, num_frames: int, size: int, batch: int, clock: Clock) -> dict:
-    """Explaining and a forward pass in turn."""
+    """Time explaining and a forward pass in turn."""
     torch.manual_seed(0)
     model = build_model(model_config(name, num_classes=174, num_frames=num_frames)).eval().to(clock.device)
     clips = torch.randn(batch, 3, num_frames, size, size, device=clock.device)
@@ -51,16 +51,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--json", type=Path, help="keep the figures here")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = Clock(torch.device(options.device), options.rounds)
     rows = []
     for name in options.networks:
         rows.append(measure(name, options.num_frames, options.size, options.batch, clock))
-        told = "{network}, {clip}: forward {forward_ms} ms, explained {explained_ms} ms, {ratio} times ({lowest} to "
-        told += "{highest})"
-        print(told.format(**rows[-1]), "within" if rows[-1]["ratio"] <= BOUND else "BEYOND", f"{BOUND}", flush=True)
+        line = "{network}, {clip}: forward {forward_ms} ms, explained {explained_ms} ms, {ratio} times ({lowest} to "
+        line += "{highest})"
+        print(line.format(**rows[-1]), "within" if rows[-1]["ratio"] <= BOUND else "BEYOND", f"{BOUND}", flush=True)
     if options.json:
         protocol = f"median of {options.rounds} rounds in turn, {options.threads} thread(s), {hardware(clock.device)}"
         record = {"protocol": protocol, "torch": torch.__version__, "bound": BOUND, "rows": rows}

@@ -1,14 +1,14 @@
-"""Do GFLOPs saved become seconds saved? CT-Net as built and as optimized, beside TSN, a plain CT-Net and others.
+"""Do saved GFLOPs save time? CT-Net as built and optimized, beside TSN, a plain CT-Net and other networks.
 
-All are timed in turn, round after round, on random clips and random weights; a ratio is the median over the
-rounds of two times taken in one round. Sections:
+All are timed in turn, round after round, on random clips and with random weights. A ratio is the median over
+rounds of the ratio of two times in one round. Sections:
 
-    ways      one clip 8 x 256 x 256: as built, optimized, compiled, by ONNX Runtime
+    ways      one clip 8 x 256 x 256: as built, optimized, compiled, in ONNX Runtime
     growth    optimized networks at other numbers of frames, sizes and batches
-    memory    what the tensors of a forward pass hold at the peak, beside the weights
-    training  forward, backward and step; and the bytes that training holds
-    floor     time over what the machine's matrix products and copies would allow
-    where     what parts of the optimized CT-Net take, beside the convolutions that they stand for in TSN
+    memory    peak memory of the tensors of a forward pass, without the weights
+    training  forward, backward and step, and peak memory
+    floor     time over the least that the machine's matrix products and copies allow
+    where     time of the parts of the optimized CT-Net, beside the convolutions that they replace in TSN
 
     python benchmarks/speed.py [--record results.json] [--figure results.png] [--device cuda]
 """
@@ -27,13 +27,14 @@ import torch
 from plain import PlainCTNet
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.models.video import r2plus1d_18, s3d
 
 from ctlib import cost
-from ctlib.deploy import FoldedCTModule, compiled, export, optimize
+from ctlib.deploy import compiled, export, optimize
+from ctlib.kernels import BATCH_NORMS
+from ctlib.kernels.folded import FoldedSubOperation
 from ctlib.models import ctnet_r50, recompute_blocks, tsn_r50
 from ctlib.training import records
 
@@ -46,9 +47,9 @@ Call = Callable[[torch.Tensor], object]
 
 
 def drawn(model: nn.Module) -> nn.Module:
-    """With statistics and scales as after training, so that folding them is not the identity."""
+    """With statistics and scales as after training, so that folding changes weights."""
     torch.manual_seed(0)
-    for norm in (layer for layer in model.modules() if isinstance(layer, _BatchNorm)):
+    for norm in (layer for layer in model.modules() if isinstance(layer, BATCH_NORMS)):
         norm.running_mean.normal_(0, 0.1)
         norm.running_var.uniform_(0.5, 1.5)
         nn.init.uniform_(norm.weight, 0.5, 1)
@@ -75,7 +76,7 @@ def by_onnx_runtime(model: nn.Module, num_frames: int, size: int, threads: int) 
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # which would slow what comes next
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning would slow the next call
     with tempfile.TemporaryDirectory() as folder:
         export(model, Path(folder) / "model.onnx", size, num_frames)
         session = onnxruntime.InferenceSession(Path(folder) / "model.onnx", options, providers=["CPUExecutionProvider"])
@@ -103,7 +104,7 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
     def in_turn(self, calls: dict[str, Call], *arguments) -> dict[str, list[float]]:
-        """Seconds of each in each round; two rounds before these do not count. Each round begins with another one."""
+        """Seconds of each call in each round, after two rounds to warm up. Each round begins with another call."""
         times = {name: [] for name in calls}
         names = list(calls)
         for number in range(self.rounds + 2):
@@ -114,8 +115,8 @@ class Clock:
         return times
 
 
-def told(times: dict[str, list[float]], clips: int, references: dict[str, str], **more) -> list[dict]:
-    """A line a call: its median and quartiles, clips a second, and its ratio to what it is compared with."""
+def summarise(times: dict[str, list[float]], clips: int, references: dict[str, str], **more) -> list[dict]:
+    """One row per call: median and quartiles, clips per second, and the ratio to its reference."""
     lines = []
     for name, seconds in times.items():
         low, middle, high = statistics.quantiles(seconds, n=4)
@@ -133,7 +134,7 @@ def told(times: dict[str, list[float]], clips: int, references: dict[str, str], 
 
 
 def inference(model: Call, precision: torch.dtype, device: torch.device) -> Call:
-    """Without gradients; in another precision than float32 by autocast, unless the network is in it itself."""
+    """Without gradients; in another precision by autocast, unless the network itself has that precision."""
     by_autocast = precision != torch.float32 and next(model.parameters()).dtype == torch.float32
 
     def call(clips: torch.Tensor) -> object:
@@ -165,7 +166,7 @@ def ways(clock: Clock, precision: torch.dtype, onnx: bool) -> list[dict]:
     references = {name: "plain CT-Net" for name in calls if name.startswith("CT-Net")}
     references |= {name: "CT-Net" + name.removeprefix("TSN") for name in calls if name.startswith("TSN")}
     times = clock.in_turn(calls, clips)
-    lines = told(times, 1, references, frames=8, size=256, batch=1)
+    lines = summarise(times, 1, references, frames=8, size=256, batch=1)
     pairs = {f"CT-Net{way}": f"TSN{way}" for way in ("", ", optimized", ", compiled", ", ONNX Runtime")}
     print("  CT-Net beside TSN, each in the same way:")
     for mine, other in pairs.items():
@@ -197,7 +198,7 @@ def growth(clock: Clock, precision: torch.dtype) -> list[dict]:
         print(f"  {batch} x {frames} x {size} x {size}")
         references = {f"CT-Net, {way}": f"TSN, {way}" for way in ("optimized", "compiled")}
         few = Clock(clock.device, min(clock.rounds, 5))
-        lines += told(few.in_turn(calls, clips), batch, references, frames=frames, size=size, batch=batch)
+        lines += summarise(few.in_turn(calls, clips), batch, references, frames=frames, size=size, batch=batch)
     return lines
 
 
@@ -216,7 +217,7 @@ def memory(device: torch.device, precision: torch.dtype) -> list[dict]:
         call(clips)
         peak = torch.cuda.max_memory_allocated(device) - before
         lines.append({"name": name, "frames": 8, "size": 256, "batch": 1, "memory_mb": round(peak / 1e6, 1)})
-        print(f"  {name:32} {lines[-1]['memory_mb']:8,.0f} MB held at the peak", flush=True)
+        print(f"  {name:32} {lines[-1]['memory_mb']:8,.0f} MB at the peak", flush=True)
     return lines
 
 
@@ -254,21 +255,21 @@ def training(clock: Clock, precision: torch.dtype) -> list[dict]:
     references = dict.fromkeys(("CT-Net", "CT-Net, recomputed", "TSN"), "plain CT-Net")
     few = Clock(clock.device, min(clock.rounds, 5))
     times = few.in_turn(steps, clips)
-    lines = told(times, batch, references, frames=frames, size=size, batch=batch)
+    lines = summarise(times, batch, references, frames=frames, size=size, batch=batch)
     ratio = statistics.median(a / b for a, b in zip(times["CT-Net"], times["TSN"], strict=True))
     print(f"  CT-Net beside TSN: {ratio:.2f}")
     for line in lines if memory else ():
         line["memory_mb"] = round(memory[line["name"]])
         line["memory_ratio"] = round(memory[line["name"]] / memory["plain CT-Net"], 3)
-        print(f"  {line['name']:32} {line['memory_mb']:,} MB held at the peak, {line['memory_ratio']:.2f} of plain")
+        print(f"  {line['name']:32} {line['memory_mb']:,} MB at the peak, {line['memory_ratio']:.2f} of plain")
     return [*lines, {"name": "CT-Net", "beside": "TSN", "ratio": round(ratio, 3)}]
 
 
 def where(clock: Clock) -> list[dict]:
-    """Milliseconds in the parts of the CT-Modules, all seven together, and in the 3x3 convolutions they replace."""
+    """Milliseconds in the parts of all seven CT-Modules, and in the 3x3 convolutions that they replace."""
     ctnet, tsn = optimize(drawn(ctnet_r50(CLASSES))), optimize(drawn(tsn_r50(CLASSES)))
     spent: dict[str, float] = {}
-    replacing = "TSN: the 3x3 convolutions in their place"  # without their ReLUs
+    replacing = "TSN: the 3x3 convolutions that they replace"  # without their ReLUs
     clips = torch.randn(1, 3, 8, 256, 256)
 
     def watch(name: str, layer: nn.Module) -> None:
@@ -278,14 +279,14 @@ def where(clock: Clock) -> list[dict]:
             lambda *_: spent.__setitem__(name, spent.get(name, 0) + time.perf_counter() - began.pop())
         )
 
-    parts = {"spatial": "spatial convolutions", "temporal": "temporal convolutions"}
-    parts |= dict.fromkeys(("spatial_gate", "temporal_gate", "channel_gate"), "gates (convolutions of TE)")
-    for module in (layer for layer in ctnet.modules() if isinstance(layer, FoldedCTModule)):
-        watch("all", module)
-        for step in module.steps:
-            if hasattr(step, "spatial"):
-                for part, name in parts.items():
-                    watch(name, getattr(step, part))
+    for block in ctnet.backbone.replaced():
+        watch("all", block.conv2)
+        for step in block.conv2:
+            if isinstance(step, FoldedSubOperation):
+                watch("spatial convolutions", step.spatial)
+                watch("temporal convolutions", step.temporal)
+                for gate in step.gates:
+                    watch("gates (convolutions of TE)", gate)
             else:
                 watch("point-wise convolution", step)
     for stage, depth in zip(tsn.backbone.stages, (3, 4, 6, 3), strict=True):
@@ -313,7 +314,7 @@ def where(clock: Clock) -> list[dict]:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operations read and write, each tensor of each operation once; views are free."""
+    """Counts the bytes that operations read and write: each tensor of an operation once, views not at all."""
 
     bytes = 0
 
@@ -327,7 +328,7 @@ class Traffic(TorchDispatchMode):
 
 
 def floor(clock: Clock, precision: torch.dtype) -> list[dict]:
-    """Time over the least that the machine's measured rates allow: operations and bytes as the network is written."""
+    """Time over the least that the machine's measured rates allow for the network's operations and bytes."""
     device, on_gpu = clock.device, clock.device.type == "cuda"
     side, batch = (8192, 32) if on_gpu else (2048, 1)
     square = torch.randn(side, side, device=device, dtype=precision)
@@ -336,10 +337,10 @@ def floor(clock: Clock, precision: torch.dtype) -> list[dict]:
     frames, kernel = (part.contiguous(memory_format=torch.channels_last) for part in (frames, kernel))
 
     def ten(function: Callable, *arguments) -> None:
-        for _ in range(10):  # so that starting them is a small part
+        for _ in range(10):  # so that the time to start them is a small part
             function(*arguments)
 
-    # The best of several is what the machine can do: a CPU's library of matrix products may be the slower one.
+    # The better one counts: on a CPU, matrix products may be slower than convolutions.
     convolve = partial(F.conv2d, padding=1)
     rates = {
         "matrix product": 20 * side**3 / min(clock.once(ten, torch.mm, square, square) for _ in range(7)),
@@ -350,8 +351,8 @@ def floor(clock: Clock, precision: torch.dtype) -> list[dict]:
     large = torch.ones(256 * 2**20, dtype=torch.uint8, device=device)
     other = torch.empty_like(large)
     bandwidth = 20 * large.numel() / min(clock.once(ten, other.copy_, large) for _ in range(7))
-    told = ", ".join(f"{name} {value / 1e12:.2f} TFLOP/s" for name, value in rates.items())
-    print(f"  {told}, copy {bandwidth / 1e9:.0f} GB/s")
+    measured = ", ".join(f"{name} {value / 1e12:.2f} TFLOP/s" for name, value in rates.items())
+    print(f"  {measured}, copy {bandwidth / 1e9:.0f} GB/s")
     lines = []
     for name, make in (("CT-Net", ctnet_r50), ("TSN", tsn_r50)):
         model = optimize(drawn(make(CLASSES))).to(device, precision)
@@ -388,7 +389,7 @@ def floor(clock: Clock, precision: torch.dtype) -> list[dict]:
 
 
 def draw(record: dict, path: Path) -> None:
-    """Two panels: the ways of one clip, and clips a second at other shapes."""
+    """Two panels: one clip in each way, and milliseconds per clip at other shapes."""
     import matplotlib.pyplot as plt
     import pandas as pd
 
@@ -402,18 +403,17 @@ def draw(record: dict, path: Path) -> None:
         "0.25" if name.startswith("CT-Net") else "0.55" if name.startswith("TSN") else "0.8" for name in table.name
     ]
     left.barh(table.name, table.ms, xerr=errors, color=shades)
-    left.set(xlabel="ms a clip, 8 x 256 x 256, batch 1", title="Inference, each way")
+    left.set(xlabel="ms per clip, 8 x 256 x 256, batch 1", title="Inference, each way")
     shapes = pd.DataFrame(record["growth"])
     shapes["shape"] = [f"{row.batch} x {row.frames} x {row['size']}" for _, row in shapes.iterrows()]
     for marker, (name, lines) in zip("osD^v", shapes.groupby("name", sort=False), strict=False):
         right.plot(lines["shape"], lines.ms / lines.batch, marker, label=name)
-    right.set(xlabel="clips x frames x pixels", ylabel="ms a clip", title="Growth with frames, size and batch")
+    right.set(xlabel="clips x frames x pixels", ylabel="ms per clip", title="Growth with frames, size and batch")
     right.set(yscale="log", yticks=(200, 500, 1000, 2000))
     right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter("")
     right.legend()
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
+    figure.savefig(path.with_suffix(".png"), dpi=150)
 
 
 def main() -> None:
@@ -423,8 +423,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="", choices=("", "fp32", "bf16"), help="fp32 on a CPU, bf16 on a GPU")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
-    parser.add_argument("--record", type=Path, help="write the record there, as JSON")
-    parser.add_argument("--figure", type=Path, help="draw it there, as PNG and SVG")
+    parser.add_argument("--record", type=Path, help="write the record to this JSON file")
+    parser.add_argument("--figure", type=Path, help="write the figure to this PNG file")
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error(f"--rounds must be at least 2, for quartiles, got {options.rounds}")
@@ -458,18 +458,18 @@ def main() -> None:
 
 
 def protocol(options: argparse.Namespace, precision: torch.dtype) -> dict:
-    told = records.provenance(torch.device(options.device))
+    machine = records.provenance(torch.device(options.device))
     kept = {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "OMP_", "LD_PRELOAD"))}
     return {
-        "measured": f"{options.rounds} rounds in turn (growth and training at most 5) after 2 that do not count; "
+        "measured": f"{options.rounds} rounds in turn (growth and training at most 5) after 2 to warm up; "
         "medians and quartiles",
         "weights": "random, with running statistics drawn",
         "precision": str(precision).removeprefix("torch."),
         "threads": options.threads,
-        "hardware": told["hardware"],
+        "hardware": machine["hardware"],
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "versions": told["versions"],
-        "commit": told["commit"],
+        "versions": machine["versions"],
+        "commit": machine["commit"],
         "environment": kept,
     }
 

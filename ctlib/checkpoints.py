@@ -1,8 +1,8 @@
 """Networks on disk: our own checkpoints, and those that CT-Net's authors released.
 
 Ours hold tensors and plain values only (`weights_only=True` reads them): the state dict, the
-model's configuration, the class names in label order, and versions. A checkpoint knows its classes
-by name, so it is never read with another set's labels.
+model's configuration, the class names in label order, and versions. Because classes are stored by
+name, a checkpoint is never read with the labels of another data set.
 """
 
 import glob
@@ -20,18 +20,47 @@ from torch import nn
 
 from ctlib import files
 from ctlib.config import ModelConfig
-from ctlib.models import VideoClassifier, build_model, model_config
+from ctlib.models import VideoClassifier, build_model, model_config, unwrapped
 
-FORMAT = 1
+FORMAT = 2
+HEAD = ("fc.weight", "fc.bias")
+# What changed since format 1: names of parameters and keys of the configuration. The second is C3D's, R(2+1)D's
+# and CSN's, whose convolutions were layers of a Sequential.
+_RENAMED = [
+    (r"^trunk\b", "backbone"),
+    (r"\.(conv2|module)\.(\d)\.([01])\.", r".\1.sub_operations.\2.conv.\3."),
+]
+# The authors' names inside a replaced block, and ours. x is their first sub-operation and y their second;
+# z is the temporal convolution of either, so its number decides.
+_RELEASED_NAMES = [
+    (r"^module\.", ""),
+    (r"^(new_fc|base_model\.fc)\.", "fc."),
+    (r"^base_model\.", "backbone."),
+    (r"\.conv([13])\.0\.", r".conv\1."),
+    (r"\.conv([13])\.1\.", r".bn\1."),
+    (r"\.conv2\.conv1_x\.", ".conv2.sub_operations.0.spatial."),
+    (r"\.conv2\.conv1_z\.", ".conv2.sub_operations.0.temporal."),
+    (r"\.conv2\.conv2_y\.", ".conv2.sub_operations.1.spatial."),
+    (r"\.conv2\.conv2_z\.", ".conv2.sub_operations.1.temporal."),
+    (r"\.conv2\.fusion\.", ".conv2.pointwise.0."),
+    (r"\.conv2\.([stc])x_attention\.", r".conv2.sub_operations.0.excitation.\1."),
+    (r"\.conv2\.([stc])y_attention\.", r".conv2.sub_operations.1.excitation.\1."),
+    (r"\.excitation\.s\.", ".excitation.spatial."),
+    (r"\.excitation\.t\.", ".excitation.temporal."),
+    (r"\.excitation\.c\.", ".excitation.channel."),
+    (r"(\.excitation\..*)\.fc1\.0\.", r"\1.reduce."),
+    (r"(\.excitation\..*)\.fc1\.1\.", r"\1.bn."),
+    (r"(\.excitation\..*)\.fc2\.0\.", r"\1.expand."),
+]
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or one that does not fit; the message says what does not.
+    """A file that is not a checkpoint, or does not fit; the message says what is wrong.
 
     Attributes:
-        missing: names that the model has and the file lacks, as the model calls them.
-        unexpected: names that the file has and the model does not, as the file calls them.
-        mis_shaped: "name shape, needed shape" of what both have, as the file calls it.
+        missing: parameters of the model that the file lacks, by the model's names.
+        unexpected: parameters of the file that the model lacks, by the file's names.
+        mis_shaped: "name shape, needed shape" of what both have, by the file's names.
     """
 
     def __init__(self, message: str, missing=(), unexpected=(), mis_shaped=()):
@@ -49,13 +78,12 @@ class Checkpoint:
 
 
 def save(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> None:
-    """Write a network and the names of its classes; the file is whole or as it was.
+    """Write a network and the names of its classes; after an error the file is as it was.
 
     Raises:
         ValueError: another number of names than the model has classes, or a name twice.
     """
-    model = getattr(model, "_orig_mod", model)  # of a compiled network, the network itself
-    classes = _names(classes)
+    model, classes = unwrapped(model), _names(classes)
     if len(classes) != model.fc.out_features:
         raise ValueError(f"the model has {model.fc.out_features} classes, got {len(classes)} names")
     path = Path(path)
@@ -80,16 +108,16 @@ def load(
 
     Args:
         path: the file.
-        classes: the names behind your labels, in label order; the checkpoint's own if not given. The
-            same names in another order are sorted out by name.
-        class_map: for names that differ: yours -> the checkpoint's. A name that it does not mention
-            stands for itself. With it, some of the checkpoint's classes may go unused.
-        fresh_head: take the backbone only, and give it a new, untrained classifier of `classes`.
+        classes: the names of your labels, in label order; the checkpoint's own if not given. The order
+            may differ from the checkpoint's.
+        class_map: for names that differ: yours -> the checkpoint's. Names that it leaves out are the
+            same in both. With it, classes of the checkpoint may be unused.
+        fresh_head: load the backbone only, with a new, untrained classifier of `classes`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is no checkpoint of ours, or its classes are not those asked for.
-        ValueError: arguments that do not go together, or a class name twice.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: it is not a checkpoint of ours, or it has other classes than asked for.
+        ValueError: arguments that exclude each other, or a class name twice.
     """
     if fresh_head and (classes is None or class_map):
         raise ValueError("fresh_head needs the names of its classes, and no class_map")
@@ -97,14 +125,14 @@ def load(
     config, own, state = _ours(content, path)
     wanted = own if classes is None else _names(classes)
     if fresh_head:
-        del state["fc.weight"], state["fc.bias"]
+        state = {key: value for key, value in state.items() if key not in HEAD}
     else:
         rows = _rows(path, wanted, own, class_map or {})
-        state["fc.weight"], state["fc.bias"] = state["fc.weight"][rows], state["fc.bias"][rows]
-    # The weights come from this file: the published ones that training began with need not be there.
+        state.update({key: state[key][rows] for key in HEAD})
+    # Without the published weights that training may have started from: all weights are in this file.
     model = build_model(replace(config, num_classes=len(wanted), weights=None))
     model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
-    _fill(model, state, path, allowed=("fc.weight", "fc.bias") if fresh_head else ())
+    _fill(model, state, path, allowed=HEAD if fresh_head else ())
     model.config = replace(model.config, weights=config.weights)
     return Checkpoint(model.eval(), tuple(wanted), content["versions"])
 
@@ -114,16 +142,20 @@ def _ours(content: dict, path: str | Path) -> tuple[ModelConfig, list[str], dict
     kinds = {"format": int, "model": dict, "classes": list, "versions": dict, "state_dict": dict}
     missing = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
     if missing:
-        older = "it was written by an older ctlib" if "model" in content else "for the authors' own, use load_released"
-        raise CheckpointError(f"{path} is no checkpoint of this ctlib: it lacks {', '.join(missing)} ({older})")
-    if content["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {content['format']}, this version of ctlib reads {FORMAT}")
-    state, classes = dict(content["state_dict"]), list(content["classes"])
-    heads = [state.get(key) for key in ("fc.weight", "fc.bias")]
+        hint = "it was written by an older ctlib" if "model" in content else "for the authors' own, use load_released"
+        raise CheckpointError(f"{path} is not a checkpoint of this ctlib: it lacks {', '.join(missing)} ({hint})")
+    if content["format"] not in (1, FORMAT):
+        raise CheckpointError(f"{path} has format {content['format']}, this version of ctlib reads 1 and {FORMAT}")
+    table = _RENAMED if content["format"] == 1 else []
+    state, model = (
+        {_renamed(key, table): value for key, value in content[part].items()} for part in ("state_dict", "model")
+    )
+    classes = list(content["classes"])
+    heads = [state.get(key) for key in HEAD]
     if any(not isinstance(head, torch.Tensor) or len(head) != len(classes) for head in heads):
-        raise CheckpointError(f"{path} names {len(classes)} classes, and its classifier is not one of as many")
+        raise CheckpointError(f"{path} names {len(classes)} classes, but its classifier has another number")
     try:
-        return ModelConfig.from_dict(content["model"]), classes, state
+        return ModelConfig.from_dict(model), classes, state
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} describes a network that this version of ctlib does not know: {error}") from None
 
@@ -133,20 +165,20 @@ def load_released(
 ) -> VideoClassifier:
     """Fill a model from a checkpoint in the format of CT-Net's authors.
 
-    After this `ctnet_r50` computes what their network computes on frames in order, normalised by
-    ImageNet's mean and standard deviation. Their classes are in the order of their category.txt.
+    Then `ctnet_r50` computes what their network computes on frames in order, normalised by ImageNet's
+    mean and standard deviation. Their classes are in the order of their category.txt.
 
     Args:
         model: the network of the same shape: `ctnet_r50(174)` for Something-Something.
         source: the file, its content, or the state dict in it, with or without the `module.` prefix.
-        fresh_head: leave the model's classifier as it is, which may then have other classes.
+        fresh_head: leave the model's classifier as it is; it may then have other classes.
 
     Returns:
         `model`, in evaluation mode.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: what does not fit, by count and by name; the model is then as it was.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: what does not fit, by number and name; the model is then unchanged.
     """
     content = source if isinstance(source, dict) else _read(source)
     released = content.get("state_dict", content)
@@ -156,11 +188,11 @@ def load_released(
         raise CheckpointError(f"{name} holds no state dict of tensors")
     theirs = {}
     for key in released:
-        other = theirs.setdefault(_our_name(key), key)
+        other = theirs.setdefault(_renamed(key, _RELEASED_NAMES), key)
         if other != key:
-            raise CheckpointError(f"{name} has {other} and {key}, which stand for the same parameter")
+            raise CheckpointError(f"{name} has {other} and {key}, which are the same parameter")
     state = {ours: released[key] for ours, key in theirs.items() if not (fresh_head and ours.startswith("fc."))}
-    _fill(model, state, name, allowed=("fc.weight", "fc.bias") if fresh_head else (), called=theirs)
+    _fill(model, state, name, allowed=HEAD if fresh_head else (), called=theirs)
     return model.eval()
 
 
@@ -169,98 +201,74 @@ def load_any(path: str | Path, classes: Sequence[str], released: str = "", num_f
 
     Args:
         path: the file.
-        classes: names in label order; the authors' files have no names, and only the number is compared.
-        released: of the authors' file, the network's name in `models.MODELS`.
-        num_frames: T of the authors' file, which does not say it; if not given, it is read from a "segment8" in the
-            path, as TSM's trainer, on which theirs is built, names its folders. Ours know theirs.
+        classes: names in label order. The authors' files have no names; only the number is compared.
+        released: for an authors' file, the network's name in `models.MODELS`.
+        num_frames: T of an authors' file; if not given, it is read from "segment8" in the path, which is how their
+            trainer names its folders.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         CheckpointError: it is neither, or it does not fit.
-        ValueError: an unknown network, or T is not known.
+        ValueError: an unknown network, or an unknown T.
     """
     if "model" in _read(path):
         return load(path, classes)
     if not released:
-        raise CheckpointError(f"{path} is no checkpoint of ours; if it is of the authors, say of which network")
-    told = re.findall(r"segment(\d+)", str(path))
-    if not num_frames and not told:
+        raise CheckpointError(f"{path} is not a checkpoint of ours; if it is the authors', name its network (released)")
+    segments = re.findall(r"segment(\d+)", str(path))
+    if not num_frames and not segments:
         raise ValueError(
-            f"{path} is of the authors' format, which does not say for how many frames: say it (num_frames)"
+            f"{path} has the authors' format, which does not contain the number of frames: give num_frames"
         )
-    config = model_config(released, num_classes=len(classes), num_frames=num_frames or int(told[-1]))
+    config = model_config(released, num_classes=len(classes), num_frames=num_frames or int(segments[-1]))
     return Checkpoint(load_released(build_model(config), path), tuple(classes), {})
 
 
 def start_from(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> None:
-    """Give a network the weights of a checkpoint, ours or the authors', to go on training from.
+    """Load the weights of a checkpoint, ours or the authors', to start training from.
 
-    The classifier comes along if the checkpoint names the same classes, in whatever order; else it stays
-    new, and with the authors' files always, as they name none.
+    The classifier is loaded if the checkpoint names the same classes, in any order. Otherwise it stays new, as it
+    does with the authors' files, which name no classes.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is no checkpoint, or one of another network: what does not fit, by name.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: it is not a checkpoint, or one of another network: what does not fit, by name.
     """
-    content, head = _read(path), ("fc.weight", "fc.bias")
+    content = _read(path)
     if "model" not in content:
         load_released(model, content, fresh_head=True).train()
         return
     _, own, state = _ours(content, path)
     same = sorted(own) == sorted(classes)
-    rows = _rows(path, list(classes), own, {}) if same else []
-    state.update({key: state[key][rows] for key in head})
-    if not same:
-        state = {key: value for key, value in state.items() if key not in head}
-    _fill(model, state, path, allowed=() if same else head)
+    for key in HEAD:
+        head = state.pop(key)
+        if same:
+            state[key] = head[[own.index(name) for name in classes]]
+    _fill(model, state, path, allowed=() if same else HEAD)
 
 
 def find(patterns: str, root: str | Path) -> list[Path]:
-    """The files that patterns match, separated by spaces (one with a space in it in quotes), in that order, each once.
+    """The files that match patterns, separated by spaces (quote a pattern with a space), in that order, each once.
 
     `**` matches any folders. Relative patterns are below `root`.
 
     Raises:
-        FileNotFoundError: a pattern, which is named, matches no file, or there is none.
+        FileNotFoundError: no pattern, or one that matches no file.
     """
-    found = []
+    paths = []
     for pattern in shlex.split(patterns):
-        files = sorted(glob.glob(str(Path(root) / Path(pattern).expanduser()), recursive=True))
-        files = [Path(file) for file in files if os.path.isfile(file)]
-        if not files:
+        matches = sorted(glob.glob(str(Path(root) / Path(pattern).expanduser()), recursive=True))
+        matches = [Path(match) for match in matches if os.path.isfile(match)]
+        if not matches:
             raise FileNotFoundError(f"no checkpoint matches {pattern!r}")
-        found += files
-    if not found:
+        paths += matches
+    if not paths:
         raise FileNotFoundError("no checkpoint is named")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(paths))
 
 
-# The authors' names inside a replaced block, and ours. x is their first sub-operation and y their second;
-# z is the temporal convolution of either, so its number tells which.
-_RELEASED_NAMES = [
-    (r"^module\.", ""),
-    (r"^(new_fc|base_model\.fc)\.", "fc."),
-    (r"^base_model\.", "backbone."),
-    (r"\.conv([13])\.0\.", r".conv\1."),
-    (r"\.conv([13])\.1\.", r".bn\1."),
-    (r"\.conv2\.conv1_x\.", ".conv2.sub_operations.0.spatial."),
-    (r"\.conv2\.conv1_z\.", ".conv2.sub_operations.0.temporal."),
-    (r"\.conv2\.conv2_y\.", ".conv2.sub_operations.1.spatial."),
-    (r"\.conv2\.conv2_z\.", ".conv2.sub_operations.1.temporal."),
-    (r"\.conv2\.fusion\.", ".conv2.pointwise.0."),
-    (r"\.conv2\.([stc])x_attention\.", r".conv2.sub_operations.0.excitation.\1."),
-    (r"\.conv2\.([stc])y_attention\.", r".conv2.sub_operations.1.excitation.\1."),
-    (r"\.excitation\.s\.", ".excitation.spatial."),
-    (r"\.excitation\.t\.", ".excitation.temporal."),
-    (r"\.excitation\.c\.", ".excitation.channel."),
-    (r"(\.excitation\..*)\.fc1\.0\.", r"\1.reduce."),
-    (r"(\.excitation\..*)\.fc1\.1\.", r"\1.bn."),
-    (r"(\.excitation\..*)\.fc2\.0\.", r"\1.expand."),
-]
-
-
-def _our_name(key: str) -> str:
-    for pattern, name in _RELEASED_NAMES:
+def _renamed(key: str, table: list[tuple[str, str]]) -> str:
+    for pattern, name in table:
         key = re.sub(pattern, name, key)
     return key
 
@@ -290,47 +298,39 @@ def _fill(
     counters = {key for key in needed if key.endswith("num_batches_tracked")}  # older files lack them
     missing = sorted(needed.keys() - state.keys() - counters - set(allowed))
     unexpected = sorted(called.get(key, key) for key in state.keys() - needed.keys())
-    differing = [key for key in sorted(needed.keys() & state.keys()) if not _fits(state[key], needed[key])]
+    differing = [key for key in sorted(needed.keys() & state.keys()) if _kind(state[key]) != _kind(needed[key])]
     mis_shaped = [f"{called.get(key, key)} {_kind(state[key])}, needed {_kind(needed[key])}" for key in differing]
     if missing or unexpected or mis_shaped:
-        found = {"missing": missing, "unexpected": unexpected, "of another shape": mis_shaped}
-        lines = [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
-        hint = ""
-        if {"fc.weight", "fc.bias"} & set(differing):
-            hint = "\n  (another number of classes: fresh_head=True takes the rest and leaves the classifier new)"
-        text = f"{name} does not fit the model:\n  " + "\n  ".join(lines) + hint
-        raise CheckpointError(text, missing, unexpected, mis_shaped)
+        problems = {"missing": missing, "unexpected": unexpected, "of another shape": mis_shaped}
+        lines = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
+        if set(HEAD) & set(differing):
+            lines.append("(another number of classes: fresh_head=True loads the rest and keeps a new classifier)")
+        raise CheckpointError("\n  ".join([f"{name} does not fit the model:", *lines]), missing, unexpected, mis_shaped)
     model.load_state_dict({**needed, **state})
 
 
-def _fits(value: torch.Tensor, needed: torch.Tensor) -> bool:
-    return value.shape == needed.shape and value.is_floating_point() == needed.is_floating_point()
-
-
 def _kind(value: torch.Tensor) -> str:
+    """Shape, and the dtype of integers: floating-point tensors of any precision fit each other."""
     return f"{tuple(value.shape)}" + ("" if value.is_floating_point() else f" of {value.dtype}")
 
 
 def _rows(path, wanted: list[str], own: list[str], class_map: dict[str, str]) -> list[int]:
-    """Which rows of the checkpoint's classifier are the classes wanted, in their order."""
+    """The rows of the checkpoint's classifier that are the classes wanted, in their order."""
     unused = sorted(class_map.keys() - set(wanted))
     if unused:
         raise CheckpointError(f"class_map names {len(unused)} that are not among your classes: {_some(unused)}")
     sources = [class_map.get(name, name) for name in wanted]
-    unknown = sorted(set(sources) - set(own))
-    left = [] if class_map else sorted(set(own) - set(sources))
-    if unknown or left or len(set(sources)) != len(sources):
-        lines = []
-        if unknown:
-            lines.append(f"{len(unknown)} that it does not have: {_some(unknown)}")
-        if left:
-            lines.append(f"{len(left)} that you do not: {_some(left)}")
-        if len(set(sources)) != len(sources):
-            lines.append(f"asked for twice: {_some(_repeated(sources))}")
+    problems = {
+        "that it does not have": sorted(set(sources) - set(own)),
+        "that you do not": [] if class_map else sorted(set(own) - set(sources)),
+        "asked for twice": _repeated(sources),
+    }
+    lines = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
+    if lines:
         raise CheckpointError(
             f"{path} has {len(own)} classes, other ones than the {len(wanted)} asked for:\n  "
             + "\n  ".join(lines)
-            + "\n  (class_map says which of its classes stand for yours; fresh_head=True takes a new classifier)"
+            + "\n  (class_map: your name -> its name; fresh_head=True starts a new classifier)"
         )
     return [own.index(name) for name in sources]
 
@@ -350,6 +350,6 @@ def _repeated(names: list[str]) -> list[str]:
 
 
 def _some(names: list[str], most: int = 12) -> str:
-    """Names in a line; of a great many, the first ones and how many more."""
+    """The first names, separated by commas, and how many more."""
     more = f", and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more

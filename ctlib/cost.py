@@ -1,8 +1,8 @@
-"""What a network costs: counted in the paper's convention, timed on this device, and what it reaches.
+"""The cost of a network: counted in the paper's convention, by formula, and timed; and its interact field.
 
-GFLOPs are multiply-accumulates of convolutions and linear layers plus 2 operations an output
-element of every batch norm, in 1e9, of one view (one clip, one crop). With this convention the
-counts meet the published ones; other papers and tools leave batch norm out or count a
+GFLOPs are multiply-accumulates of convolutions and linear layers, plus 2 operations per output
+element of every batch norm, in 1e9, for one view (one clip, one crop). In this convention the
+counts equal the published ones. Other papers and tools leave batch norm out, or count a
 multiply-accumulate as two.
 """
 
@@ -19,28 +19,28 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctlib.config import check_choice
 from ctlib.ct_module import Kernel, kernel_of_each
+from ctlib.kernels import BATCH_NORMS
 from ctlib.tensorize import TensorSeparableConv, resolve_dims
 
 
 @dataclass(frozen=True)
 class Cost:
-    """GFLOPs of one view, and the number of parameters (a count, not millions)."""
+    """GFLOPs of one view, and the number of parameters (not in millions)."""
 
     gflops: float
     params: int
 
 
 def count(model: nn.Module, num_frames: int = 8, size: int = 256) -> Cost:
-    """Count a network on one clip of `num_frames` frames of `size` x `size` pixels.
+    """Count the cost of one clip of `num_frames` frames of `size` x `size` pixels.
 
-    Nothing is computed: a copy of the network runs on the meta device, so any size of clip takes a fraction of
-    a second and no memory, and the model given is left as it is.
+    A copy of the network runs on the meta device, which computes nothing. Clips of any size take a fraction of a
+    second and no memory.
 
     Args:
         model: takes (N, 3, T, H, W).
@@ -57,8 +57,8 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
     Arguments as in `count`.
 
     Returns:
-        A row a layer that counts: `layer` (its name in the model), `kind` ("product" of convolutions
-        and linear layers, or "batch norm") and `gflops`.
+        One row per layer that counts: `layer` (its name in the model), `kind` ("product" of
+        convolutions and linear layers, or "batch norm") and `gflops`.
     """
     model = copy.deepcopy(model).to("meta").eval()
     clip = torch.zeros(1, 3, num_frames, size, size, device="meta")
@@ -72,10 +72,10 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
             before = counter.get_total_flops()
 
         def leave(_layer, _inputs, output):
-            products = (counter.get_total_flops() - before) / 2  # the counter has 2 a multiply-accumulate
+            products = (counter.get_total_flops() - before) / 2  # the counter counts a multiply-accumulate as 2
             if products:
                 rows.append((name, "product", products / 1e9))
-            if isinstance(layer, _BatchNorm):
+            if isinstance(layer, BATCH_NORMS):
                 rows.append((name, "batch norm", 2 * output.numel() / 1e9))
 
         layer.register_forward_pre_hook(enter)
@@ -90,24 +90,22 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
     table = pd.DataFrame(rows, columns=["layer", "kind", "gflops"])
     products = table.gflops[table.kind == "product"].sum()
     if abs(products - total) > 1e-9 * max(total, 1):
-        raise ValueError(f"{total} GFLOPs of products, of which only {products} happen in layers without sub-layers")
+        raise ValueError(f"{total} GFLOPs of products, of which only {products} are in layers without sub-layers")
     return table
 
 
 def by_stage(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.DataFrame:
-    """The GFLOPs of a network on a ResNet, by stage and by part.
-
-    Arguments as in `count`.
+    """The GFLOPs of a network on a ResNet, by stage and part. Arguments as in `count`.
 
     Returns:
-        A row for the stem, each of stages 2 to 5, and the head; a column for "1x1 and stem", "3x3 or sub-operations"
-        (whatever stands where the 3x3 convolution was, with its batch norms), "point-wise" and "excitation".
+        A row for the stem, each of stages 2 to 5, and the head. Columns are "1x1 and stem", "3x3 or sub-operations"
+        (with their batch norms), "point-wise" and "excitation".
 
     Raises:
-        ValueError: the network's backbone has no stages.
+        ValueError: the backbone has no stages.
     """
     if not hasattr(getattr(model, "backbone", None), "stages"):
-        raise ValueError("stages are a ResNet's: for another network, see `breakdown`")
+        raise ValueError("only ResNets have stages: for another network, use `breakdown`")
     table = breakdown(model, num_frames, size)
     stages = {f"backbone.layer{number - 1}.": f"stage {number}" for number in (2, 3, 4, 5)} | {"fc": "head"}
     parts = {".excitation.": "excitation", ".pointwise.": "point-wise", r"\.(?:conv|bn)2": "3x3 or sub-operations"}
@@ -123,50 +121,47 @@ def by_stage(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.DataF
 
 def ct_block_formula(
     channels: int,
-    num_frames: int,
-    height: int,
-    width: int,
+    size: tuple[int, int, int],
     dims: int | tuple[int, ...] = 2,
     kernels: Kernel | Sequence[Kernel] = (3, 3, 3),
     pointwise: bool = True,
     excitation: str = "te",
 ) -> dict[str, int]:
-    """The operations of one CT-Block by formula, part by part: what `count` would find (section 3).
+    """The operations of one CT-Block by formula, part by part; equal to what `breakdown` counts (section 3).
 
     Args:
         channels: C, the bottleneck's width; the block has 4C at both ends.
-        num_frames: T, of features of `height` x `width`.
-        dims: as in `CTModule`, with the parallel connection.
-        kernels: as there.
-        pointwise: as there.
+        size: (T, H, W) of the features.
+        dims, kernels, pointwise: as in `CTModule`, with the parallel connection.
         excitation: "te" or "none".
 
     Returns:
         Operations (not 1e9) of "1x1 convolutions", "sub-operations", "point-wise" and "excitation".
     """
     check_choice("excitation", excitation, ("te", "none"))
-    c, positions, area = channels, num_frames * height * width, height * width
+    num_frames, area = size[0], size[1] * size[2]
+    c, positions = channels, num_frames * area
     dims = resolve_dims(channels, dims)
     parts = {"1x1 convolutions": positions * (4 * c * c + 2 * c) + positions * (4 * c * c + 2 * 4 * c)}
     parts["sub-operations"] = sum(
-        positions * c * size * (h * w + t) + 2 * (2 * c * positions)  # two batch norms
-        for size, (t, h, w) in zip(dims, kernel_of_each(kernels, dims), strict=True)
+        positions * c * c_k * (h * w + t) + 2 * (2 * c * positions)  # two batch norms
+        for c_k, (t, h, w) in zip(dims, kernel_of_each(kernels, dims), strict=True)
     )
     parts["point-wise"] = (len(dims) - 1) * positions * (c * c + 2 * c) if pointwise else 0
     parts["excitation"] = 0
-    for size in dims if excitation == "te" else ():
-        hidden = c // max(r for r in (1, 2, 3, 4) if size % r == 0)
+    for c_k in dims if excitation == "te" else ():
+        hidden = c // max(r for r in (1, 2, 3, 4) if c_k % r == 0)
         for taps, places in ((9, area), (3, num_frames), (1, num_frames)):  # spatial, temporal, channel
             # Reducing takes C/r outputs of C_k inputs, expanding C outputs of C_k/r: the same number.
-            parts["excitation"] += places * (2 * hidden * size * taps + 2 * hidden)
+            parts["excitation"] += places * (2 * hidden * c_k * taps + 2 * hidden)
     return parts
 
 
 @contextmanager
 def eval_with_hooks(network: nn.Module, after: Mapping[nn.Module, Callable] | None = None) -> Iterator[None]:
-    """Inside, `network` is in evaluation mode with forward hooks; afterwards, also after an error, it is as it was.
+    """Inside, `network` is in evaluation mode with forward hooks; afterwards, even after an error, it is as before.
 
-    Every module gets back its own mode, since some may be frozen in evaluation mode. Gradients are left to the caller.
+    Every module gets back its own mode, since some may be frozen in evaluation mode.
 
     Args:
         network: any module.
@@ -185,7 +180,7 @@ def eval_with_hooks(network: nn.Module, after: Mapping[nn.Module, Callable] | No
             module.training = training
 
 
-# What autocast computes in, by its name; "fp32" is without autocast.
+# The dtypes of autocast, by name; "fp32" is without autocast.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -197,10 +192,10 @@ class Latency:
     low: float  # the first quartile, milliseconds
     high: float  # the third
     calls: int
-    batch: int  # clips a call
+    batch: int  # clips per call
     num_frames: int
     size: int  # pixels
-    precision: str  # of the arithmetic; "tf32" where a GPU rounds the float32 inputs of convolutions so
+    precision: str  # "tf32" where a GPU rounds the float32 inputs of convolutions to it
     device: str
     hardware: str
     threads: int  # of the CPU
@@ -213,27 +208,27 @@ class Latency:
 def latency(
     model: nn.Module, num_frames: int = 8, size: int = 256, batch: int = 1, precision: str = "fp32", seconds: float = 3
 ) -> Latency:
-    """Time a network's forward pass where it is: GFLOPs do not tell seconds.
+    """Time a network's forward pass on its device.
 
-    After two calls to warm up, calls are timed one by one for `seconds`, each until the device has
-    finished. Compare two networks only when both were timed in one session, in turn.
+    After two calls to warm up, calls are timed one by one for `seconds`, each until the device has finished.
+    Compare networks only by times of one session, measured in turn.
 
     Args:
-        model: takes (N, 3, T, H, W), in float32; its device is the one timed, its mode is restored.
+        model: takes (N, 3, T, H, W), in float32; its mode is restored.
         num_frames: T.
         size: pixels, height and width.
-        batch: N, clips a call.
+        batch: N, clips per call.
         precision: "fp32", or "bf16" or "fp16" by autocast.
         seconds: how long to time; at least one call is made.
 
     Raises:
-        ValueError: an unknown precision, a model in another one than float32, or fewer than one clip, frame or pixel.
+        ValueError: an unknown precision, a model that is not in float32, or fewer than one clip, frame or pixel.
     """
     check_choice("precision", precision, PRECISIONS)
     parameter = next(model.parameters())
     device = parameter.device
     if parameter.dtype != torch.float32:
-        raise ValueError(f"the model must be in float32, got {parameter.dtype}: `precision` asks for another")
+        raise ValueError(f"the model must be in float32, got {parameter.dtype}: set `precision` for another")
     if min(batch, num_frames, size) < 1:
         raise ValueError(f"batch, num_frames and size must be at least 1, got {batch}, {num_frames} and {size}")
     clips = torch.zeros(batch, 3, num_frames, size, size, device=device)
@@ -265,7 +260,7 @@ def _timed(model: nn.Module, clips: torch.Tensor) -> float:
 
 
 def hardware(device: torch.device) -> str:
-    """The name of a GPU, or the number and the name of this machine's processors."""
+    """The name of the GPU, or the number and name of this machine's processors."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -276,9 +271,9 @@ def hardware(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class InteractField:
-    """Which inputs one output depends on: Table 1's interact field, measured.
+    """The inputs that one output depends on: Table 1's interact field, measured.
 
-    `reached` is bool (C, T, H, W), True where a change of that input can change the output.
+    `reached` is bool (C, T, H, W): True where a change of the input can change the output.
     """
 
     reached: torch.Tensor
@@ -295,16 +290,16 @@ class InteractField:
 
     @property
     def positions(self) -> int:
-        """How many positions are reached: at most the box's volume."""
+        """How many positions are reached, at most the box's volume."""
         return int(self.places.sum())
 
     @property
     def box(self) -> tuple[int, int, int]:
         """Extents of the bounding box of those positions, (t, h, w); zeros if there are none."""
-        found = self.places.nonzero()
-        if not len(found):
+        places = self.places.nonzero()
+        if not len(places):
             return 0, 0, 0
-        return tuple((found.amax(0) - found.amin(0) + 1).tolist())
+        return tuple((places.amax(0) - places.amin(0) + 1).tolist())
 
 
 def interact_field(
@@ -312,19 +307,19 @@ def interact_field(
 ) -> InteractField:
     """The set of inputs (channel, t, h, w) that one output depends on, by gradient.
 
-    What could hide a dependence is taken out of a copy: every weight and input is positive and every
-    batch norm and bias as new, so that no paths cancel and every ReLU is the identity; maxima are taken
-    as means; the sigmoid of a gate, which saturates to a gradient of zero, as x / (1 + |x|).
+    It is measured on a copy without anything that could hide a dependence. Weights and inputs are positive, and
+    batch norms and biases as new, so no paths cancel and every ReLU is the identity. Maxima become means. The
+    sigmoid of a gate, whose gradient would vanish, becomes x / (1 + |x|).
 
     Args:
-        module: a module on clips, or a network (of which the features are looked at, not the scores).
-        num_frames: T of the clip that is put in. A field that reaches its border is cut off there.
+        module: a module on clips, or a network (then its features count, not its scores).
+        num_frames: T of the input clip. A field that reaches its border is cut off there.
         size: pixels, its height and width.
         channels: C of the clip; that of the module's first convolution if not given.
         channel: the output is this channel, in the middle of the clip.
 
     Raises:
-        ValueError: `channels` is not given and there is no convolution to tell.
+        ValueError: `channels` is not given and the module has no convolution.
 
     Example:
         >>> from ctlib.ct_module import CTModule
@@ -336,7 +331,7 @@ def interact_field(
     convolutions = TensorSeparableConv, nn.Conv2d, nn.Conv3d
     with torch.no_grad():
         for layer in module.modules():
-            if isinstance(layer, _BatchNorm):
+            if isinstance(layer, BATCH_NORMS):
                 layer.reset_parameters()  # weight 1, bias 0, mean 0, variance 1
             elif isinstance(layer, (*convolutions, nn.Linear)):
                 layer.weight.fill_(1 / layer.weight[0].numel())  # so that values stay near 1
@@ -345,18 +340,18 @@ def interact_field(
     if channels is None:
         first = next((layer for layer in module.modules() if isinstance(layer, convolutions)), None)
         if first is None:
-            raise ValueError("the module has no convolution that tells its channels: give `channels`")
+            raise ValueError("the module has no convolution to take the channels from: give `channels`")
         channels = first.channels if isinstance(first, TensorSeparableConv) else first.in_channels
     clip = torch.ones(1, channels, num_frames, size, size, dtype=torch.double, requires_grad=True)
-    with _Unhidden():
+    with _Smooth():
         output = getattr(module, "features", module)(clip)
     middle = tuple(extent // 2 for extent in output.shape[2:])
     output[(0, channel, *middle)].backward()
     return InteractField(clip.grad[0] != 0)
 
 
-class _Unhidden(TorchFunctionMode):
-    """Functions that would hide a dependence from the gradient, replaced by ones that do not."""
+class _Smooth(TorchFunctionMode):
+    """Replaces functions whose gradient would hide a dependence."""
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         return _INSTEAD.get(function, function)(*arguments, **(keywords or {}))

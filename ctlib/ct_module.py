@@ -1,7 +1,7 @@
-"""The Channel Tensorization Module: K sub-operations, one a sub-dimension (sections 3.1 and 3.2).
+"""The Channel Tensorization Module: K sub-operations, one per sub-dimension (sections 3.1 and 3.2).
 
-A sub-operation convolves along its sub-dimension in space and time. Three connections of the two
-are compared in Table 2c; each is a class here, and a sub-operation of its own.
+A sub-operation convolves along its sub-dimension in space and time. Table 2c compares three
+connections of the two; each is a class here. C3D, R(2+1)D and CSN are settings of the module.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import nn
 
 from ctlib.config import check_choice
 from ctlib.excitation import EXCITATIONS
-from ctlib.tensorize import TensorSeparableConv, resolve_dims, rotate
+from ctlib.tensorize import TensorSeparableConv, channel_shuffle, resolve_dims
 
 Kernel = tuple[int, int, int]
 
@@ -55,8 +55,8 @@ class Parallel(nn.Module):
 class Serial(Parallel):
     """The temporal convolution after the spatial one. Arguments and shapes as in `Parallel`.
 
-    The paper shows excitation with the parallel connection only; here each gate follows its own
-    convolution and the channel gate comes last.
+    The paper shows excitation with the parallel connection only. Here each gate follows its own
+    convolution, and the channel gate comes last.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Coupling(nn.Module):
     """One t x h x w convolution, Eq. (2). Arguments and shapes as in `Parallel`.
 
     Raises:
-        ValueError: `excitation` gates spatial and temporal features, which are not apart here.
+        ValueError: `excitation` needs separate spatial and temporal features.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Coupling(nn.Module):
         super().__init__()
         if EXCITATIONS[excitation].has_branches:
             raise ValueError(
-                f"excitation {excitation!r} needs spatial and temporal features apart: "
-                "take connection 'parallel' or 'serial', not 'coupling'"
+                f"excitation {excitation!r} needs separate spatial and temporal features: "
+                "use connection 'parallel' or 'serial', not 'coupling'"
             )
         self.conv = ConvBNReLU(channels, size, kernel_size, out_channels)
         self.excitation = _excitation(excitation, self.conv[0])
@@ -94,8 +94,16 @@ class Coupling(nn.Module):
         return self.excitation.channel(self.conv(x))
 
 
+CONNECTIONS = {"coupling": Coupling, "serial": Serial, "parallel": Parallel}
+
+
+def _excitation(name: str, conv: TensorSeparableConv) -> nn.Module:
+    """The excitation of what `conv` returns: as many groups, so the size follows the channels."""
+    return EXCITATIONS[name](conv.out_channels, conv.out_channels // conv.groups)
+
+
 def kernel_of_each(kernels: Kernel | Sequence[Kernel], dims: tuple[int, ...]) -> list[Kernel]:
-    """One kernel a sub-dimension, from one for all of them or one for each.
+    """One kernel per sub-dimension, from one for all of them or one for each.
 
     Raises:
         ValueError: another number of kernels than of sub-dimensions.
@@ -105,14 +113,6 @@ def kernel_of_each(kernels: Kernel | Sequence[Kernel], dims: tuple[int, ...]) ->
     if len(kernels) != len(dims):
         raise ValueError(f"{len(dims)} sub-dimensions need as many kernels, got {len(kernels)}: {kernels}")
     return [tuple(kernel) for kernel in kernels]
-
-
-CONNECTIONS = {"coupling": Coupling, "serial": Serial, "parallel": Parallel}
-
-
-def _excitation(name: str, conv: TensorSeparableConv) -> nn.Module:
-    """The excitation of what `conv` puts out: as many groups, so the size follows the channels."""
-    return EXCITATIONS[name](conv.out_channels, conv.out_channels // conv.groups)
 
 
 class PointwiseConv(nn.Sequential):
@@ -129,25 +129,21 @@ class PointwiseConv(nn.Sequential):
 
 
 class CTModule(nn.Module):
-    """Channel tensorization in place of a 3x3 convolution: (N, C, T, H, W) -> (N, C_out, T, H, W).
+    """Channel tensorization instead of a 3x3 convolution: (N, C, T, H, W) -> (N, C_out, T, H, W).
 
-    Sub-operation k mixes C_k channels over a spatio-temporal kernel; the channel grid then turns,
-    so that sub-operation k + 1 finds its own sub-dimension in front. After the last the channels
-    are in their first order again, all C have interacted, and the receptive field has grown with
-    each (section 3.1).
-
-    Three settings of it are known by other names (section 3.3), all with connection "coupling":
-    C3D is K = 1 with 3x3x3; R(2+1)D has dims (C, C) with 1x3x3 then 3x1x1; CSN has dims (C, 1)
-    with 1x1x1 then 3x3x3.
+    Sub-operation k mixes C_k channels over a spatio-temporal kernel. A channel shuffle then brings
+    the sub-dimension of the next one to the front. After the last shuffle the channels are in their
+    first order, all C have interacted, and the receptive field has grown with each sub-operation
+    (section 3.1).
 
     Args:
         channels: C of the input.
         dims: K, or the sizes (C_1, ..., C_K), which multiply to C_out; see `resolve_dims`.
         kernels: (t, h, w) for all sub-operations, or one for each.
         connection: "parallel", "serial" or "coupling" of space and time.
-        pointwise: a dense point-wise convolution after each sub-operation but the last.
+        pointwise: a dense point-wise convolution after each sub-operation except the last.
         excitation: "te", "se" or "none".
-        out_channels: C_out, where the convolution replaced changes the channels; the first
+        out_channels: C_out, where the replaced convolution changes the channels. The first
             sub-operation does so, with as many groups as it has on C.
 
     Raises:
@@ -194,5 +190,34 @@ class CTModule(nn.Module):
             x = sub_operation(x)
             if k < len(self.pointwise):
                 x = self.pointwise[k](x)
-            x = rotate(x, size)
+            x = channel_shuffle(x, size)
         return x
+
+
+# What Tables 2a and 7 compare with, as `dims` and `kernels` of the module (section 3.3, Discussion): C3D
+# (Tran et al., 2015), R(2+1)D (Tran et al., 2018) and CSN (Tran et al., 2019). As the paper counts them,
+# both convolutions of R(2+1)D and CSN keep C channels, and each has its own batch norm and ReLU.
+SPECIAL_CASES = {
+    "c3d": (("C",), ((3, 3, 3),)),
+    "r2plus1d": (("C", "C"), ((1, 3, 3), (3, 1, 1))),
+    "csn": (("C", 1), ((1, 1, 1), (3, 3, 3))),
+}
+
+
+def special_case(name: str, channels: int, out_channels: int | None = None) -> CTModule:
+    """C3D, R(2+1)D or CSN as a CT-Module: coupled, without point-wise convolutions and excitation.
+
+    Args:
+        name: "c3d", "r2plus1d" or "csn".
+        channels: C of the input.
+        out_channels: C of the output; `channels` if not given.
+
+    Example:
+        >>> special_case("csn", 64).dims
+        (64, 1)
+    """
+    check_choice("special case", name, SPECIAL_CASES)
+    dims, kernels = SPECIAL_CASES[name]
+    wide = channels if out_channels is None else out_channels
+    dims = tuple(wide if size == "C" else size for size in dims)
+    return CTModule(channels, dims, kernels, "coupling", pointwise=False, excitation="none", out_channels=out_channels)

@@ -1,19 +1,19 @@
 """Tensor Excitation (section 3.2), and Squeeze-and-Excitation to compare it with (Table 2g).
 
-An excitation offers a sub-operation three gates: `spatial` for what its spatial convolution gave,
-`temporal` for what its temporal one gave, and `channel` for the two together. Each takes and
-returns (N, C, T, H, W).
+An excitation has three gates: `spatial` for the features of the spatial convolution, `temporal`
+for those of the temporal one, and `channel` for both together. Each takes and returns
+(N, C, T, H, W).
 """
 
 import torch
 from torch import nn
 
-from ctlib.kernels.layout import average
+from ctlib.kernels.operations import average
 from ctlib.tensorize import TensorSeparableConv
 
 
 class NoExcitation(nn.Module):
-    """The three gates left open: features pass unchanged."""
+    """No gates: features pass unchanged."""
 
     has_branches = False  # whether `spatial` and `temporal` gate anything
 
@@ -25,14 +25,14 @@ class NoExcitation(nn.Module):
 class TensorGate(nn.Module):
     """One branch of Tensor Excitation: X * sigmoid(TSConv(ReLU(BN(TSConv(Pool(X)))))).
 
-    Both convolutions mix the same sub-dimension as the convolution before them, "essentially
-    different from the SE mechanism" (section 3.2); appendix A.2 adds the batch norm. The first
-    reduces C by the largest r <= 4 that divides C_k: 4 in every published network.
+    Both convolutions mix the sub-dimension of the convolution before them, "essentially different
+    from the SE mechanism" (section 3.2). The batch norm is from appendix A.2. The first convolution
+    divides C by the largest r <= 4 that divides C_k: 4 in every published network.
 
     Args:
         channels: C.
         size: C_k of the sub-operation.
-        pooled: axes of (N, C, T, H, W) that the average runs over.
+        pooled: axes of (N, C, T, H, W) to average over.
         kernel_size: (t, h, w) of both convolutions.
 
     Shape:
@@ -50,7 +50,7 @@ class TensorGate(nn.Module):
         self.expand = TensorSeparableConv(hidden, size // reduction, kernel_size, channels)
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
-        """The gate itself, in (0, 1): (N, C, T, H, W), with extent 1 along each pooled axis."""
+        """The gate, in (0, 1): (N, C, T, H, W), with extent 1 along each pooled axis."""
         hidden = self.relu(self.bn(self.reduce(average(x, self.pooled))))
         return self.expand(hidden).sigmoid()
 
@@ -61,13 +61,12 @@ class TensorGate(nn.Module):
 class TensorExcitation(nn.Module):
     """Spatial, temporal and channel attention along one sub-dimension, Eq. (6), (7) and (8).
 
-    The spatial gate averages over time and keeps the map (kernel 1x3x3); the temporal one averages
-    over the map and keeps time (3x1x1); the channel gate averages over the map of each frame
-    (1x1x1): the paper's S-Pool, so time is kept there too.
+    The spatial gate averages over time (kernel 1x3x3), the temporal gate over the map (3x1x1). The
+    channel gate averages over the map of each frame (1x1x1): the paper's S-Pool, which keeps time.
 
     Args:
         channels: C.
-        size: C_k of the sub-operation that it excites.
+        size: C_k of the sub-operation.
     """
 
     has_branches = True
@@ -82,8 +81,7 @@ class TensorExcitation(nn.Module):
 class SqueezeGate(nn.Module):
     """Squeeze-and-Excitation (Hu et al., 2020) on clips: mean over T, H and W, dense C -> C/16 -> C.
 
-    The middle has at least 4 units, so that a thin backbone's gate is not one dead unit; every
-    published width is 64 or more.
+    The middle has at least 4 units, because a narrow backbone would get a single one, which can die.
 
     Shape:
         (N, C, T, H, W) -> the same
@@ -97,7 +95,7 @@ class SqueezeGate(nn.Module):
         self.expand = nn.Linear(hidden, channels)
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
-        """The gate itself, in (0, 1): (N, C, 1, 1, 1)."""
+        """The gate, in (0, 1): (N, C, 1, 1, 1)."""
         return self.expand(self.relu(self.reduce(x.mean((2, 3, 4))))).sigmoid()[:, :, None, None, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,7 +103,7 @@ class SqueezeGate(nn.Module):
 
 
 class SqueezeExcitation(NoExcitation):
-    """SE in Tensor Excitation's place, at the end of the sub-operation: "+SE" of Table 2g."""
+    """SE instead of Tensor Excitation, at the end of the sub-operation: "+SE" of Table 2g."""
 
     def __init__(self, channels: int, size: int):
         super().__init__(channels, size)

@@ -2,26 +2,25 @@
 
 The C channels are read as a grid of K sub-dimensions, C = C_1 x ... x C_K, in which C_1 runs
 fastest: for K = 2, channel c = c_2 * C_1 + c_1. A tensor separable convolution mixes the channels
-along one sub-dimension only. Here that is always the fastest-running one, so it is a grouped
-convolution on neighbouring channels; `rotate` turns the grid to bring the next one to the front,
-and after K turns the channels stand where they began.
+along one sub-dimension. Here that is always the one that runs fastest, so it is a grouped convolution
+on neighbouring channels. A channel shuffle brings the next sub-dimension to the front; after K
+shuffles the channels are in their first order again.
 """
 
 import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from ctlib.kernels.layout import clips_of, clips_of_planes, frames_of, planes_of, traced_layout
+from ctlib.kernels import operations
 
 
 def factor(channels: int, num_dims: int) -> tuple[int, ...]:
     """Factor C into K sub-dimensions of the smallest sum, the larger first.
 
-    A tensor separable convolution costs C * C_k products a position, so the smallest sum is the
-    lightest module; for K = 2 it makes C_2 the largest divisor of C not above the square root, the
-    paper's "rounded middle size" (section 4.1).
+    A tensor separable convolution costs C * C_k products per position, so the smallest sum is the
+    cheapest module. For K = 2, C_2 is the largest divisor of C up to its square root: the paper's
+    "rounded middle size" (section 4.1).
 
     Raises:
         ValueError: `channels` or `num_dims` is below 1.
@@ -47,13 +46,13 @@ def factor(channels: int, num_dims: int) -> tuple[int, ...]:
 
 
 def resolve_dims(channels: int, dims: int | tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes (C_1, ..., C_K) that `dims` stands for at this number of channels.
+    """The sizes (C_1, ..., C_K) at this number of channels.
 
     Args:
         channels: C.
-        dims: K, to factor C with `factor`; or the sizes themselves, of which one may be -1 and
-            then takes what the others leave, as in `Tensor.reshape`. (C, ..., C), every
-            sub-operation mixing all channels, is allowed: the paper's R(2+1)D (section 3.3).
+        dims: K, to use `factor`; or the sizes, of which one may be -1 as in `Tensor.reshape`.
+            (C, ..., C) is allowed too: every sub-operation mixes all channels, as in the paper's
+            R(2+1)D (section 3.3).
 
     Raises:
         ValueError: the sizes do not multiply to C.
@@ -77,39 +76,34 @@ def resolve_dims(channels: int, dims: int | tuple[int, ...]) -> tuple[int, ...]:
     return dims
 
 
-def rotate(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Turn the channel grid: the fastest-running sub-dimension becomes the slowest.
+def channel_shuffle(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Bring the next sub-dimension to the front: the one that runs fastest becomes the slowest.
 
-    Turning by C_1, then by C_2, ..., then by C_K gives back the tensor.
+    Shuffling by C_1, then by C_2, ..., then by C_K gives back the tensor. The values are those of
+    `torch.nn.functional.channel_shuffle` with C / size groups.
 
     Args:
         x: (N, C, ...), channels with a sub-dimension of `size` running fastest.
-        size: C_k, a divisor of C. 1 and C leave the order as it is.
+        size: C_k, a divisor of C. 1 and C keep the order.
 
     Example:
-        >>> rotate(torch.arange(6).view(1, 6), 3).tolist()  # (2, 3) grid read by columns
+        >>> channel_shuffle(torch.arange(6).view(1, 6), 3).tolist()  # the (2, 3) grid, by columns
         [[0, 3, 1, 4, 2, 5]]
     """
     if size in (1, x.shape[1]):
         return x
-    if x.stride(1) == 1:  # channels last, which they stay
-        return x.movedim(1, -1).unflatten(-1, (-1, size)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
-    return x.unflatten(1, (-1, size)).transpose(1, 2).flatten(1, 2)
+    return operations.channel_shuffle(x, x.shape[1] // size)
 
 
 class TensorSeparableConv(nn.Module):
-    """Mix the channels of the fastest-running sub-dimension, together with space and time.
+    """Mix the channels of the sub-dimension that runs fastest, together with space and time.
 
-    Two channels interact only if they differ in nothing but that sub-dimension: the weight has
-    C_out * C_k * t * h * w entries, where a dense 3D kernel has C_out * C * t * h * w.
+    Two channels interact only if they differ in that sub-dimension alone. So the weight has
+    C_out * C_k * t * h * w entries; a dense 3D kernel has C_out * C * t * h * w.
 
     Source: Eq. (2); t = 1 gives S-TSConv, Eq. (3); h = w = 1 gives T-TSConv, Eq. (4); all three 1
-    gives PW-TSConv, Eq. (8). Each of the C / C_k groups has weights of its own, which is what the
-    published parameter counts agree with. No bias (until a batch norm is folded into it), stride 1,
-    zero-padded to keep T, H and W.
-
-    The arithmetic runs as a 2D convolution wherever the kernel allows: over the N * T frames when
-    t = 1, over (T, H * W) planes when h = w = 1. On a channels-last clip neither needs a copy.
+    gives PW-TSConv, Eq. (8). Each of the C / C_k groups has its own weights, as the published
+    parameter counts require. Stride 1, zero-padded to keep T, H and W, no bias.
 
     Args:
         channels: C, channels of the input.
@@ -144,7 +138,7 @@ class TensorSeparableConv(nn.Module):
             raise ValueError(f"kernel_size must be three odd extents (t, h, w), got {tuple(kernel_size)}")
         self.channels, self.size, self.kernel_size = channels, size, tuple(kernel_size)
         self.weight = nn.Parameter(torch.empty(self.out_channels, size, *kernel_size))
-        self.register_parameter("bias", None)  # a batch norm folded into the convolution gives it one
+        self.register_parameter("bias", None)  # set when a batch norm is folded into the convolution
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -153,16 +147,7 @@ class TensorSeparableConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.ndim != 5 or x.shape[1] != self.channels:
             raise ValueError(f"input must be (N, {self.channels}, T, H, W), got {tuple(x.shape)}")
-        t, h, w = self.kernel_size
-        if t == 1:
-            frames = F.conv2d(
-                frames_of(x), self.weight.squeeze(2), self.bias, padding=(h // 2, w // 2), groups=self.groups
-            )
-            return clips_of(traced_layout(frames), x.shape[2])
-        if h == w == 1:
-            planes = F.conv2d(planes_of(x), self.weight.squeeze(4), self.bias, padding=(t // 2, 0), groups=self.groups)
-            return clips_of_planes(traced_layout(planes), x.shape[3:])
-        return F.conv3d(x, self.weight, self.bias, padding=(t // 2, h // 2, w // 2), groups=self.groups)
+        return operations.convolve(x, self.weight, self.bias, self.groups)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, size={self.size}, kernel_size={self.kernel_size}, out_channels={self.out_channels}"

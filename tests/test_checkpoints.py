@@ -58,7 +58,7 @@ def test_published_weights_are_not_looked_for_again(tmp_path, monkeypatch):
     model = model.to_empty(device="cpu")
     model.config = dataclasses.replace(model.config, weights="imagenet")
     checkpoints.save(tmp_path / "c.pt", model, CLASSES)
-    monkeypatch.setattr(ctlib.models, "_published", lambda backbone: pytest.fail("looked for published weights"))
+    monkeypatch.setattr(ctlib.models, "published", lambda backbone: pytest.fail("looked for published weights"))
     assert checkpoints.load(tmp_path / "c.pt").model.config == model.config
 
 
@@ -84,7 +84,7 @@ def changed(saved, **parts):
 
 def test_a_file_that_contradicts_itself_is_refused(saved):
     content = changed(saved, classes=CLASSES[:3])
-    with pytest.raises(CheckpointError, match=r"c\.pt names 3 classes, and its classifier is not one of as many"):
+    with pytest.raises(CheckpointError, match=r"c\.pt names 3 classes, but its classifier has another number"):
         checkpoints.load(saved)
     changed(saved, classes=CLASSES, model={**content["model"], "newer": 1})
     with pytest.raises(CheckpointError, match=r"c\.pt describes a network that this version .*'newer'"):
@@ -95,12 +95,39 @@ def test_a_file_that_contradicts_itself_is_refused(saved):
     ) as error:
         checkpoints.load(saved)
     assert len(error.value.missing) > 50 and error.value.mis_shaped == ("fc.weight (5, 1), needed (5, 512)",)
-    changed(saved, format=2)
-    with pytest.raises(CheckpointError, match="has format 2, this version of ctlib reads 1"):
+    changed(saved, format=3)
+    with pytest.raises(CheckpointError, match="has format 3, this version of ctlib reads 1 and 2"):
         checkpoints.load(saved)
 
 
-def test_a_checkpoint_of_before_says_so(saved):
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("ctnet_quickstart", {}),
+        ("ctnet_quickstart", {"module": "r2plus1d"}),
+        ("ctnet_laptop_inception", {"module": "csn", "blocks": ("Mixed_5b.branch3x3dbl_2",)}),
+    ],
+)
+def test_a_checkpoint_of_format_1_is_loaded_by_its_new_names(tmp_path, name, parts):
+    torch.manual_seed(0)
+    network = build_model(model_config(name, num_classes=5, num_frames=2, **parts)).eval()
+    checkpoints.save(tmp_path / "c.pt", network, CLASSES)
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    content["format"] = 1
+    content["model"]["trunk"] = content["model"].pop("backbone")
+    old = {re.sub("^backbone", "trunk", key): value for key, value in content["state_dict"].items()}
+    if "module" in parts:  # C3D, R(2+1)D and CSN were Sequentials
+        old = {re.sub(r"sub_operations\.(\d)\.conv\.", r"\1.", key): value for key, value in old.items()}
+        block = "trunk.layer1.1.conv2" if "blocks" not in parts else "trunk.body.Mixed_5b.branch3x3dbl_2.module"
+        assert old[f"{block}.1.0.weight"].ndim == 5 and f"{block}.1.1.running_mean" in old
+    torch.save({**content, "state_dict": old}, tmp_path / "old.pt")
+    model = checkpoints.load(tmp_path / "old.pt").model
+    assert model.config == network.config
+    torch.testing.assert_close(model.state_dict(), network.state_dict(), rtol=0, atol=0)
+    checkpoints.start_from(tmp_path / "old.pt", build_model(network.config), CLASSES)
+
+
+def test_a_checkpoint_from_before_formats_says_so(saved):
     content = torch.load(saved, weights_only=True)
     torch.save({key: content[key] for key in ("model", "classes", "state_dict")}, saved)
     with pytest.raises(CheckpointError, match="lacks format, versions .*written by an older ctlib"):
@@ -121,7 +148,7 @@ def test_other_classes_are_refused_by_name(saved):
         checkpoints.load(saved, classes=CLASSES[:4])
 
 
-def test_other_classes_are_taken_when_told_how(network, saved):
+def test_class_map_renames_classes(network, saved):
     found = checkpoints.load(saved, classes=["falling", "class 0"], class_map={"falling": "class 4"})
     torch.testing.assert_close(logits(found.model), logits(network)[:, [4, 0]])
     assert found.classes == ("falling", "class 0") and found.model.config.num_classes == 2
@@ -160,7 +187,7 @@ def test_files_that_are_no_checkpoints(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"cut\.pt cannot be read as tensors"):
         checkpoints.load(tmp_path / "cut.pt")
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "theirs.pt")
-    with pytest.raises(CheckpointError, match="no checkpoint of this ctlib: it lacks format, model.*load_released"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of this ctlib: it lacks format, model.*load_released"):
         checkpoints.load(tmp_path / "theirs.pt")
     torch.save([1], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="holds a list"):
@@ -309,7 +336,7 @@ def test_what_does_not_fit_is_listed_by_count_and_name_and_nothing_is_loaded(the
 def test_two_names_for_one_parameter_are_refused(theirs):
     state = theirs.state_dict()
     for more in ({"base_model.fc.bias": torch.zeros(7)}, {"module.new_fc.bias": torch.zeros(7)}):
-        with pytest.raises(CheckpointError, match="new_fc.bias and .*fc.bias, which stand for the same parameter"):
+        with pytest.raises(CheckpointError, match="new_fc.bias and .*fc.bias, which are the same parameter"):
             checkpoints.load_released(ctlib.ctnet_r50(num_classes=7), {**state, **more})
     with pytest.raises(CheckpointError, match=r"new_fc.bias \(7,\) of torch.int64, needed \(7,\)"):
         whole = {**state, "new_fc.bias": torch.zeros(7, dtype=torch.long)}
@@ -330,13 +357,13 @@ def test_another_number_of_classes_needs_a_fresh_head(theirs):
     assert torch.equal(ours.backbone.conv1.weight, theirs.base_model.conv1.weight)
 
 
-def test_a_network_of_another_shape_is_told_so_in_few_lines(theirs):
+def test_the_error_for_another_network_is_short(theirs):
     with pytest.raises(CheckpointError) as error:
         checkpoints.load_released(ctlib.tsn_r50(num_classes=7), theirs.state_dict())
     assert re.search(r"\d+ missing: .*, and \d+ more", str(error.value)) and len(str(error.value)) < 3000
 
 
-def test_any_checkpoint_is_told_by_its_content(saved, network, theirs, tmp_path):
+def test_any_checkpoint_is_recognised_by_its_content(saved, network, theirs, tmp_path):
     found = checkpoints.load_any(saved, CLASSES[::-1])
     torch.testing.assert_close(logits(found.model), logits(network)[:, [4, 3, 2, 1, 0]])
     path = tmp_path / "TSM_segment4_e45" / "ckpt.pth.tar"
@@ -347,12 +374,12 @@ def test_any_checkpoint_is_told_by_its_content(saved, network, theirs, tmp_path)
     same_logits(found.model, theirs)
     assert (found.model.config.num_frames, found.classes) == (4, tuple(names))
     assert checkpoints.load_any(path, names, "ctnet_r50", 16).model.config.num_frames == 16
-    with pytest.raises(CheckpointError, match="no checkpoint of ours; if it is of the authors, say of which network"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of ours; if it is the authors', name its network"):
         checkpoints.load_any(path, names)
     with pytest.raises(CheckpointError, match=r"new_fc.weight \(7, 2048\), needed \(9, 2048\)"):
         checkpoints.load_any(path, [*names, "more", "and more"], "ctnet_r50")
     other = path.rename(tmp_path / "ckpt.pth.tar")
-    with pytest.raises(ValueError, match="does not say for how many frames"):
+    with pytest.raises(ValueError, match="does not contain the number of frames"):
         checkpoints.load_any(other, names, "ctnet_r50")
 
 

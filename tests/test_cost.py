@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 import ctlib
-from ctlib import cost, temporal
+from ctlib import cost
 from ctlib.backbones import CTBlock
-from ctlib.ct_module import CTModule
+from ctlib.ct_module import SPECIAL_CASES, CTModule, special_case
 from ctlib.models import model_config
 
 
@@ -50,14 +50,14 @@ def test_stages_and_parts_hold_all_of_it(ctnet):
     stages = cost.by_stage(ctnet)
     assert stages.to_numpy().sum() == pytest.approx(cost.count(ctnet).gflops, rel=1e-12)
     assert list(stages.index) == ["stem", "stage 2", "stage 3", "stage 4", "stage 5", "head"]
-    formula = cost.ct_block_formula(64, 8, 64, 64)
+    formula = cost.ct_block_formula(64, (8, 64, 64))
     assert stages.excitation["stage 2"] == pytest.approx(formula["excitation"] / 1e9, rel=1e-12)
     assert stages["point-wise"]["stage 2"] == pytest.approx(formula["point-wise"] / 1e9, rel=1e-12)
     with torch.device("meta"):
         tsn = cost.by_stage(ctlib.tsn_r50(num_classes=174))
         assert (tsn[["point-wise", "excitation"]] == 0).all(axis=None)
         assert (tsn["1x1 and stem"] == stages["1x1 and stem"]).all()
-        with pytest.raises(ValueError, match="stages are a ResNet's"):
+        with pytest.raises(ValueError, match="only ResNets have stages"):
             cost.by_stage(ctlib.tsn_inception_v3(num_classes=2), size=75)
 
 
@@ -94,7 +94,7 @@ def test_the_formula_of_a_block_is_the_count(parts):
     for name, block in blocks:
         channels = block.conv1.out_channels
         side = 64 * 64 // channels
-        formula = cost.ct_block_formula(channels, 8, side, side, **parts)
+        formula = cost.ct_block_formula(channels, (8, side, side), **parts)
         within = table[table.layer.str.startswith(name + ".")]
         excitation = within.layer.str.contains(".excitation.")
         assert formula["excitation"] / 1e9 == pytest.approx(within.gflops[excitation].sum(), rel=1e-12)
@@ -125,9 +125,9 @@ def test_interact_field_of_other_connections_is_the_whole_box(connection, k):
     assert field.channels == 16 and field.box == (2 * k + 1,) * 3 and field.positions == (2 * k + 1) ** 3
 
 
-@pytest.mark.parametrize("module", temporal.MODULES.values())
-def test_interact_field_of_what_it_is_compared_with(module):
-    field = cost.interact_field(module(6))
+@pytest.mark.parametrize("name", SPECIAL_CASES)
+def test_interact_field_of_c3d_r2plus1d_and_csn(name):
+    field = cost.interact_field(special_case(name, 6))
     assert field.channels == 6 and field.box == (3, 3, 3) and field.positions == 27
     assert field.reached.shape == (6, 11, 11, 11) and field.reached.all(0).sum() == 27
 
@@ -162,7 +162,7 @@ def test_interact_field_does_not_depend_on_what_was_learned():
 
 
 def test_interact_field_of_nothing():
-    with pytest.raises(ValueError, match="no convolution that tells its channels"):
+    with pytest.raises(ValueError, match="no convolution to take the channels from"):
         cost.interact_field(nn.ReLU())
     alone = cost.interact_field(nn.ReLU(), channels=3)
     assert (alone.channels, alone.box, alone.positions) == (1, (1, 1, 1), 1)
@@ -208,3 +208,26 @@ def test_latency_refuses_what_it_would_not_time_right():
         cost.latency(network, batch=0)
     with pytest.raises(ValueError, match=r"must be in float32, got torch\.float64"):
         cost.latency(network.double())
+
+
+def frozen_in_part():
+    layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
+    layers[1].eval()  # frozen, as some train them
+    return layers
+
+
+def test_eval_with_hooks_restores_the_mode_of_every_module():
+    layers, outputs = frozen_in_part(), []
+    with cost.eval_with_hooks(layers, {layers[0]: lambda _layer, _inputs, output: outputs.append(output)}):
+        assert not any(layer.training for layer in layers.modules())
+        layers(torch.ones(3, 2))
+    assert len(outputs) == 1 and outputs[0].shape == (3, 2)
+    assert [layer.training for layer in layers] == [True, False, True] and layers.training
+    assert not layers[0]._forward_hooks
+
+
+def test_an_error_inside_eval_with_hooks_leaves_no_hook():
+    layers = frozen_in_part()
+    with pytest.raises(KeyError), cost.eval_with_hooks(layers, {layers[0]: print}):
+        raise KeyError
+    assert layers.training and not layers[0]._forward_hooks

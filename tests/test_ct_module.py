@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ctlib.ct_module import CONNECTIONS, CTModule
+from ctlib.ct_module import CONNECTIONS, SPECIAL_CASES, CTModule, special_case
 from ctlib.excitation import EXCITATIONS
 
 SETTINGS = [(c, e) for c in CONNECTIONS for e in EXCITATIONS if (c, e) != ("coupling", "te")]
@@ -49,9 +49,9 @@ def test_parallel_is_the_paper_s_equations_written_out():
 
     expected = sub_operation(module.sub_operations[0], x)
     expected = F.relu(norm(conv(module.pointwise[0][0], expected)))
-    turned = [c2 * 4 + c1 for c1 in range(4) for c2 in range(3)]  # neighbours now differ in c_2
-    expected = sub_operation(module.sub_operations[1], expected[:, turned])
-    expected = expected[:, torch.tensor(turned).argsort()]
+    shuffled = [c2 * 4 + c1 for c1 in range(4) for c2 in range(3)]  # neighbours now differ in c_2
+    expected = sub_operation(module.sub_operations[1], expected[:, shuffled])
+    expected = expected[:, torch.tensor(shuffled).argsort()]
     torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -83,7 +83,7 @@ def test_channels_interact_progressively():
     assert reached(second, 5) == {1, 5, 9}  # equal c_1
 
 
-def test_pointwise_convolutions_stand_between_sub_operations_only():
+def test_pointwise_convolutions_are_between_sub_operations_only():
     assert [len(CTModule(16, k).pointwise) for k in (1, 2, 3)] == [0, 1, 2]
     assert len(CTModule(16, 3, pointwise=False).pointwise) == 0
 
@@ -106,7 +106,7 @@ def test_channels_may_change():
     [
         ({"connection": "paralel"}, "unknown connection 'paralel': did you mean 'parallel'"),
         ({"excitation": "SE"}, "unknown excitation 'SE'"),
-        ({"connection": "coupling"}, "needs spatial and temporal features apart"),
+        ({"connection": "coupling"}, "needs separate spatial and temporal features"),
         ({"kernels": [(3, 3, 3)]}, "2 sub-dimensions need as many kernels, got 1"),
         ({"dims": (8, 4)}, "multiply to 32, needed 16"),
         ({"out_channels": 24}, "16 input channels do not divide into the 6 groups"),
@@ -117,3 +117,33 @@ def test_refusals(arguments, text):
         arguments = {**arguments, "dims": (4, 6)}
     with pytest.raises(ValueError, match=text):
         CTModule(16, **arguments)
+
+
+# C3D, R(2+1)D and CSN as plain layers: kernel and groups of each convolution, at 12 channels.
+PLAIN = {
+    "c3d": [((3, 3, 3), 1)],
+    "r2plus1d": [((1, 3, 3), 1), ((3, 1, 1), 1)],
+    "csn": [((1, 1, 1), 1), ((3, 3, 3), 12)],
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL_CASES)
+@pytest.mark.parametrize("channels", [12, 8])
+def test_c3d_r2plus1d_and_csn_are_plain_layers(name, channels):
+    torch.manual_seed(0)
+    plain, width = nn.Sequential(), channels
+    for kernel, groups in PLAIN[name]:
+        conv = nn.Conv3d(width, 12, kernel, padding=[extent // 2 for extent in kernel], groups=groups, bias=False)
+        plain.extend([conv, nn.BatchNorm3d(12), nn.ReLU()])
+        width = 12
+    plain = plain.double()
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter)
+    module = special_case(name, channels, 12).double()
+    module.load_state_dict(dict(zip(module.state_dict(), plain.state_dict().values(), strict=True)))
+    clips = torch.randn(2, channels, 5, 6, 8, dtype=torch.double)
+    for training in (True, False):
+        expected = plain.train(training)(clips)
+        torch.testing.assert_close(module.train(training)(clips), expected, rtol=1e-12, atol=1e-12)
+    (module(clips) * torch.randn_like(expected)).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in module.parameters())

@@ -4,14 +4,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.plain import PlainCTNet
 from ctlib import deploy
 from ctlib.ct_module import CTModule
-from ctlib.kernels.layout import average, clips_of, clips_of_planes, frames_of, planes_of
+from ctlib.kernels import BATCH_NORMS, folded
+from ctlib.kernels.layout import use_channels_last
 from ctlib.models import build_model, ctnet_r50, model_config
-from ctlib.tensorize import TensorSeparableConv
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -22,7 +21,7 @@ needs_onnx = pytest.mark.skipif(
 def drawn(model):
     """With statistics as after training: folding them is not the identity."""
     torch.manual_seed(0)
-    for norm in (layer for layer in model.modules() if isinstance(layer, _BatchNorm)):
+    for norm in (layer for layer in model.modules() if isinstance(layer, BATCH_NORMS)):
         norm.running_mean.normal_(0, 0.1)
         norm.running_var.uniform_(0.5, 1.5)
         nn.init.uniform_(norm.weight, 0.5, 1.0)
@@ -62,7 +61,7 @@ SETTINGS = [
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_an_optimized_network_gives_the_same_scores(parts, channels_last):
     model = network(**parts).double()
-    model.channels_last = channels_last
+    use_channels_last(model, channels_last)
     clips = torch.randn(2, 3, 4, 40, 33, dtype=torch.double)
     optimized = deploy.optimize(model)
     with torch.no_grad():
@@ -70,8 +69,8 @@ def test_an_optimized_network_gives_the_same_scores(parts, channels_last):
         assert_same(optimized(clips), expected, 1e-12)
         assert_same(optimized(clips[:1, :, :1]), model(clips[:1, :, :1]), 1e-12)
     assert_same(optimized(clips), expected, 1e-12)
-    assert not any(isinstance(module, _BatchNorm) for module in optimized.modules())
-    assert any(isinstance(module, _BatchNorm) for module in model.modules())
+    assert not any(isinstance(module, BATCH_NORMS) for module in optimized.modules())
+    assert any(isinstance(module, BATCH_NORMS) for module in model.modules())
 
 
 def test_float32_and_inception_too():
@@ -96,17 +95,17 @@ def test_the_original_stays_and_the_copy_is_for_inference():
     assert_same(clips.grad, expected, 1e-4)
 
 
-def test_what_cannot_be_optimized_is_said():
+def test_what_cannot_be_optimized_is_refused():
     with pytest.raises(TypeError, match="a VideoClassifier, got Linear"):
         deploy.optimize(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="optimized already"):
         deploy.optimize(deploy.optimize(network()))
 
 
-def test_no_turn_and_no_copy_is_left():
+def test_no_channel_shuffle_and_no_copy_is_left():
     """With one clip as with several, what a convolution gets is laid out channels last."""
     optimized = deploy.optimize(network())
-    assert not any(isinstance(module, deploy.Turn | CTModule) for module in optimized.modules())
+    assert not any(isinstance(module, folded.ChannelShuffle | CTModule) for module in optimized.modules())
     seen = []
     for module in optimized.modules():
         if isinstance(module, nn.Conv2d):
@@ -121,44 +120,10 @@ def test_no_turn_and_no_copy_is_left():
             assert features.stride() == (c * h * w, 1, c * w, c), features.shape
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_module_in_training_keeps_channels_last(number):
-    module = CTModule(8, (4, 2))
-    seen = []
-    for conv in module.modules():
-        if isinstance(conv, TensorSeparableConv):
-            conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    frames = torch.randn(3 * number, 8, 6, 5).contiguous(memory_format=torch.channels_last)
-    out = module(clips_of(frames, 3))
-    assert len(seen) == 17  # of each sub-operation two and six in its gates, and one between them
-    assert all(clips.stride(1) == 1 for clips in [*seen, out])
-
-
-def test_turns_that_no_weight_takes_in_stay():
+def test_channel_shuffles_stay_where_no_weight_absorbs_them():
     optimized = deploy.optimize(network(dims=3, pointwise=False, excitation="none"))
-    blocks = [module for module in optimized.modules() if isinstance(module, deploy.FoldedCTModule)]
-    assert all(sum(isinstance(step, deploy.Turn) for step in block.steps) == 2 for block in blocks)
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 1, 3, 2), (1, 4, 3, 3, 2), (2, 4, 3, 3, 2), (2, 4, 1, 1, 1)])
-def test_views_of_clips_undo_each_other_without_a_copy(shape):
-    n, c, t, h, w = shape
-    frames = torch.randn(n * t, c, h, w).contiguous(memory_format=torch.channels_last)
-    clips = clips_of(frames, t)
-    assert clips.shape == shape and clips.stride() == (c * t * h * w, 1, c * h * w, c * w, c)
-    planes = planes_of(clips)
-    assert planes.stride() == (c * t * h * w, 1, c * h * w, c)
-    for other, back in ((frames_of(clips), frames), (clips_of_planes(planes, (h, w)), clips)):
-        assert torch.equal(other, back) and other.data_ptr() == frames.data_ptr()
-
-
-@pytest.mark.parametrize("axes", [(2,), (3, 4), (2, 3, 4)])
-def test_an_average_is_the_mean_and_has_its_gradient(axes):
-    torch.manual_seed(0)
-    frames = torch.randn(6, 4, 5, 3, dtype=torch.double).contiguous(memory_format=torch.channels_last)
-    for clips in (clips_of(frames, 3), torch.randn(2, 4, 3, 5, 3, dtype=torch.double)):
-        torch.testing.assert_close(average(clips, axes), clips.mean(axes, keepdim=True), rtol=1e-13, atol=1e-13)
-        assert torch.autograd.gradcheck(lambda x: average(x, axes), clips.detach().requires_grad_())
+    for block in optimized.backbone.replaced():
+        assert sum(isinstance(step, folded.ChannelShuffle) for step in block.conv2) == 2
 
 
 def test_a_plain_ct_net_has_the_same_scores_and_gradients():
@@ -176,14 +141,6 @@ def test_a_plain_ct_net_has_the_same_scores_and_gradients():
     assert_same(grads[0][0], grads[1][0], 1e-9)
     for name, grad in grads[1][1].items():
         assert_same(grads[0][1][name], grad, 1e-6)
-
-
-def test_a_convolution_takes_a_bias():
-    conv = TensorSeparableConv(8, 4, (3, 1, 1))
-    x = torch.randn(2, 8, 3, 4, 4)
-    before = conv(x)
-    conv.bias = nn.Parameter(torch.arange(8.0))
-    torch.testing.assert_close(conv(x), before + torch.arange(8.0).view(1, 8, 1, 1, 1))
 
 
 def test_compiled_gives_the_same_scores(monkeypatch):
@@ -228,9 +185,9 @@ def test_an_exported_network_agrees_at_any_batch(tmp_path, parts):
         (scores,) = session.run(["scores"], {"clips": clips.numpy()})
         with torch.no_grad():
             assert_same(torch.from_numpy(scores), model(clips), 1e-4)
-    told = session.get_modelmeta().custom_metadata_map
-    assert told["clips"].startswith("(N, 3, 4, 40, 40)") and json.loads(
-        told["mean"].replace("(", "[").replace(")", "]")
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["clips"].startswith("(N, 3, 4, 40, 40)") and json.loads(
+        metadata["mean"].replace("(", "[").replace(")", "]")
     )
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 

@@ -7,6 +7,9 @@ from torch import distributed
 import ctlib
 from ctlib import backbones, cost
 from ctlib.config import ModelConfig
+from ctlib.ct_module import SPECIAL_CASES, special_case
+from ctlib.kernels import recompute
+from ctlib.kernels.layout import use_channels_last
 from ctlib.models import (
     MODELS,
     VideoClassifier,
@@ -15,9 +18,7 @@ from ctlib.models import (
     model_config,
     name_of,
     recompute_blocks,
-    use_channels_last,
 )
-from ctlib.temporal import MODULES
 from ctlib.training.recipes import parameter_groups
 
 CLIP = (2, 3, 8, 64, 64)
@@ -106,7 +107,7 @@ def test_unknown_names_get_the_nearest():
         build_model(ModelConfig(backbone="resnet5"))
     with pytest.raises(ValueError, match="unknown blocks"):
         build_model(ModelConfig(backbone="quickstart", blocks="stage1"))
-    with pytest.raises(ValueError, match="no ImageNet weights for the backbone 'quickstart'"):
+    with pytest.raises(ValueError, match="the backbone 'quickstart' has no ImageNet weights"):
         build_model(ModelConfig(backbone="quickstart", weights="imagenet"))
 
 
@@ -116,12 +117,12 @@ def test_every_named_model_can_be_configured():
     assert name_of(model_config("ctnet_r50", excitation="se")) == "custom"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_compared_with_stands_in_the_same_blocks(module):
+@pytest.mark.parametrize("module", SPECIAL_CASES)
+def test_c3d_r2plus1d_and_csn_replace_the_same_blocks(module):
     torch.manual_seed(0)
     network = build_model(model_config("ctnet_quickstart", num_classes=5, module=module))
-    kinds = {type(block.conv2) for block in network.backbone.replaced()}
-    assert kinds == {MODULES[module]} and len(list(network.backbone.replaced())) == 4
+    modules = [block.conv2 for block in network.backbone.replaced()]
+    assert [str(found) for found in modules] == [str(special_case(module, width)) for width in (16, 32, 64, 128)]
     logits = network(torch.randn(CLIP))
     (logits * torch.randn_like(logits)).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
@@ -295,7 +296,13 @@ def test_blocks_are_recomputed_in_training_only(monkeypatch):
     network = double("ctnet_quickstart")
     recompute_blocks(network)
     called = []
-    monkeypatch.setattr(backbones, "checkpoint", lambda block, *inputs, **_: called.append(block) or block(*inputs))
+    checkpoint = recompute.checkpoint
+
+    def noted(function, block, *inputs, **options):
+        called.append(block)
+        return checkpoint(function, block, *inputs, **options)
+
+    monkeypatch.setattr(recompute, "checkpoint", noted)
     with torch.no_grad():
         network(CLIPS)
     network.eval()(CLIPS)
@@ -347,3 +354,17 @@ def test_training_a_network_compiled_to_kernels_is_the_same(recomputed):
     recompute_blocks(other, recomputed)
     compiled = torch.compile(other, fullgraph=True)
     torch.testing.assert_close(training_step(other, CLIPS, compiled), training_step(network, CLIPS), **CLOSE)
+
+
+def test_the_number_of_frames_may_differ_between_a_pass_and_its_recomputed_blocks():
+    network = double("ctnet_quickstart")
+    other = copy.deepcopy(network)
+    recompute_blocks(other)
+    losses = [model(CLIPS).square().sum() for model in (network, other)]
+    with torch.no_grad():
+        other.eval()(CLIPS[:, :, :3])  # another T, before the backward pass
+    other.train()
+    for loss in losses:
+        loss.backward()
+    for mine, theirs in zip(other.parameters(), network.parameters(), strict=True):
+        assert torch.equal(mine.grad, theirs.grad)

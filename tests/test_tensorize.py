@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.tensorize import TensorSeparableConv, factor, resolve_dims, rotate
+from ctlib.tensorize import TensorSeparableConv, channel_shuffle, factor, resolve_dims
 
 GRIDS = [(6,), (4, 4), (8, 4), (4, 3), (4, 3, 2), (2, 5, 3), (4, 2, 2, 2), (7, 1)]
 
@@ -57,18 +57,18 @@ def test_resolve_dims_refuses(dims):
 
 
 @pytest.mark.parametrize("dims", GRIDS)
-def test_rotating_by_every_size_gives_the_tensor_back(dims):
+def test_shuffling_by_every_size_gives_the_tensor_back(dims):
     x = torch.arange(2 * math.prod(dims) * 3).view(2, -1, 3)
-    turned = x
+    shuffled = x
     for size in dims:
-        turned = rotate(turned, size)
-    assert torch.equal(turned, x)
+        shuffled = channel_shuffle(shuffled, size)
+    assert torch.equal(shuffled, x)
 
 
-def test_rotate_brings_the_next_sub_dimension_to_the_front():
-    # c = c_2 * C_1 + c_1 with C_1 = 3, C_2 = 2: after the turn, channels of equal c_1 are neighbours.
+def test_the_channel_shuffle_brings_the_next_sub_dimension_to_the_front():
+    # c = c_2 * C_1 + c_1 with C_1 = 3, C_2 = 2: after the shuffle, channels of equal c_1 are neighbours.
     channels = torch.arange(6).view(1, 6, 1, 1, 1)
-    assert rotate(channels, 3).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert channel_shuffle(channels, 3).flatten().tolist() == [0, 3, 1, 4, 2, 5]
 
 
 def naive(x, weight, groups):
@@ -137,10 +137,9 @@ def test_refuses_another_shape(shape):
         TensorSeparableConv(12, 4, (1, 3, 3))(torch.zeros(shape))
 
 
-def test_frames_and_clips_are_inverse():
-    clips = torch.randn(2, 3, 4, 5, 6)
-    frames = frames_of(clips)
-    assert torch.equal(frames[4 + 1], clips[1, :, 1])
-    assert torch.equal(clips_of(frames, 4), clips)
-    last = clips.to(memory_format=torch.channels_last_3d)
-    assert frames_of(last).data_ptr() == last.data_ptr()  # a view: nothing is copied
+def test_a_convolution_takes_a_bias():
+    conv = TensorSeparableConv(8, 4, (3, 1, 1))
+    x = torch.randn(2, 8, 3, 4, 4)
+    before = conv(x)
+    conv.bias = nn.Parameter(torch.arange(8.0))
+    torch.testing.assert_close(conv(x), before + torch.arange(8.0).view(1, 8, 1, 1, 1))

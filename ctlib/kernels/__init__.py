@@ -1,1 +1,8 @@
-"""How the arithmetic runs on a device: memory layout, and modules rewritten for inference."""
+"""How the arithmetic runs on a device: memory layout, faster operations, recomputed and folded modules.
+
+Nothing here is an idea of the paper, and nothing here changes a result by more than rounding.
+"""
+
+from torch import nn
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

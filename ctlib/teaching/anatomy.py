@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctlib.backbones import PLACEMENTS, CTBlock
 from ctlib.config import ModelConfig, check_choice
+from ctlib.kernels import BATCH_NORMS
 from ctlib.models import VideoClassifier, build_model
 
 
@@ -40,7 +40,7 @@ def operations_of(layer: nn.Module, output: torch.Tensor) -> int:
 
     An output element of a convolution or linear layer sums as many products as one of its kernels has weights.
     """
-    each = 2 if isinstance(layer, _BatchNorm) else layer.weight[0].numel()
+    each = 2 if isinstance(layer, BATCH_NORMS) else layer.weight[0].numel()
     return each * output.numel()
 
 
@@ -60,7 +60,7 @@ def walk(model: VideoClassifier, num_frames: int = 8, size: int = 256) -> list[P
 def _for_shapes(network: VideoClassifier) -> VideoClassifier:
     """Put a network on the meta device and skip its batch norms, which are slow there and keep shapes."""
     for layer in network.modules():
-        if isinstance(layer, _BatchNorm):
+        if isinstance(layer, BATCH_NORMS):
             layer.forward = nn.Identity().forward
     return network.to("meta").eval()
 

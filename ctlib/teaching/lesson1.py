@@ -14,8 +14,7 @@ from ctlib import cost
 from ctlib.ct_module import Kernel, kernel_of_each
 from ctlib.teaching.exercise import Exercise, NotYet, expect, given, plain
 from ctlib.teaching.shell import BLUE, PALE, SHADES, View, by, canvas
-from ctlib.tensorize import TensorSeparableConv, resolve_dims
-from ctlib.tensorize import rotate as channel_shuffle
+from ctlib.tensorize import TensorSeparableConv, channel_shuffle, resolve_dims
 
 MOST_NUMBERS = 128  # channels whose numbers are readable in the grid
 
@@ -74,7 +73,7 @@ def tensor_cost(dims: tuple[int, ...], kernels: Kernel | tuple[Kernel, ...], num
     """
     channels = math.prod(dims)
     each = kernel_of_each(kernels, dims)
-    parts = cost.ct_block_formula(channels, num_frames, size, size, dims, tuple(each), False, "none")
+    parts = cost.ct_block_formula(channels, (num_frames, size, size), dims, tuple(each), False, "none")
     params = sum(channels * c * (h * w + t) + 4 * channels for c, (t, h, w) in zip(dims, each, strict=True))
     taps = math.prod(max(kernel[axis] for kernel in each) for axis in range(3))
     dense = channels * channels * taps + 2 * channels  # with one batch norm

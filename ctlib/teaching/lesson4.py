@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import nn
 
-from ctlib.backbones import CTBlock
+from ctlib.backbones import CTBlock, run_block
 from ctlib.config import ModelConfig, check_choice
 from ctlib.cost import eval_with_hooks
 from ctlib.ct_module import CTModule
@@ -61,7 +61,7 @@ def block_flow(block: nn.Module, features: torch.Tensor) -> list[tuple[str, tupl
         steps.append((names[layer], tuple(clip.shape)))
 
     with torch.no_grad(), eval_with_hooks(block, dict.fromkeys(names, note)):
-        block(frames_of(features), *([num_frames] if isinstance(block, CTBlock) else []))
+        run_block(block, frames_of(features), num_frames)
     return steps
 
 

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from ctlib.backbones import PUBLISHED
 from ctlib.config import RunConfig, check_choice, parse_pairs
 from ctlib.models import model_config
+from ctlib.weights import PUBLISHED
 
 
 class Recipe(NamedTuple):

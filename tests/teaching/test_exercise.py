@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ctlib.teaching import exercise
 from ctlib.teaching.exercise import NotYet, expect, given, same
-from ctlib.tensorize import rotate as channel_shuffle
+from ctlib.tensorize import channel_shuffle
 
 
 def answered(code):

@@ -1,0 +1,80 @@
+"""Modules rewritten for inference, made of 2D convolutions: what every compiler and runtime knows.
+
+All take and return clips (N, C, T, H, W). Their plain versions are the modules of `ct_module` and `excitation`.
+"""
+
+import torch
+from torch import nn
+
+from ctlib.kernels import BATCH_NORMS
+from ctlib.kernels.layout import clips_of, clips_of_planes, frames_of, planes_of
+from ctlib.kernels.operations import add_excited, channel_shuffle
+
+
+def fold_batch_norms(model: nn.Module) -> None:
+    """Put each batch norm into the convolution before it, which is its neighbour in the same parent module."""
+    for parent in model.modules():
+        conv = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BATCH_NORMS):
+                norm = child.running_mean, child.running_var, child.eps, child.weight, child.bias
+                conv.weight, conv.bias = nn.utils.fusion.fuse_conv_bn_weights(conv.weight, conv.bias, *norm)
+                setattr(parent, name, nn.Identity())
+            conv = child
+
+
+def frozen(values: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach(), requires_grad=False)
+
+
+def as_conv2d(weight: torch.Tensor, bias: torch.Tensor | None, groups: int) -> nn.Conv2d:
+    """A convolution (C_out, C_in / groups, t, h, w), on frames if t = 1 and otherwise on planes (N, C, T, H * W)."""
+    flat = weight.squeeze(2) if weight.shape[2] == 1 else weight.squeeze(4)
+    padding = tuple(extent // 2 for extent in flat.shape[2:])
+    channels = groups * weight.shape[1]
+    conv = nn.Conv2d(  # on "meta", so that no random weights are drawn
+        channels, len(weight), flat.shape[2:], padding=padding, groups=groups, bias=False, device="meta"
+    )
+    conv.weight, conv.bias = frozen(flat), None if bias is None else frozen(bias)
+    return conv
+
+
+class OnFrames(nn.Sequential):
+    """2D layers, applied to each frame."""
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips_of(super().forward(frames_of(clips)), clips.shape[2])
+
+
+class ChannelShuffle(nn.Module):
+    """The channel shuffle as a layer, for where the weights beside it cannot absorb it."""
+
+    def __init__(self, groups: int):
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return channel_shuffle(clips, self.groups)
+
+
+class FoldedSubOperation(nn.Module):
+    """The parallel sub-operation with Tensor Excitation, Eq. (6) to (8), for inference.
+
+    Args:
+        spatial: on frames.
+        temporal: on planes.
+        gates: spatial, temporal and channel gate: each the convolution that reduces and the one that expands.
+    """
+
+    def __init__(self, spatial: nn.Conv2d, temporal: nn.Conv2d, gates: list[tuple[nn.Conv2d, nn.Conv2d]]):
+        super().__init__()
+        self.spatial = nn.Sequential(spatial, nn.ReLU(inplace=True))
+        self.temporal = nn.Sequential(temporal, nn.ReLU(inplace=True))
+        self.gates = nn.ModuleList(
+            nn.Sequential(reduce, nn.ReLU(inplace=True), expand, nn.Sigmoid()) for reduce, expand in gates
+        )
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        spatial = clips_of(self.spatial(frames_of(clips)), clips.shape[2])
+        temporal = clips_of_planes(self.temporal(planes_of(clips)), clips.shape[3:])
+        return add_excited(spatial, temporal, tuple(self.gates))
