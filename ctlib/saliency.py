@@ -1,9 +1,9 @@
-"""Saliency Tubes (section 4.3, Figure 3): where a network finds its evidence for a class, in space and in time.
+"""Saliency Tubes (section 4.3, Figure 3): where in space and time the evidence for a class is.
 
-The head of our networks is linear on averages: a class's score is its bias plus the mean, over the T x h x w
-places of the last activations, of the class's weights times the activation there. Those products are the raw
-map. Its mean *is* the score less the bias, so it says exactly how much each place adds, or takes away.
-It says it of places of the last activations, each of which has seen a much wider part of the clip.
+The head of our networks is linear on averages. A class's score is its bias plus the mean, over the T x h x w
+positions of the last activations, of the class's weights times the activation there. Those products are the raw
+map. Its mean *is* the score minus the bias, so it states exactly how much each position adds or subtracts.
+The receptive field of a position is much wider than the position itself.
 """
 
 import os
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ctlib.backbones import ResNetBackbone
 from ctlib.checkpoints import Checkpoint
@@ -23,7 +22,7 @@ from ctlib.config import check_choice, unknown_name
 from ctlib.cost import eval_with_hooks
 from ctlib.data import transforms, video
 from ctlib.data.sampling import SAMPLINGS
-from ctlib.deploy import Compiled
+from ctlib.models import unwrapped
 
 Target = int | str | Sequence[int | str] | torch.Tensor | None
 NORMALISED = ("clip", "frame")
@@ -39,36 +38,36 @@ def saliency_tubes(
     per: str = "clip",
     placement: str = "even",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in each clip the evidence for a class is: the raw map, resized to the clip, as `normalised` scales it.
+    """Where in each clip the evidence for a class is: the raw map, resized to the clip and scaled by `normalised`.
 
     Source: Stergiou et al., "Saliency Tubes" (ICIP 2019): the last activations of the whole clip times the
-    classifier's weights of one class, resized to the clip. How they are scaled is ours to choose, and stated
-    in `normalised`. What place i of a ResNet's map has seen is centred on pixel 32 i, half a place (16 pixels) up
-    and left of where it is shown, 32 i + 15.5. Trained networks answer to what lies beside that centre:
-    `placement` lets one see both, and notebooks/saliency_tubes.ipynb measures both.
+    classifier's weights of one class, resized to the clip. The scale is our choice.
+
+    The receptive field of position i of a ResNet's map is centred on pixel 32 i. Resizing shows it at 32 i + 15.5,
+    16 pixels further down and right. `placement` chooses; notebooks/saliency_tubes.ipynb measures both.
 
     Args:
-        model: a `models.VideoClassifier`, compiled, wrapped for several processes or neither, or a checkpoint.
-            It is run in evaluation mode, without gradients, and left as it was, without hooks, after errors too.
+        model: a `models.VideoClassifier`, also compiled or wrapped for several processes, or a checkpoint. It runs
+            in evaluation mode without gradients; afterwards, even after an error, it is as before.
         clips: as the model takes them, on its device.
-        target: the class, by index or name, for all clips, or one for each; if not given, the predicted ones.
-        classes: names in label order, where `target` is a name; a checkpoint has its own.
+        target: a class, by index or name, for all clips, or one for each; the predicted ones if not given.
+        classes: names in label order, needed if `target` is a name; a checkpoint has its own.
         threshold, per: as in `normalised`.
-        placement: "even", or "seen": each place of the map where what it has seen is centred (ResNets only).
+        placement: "even" (as resized), or "seen": centred on the receptive fields (ResNets only).
 
     Shape:
         clips (N, 3, T, H, W), float -> tubes (N, T, H, W) in [0, 1] and scores (N, num_classes), both float32
 
     Raises:
-        TypeError: clips that are not of the model's dtype, or a model without a linear head on averages.
-        ValueError: clips of another shape or on another device, an unknown class, or another number of classes
-            than of clips; a threshold or `per` as in `normalised`, or an unknown placement.
+        TypeError: clips of another dtype than the model's, or a model without a linear head on averages.
+        ValueError: clips of another shape or on another device, an unknown class or placement, another number of
+            targets than of clips, or a threshold or `per` that `normalised` refuses.
     """
     check_normalisation(threshold, per)
     check_choice("placement", placement, PLACEMENTS)
     stride = stride_of(model) if placement == "seen" else None
     if placement == "seen" and stride is None:
-        raise ValueError("where places have seen is known of ResNets only: take placement='even'")
+        raise ValueError("placement 'seen' needs a ResNet: use placement='even'")
     maps, scores = raw_maps(model, clips, target, classes)
     return normalised(resized(maps, clips.shape[2:], stride), threshold, per), scores
 
@@ -76,20 +75,20 @@ def saliency_tubes(
 def raw_maps(
     model: nn.Module | Checkpoint, clips: torch.Tensor, target: Target = None, classes: Sequence[str] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each place of the last activations adds to a class's score: signed, neither resized nor scaled.
+    """What each position of the last activations adds to a class's score: signed, neither resized nor scaled.
 
-    The mean of a map is the class's score less the classifier's bias. Arguments and errors as in `saliency_tubes`.
+    The mean of a map is the class's score minus the classifier's bias. Arguments and errors as in `saliency_tubes`.
 
     Shape:
         clips (N, 3, T, H, W), float -> maps (N, T, h, w) and scores (N, num_classes), both float32
     """
     if isinstance(model, Checkpoint):
         model, classes = model.model, model.classes if classes is None else classes
-    network = _underneath(model)
+    network = unwrapped(model)
     head = _linear_head(network)
     _check_clips(clips, head.weight)
     with torch.no_grad(), last_activations(network) as seen:
-        scores = network.forward(clips).float()  # not the call, which may be compiled, and would pass hooks by
+        scores = network.forward(clips).float()  # not a call, which may be compiled and skip hooks
         activations = seen().unflatten(0, (clips.shape[0], clips.shape[2])).float()  # (N, T, C, h, w)
         labels = target_labels(target, scores, classes)
         weight, bias = head.weight.float(), 0 if head.bias is None else head.bias.float()
@@ -99,21 +98,21 @@ def raw_maps(
 
 
 def resized(maps: torch.Tensor, size: Sequence[int], stride: int | None = None) -> torch.Tensor:
-    """Maps brought to the clip's T, H and W by trilinear interpolation: (N, t, h, w) -> (N, T, H, W).
+    """Maps resized to the clip's T, H and W by trilinear interpolation: (N, t, h, w) -> (N, T, H, W).
 
-    Corners are not aligned: each place covers an equal part of the clip. So the mean stays what it was, where T, H
-    and W are multiples of t, h and w. With `stride`, place i is centred on pixel i * stride instead, and the last
-    places are repeated to the right and lower edge; the mean does not stay. Time is the same in both.
+    Each position covers an equal part of the clip. So the mean is kept where T, H and W are multiples of t, h and w.
+    With `stride`, position i is centred on pixel i * stride, and the last ones are repeated to the right and lower
+    edge; this changes the mean. Time is treated the same in both.
 
     Raises:
-        ValueError: places so far apart that they do not fit into H and W.
+        ValueError: positions so far apart that they do not fit into H and W.
     """
     if stride is None:
         return F.interpolate(maps[:, None], tuple(size), mode="trilinear", align_corners=False)[:, 0]
-    reach = [(places - 1) * stride + 1 for places in maps.shape[2:]]
+    reach = [(extent - 1) * stride + 1 for extent in maps.shape[2:]]
     if reach[0] > size[1] or reach[1] > size[2]:
         raise ValueError(
-            f"{maps.shape[2]} x {maps.shape[3]} places {stride} pixels apart do not fit into {tuple(size)}"
+            f"{maps.shape[2]} x {maps.shape[3]} positions {stride} pixels apart do not fit into {tuple(size)}"
         )
     in_time = F.interpolate(maps[:, None], (size[0], *maps.shape[2:]), mode="trilinear", align_corners=False)
     wide = F.interpolate(in_time, (size[0], *reach), mode="trilinear", align_corners=True)
@@ -121,25 +120,20 @@ def resized(maps: torch.Tensor, size: Sequence[int], stride: int | None = None) 
 
 
 def stride_of(model: nn.Module | Checkpoint) -> int | None:
-    """Pixels between the centres of what neighbouring places of the last activations have seen, from pixel 0 on.
-
-    None of a backbone of which that is not known: it is of ResNets.
-    """
-    network = _underneath(model.model if isinstance(model, Checkpoint) else model)
-    return 32 if isinstance(_underneath(getattr(network, "backbone", network)), ResNetBackbone) else None
+    """Pixels between the centres of neighbouring receptive fields, the first at pixel 0; None unless a ResNet."""
+    network = unwrapped(model.model if isinstance(model, Checkpoint) else model)
+    return 32 if isinstance(unwrapped(getattr(network, "backbone", network)), ResNetBackbone) else None
 
 
 def normalised(maps: torch.Tensor, threshold: float = 0.0, per: str = "clip") -> torch.Tensor:
-    """Maps over their greatest value; what is negative, or below `threshold` of it, is 0: (N, T, H, W) in [0, 1].
+    """Maps divided by their maximum; negative values are 0: (N, T, H, W) in [0, 1].
 
-    One scale for the whole clip, so that frames can be compared: what speaks against the class is not shown, and
-    a clip without anything for it is 0 throughout.
+    Evidence against the class is not shown, and a clip without evidence for it is 0 throughout.
 
     Args:
         maps: signed, of any scale.
-        threshold: share of the greatest value, from 0 up to, but not including, 1.
-        per: "clip", or "frame": each frame over its own greatest value. The weakest frame then looks like the
-            strongest.
+        threshold: values below this share of the maximum become 0; from 0 up to, but not including, 1.
+        per: "clip", so that frames can be compared, or "frame": each frame by its own maximum.
 
     Raises:
         ValueError: a threshold out of range, or `per` something else.
@@ -152,19 +146,19 @@ def normalised(maps: torch.Tensor, threshold: float = 0.0, per: str = "clip") ->
 
 
 def check_normalisation(threshold: float = 0.0, per: str = "clip") -> None:
-    """Raise ValueError for a threshold out of range, or `per` something else, as `normalised` takes them."""
+    """Raise ValueError for a threshold out of range or an unknown `per`."""
     check_choice("per", per, NORMALISED)
     if not 0 <= threshold < 1:
-        raise ValueError(f"threshold must be a share of the greatest value, from 0 to below 1, got {threshold}")
+        raise ValueError(f"threshold must be a share of the maximum, from 0 to below 1, got {threshold}")
 
 
 class Tube(NamedTuple):
-    """A video, what a network says of it, and why."""
+    """A video, a network's scores for it, and the Saliency Tube of one class."""
 
     frames: np.ndarray  # uint8 (T, H, W, 3), as the network sees them
     tube: np.ndarray  # float32 (T, H, W), in [0, 1]
     scores: np.ndarray  # float32 (num_classes,), logits
-    target: int  # the class that is explained
+    target: int  # the explained class
     predicted: int
     indices: np.ndarray  # int64 (T,), which frames of the video these are
 
@@ -185,21 +179,19 @@ def tube_of(
 ) -> Tube:
     """The Saliency Tube of a video file (or a folder of numbered images), read as in testing: one clip, one crop.
 
-    A video shorter than T is spread over the T places, its frames repeating in order (`data.sampling`).
-
     Args:
-        path: the video.
+        path: the video. If it is shorter than T, its frames repeat in order (`data.sampling`).
         model, target, classes, threshold, per, placement: as in `saliency_tubes`; here for one clip.
-        size: pixels, height and width of the crop; take what the network was tested at.
-        short_side: pixels, to which the shorter side is brought before the crop; if not given, as in testing.
+        size: pixels, height and width of the crop; use what the network was tested at.
+        short_side: pixels, to which the shorter side is resized before the crop; as in testing if not given.
         num_frames: T; the model's own if not given.
         sampling: a name of `data.sampling.SAMPLINGS`.
 
     Raises:
         video.VideoError: a video that is missing or cannot be read.
-        ValueError, TypeError: as `saliency_tubes`, or a size, T or sampling that cannot be.
+        ValueError, TypeError: as `saliency_tubes`, or an impossible size, T or sampling.
     """
-    network = _underneath(model.model if isinstance(model, Checkpoint) else model)
+    network = unwrapped(model.model if isinstance(model, Checkpoint) else model)
     head = _linear_head(network)
     num_frames = network.config.num_frames if num_frames is None else num_frames
     short_side = transforms.test_short_side(size) if short_side is None else short_side
@@ -227,11 +219,11 @@ def tube_of(
 
 @contextmanager
 def last_activations(network: nn.Module) -> Iterator[Callable[[], torch.Tensor]]:
-    """Inside, `network` is in evaluation mode and its backbone is listened to; after, all is as it was.
+    """Inside, `network` is in evaluation mode and its backbone's output is recorded; afterwards it is as before.
 
     Yields:
-        A function that gives what the backbone put out last, (N * T, C, h, w), of the network run since.
-        It raises RuntimeError if the backbone was not seen to run, as its forward was called past its hooks.
+        A function that returns the backbone's last output, (N * T, C, h, w). It raises RuntimeError if the
+        backbone was not called, or called without its hooks.
     """
     seen: list[torch.Tensor] = []
 
@@ -240,7 +232,7 @@ def last_activations(network: nn.Module) -> Iterator[Callable[[], torch.Tensor]]
 
     def last() -> torch.Tensor:
         if not seen:
-            raise RuntimeError("the backbone ran unseen: compiled or called in a way that passes its hooks by")
+            raise RuntimeError("the backbone's output was not recorded: it was compiled, or called without its hooks")
         return seen[0]
 
     try:
@@ -251,10 +243,10 @@ def last_activations(network: nn.Module) -> Iterator[Callable[[], torch.Tensor]]
 
 
 def target_labels(target: Target, scores: torch.Tensor, classes: Sequence[str] | None = None) -> torch.Tensor:
-    """Which class is explained of each clip, int64 (N,), as `saliency_tubes` takes `target`; scores (N, num_classes).
+    """The class to explain for each clip, int64 (N,); `target` as in `saliency_tubes`, scores (N, num_classes).
 
     Raises:
-        ValueError: a class that there is not, a name without names to look it up in, or not one class a clip.
+        ValueError: an unknown class, a name without `classes`, or another number of targets than of clips.
     """
     count, num_classes = scores.shape
     if target is None:
@@ -271,7 +263,7 @@ def target_labels(target: Target, scores: torch.Tensor, classes: Sequence[str] |
 def _label(target: int | str, num_classes: int, classes: Sequence[str] | None) -> int:
     if isinstance(target, str):
         if classes is None:
-            raise ValueError(f"target {target!r} is a name: give the names of the classes, in label order (classes)")
+            raise ValueError(f"target {target!r} is a name: give the classes' names in label order (classes)")
         if target not in classes:
             raise ValueError(unknown_name("class", target, classes))
         return list(classes).index(target)
@@ -280,19 +272,6 @@ def _label(target: int | str, num_classes: int, classes: Sequence[str] | None) -
     if not 0 <= target < num_classes:
         raise ValueError(f"target must be a class from 0 to {num_classes - 1}, got {target}")
     return int(target)
-
-
-def _underneath(model: nn.Module) -> nn.Module:
-    """The network itself, of one that is compiled or wrapped for several devices or processes."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, Compiled):
-            model = model.network
-        elif isinstance(model, (DataParallel, DistributedDataParallel)):
-            model = model.module
-        else:
-            return model
 
 
 def _linear_head(network: nn.Module) -> nn.Linear:
@@ -307,14 +286,14 @@ def _linear_head(network: nn.Module) -> nn.Linear:
 
 
 def _check_scores(scores: torch.Tensor, linear: torch.Tensor, summed: torch.Tensor, network: nn.Module) -> None:
-    """What the maps rest on: else they would look just as good, and explain nothing. `summed` has no signs."""
+    """Check the assumption of the maps; without it they would look as good and be wrong. `summed` has no signs."""
     if not_finite := (~scores.isfinite()).any(1).nonzero().flatten().tolist():
-        raise ValueError(f"the scores of clips {not_finite} are not finite: nothing can be explained of them")
+        raise ValueError(f"the scores of clips {not_finite} are not finite: they cannot be explained")
     off = ((scores - linear).abs() / summed.clamp_min(torch.finfo(torch.float32).tiny)).max().item()
-    if off > 0.01:  # of what is summed: room for 16-bit arithmetic
+    if off > 0.01:  # of the sum of sizes: room for 16-bit arithmetic
         raise TypeError(
             f"saliency needs scores that are linear in the backbone's averaged activations; those of "
-            f"{type(network).__name__} differ from that by up to {100 * off:.3g} % of what is summed"
+            f"{type(network).__name__} differ from that by up to {100 * off:.3g} %"
         )
 
 

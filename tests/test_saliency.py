@@ -10,7 +10,9 @@ from ctlib import checkpoints, saliency
 from ctlib.config import ModelConfig
 from ctlib.data import encoding, transforms, video
 from ctlib.deploy import Compiled, optimize
-from ctlib.models import build_model, use_channels_last
+from ctlib.kernels import BATCH_NORMS
+from ctlib.kernels.layout import use_channels_last
+from ctlib.models import build_model
 
 NETWORKS = {
     "TSN": {"blocks": "none"},
@@ -27,7 +29,7 @@ def network(**parts):
     torch.manual_seed(0)
     model = build_model(ModelConfig(num_classes=5, num_frames=4, backbone="quickstart", **parts))
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     nn.init.normal_(model.fc.weight, std=0.3)
@@ -50,7 +52,7 @@ def hooks(model):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_raw_map_s_mean_is_the_score_less_the_bias_before_and_after_resizing(name, clips):
+def test_the_raw_map_s_mean_is_the_score_minus_the_bias_before_and_after_resizing(name, clips):
     model = network(**NETWORKS[name])
     for target in (0, [4, 1, 2], None):
         maps, scores = saliency.raw_maps(model, clips, target)
@@ -75,21 +77,21 @@ def test_tubes_are_the_positive_part_over_the_clip_s_greatest_value(model, clips
     assert torch.equal(cut, torch.where(tubes >= 0.5, tubes, 0)) and 0 < (cut > 0).sum() < (tubes > 0).sum()
 
 
-def test_a_clip_with_nothing_for_the_class_is_zero_and_no_other_clip_feels_it():
+def test_a_clip_without_evidence_is_zero_and_does_not_affect_others():
     maps = torch.stack([-torch.ones(2, 2, 2), torch.tensor([[[1.0, 2], [0, -3]], [[4, 0], [0, 0]]])])
     first, second = saliency.normalised(maps)
     assert (first == 0).all()
     assert second.tolist() == [[[0.25, 0.5], [0, 0]], [[1, 0], [0, 0]]]
 
 
-def test_interpolation_keeps_the_mean_of_maps_whose_places_divide_the_clip():
+def test_resizing_keeps_the_mean_of_maps_that_divide_the_clip():
     maps = torch.randn(2, 4, 4, 2, dtype=torch.float64)
     wide = saliency.resized(maps, (8, 128, 64))
     torch.testing.assert_close(wide.mean((1, 2, 3)), maps.mean((1, 2, 3)))
     assert wide[0, 0, 0, 0] == maps[0, 0, 0, 0] and wide[0, -1, -1, -1] == maps[0, -1, -1, -1]
 
 
-def test_what_a_place_has_seen_is_centred_where_placement_says():
+def test_receptive_fields_are_centred_where_placement_says():
     model = network(blocks="none")
     clips = torch.rand(1, 3, 1, 256, 256, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for row, column in ((3, 4), (4, 3)):
@@ -106,7 +108,7 @@ def test_what_a_place_has_seen_is_centred_where_placement_says():
         assert shown[:-16, :-16].sum() == pytest.approx(even[16:, 16:].sum().item(), rel=1e-3)
 
 
-def test_maps_placed_where_they_have_seen_reach_the_edges(model, clips):
+def test_maps_centred_on_receptive_fields_reach_the_edges(model, clips):
     maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     shown = saliency.resized(maps, (1, 48, 64), 32)[0, 0]
     assert (shown[32:, 32:] == 4).all() and shown[0, 0] == 1 and shown[0, 16] == 1.5 and shown.shape == (48, 64)
@@ -114,11 +116,11 @@ def test_maps_placed_where_they_have_seen_reach_the_edges(model, clips):
     wide = saliency.resized(saliency.raw_maps(model, clips, 1)[0], (4, 64, 96), 32)
     assert torch.equal(tubes, saliency.normalised(wide))
     assert saliency.stride_of(model) == 32 and saliency.stride_of(nn.ModuleDict({"backbone": nn.Identity()})) is None
-    with pytest.raises(ValueError, match="2 x 2 places 32 pixels apart do not fit"):
+    with pytest.raises(ValueError, match="2 x 2 positions 32 pixels apart do not fit"):
         saliency.resized(maps, (1, 32, 64), 32)
 
 
-def test_time_is_the_same_however_places_are_put():
+def test_placement_does_not_change_time():
     maps = torch.rand(1, 2, 1, 1, generator=torch.Generator().manual_seed(0)).expand(1, 2, 2, 2)
     even, seen = (saliency.resized(maps, (4, 64, 64), stride) for stride in (None, 32))
     torch.testing.assert_close(even, seen)
@@ -131,7 +133,7 @@ def test_a_clip_that_is_not_finite_is_named(model, clips):
         saliency.saliency_tubes(model, broken)
 
 
-def test_a_backbone_that_says_nothing_is_shown_as_nothing(clips):
+def test_activations_of_zero_give_tubes_of_zero(clips):
     silent = network()
     silent.backbone.stages[-1][-1].register_forward_hook(lambda *at: at[-1] * 0)
     tubes, scores = saliency.saliency_tubes(silent, clips[:, :, :3], 1)
@@ -196,7 +198,7 @@ def test_the_layout_in_memory_changes_nothing(model, clips, channels_last):
     torch.testing.assert_close(saliency.saliency_tubes(other, given, 1)[0], saliency.saliency_tubes(model, clips, 1)[0])
 
 
-def test_of_a_compiled_network_the_one_underneath_is_explained(model, clips):
+def test_a_compiled_network_is_explained_by_the_network_inside(model, clips):
     compiled = torch.compile(network(), backend="eager")
     with torch.no_grad():
         compiled(clips)
@@ -205,7 +207,7 @@ def test_of_a_compiled_network_the_one_underneath_is_explained(model, clips):
     with torch.no_grad():
         compiled(clips)
     handle.remove()
-    assert fired == []  # why hooks on what is compiled will not do
+    assert fired == []  # so hooks on a compiled network would not work
     torch.testing.assert_close(
         saliency.saliency_tubes(compiled, clips, 1)[0], saliency.saliency_tubes(model, clips, 1)[0]
     )
@@ -220,7 +222,7 @@ def test_of_a_compiled_network_the_one_underneath_is_explained(model, clips):
     )
 
 
-def test_a_backbone_that_is_compiled_by_itself_is_heard_too(model, clips):
+def test_a_backbone_that_is_compiled_alone_is_explained_too(model, clips):
     other = network()
     other.backbone.compile(backend="eager")
     with torch.no_grad():
@@ -228,7 +230,7 @@ def test_a_backbone_that_is_compiled_by_itself_is_heard_too(model, clips):
     torch.testing.assert_close(saliency.raw_maps(other, clips, 1)[0], saliency.raw_maps(model, clips, 1)[0])
 
 
-def test_a_backbone_that_runs_unseen_is_an_error_and_no_stale_map(clips):
+def test_a_backbone_called_without_hooks_is_an_error(clips):
     class Around(nn.Module):
         def __init__(self):
             super().__init__()
@@ -239,16 +241,16 @@ def test_a_backbone_that_runs_unseen_is_an_error_and_no_stale_map(clips):
             return self.fc(self.backbone.forward(clips[:, :, 0], 1).mean((2, 3)))  # not called as a module is
 
     model = Around()
-    with pytest.raises(RuntimeError, match="the backbone ran unseen"):
+    with pytest.raises(RuntimeError, match="the backbone's output was not recorded"):
         saliency.raw_maps(model, clips)
     assert hooks(model) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_on_a_gpu_it_says_the_same(model, clips, dtype):
-    there = network().to("cuda", dtype)
-    tubes, _ = saliency.saliency_tubes(there, clips.to("cuda", dtype), 1)
+def test_on_a_gpu_it_is_the_same(model, clips, dtype):
+    on_gpu = network().to("cuda", dtype)
+    tubes, _ = saliency.saliency_tubes(on_gpu, clips.to("cuda", dtype), 1)
     assert tubes.device.type == "cuda" and tubes.dtype == torch.float32
     assert (tubes.cpu() - saliency.saliency_tubes(model, clips, 1)[0]).abs().max() < 0.05
 
@@ -259,7 +261,7 @@ def test_autocast_changes_little(model, clips):
     assert (tubes - saliency.saliency_tubes(model, clips, 1)[0]).abs().max() < 0.1
 
 
-def test_captum_s_gradient_times_activation_is_the_same_map(model, clips):
+def test_captum_s_grad_cam_is_the_same_map(model, clips):
     """Of a head that is linear on averages Grad-CAM's weights are the classifier's, over the number of places."""
 
     theirs = LayerGradCam(model, model.backbone).attribute(clips, target=3)[:, 0].unflatten(0, clips.shape[0:3:2])
@@ -282,20 +284,20 @@ def videos(tmp_path_factory):
 
 
 def test_a_video_file_is_read_as_in_testing_and_explained(model, videos):
-    found = saliency.tube_of(videos / "12.mp4", model, "turn", CLASSES, size=32)
-    assert found.indices.tolist() == [1, 4, 7, 10] and found.target == 4
-    assert found.frames.shape == (4, 32, 32, 3) and found.tube.shape == (4, 32, 32)
+    tube = saliency.tube_of(videos / "12.mp4", model, "turn", CLASSES, size=32)
+    assert tube.indices.tolist() == [1, 4, 7, 10] and tube.target == 4
+    assert tube.frames.shape == (4, 32, 32, 3) and tube.tube.shape == (4, 32, 32)
     pixels = video.read_frames(videos / "12.mp4", [1, 4, 7, 10])
     clip = transforms.test_views(pixels, 32, 32, 1)
     tubes, scores = saliency.saliency_tubes(model, clip, 4)
-    np.testing.assert_allclose(found.tube, tubes[0].numpy())
-    np.testing.assert_allclose(found.scores, scores[0].numpy())
-    assert np.array_equal(found.frames, transforms.to_pixels(clip[0])) and found.predicted == scores[0].argmax()
+    np.testing.assert_allclose(tube.tube, tubes[0].numpy())
+    np.testing.assert_allclose(tube.scores, scores[0].numpy())
+    assert np.array_equal(tube.frames, transforms.to_pixels(clip[0])) and tube.predicted == scores[0].argmax()
 
 
-def test_a_video_shorter_than_a_clip_is_spread_over_it(model, videos):
-    found = saliency.tube_of(str(videos / "2.mp4"), checkpoints.Checkpoint(model, CLASSES, {}), size=32)
-    assert found.indices.tolist() == [0, 0, 1, 1] and found.target == found.predicted
+def test_frames_of_a_short_video_repeat(model, videos):
+    tube = saliency.tube_of(str(videos / "2.mp4"), checkpoints.Checkpoint(model, CLASSES, {}), size=32)
+    assert tube.indices.tolist() == [0, 0, 1, 1] and tube.target == tube.predicted
 
 
 @pytest.mark.parametrize(
@@ -312,7 +314,7 @@ def test_bad_arguments_for_a_video(model, videos, arguments, error, text):
         saliency.tube_of(videos / "12.mp4", model, **arguments)
 
 
-def test_a_video_that_is_not_there(model, tmp_path):
+def test_a_missing_video_is_named(model, tmp_path):
     with pytest.raises(video.VideoError, match="none.mp4"):
         saliency.tube_of(tmp_path / "none.mp4", model, size=32)
 
@@ -334,7 +336,7 @@ def test_a_video_that_is_not_there(model, tmp_path):
         ({"target": -1}, ValueError, "target must be a class from 0 to 4, got -1"),
         ({"target": True}, TypeError, "index or name, got bool True"),
         ({"target": [0, 1]}, ValueError, "one for each of the 3 clips, got 2"),
-        ({"target": "lift"}, ValueError, "target 'lift' is a name: give the names"),
+        ({"target": "lift"}, ValueError, "target 'lift' is a name: give the classes' names"),
         ({"target": "lfit", "classes": CLASSES}, ValueError, "unknown class 'lfit': did you mean 'lift'"),
         ({"target": 0, "classes": CLASSES[:3]}, ValueError, "classes must be the model's 5 names, got 3"),
         ({"threshold": 1.0}, ValueError, "threshold must be a share .*got 1.0"),
@@ -347,7 +349,7 @@ def test_a_video_that_is_not_there(model, tmp_path):
         ),
     ],
 )
-def test_bad_input_says_what_came_and_what_was_needed(model, clips, change, error, text):
+def test_bad_input_names_what_came_and_what_was_needed(model, clips, change, error, text):
     with pytest.raises(error, match=text):
         saliency.saliency_tubes(**({"model": model, "clips": clips} | change))
     assert hooks(model) == 0

@@ -324,7 +324,7 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
     counts = counts[counts.pairs > 0]
     total = counts.index.get_level_values("data") == ""
     counts = pd.concat([counts[total][::-1], counts[~total]])
-    parts = counts.assign(inconclusive=counts["inconclusive"] - counts["too few seeds"])
+    parts = counts.assign(**{"inconclusive": counts["inconclusive"] - counts["too few seeds"]})
     places, start = np.arange(len(counts)), np.zeros(len(counts))
     figure, axes = plt.subplots(figsize=(9.5, 1.6 + 0.38 * max(len(counts), 1)))
     for column, (colour, hatch) in _PARTS.items():
