@@ -1,32 +1,32 @@
-"""Figures over the whole study: findings that reproduce, and accuracy against cost (Figure 5), with labels apart."""
+"""Figures of the whole study: accuracy against cost (the paper's Figure 5), and the results of its comparisons."""
 
-import itertools
-import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from adjustText import adjust_text
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
 from ctlib import paper
 
-# What a bar is made of: column of `comparisons.counts`, lightness and hatching, which tell them apart in grey as well.
+# The parts of a bar: column of `comparisons.counts`, lightness and hatching, which also differ in grey.
 _PARTS = {
     "agrees": ("#0f4c6e", ""),
     "inconclusive": ("0.85", ""),
     "too few seeds": ("white", "...."),
     "disagrees": ("#e08214", "////"),
 }
-_SIDES = {"256": "s", "224": "o", "": "^"}  # pixels of the clip whose GFLOPs are printed; empty: not known
+_MARKERS = {"256": "s", "224": "o", "": "^"}  # by the pixels of the clip whose GFLOPs are printed; empty: not stated
+_SIZES = {"256": "counted at 256 x 256", "224": "counted at 224 x 224", "": "size not stated"}
 
-# The size behind the printed GFLOPs can be told of these methods by counting (33 of a 2D ResNet-50 over 8 frames is
-# 224; times (256 / 224)^2 it is 43, a sixth of the 259 of 6 views), or by what their own papers print; of others not.
+# The size behind the printed GFLOPs follows for these methods from counting (33 of a 2D ResNet-50 over 8 frames is
+# 224; times (256 / 224)^2 it is 43, a sixth of the 259 of 6 views), or from their own papers; not for others.
 _ONE_VIEW_224 = ("TSN", "TSM", "bLVNet-TAM", "TEINet", "TEA", "PEM+TDLoss")  # Table 3; with more views 256
 _AT_256 = ("TSM", "TEINet", "TEA", "PEM+TDLoss", "bLVNet-TAM", "SmallBigNet", "SlowFast")  # Table 4
 
@@ -39,9 +39,9 @@ def published_points(table: str, column: str) -> pd.DataFrame:
         column: of its top-1, as in `paper.table`.
 
     Returns:
-        Columns `name`, `gflops` (of a view), `gflops_total` (missing where the paper prints none), `views` (missing
-        where it prints none), `size` ("224", "256" or "": pixels that the GFLOPs were counted at, where it can be
-        told), `ours` (the paper's own networks) and `top1` (percent). Rows without an accuracy are left out.
+        Columns `name`, `gflops` (of a view), `gflops_total` and `views` (missing where the paper prints none), `size`
+        ("224", "256" or "": pixels that the GFLOPs were counted at, where known), `ours` (the paper's own networks)
+        and `top1` (percent). Rows without an accuracy are left out.
 
     Raises:
         ValueError: another table, or not a column of it.
@@ -58,18 +58,11 @@ def published_points(table: str, column: str) -> pd.DataFrame:
         name = lines.index
     else:
         size = np.where(ours | lines.method.isin(_AT_256), "256", "")
-        name = [f"{row} x{views:.0f}" if views > 0 else f"{row}, views not told" for row, views in lines.views.items()]
-    points = pd.DataFrame(
-        {
-            "name": name,
-            "gflops": lines.gflops_view.to_numpy(),
-            "gflops_total": lines.gflops_total.to_numpy(),
-            "views": lines.views.to_numpy(),
-            "size": size,
-            "ours": ours.to_numpy(),
-            "top1": lines[column].to_numpy(),
-        }
-    )
+        shown = {row: f"x{views:.0f}" if views > 0 else "(views not stated)" for row, views in lines.views.items()}
+        name = [f"{row} {views}" for row, views in shown.items()]
+    points = lines[["gflops_view", "gflops_total", "views", column]].reset_index(drop=True)
+    points.columns = ["gflops", "gflops_total", "views", "top1"]
+    points = points.assign(name=name, size=size, ours=ours.to_numpy())
     return points.dropna(subset="top1").reset_index(drop=True)
 
 
@@ -77,254 +70,203 @@ def pareto(cost: Sequence[float], accuracy: Sequence[float]) -> np.ndarray:
     """Which points no other dominates: none is as cheap and as accurate, and better in one of the two.
 
     Returns:
-        bool, one a point. Of equal points each is on the front.
+        bool, one per point. Of equal points each is on the front.
     """
     cost, accuracy = np.asarray(cost, float), np.asarray(accuracy, float)
-    ours, theirs = (cost[:, None], accuracy[:, None]), (cost[None], accuracy[None])
-    no_worse = (ours[0] >= theirs[0]) & (ours[1] <= theirs[1])
-    better = (ours[0] > theirs[0]) | (ours[1] < theirs[1])
+    ours, others = (cost[:, None], accuracy[:, None]), (cost[None], accuracy[None])
+    no_worse = (ours[0] >= others[0]) & (ours[1] <= others[1])
+    better = (ours[0] > others[0]) | (ours[1] < others[1])
     return ~(no_worse & better).any(axis=1)
 
 
 def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: str) -> Figure:
-    """Published accuracy against GFLOPs, on a logarithmic axis, a labelled point a network.
+    """Published accuracy against GFLOPs, on a logarithmic axis, one labelled point per network.
 
-    Filled are the paper's own networks; the shape says at which size the GFLOPs were counted. Points far below the
-    others stand in a grey strip at the lower edge, with their accuracy beside their name.
+    The paper's own networks are filled; the marker shows at which size the GFLOPs were counted. A few points far below
+    the others lie in a grey strip at the lower edge, with their accuracy beside their name.
 
     Args:
         points: of `published_points`.
-        gflops: which of its columns is drawn, "gflops" or "gflops_total"; points without it are left out.
+        gflops: the column to draw, "gflops" or "gflops_total"; points without it are left out.
     """
-    points = _raised(points.dropna(subset=gflops))
+    points = _with_heights(points.dropna(subset=gflops).rename(columns={gflops: "cost"}))
     figure, axes = plt.subplots(figsize=(8.6, 5.8))
     for point in points.itertuples():
-        look = {"mfc": "C0", "mec": "black"} if point.ours else {"mfc": "white", "mec": "0.25"}
-        axes.plot(getattr(point, gflops), point.y, _SIDES[point.size], ms=8 if point.ours else 6.5, **look, zorder=3)
-    front = _front(axes, points[gflops], points.top1, points.y)
-    _cost_axis(axes, points[gflops])
-    axes.set(ylabel=ylabel, title=title, ylim=_room(points.y))
+        look = {"mfc": "C0", "mec": "black", "ms": 8} if point.ours else {"mfc": "white", "mec": "0.25", "ms": 6.5}
+        axes.plot(point.cost, point.height, _MARKERS[point.size], **look, zorder=3)
+    _draw_front(axes, points)
+    _cost_axis(axes, points.cost)
+    axes.set(ylabel=ylabel, title=title, ylim=_with_margin(points.height))
     axes.set_xlabel("GFLOPs of one view" if gflops == "gflops" else "GFLOPs of all views")
-    sizes = {"256": "counted at 256 x 256", "224": "counted at 224 x 224", "": "size not told"}
+    square = {"ls": "", "mec": "0.25"}
     handles = [
-        Line2D([], [], marker="D", ls="", mfc="C0", mec="black", label="the paper's networks"),
-        Line2D([], [], marker="D", ls="", mfc="white", mec="0.25", label="of other papers, as it quotes them"),
+        Line2D([], [], marker="D", mfc="C0", label="the paper's networks", **square),
+        Line2D([], [], marker="D", mfc="white", label="other papers', as it quotes them", **square),
         *(
-            Line2D([], [], marker=_SIDES[size], ls="", mfc="0.7", mec="0.25", label=told)
-            for size, told in sizes.items()
+            Line2D([], [], marker=_MARKERS[size], mfc="0.7", label=label, **square)
+            for size, label in _SIZES.items()
             if (points["size"] == size).any()
         ),
         Line2D([], [], color="0.45", ls="--", label="Pareto front"),
-        *_strip(axes, points),
+        *_draw_strip(axes, points),
     ]
     figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=3)
-    place_labels(axes, points[gflops], points.y, points.name, [front], points.ours)
+    far = points.height > points.top1
+    names = points.name.mask(far, points.name + points.top1.map(" ({:.1f} %)".format))
+    _label(axes, points, names, ["bold" if ours else "normal" for ours in points.ours])
     return figure
 
 
 def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -> Figure:
-    """Measured accuracy against GFLOPs of a view, and, where it was timed, against latency.
+    """Measured accuracy against GFLOPs of one view and, where it was timed, against latency.
 
-    Networks of one study lie close together, so points bear numbers, the most accurate network's first, and a key
-    beside the panels says whose they are. Points far below the others stand in a grey strip, as in
-    `published_tradeoff`.
+    The networks of one study lie close together. So points have numbers, the most accurate network's first, and a key
+    beside the panels names them. A few points far below the others lie in a grey strip.
 
     Args:
-        points: columns `name`, `gflops`, `top1` (mean, percent) and `spread` (over seeds, missing of one); if timed,
-            also `milliseconds` with `low` and `high`.
+        points: columns `name`, `gflops`, `top1` (mean, percent) and `std` (over seeds; missing with one seed); if
+            timed, also `milliseconds` with `low` and `high`.
         conditions: under which it was timed.
     """
-    points = _raised(points.sort_values("top1", ascending=False, kind="stable", ignore_index=True))
+    points = _with_heights(points.sort_values("top1", ascending=False, kind="stable", ignore_index=True))
     panels = {"gflops": "GFLOPs of one view"}
     if "milliseconds" in points:
-        panels["milliseconds"] = f"milliseconds a call{f': {conditions}' if conditions else ''}"
+        panels["milliseconds"] = f"milliseconds per call{f': {conditions}' if conditions else ''}"
     figure = plt.figure(figsize=(7 * len(panels) + 2.6, max(6, 1.2 + 0.24 * len(points))))
-    found = figure.subplots(1, len(panels) + 1, squeeze=False, width_ratios=[1] * len(panels) + [0.3])[0]
-    for axes in found[1:-1]:
-        axes.sharey(found[0])
-        axes.tick_params(labelleft=False)
-    spread, obstacles = points["std"].fillna(0), []
-    for axes, (column, label) in zip(found[:-1], panels.items(), strict=True):
-        x = points[column]
-        ends = (points.low, points.high) if column == "milliseconds" else (x, x)
-        across = [x - ends[0], ends[1] - x]
-        axes.errorbar(x, points.y, spread, across, fmt="o", ms=5, capsize=2, color="C0", mec="black", zorder=3)
-        bars = [[(at, y - half), (at, y + half)] for at, y, half in zip(x, points.y, spread, strict=True)]
-        bars += [[(low, y), (high, y)] for low, high, y in zip(*ends, points.y, strict=True)]
-        obstacles.append([_front(axes, x, points.top1, points.y), *bars])
+    *axes_of, key = figure.subplots(1, len(panels) + 1, squeeze=False, width_ratios=[1] * len(panels) + [0.3])[0]
+    std = points["std"].fillna(0)
+    for axes, (column, label) in zip(axes_of, panels.items(), strict=True):
+        drawn = points.assign(cost=points[column])
+        ends = (points.low, points.high) if column == "milliseconds" else (drawn.cost, drawn.cost)
+        across = [drawn.cost - ends[0], ends[1] - drawn.cost]
+        axes.errorbar(
+            drawn.cost, drawn.height, std, across, fmt="o", ms=5, lw=0.8, capsize=2, color="C0", mec="black", zorder=3
+        )
+        _draw_front(axes, drawn)
         _cost_axis(axes, pd.concat(ends))
-        axes.set_xlabel(label)
-    found[0].set(ylabel=ylabel, ylim=_room(pd.concat([points.y - spread, points.y + spread])))
-    _key(found[-1], points)
+        axes.set(xlabel=label, ylim=_with_margin(pd.concat([drawn.height - std, drawn.height + std])))
+        axes.tick_params(labelleft=axes is axes_of[0])
+    axes_of[0].set_ylabel(ylabel)
+    _draw_key(key, points)
     handles = [Line2D([], [], color="0.45", ls="--", label="Pareto front of the means")]
-    handles.append(Line2D([], [], color="C0", marker="|", label="standard deviation of the seeds; range of the times"))
-    strips = [_strip(axes, points) for axes in found[:-1]]
-    figure.legend(handles=handles + strips[0], fontsize="small", loc="outside lower center", ncols=3)
-    numbers = [str(number) for number in range(1, len(points) + 1)]
-    for axes, column, kept_off in zip(found[:-1], panels, obstacles, strict=True):
-        place_labels(axes, points[column], points.y, numbers, kept_off)
+    handles.append(Line2D([], [], color="C0", marker="|", label="standard deviation over seeds; range of the times"))
+    handles += [_draw_strip(axes, points) for axes in axes_of][0]
+    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=3)
+    for axes, column in zip(axes_of, panels, strict=True):
+        _label(axes, points.assign(cost=points[column]), [str(number + 1) for number in points.index])
     return figure
 
 
-def _key(axes, points: pd.DataFrame) -> None:
-    """Whose the numbers are: a line a network, with its accuracy."""
+def _draw_key(axes, points: pd.DataFrame) -> None:
+    """Which network each number is: one line per network, with its accuracy."""
     axes.set_axis_off()
     for number, point in enumerate(points.itertuples(), start=1):
-        height = 1 - (number - 0.5) / max(len(points), 24)
         look = {"transform": axes.transAxes, "fontsize": 7.5, "va": "center"}
+        height = 1 - (number - 0.5) / max(len(points), 24)
         axes.text(0.05, height, number, ha="right", **look)
         axes.text(0.10, height, f"{point.top1:.1f}", **look)
-        axes.text(0.32, height, point.called, **look)
+        axes.text(0.32, height, point.name, **look)
 
 
-def _raised(points: pd.DataFrame) -> pd.DataFrame:
-    """With `y`, where a point is drawn: its `top1`, but for the few that lie far below the others.
+def _with_heights(points: pd.DataFrame) -> pd.DataFrame:
+    """With `height`, where a point is drawn: its `top1`, or the strip for the few that lie far below the others.
 
-    These are beyond Tukey's far fence and below the widest gap: what lies between them and the others stays in place.
-    `called` is its name as it was; `name` has the accuracy of those that are raised.
+    These are the points below the widest gap, if that is wider than the range above it, and at most a quarter of all.
     """
-    low, high = points.top1.quantile([0.25, 0.75])
-    ordered = points.top1.sort_values()
-    above_gap = ordered[ordered.diff().fillna(0).idxmax()]
-    far = points.top1 < min(low - 3 * (high - low), above_gap)
-    if far.sum() > len(points) / 4:
-        far[:] = False
+    ordered = points.top1.sort_values().to_numpy()
+    far = points.top1 < ordered[0]
+    if len(points) > 3:
+        at = np.diff(ordered).argmax() + 1
+        if at <= len(points) / 4 and ordered[at] - ordered[at - 1] > ordered[-1] - ordered[at]:
+            far = points.top1 < ordered[at]
     near = points[~far]
-    least = (near.top1 - near["std"].fillna(0)).min() if "std" in near else near.top1.min()  # the end of its bar
-    edge = least - 0.14 * (near.top1.max() - least)
-    names = points.name.mask(far, points.name + points.top1.map(" ({:.1f} %)".format))
-    return points.assign(y=points.top1.mask(far, edge), name=names, called=points.name)
+    lowest = (near.top1 - near["std"].fillna(0)).min() if "std" in near else near.top1.min()  # the end of its bar
+    strip = lowest - 0.14 * (near.top1.max() - lowest)
+    return points.assign(height=points.top1.mask(far, strip))
 
 
-def _strip(axes, points: pd.DataFrame) -> list[Patch]:
-    """Mark where `_raised` points stand, and hand on what the legend says of it; nothing if there are none."""
-    raised = points.y > points.top1
-    if not raised.any():
+def _draw_strip(axes, points: pd.DataFrame) -> list[Patch]:
+    """Mark the strip with points far below the axis, and return its entry in the legend, if there are any."""
+    far = points.height > points.top1
+    if not far.any():
         return []
-    edge, margin = points.y[raised].min(), 0.06 * (points.y.max() - points.y.min())
-    axes.axhspan(edge - margin, edge + margin, color="0.92", zorder=0)
+    middle, margin = points.height[far].min(), 0.06 * (points.height.max() - points.height.min())
+    axes.axhspan(middle - margin, middle + margin, color="0.92", zorder=0)
     top = axes.get_ylim()[1]
-    axes.set_yticks([tick for tick in axes.get_yticks() if edge + margin < tick < top])  # below, none holds
-    return [Patch(color="0.92", label="lower than the axis: accuracy as told")]
+    axes.set_yticks([tick for tick in axes.get_yticks() if middle + margin < tick < top])  # the strip has no scale
+    return [Patch(color="0.92", label="far below the axis")]
 
 
-def _front(axes, cost: pd.Series, accuracy: pd.Series, drawn: pd.Series) -> list[tuple[float, float]]:
-    """Draw the Pareto front through the heights at which its points are drawn, and hand on its corners."""
-    on = pareto(cost, accuracy)
-    steps = sorted(set(zip(cost[on], drawn[on], strict=True)))
-    corners = [steps[0]]
-    for x, y in steps[1:]:
-        corners += [(x, corners[-1][1]), (x, y)]
-    axes.plot(*zip(*corners, strict=True), color="0.45", ls="--", lw=1.3, zorder=1)
-    return corners
+def _draw_front(axes, points: pd.DataFrame) -> None:
+    """The Pareto front, as steps through the points as they are drawn."""
+    front = points[pareto(points.cost, points.top1)].sort_values(["cost", "height"])
+    axes.step(front.cost, front.height, where="post", color="0.45", ls="--", lw=1.3, zorder=1)
 
 
 def _cost_axis(axes, values: pd.Series) -> None:
     """Logarithmic, with numbers at 2 and 5 as well, unless the values are close together."""
-    if values.max() / values.min() < 3:
+    ratio = values.max() / values.min()
+    if ratio < 3:
         reach = max(values.max() - values.min(), 0.1 * values.max())
         axes.set_xlim(values.min() - 0.2 * reach, values.max() + 0.25 * reach)
         return
     axes.set_xscale("log")
-    ratio = values.max() / values.min()
-    near, far = (1.2, 1.2) if ratio < 6 else (1.5, 1.7)  # room for names
-    axes.set_xlim(values.min() / near, values.max() * far)
+    axes.set_xlim(values.min() / (1.2 if ratio < 6 else 1.5), values.max() * (1.2 if ratio < 6 else 1.7))
     axes.xaxis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 5) if ratio < 6 else (2, 3, 5) if ratio < 30 else (2, 5)))
-    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        ticks("{x:g}")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="x", which="both", labelsize=8, length=3, pad=4)
 
 
-def _room(values: pd.Series) -> tuple[float, float]:
+def _with_margin(values: pd.Series) -> tuple[float, float]:
     margin = 0.09 * max(values.max() - values.min(), 1.0)
     return values.min() - margin, values.max() + margin
 
 
-_ANGLES = np.deg2rad([0, 180, 45, -45, 135, -135, 90, -90, 22, -22, 158, -158, 67, -67, 113, -113])
-_RINGS = (11, 15, 21, 29, 39, 51, 65, 81, 99, 119, 141, 165)  # pixels between a point and its label, at 100 dpi
-
-
-def place_labels(
-    axes,
-    x: Sequence[float],
-    y: Sequence[float],
-    names: Sequence[str],
-    obstacles: Sequence[Sequence[tuple[float, float]]] = (),
-    bold: Sequence[bool] | None = None,
-) -> list[str]:
-    """Name points so that no name lies on another, on a point, on an obstacle, across a line to a point, or outside.
-
-    The most crowded points come first; each takes the first free place on rings around it, with a line to it from
-    the third ring on. Call it last: the layout is fixed with it.
-
-    Args:
-        x, y: the points, in data coordinates.
-        names: one a point.
-        obstacles: lines through corners in data coordinates: the front, error bars.
-        bold: which names are bold.
-
-    Returns:
-        The names for which there was no free place. They are told below the axis.
-    """
-    figure, label = axes.figure, axes.get_xlabel()
-    axes.set_xlabel(f"{label}\n ")  # room for what is told below it
-    figure.canvas.draw()  # so that the data have their pixels
-    figure.set_layout_engine("none")
-    unit = figure.dpi / 100
-    names, heavy = list(names), [False] * len(names) if bold is None else list(bold)
-    at = axes.transData.transform(np.column_stack([np.asarray(x, float), np.asarray(y, float)]))
-    points = [Bbox([place - 7 * unit, place + 7 * unit]) for place in at]
-    drawn = [Path(axes.transData.transform(line)) for line in obstacles]
-    distance = np.hypot(*(at[:, None] - at[None]).T)
-    boxes, lines, left = [], [], []
-    for index in np.argsort(-(distance < 80 * unit).sum(axis=0), kind="stable"):
-        look = {"fontsize": 7.5, "weight": "bold" if heavy[index] else "normal", "ha": "center", "va": "center"}
-        sample = axes.text(0, 0, names[index], transform=None, **look)
-        size = np.array(sample.get_window_extent().size) + (4 * unit, 2 * unit)
-        sample.remove()
-        apart = [point for point, far in zip(points, distance[index] > 15 * unit, strict=True) if far]
-        # Where that leaves no place, a name may lie on an obstacle.
-        for kept_off, ring, angle in itertools.product((drawn, []), _RINGS, _ANGLES):
-            offset = np.array([np.cos(angle), np.sin(angle)]) * (ring * unit + size / 2)
-            box = Bbox([at[index] + offset - size / 2, at[index] + offset + size / 2])
-            line = Path([at[index], np.clip(at[index], box.min, box.max)])
-            inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 and axes.bbox.y0 < box.y0 and box.y1 < axes.bbox.y1
-            if not inside or box.count_overlaps([*boxes, *points]) or _crossed(box, [*lines, *kept_off]):
-                continue
-            if any(_crossed(other, [line]) for other in [*boxes, *apart]):
-                continue
-            boxes.append(box)
-            lines.append(line)
-            arrow = {"arrowstyle": "-", "color": "0.55", "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
-            axes.annotate(
-                names[index], axes.transData.inverted().transform(at[index]), offset * 72 / figure.dpi,
-                textcoords="offset points", arrowprops=arrow if ring > _RINGS[1] else None, zorder=4, **look,
-            )  # fmt: skip
-            break
-        else:
-            left.append(names[index])
-    told = textwrap.fill(f"(no room for the names {', '.join(left)})", 90)
-    axes.set_xlabel(f"{label}\n{told}" if left else label)
-    return left
-
-
-def _crossed(box: Bbox, lines: Sequence[Path]) -> bool:
-    return any(line.intersects_bbox(box, filled=False) for line in lines)
+def _label(axes, points: pd.DataFrame, names: Sequence[str], weights: Sequence[str] | None = None) -> None:
+    """Names beside points, moved apart. Call it last: it fixes the layout."""
+    axes.figure.canvas.draw()
+    axes.figure.set_layout_engine("none")
+    unit, to_data = axes.figure.dpi / 100, axes.transData.inverted()
+    at = axes.transData.transform(points[["cost", "height"]].to_numpy(float))
+    left = at[:, 0] > axes.bbox.x0 + 0.8 * axes.bbox.width
+    beside = to_data.transform(at + unit * np.column_stack([np.where(left, -9, 9), np.full(len(at), 4)]))
+    look = {"fontsize": 7.5, "va": "center", "zorder": 4, "path_effects": [withStroke(linewidth=2, foreground="white")]}
+    texts = [
+        axes.text(*place, name, weight=weight, ha="right" if to_left else "left", **look)
+        for place, name, weight, to_left in zip(beside, names, weights or ["normal"] * len(at), left, strict=True)
+    ]
+    adjust_text(
+        texts,
+        target_x=points.cost.to_numpy(),
+        target_y=points.height.to_numpy(),
+        objects=[Bbox(to_data.transform([place - 6 * unit, place + 6 * unit])) for place in at],
+        ax=axes,
+        avoid_self=False,
+        force_explode=(0, 0),
+        force_pull=(0, 0),
+        force_text=(0.3, 0.6),
+        expand=(1.02, 1.1),
+        max_move=4,
+        min_arrow_len=14,
+        iter_lim=1000,
+        arrowprops={"arrowstyle": "-", "color": "0.55", "lw": 0.6},
+    )
 
 
 _SHORT = {"Something-Something V1": "Sth V1", "Something-Something V2": "Sth V2", "Mini-Kinetics-200": "Mini-K"}
 
 
 def reproduced(counts: pd.DataFrame, title: str) -> Figure:
-    """What fraction of the findings agree, disagree and are not resolved, a stacked bar a table, those of all on top.
+    """The shares of comparisons that agree, disagree and are inconclusive: one stacked bar per table, totals on top.
 
     Args:
-        counts: of `comparisons.counts`. Tables without a finding have no bar.
+        counts: of `comparisons.counts`. Tables without a comparison have no bar.
     """
     counts = counts[counts.pairs > 0]
     total = counts.index.get_level_values("data") == ""
     counts = pd.concat([counts[total][::-1], counts[~total]])
-    parts = counts.assign(**{"inconclusive": counts["inconclusive"] - counts["too few seeds"]})
+    parts = counts.assign(inconclusive=counts["inconclusive"] - counts["too few seeds"])
     places, start = np.arange(len(counts)), np.zeros(len(counts))
     figure, axes = plt.subplots(figsize=(9.5, 1.6 + 0.38 * max(len(counts), 1)))
     for column, (colour, hatch) in _PARTS.items():
@@ -341,30 +283,31 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
     axes.text(101.5, -1, "agree : disagree", va="center", fontsize=8, style="italic")
     names = [f"Table {table} ({_SHORT[data]})" if data else table for table, data in counts.index]
     axes.set_yticks(places, [f"{name}: {pairs}" for name, pairs in zip(names, counts.pairs, strict=True)])
-    axes.set(xlim=(0, 100), ylim=(max(len(counts), 1) - 0.45, -0.55), xlabel="% of the findings", title=title)
+    axes.set(xlim=(0, 100), ylim=(max(len(counts), 1) - 0.45, -0.55), xlabel="% of the comparisons", title=title)
     axes.grid(False)
-    told = {"agrees": "measured order agrees", "inconclusive": "inconclusive", "disagrees": "disagrees"}
-    told["too few seeds"] = "not resolved: fewer than 2 common seeds"
-    handles = [Patch(fc=colour, hatch=hatch, ec="0.25", label=told[key]) for key, (colour, hatch) in _PARTS.items()]
+    labels = {"too few seeds": "inconclusive: fewer than 2 common seeds"}
+    handles = [
+        Patch(fc=colour, hatch=hatch, ec="0.25", label=labels.get(column, column))
+        for column, (colour, hatch) in _PARTS.items()
+    ]
     figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=4)
     return figure
 
 
-def gaps(found: pd.DataFrame) -> Figure:
-    """The measured difference of every finding against its published gap, with its interval.
+def gaps(compared: pd.DataFrame) -> Figure:
+    """The measured difference of every comparison, with its interval, against the published gap.
 
-    Above zero the measured order is the paper's; linear up to 2 points, logarithmic from there. The sizes need not
-    agree: data and networks are others. Findings with one common seed have no interval; of wide intervals (two
-    seeds) the ends lie outside the picture.
+    Above zero the measured order is the paper's. The axis is linear up to 2 points, logarithmic from there.
+    Comparisons with one common seed have no interval; the ends of wide intervals (two seeds) lie outside the picture.
 
     Args:
-        found: of `comparisons.pairs`; those without a common seed are left out.
+        compared: of `comparisons.pairs`; those without a common seed are left out.
     """
-    drawn = found[found.seeds >= 1]
-    kinds = drawn.result.mask(drawn.seeds < 2, "one seed, not judged")
+    drawn = compared[compared.seeds >= 1]
+    kinds = drawn.result.mask(drawn.seeds < 2, "one seed")
     figure, axes = plt.subplots(figsize=(8, 4.8))
     looks = {
-        "one seed, not judged": (".", "0.6"),
+        "one seed": (".", "0.6"),
         "inconclusive": ("o", "white"),
         "agrees": ("o", "#0f4c6e"),
         "disagrees": ("X", "#e08214"),
@@ -378,7 +321,7 @@ def gaps(found: pd.DataFrame) -> Figure:
     axes.axhline(0, color="0.3", lw=1.2)
     least, most = (drawn.difference.min(), drawn.difference.max()) if len(drawn) else (-1, 1)
     axes.set(xscale="log", xlabel="published gap, points of top-1", ylabel="measured difference, points of top-1")
-    axes.set_yscale("symlog", linthresh=2)  # some differences are of tens of points, and the close ones matter most
+    axes.set_yscale("symlog", linthresh=2)  # a few differences are of tens of points
     axes.set_yticks([-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50])
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_locator(NullLocator())
