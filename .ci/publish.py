@@ -1,0 +1,95 @@
+"""Copy what `make` left in results/<name>/ to the folders of results/ that are in git.
+
+    python .ci/publish.py [NAME ...]    # without names: everything that is there
+
+Executed notebooks go to results/notebooks/, with their figures as palette PNGs (a third of the size); a few tables and
+figures go to results/tables/ and results/figures/.
+"""
+
+import base64
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+RESULTS = Path(__file__).parents[1] / "results"
+NOTEBOOKS = {  # published name -> executed notebook
+    "quickstart": "quickstart/quickstart.ipynb",
+    "train": "quickstart/train_CT-Net_seed0.ipynb",
+    "ablation": "runs/notebooks/2g.ipynb",
+    **{
+        name: f"{name}/{name}.ipynb"
+        for name in "evaluate costs your_own_videos report accuracy_vs_gflops saliency_tubes transfer".split()  # noqa: SIM905
+    },
+}
+FILES = {  # published file -> notebook that makes it, and where
+    "tables/evaluate.csv": ("evaluate", "table.csv"),
+    "tables/latency.csv": ("accuracy_vs_gflops", "latency.csv"),
+    "tables/localisation.csv": ("saliency_tubes", "localisation.csv"),
+    "tables/localisation_differences.csv": ("saliency_tubes", "differences.csv"),
+    "tables/transfer_splits.csv": ("transfer", "splits.csv"),
+    "figures/quickstart_accuracy_vs_gflops.png": ("quickstart", "figures/accuracy_vs_gflops.png"),
+    "ablations/figures/reproduced.png": ("report", "figures/reproduced.png"),
+    "ablations/figures/gaps.png": ("report", "figures/gaps.png"),
+}
+COLOURS = 96
+LARGE = 60_000  # bytes: a larger figure is also scaled down to WIDTH
+WIDTH = 760  # pixels
+
+
+def main(names: list[str]) -> None:
+    unknown = set(names) - set(NOTEBOOKS)
+    if unknown:
+        sys.exit(f"unknown notebook {', '.join(sorted(unknown))}; there are {', '.join(NOTEBOOKS)}")
+    for name in names or NOTEBOOKS:
+        source, target = RESULTS / NOTEBOOKS[name], RESULTS / "notebooks" / f"{name}.ipynb"
+        if source.is_file():
+            write_notebook(source, target)
+        elif target.is_file():
+            write_notebook(target, target)
+    for target, (name, path) in FILES.items():
+        source = RESULTS / name / path
+        if (not names or name in names) and source.is_file():
+            (RESULTS / target).parent.mkdir(parents=True, exist_ok=True)
+            if source.suffix == ".png":
+                (RESULTS / target).write_bytes(shrink(source.read_bytes()))
+            else:
+                shutil.copyfile(source, RESULTS / target)
+
+
+def write_notebook(source: Path, target: Path) -> None:
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                png = base64.b64decode("".join(data["image/png"]))
+                data["image/png"] = base64.b64encode(shrink(png)).decode()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{target.relative_to(RESULTS.parent)}: {target.stat().st_size // 1024} KB")
+
+
+def shrink(png: bytes) -> bytes:
+    """The smallest of a figure as it is, with few colours and, if large, scaled down."""
+    image = Image.open(io.BytesIO(png))
+    if image.mode == "P":
+        return png
+    found = [png, palette(image.convert("RGB"))]
+    if len(found[-1]) > LARGE and image.width > WIDTH:
+        smaller = image.convert("RGB").resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+        found.append(palette(smaller))
+    return min(found, key=len)
+
+
+def palette(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
