@@ -15,6 +15,7 @@ from torch import nn
 
 from ctlib.backbones import PLACEMENTS, CTBlock
 from ctlib.config import ModelConfig, check_choice
+from ctlib.cost import eval_with_hooks
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import VideoClassifier, build_model
 
@@ -71,25 +72,20 @@ def _walk(network: VideoClassifier, num_frames: int, size: int) -> list[Part]:
     for number, stage in enumerate(backbone.stages, start=2):
         members |= {(f"stage {number}", index): (block,) for index, block in enumerate(stage)}
     members["head", 0] = (network.fc,)
-    shapes, operations, hooks = {}, Counter(), []
+    shapes, operations, hooks = {}, Counter(), {}
     for key, modules in members.items():
 
-        def add(layer, _inputs, output, key=key):
-            operations[key] += operations_of(layer, output)
-
-        def note(_module, _inputs, output, key=key):
-            t, c, h, w = output.shape if output.ndim == 4 else (*output.shape[1:], 1, 1)  # frames; the head's scores
-            shapes[key] = c, t, h, w
+        def record(layer, _inputs, output, key=key, last=modules[-1]):
+            if hasattr(layer, "weight"):
+                operations[key] += operations_of(layer, output)
+            if layer is last:
+                t, c, h, w = output.shape if output.ndim == 4 else (*output.shape[1:], 1, 1)  # frames; head's scores
+                shapes[key] = c, t, h, w
 
         layers = [layer for module in modules for layer in module.modules() if hasattr(layer, "weight")]
-        hooks += [layer.register_forward_hook(add) for layer in layers]
-        hooks.append(modules[-1].register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, 3, num_frames, size, size, device="meta"))
-    finally:
-        for hook in hooks:
-            hook.remove()
+        hooks |= dict.fromkeys([*layers, modules[-1]], record)
+    with torch.no_grad(), eval_with_hooks(network, hooks):
+        network(torch.zeros(1, 3, num_frames, size, size, device="meta"))
     parts = []
     for key, modules in members.items():
         replaced = isinstance(modules[0], CTBlock)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -134,19 +134,14 @@ def channel_grid(dims: Sequence[int], reached: np.ndarray, after: int) -> Figure
     shade[0, 0] = 2
     figure = canvas(8.4, 3.9, left=0.09, right=0.99)
     axes = figure.add_subplot()
-    axes.pcolormesh(shade, cmap=SHADES, vmin=0, vmax=2, edgecolors="white", lw=0.8)
-    if channels <= MOST_NUMBERS:
-        for channel in range(channels):
-            row, column = divmod(channel, columns)
-            colour = "white" if shade[row, column] == 2 else "black"
-            axes.text(column + 0.5, row + 0.5, str(channel), ha="center", va="center", fontsize=8, color=colour)
+    sns.heatmap(
+        shade, ax=axes, cmap=SHADES, vmin=0, vmax=2, cbar=False, linewidths=0.8, fmt="d", annot_kws={"fontsize": 8},
+        annot=np.arange(channels).reshape(rows, columns) if channels <= MOST_NUMBERS else False,
+        xticklabels=max(1, columns // 16), yticklabels=max(1, rows // 16),
+    )  # fmt: skip
+    axes.tick_params(axis="y", rotation=0)
     for row in range(dims[1], rows, dims[1]) if len(dims) > 2 else ():
         axes.axhline(row, color="black", lw=1.2)
-    axes.grid(False)
-    axes.invert_yaxis()
-    across, down = range(0, columns, max(1, columns // 16)), range(0, rows, max(1, rows // 16))
-    axes.set_xticks(np.array(across) + 0.5, across)
-    axes.set_yticks(np.array(down) + 0.5, down)
     names = ", ".join(f"$c_{k}$" for k in range(2, len(dims) + 1)) or "one row"
     axes.set(
         title=f"{by(dims)} channels: what reaches channel 0 (dark) after {after} of {len(dims)}",
@@ -158,37 +153,26 @@ def channel_grid(dims: Sequence[int], reached: np.ndarray, after: int) -> Figure
 
 def matrices(shown: dict[str, np.ndarray]) -> Figure:
     """Matrices (output channels, input channels) side by side; entries other than zero are coloured."""
-    figure = canvas(2.9 * len(shown) + 0.6, 3.3, left=0.07, wspace=0.32)
+    figure = canvas(2.9 * len(shown) + 0.6, 3.3, left=0.07, bottom=0.18, wspace=0.32)
     for axes, (title, matrix) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        rows, columns = matrix.shape
-        _numbered(axes, matrix, matrix != 0, ListedColormap([PALE, BLUE]), fontsize=9)
+        style = {"annot": matrix, "fmt": "g", "annot_kws": {"fontsize": 9}, "cbar": False, "square": True}
+        sns.heatmap(matrix != 0, ax=axes, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, linewidths=1, **style)
         axes.set_title(title, fontsize="medium")
-        axes.set(xlabel="input channel", xticks=np.arange(columns) + 0.5, yticks=np.arange(rows) + 0.5)
-        axes.set(xticklabels=range(columns), yticklabels=range(rows))
-        axes.grid(False)
+        axes.set_xlabel("input channel")
+        axes.tick_params(axis="y", rotation=0)
     figure.axes[0].set_ylabel("output channel")
     return figure
 
 
 def grids(shown: dict[str, np.ndarray]) -> Figure:
     """Channel grids of integers side by side, one colour per number, so that each channel can be followed."""
-    count = max(int(grid.max()) for grid in shown.values()) + 1
-    colours = ListedColormap(plt.get_cmap("YlGnBu")(np.linspace(0.05, 0.6, count)))
+    most = max(int(grid.max()) for grid in shown.values())
     figure = canvas(2.6 * len(shown), 2.5, left=0.03, bottom=0.05, wspace=0.2)
     for axes, (title, grid) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        _numbered(axes, grid, grid / max(1, count - 1), colours, fontsize=13)
+        style = {"annot": True, "annot_kws": {"fontsize": 13}, "cbar": False, "square": True, "linewidths": 2}
+        sns.heatmap(grid, ax=axes, cmap="YlGnBu", vmin=0, vmax=1.5 * most, xticklabels=[], yticklabels=[], **style)
         axes.set_title(title, fontsize="medium")
-        axes.set(xticks=[], yticks=[])
     return figure
-
-
-def _numbered(axes, values: np.ndarray, shades: np.ndarray, colours: ListedColormap, fontsize: int) -> None:
-    """A field of coloured squares with a number in each, row 0 on top; `shades` are in [0, 1]."""
-    axes.pcolormesh(shades, cmap=colours, vmin=0, vmax=1, edgecolors="white", lw=1.5)
-    for (row, column), value in np.ndenumerate(values):
-        axes.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=fontsize)
-    axes.set_aspect("equal")
-    axes.invert_yaxis()
 
 
 def cost_curves(split: dict[str, Sequence[float]], depth: dict[str, Sequence[float]], channels: int) -> Figure:

@@ -39,43 +39,38 @@ def excitation_flow(part: Parallel, features: torch.Tensor) -> dict[str, Steps]:
         return next(name for name, other in known.items() if value.shape == other.shape and value.equal(other))
 
     for branch, letter, result in zip(GATES, ("S", "T", "PW"), ("U", "V", "X_k"), strict=True):
-        gate = getattr(part.excitation, branch)
+        gate, conv = getattr(part.excitation, branch), getattr(part, branch, None)  # the channel gate has none
 
-        def note(what: str, value: torch.Tensor, noted=steps[branch]) -> None:
-            noted.append((what, tuple(value.shape[1:])))
+        def record(layer, inputs, output, gate=gate, conv=conv, letter=letter, result=result, noted=steps[branch]):
+            def note(value: torch.Tensor, *lines: str) -> None:
+                noted.extend((text, tuple(value.shape[1:])) for text in lines)
 
-        def named(conv: TensorSeparableConv, letter=letter) -> str:
-            return f"{letter}-TSConv {by(conv.kernel_size)}, {conv.groups} groups"
+            if layer is conv:
+                known[f"X^{letter}"] = output
+                note(inputs[0], f"${name_of(inputs[0])}$")
+                note(output, f"$X^{letter}$: {_named(layer[0], letter)}, BN, ReLU")
+            elif layer is gate:
+                entered = name_of(inputs[0])
+                if conv is None:
+                    noted.insert(0, (f"${entered}$", tuple(inputs[0].shape[1:])))
+                known[result] = output
+                if {"U", "V"} <= known.keys():
+                    known["R = U + V"] = known["U"] + known["V"]
+                note(output, f"${result} = {entered.split(' ')[0]} \\otimes$ Sigmoid(...)")
+            elif layer is gate.reduce:
+                note(inputs[0], POOLS[gate.pooled])
+                note(output, _named(layer, letter))
+            else:
+                note(output, *(["BN, ReLU"] if layer is gate.relu else [_named(layer, letter), "Sigmoid"]))
 
-        def convolved(layers, inputs, output, note=note, named=named, letter=letter):
-            note(f"${name_of(inputs[0])}$", inputs[0])
-            known[f"X^{letter}"] = output
-            note(f"$X^{letter}$: {named(layers[0])}, BN, ReLU", output)
-
-        def reduced(conv, inputs, output, note=note, named=named, pool=POOLS[gate.pooled]):
-            note(pool, inputs[0])
-            note(named(conv), output)
-
-        def expanded(conv, _inputs, output, note=note, named=named):
-            note(named(conv), output)
-            note("Sigmoid", output)
-
-        def gated(_gate, inputs, output, note=note, result=result, noted=steps[branch]):
-            entered = name_of(inputs[0])
-            if noted[0][0] in POOLS.values():  # no convolution of its own before it
-                noted.insert(0, (f"${entered}$", tuple(inputs[0].shape[1:])))
-            known[result] = output
-            if {"U", "V"} <= known.keys():
-                known["R = U + V"] = known["U"] + known["V"]
-            note(f"${result} = {entered.split(' ')[0]} \\otimes$ Sigmoid(...)", output)
-
-        if branch != "channel":
-            hooks[getattr(part, branch)] = convolved
-        hooks |= {gate.reduce: reduced, gate.relu: lambda _relu, _inputs, output, note=note: note("BN, ReLU", output)}
-        hooks |= {gate.expand: expanded, gate: gated}
+        hooks |= dict.fromkeys(filter(None, (conv, gate, gate.reduce, gate.relu, gate.expand)), record)
     with torch.no_grad(), eval_with_hooks(part, hooks):
         part(features)
     return steps
+
+
+def _named(conv: TensorSeparableConv, letter: str) -> str:
+    return f"{letter}-TSConv {by(conv.kernel_size)}, {conv.groups} groups"
 
 
 @torch.no_grad()
