@@ -8,9 +8,7 @@ of `results.measured`: one row per table, row and seed.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -22,7 +20,6 @@ from ctlib.study.tables import TABLES
 AGREES, DISAGREES, INCONCLUSIVE = "agrees", "disagrees", "inconclusive"
 UNTESTED = "not at this scale"  # the scale has no such row, or has other real data than the published column
 LEAST_GAP = 0.5  # points of top-1 between two published rows that are compared
-LEVEL = 0.95  # of the interval of a mean difference
 
 _SOMETHING = "Something-Something V1"
 _COLUMNS = {"top1": "", "top1_v1": _SOMETHING, "top1_v2": "Something-Something V2", "top1_minik": "Mini-Kinetics-200"}
@@ -163,35 +160,6 @@ def networks(means: pd.DataFrame) -> pd.DataFrame:
     return alone.drop_duplicates(["runs", "size"]).reset_index(drop=True)
 
 
-class Judged(NamedTuple):
-    """What the seeds say of the mean of some differences, in points."""
-
-    mean: float
-    low: float  # the ends of its t interval; missing below two seeds
-    high: float
-    p: float  # of no difference, two-sided
-
-
-def judge(differences: Sequence[float], videos: int) -> Judged:
-    """The mean of paired differences with its 95 % t interval.
-
-    The interval takes seeds as independent draws from a normal distribution. A spread of less than one test video is
-    taken as one: a few seeds that happen to give the very same difference are no proof. What another list
-    of test videos would have given is no part of it.
-
-    Args:
-        differences: points of top-1, one a seed.
-        videos: how many test videos stand behind an accuracy.
-    """
-    count = len(differences)
-    mean = float(np.mean(differences)) if count else math.nan
-    if count < 2:
-        return Judged(mean, math.nan, math.nan, math.nan)
-    error = max(float(np.std(differences, ddof=1)), 100 / videos) / math.sqrt(count)
-    low, high = stats.t.interval(LEVEL, count - 1, loc=mean, scale=error)
-    return Judged(mean, float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, count - 1)))
-
-
 def comparable(table: str, data: str, scale: str) -> list[str]:
     """The rows of a table that the runs of a scale can be compared with, of those published on `data`.
 
@@ -230,7 +198,7 @@ def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "
             untested = not {higher, lower}.issubset(testable)
             absent = [row for row in (higher, lower) if row not in by_seed]
             common = [] if untested or absent else (by_seed[higher] - by_seed[lower]).dropna()
-            interval = judge(common, lines.videos.iloc[0] if len(lines) else 1)
+            interval = statistics.mean_interval(common, 100 / lines.videos.iloc[0] if len(lines) else 100)
             result, why = (UNTESTED, "") if untested else _result(interval, len(common), absent)
             key = "" if untested or absent else " | ".join(sorted((tested[higher], tested[lower])))
             records.append(
@@ -241,7 +209,8 @@ def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "
     columns = "table data higher lower gap seeds difference low high p result why key".split()  # noqa: SIM905
     compared = pd.DataFrame(records, columns=columns)
     once = compared.dropna(subset="p").drop_duplicates("key").set_index("key").p
-    compared.insert(list(compared).index("p") + 1, "p_holm", compared.key.map(holm(once)).where(compared.p.notna()))
+    corrected = compared.key.map(statistics.holm(once)).where(compared.p.notna())
+    compared.insert(list(compared).index("p") + 1, "p_holm", corrected)
     return compared
 
 
@@ -271,13 +240,6 @@ def _result(interval, seeds: int, absent: Sequence[str]) -> tuple[str, str]:
     if interval.low > 0:
         return AGREES, ""
     return (DISAGREES, "") if interval.high < 0 else (INCONCLUSIVE, "the interval includes zero")
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """p values corrected for their number, whatever their dependence (Holm, 1979: step-down Bonferroni)."""
-    ordered = p.sort_values()
-    factors = np.arange(len(p), 0, -1)
-    return (ordered * factors).clip(upper=1).cummax().reindex(p.index)
 
 
 def counts(compared: pd.DataFrame) -> pd.DataFrame:
@@ -316,7 +278,7 @@ def summary(compared: pd.DataFrame) -> pd.DataFrame:
     inconclusive = testable[testable.result == INCONCLUSIVE]
     tested = inconclusive[inconclusive.seeds >= 2]
     near = (tested.low <= tested.gap) & (tested.gap <= tested.high)
-    corrected = significant[significant.p_holm < 1 - LEVEL]
+    corrected = significant[significant.p_holm < 1 - statistics.LEVEL]
     leaning = inconclusive[inconclusive.seeds > 0].difference
     numbers = {
         "that this scale can test": len(testable),

@@ -5,14 +5,12 @@ Each number is shown beside three controls: the object's share of the picture, t
 shuffled, and a network with random weights.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -23,7 +21,7 @@ from ctlib.config import ModelConfig
 from ctlib.data import arrow, transforms
 from ctlib.data.clips import ClipDataset
 from ctlib.models import build_model
-from ctlib.training.evaluate import interval
+from ctlib.training.statistics import grouped_interval, mean_interval
 
 OWN, SEEN, SHUFFLED = "network", "placed where seen", "places shuffled"  # kinds of maps
 RANDOM = ", random weights"  # ends the name of a network that was not trained
@@ -195,8 +193,9 @@ def summary(clips: pd.DataFrame) -> pd.DataFrame:
         for name in ("area", "area_time", *MEASURES):
             read = part[part[name].notna()]
             pairs = [arrow.pair_of(source) for source in read.source]
-            row[name], margin = interval(read[name].to_numpy(), pairs) if len(read) else (math.nan, math.nan)
-            row |= {f"{name}_margin": margin} if name in MEASURES else {}
+            interval = grouped_interval(read[name].to_numpy(), pairs) if len(read) else mean_interval([])
+            row[name] = interval.mean
+            row |= {f"{name}_margin": interval.margin} if name in MEASURES else {}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -224,8 +223,7 @@ def differences(clips: pd.DataFrame, reference: str, of: str = OWN) -> pd.DataFr
                 continue  # no clip in which the object acts in a part of the frames
             each = 100 * (each[reference] - each[other]).dropna()
             pairs, by_seed = each.groupby("pair").mean(), each.groupby("seed").mean()
-            count = len(pairs)
-            margin = stats.t.ppf(0.975, count - 1) * stats.sem(pairs) if count > 1 else math.nan
+            margin = mean_interval(pairs).margin
             beyond = abs(pairs.mean()) > max(margin, by_seed.std())
             row = {"network": other, "of": of, "measure": name, "mean": pairs.mean(), "margin": margin}
             row |= {"std": by_seed.std(), "seeds": len(by_seed), "significant": bool(len(by_seed) > 1 and beyond)}

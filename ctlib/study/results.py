@@ -20,7 +20,7 @@ from ctlib.data.arrow import pair_of
 from ctlib.study import comparisons
 from ctlib.study.scales import rows
 from ctlib.study.tables import REFERENCES, TABLES
-from ctlib.training import evaluate
+from ctlib.training import statistics
 
 # Of runs.csv. `rows` is a list of [table, row], as JSON.
 RUNS = """
@@ -111,15 +111,16 @@ def differences(tables_dir: str | Path, table: str, chosen: Sequence[str] = ()) 
     for row in top1.columns.drop(reference) if reference in top1 else ():
         points = (top1[row] - top1[reference]).dropna()
         if len(points) > 1:
-            mean, low, high, _ = comparisons.judge(points, lines.videos.iloc[0])
+            mean, low, high, *_ = statistics.mean_interval(points, least_std=100 / lines.videos.iloc[0])
             line = {"low": low, "high": high, "over": "seeds", "significant": low > 0 or high < 0}
         elif len(points):
             ours, theirs = (correct(tables_dir, table, name, int(points.index[0])) for name in (row, reference))
             both = pd.concat([ours, theirs], axis=1, join="inner").astype(float)
             built_in = lines.data.iloc[0] == "arrow"
             groups = [pair_of(source) if built_in else source for source in both.index]
-            mean, margin = evaluate.interval((both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(), groups)
-            line = {"low": mean - margin, "high": mean + margin, "over": "test videos", "significant": None}
+            differing = (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()
+            mean, low, high, *_ = statistics.grouped_interval(differing, groups)
+            line = {"low": low, "high": high, "over": "test videos", "significant": None}
         else:
             continue
         found[row] = {"seeds": len(points), "difference": mean, **line}

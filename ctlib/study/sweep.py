@@ -84,9 +84,10 @@ def complete(
         if not folder.checkpoint.is_file():
             raise ValueError(f"{folder.checkpoint} does not exist, and tests need it: delete its folder to train again")
         data = dataclasses.replace(job.config.data, **test._asdict())
-        batch, samples = result["micro_batch"], run.samples["val"]
-        tested = evaluate.score(folder.checkpoint, samples, data, job.config.compute, "", None, batch, scores, on_test)
-        path = evaluate.kept_path(scores, tested.protocols[0], samples)
+        compute = dataclasses.replace(job.config.compute, micro_batch=result["micro_batch"])
+        samples = run.samples["val"]
+        tested = evaluate.score(evaluate.Evaluation(folder.checkpoint, samples, data, compute), scores, on_test)
+        path = evaluate.saved_path(scores, tested.protocols[0], samples)
         tests.append(test._asdict() | {"rows": rows, "scores": path.relative_to(folder.path).as_posix()})
     files.write_json(folder.path / "tests.json", {"classes": run.samples["val"].classes, "tests": tests})
     return folder.add_rows(job.config.rows)

@@ -1,16 +1,15 @@
 """Fine-tuning on the three splits of UCF101 and HMDB51 (appendix A.3, Table 5): the runs, and their averages."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
-from scipy import stats
 
 from ctlib import paper
 from ctlib.config import RunConfig, parse_pairs, parse_words
 from ctlib.study.synthetic_sets import FOLDS, SyntheticConfig
 from ctlib.training.recipes import run_config
 from ctlib.training.records import RunFolder
+from ctlib.training.statistics import mean_interval
 
 TUNED, SCRATCH = "fine-tuned", "from scratch"
 
@@ -145,9 +144,8 @@ def gains(splits: pd.DataFrame) -> pd.DataFrame:
         if not {TUNED, SCRATCH} <= set(both):
             continue
         differences = (both[TUNED] - both[SCRATCH]).dropna()
-        count, mean = len(differences), differences.mean()
-        margin = stats.t.ppf(0.975, count - 1) * stats.sem(differences) if count > 1 else math.nan
-        rows[data] = {"splits": count, "mean": mean, "std": differences.std()}
+        mean, margin = differences.mean(), mean_interval(differences).margin
+        rows[data] = {"splits": len(differences), "mean": mean, "std": differences.std()}
         rows[data] |= {"margin": margin, "significant": bool(abs(mean) > margin)}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["splits", "mean", "std", "margin", "significant"])
 

@@ -1,8 +1,7 @@
-"""Testing: every view of every video scored, views averaged, videos counted once; and what scores say of classes."""
+"""Testing: every view of every video is scored, views are averaged, and every video counts once."""
 
 import hashlib
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -32,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Protocol(Config):
-    """With which network a list was scored, and how."""
+    """The network that scored a list, and how."""
 
     model: str  # a name of `models.MODELS`, or "custom"
     checkpoint: str  # `files.digest` of its file
@@ -52,7 +50,7 @@ class Protocol(Config):
 
 
 class Scores(NamedTuple):
-    """What a network, or an ensemble of some, says of each video of a list, in the list's order.
+    """The scores of each video of a list by a network, or by an ensemble of several, in the list's order.
 
     A video that could not be read, and was to be skipped, has the label -1 and counts nowhere.
     """
@@ -61,7 +59,7 @@ class Scores(NamedTuple):
     labels: torch.Tensor  # int64 (videos,)
     classes: tuple[str, ...] = ()  # names in label order
     fingerprint: str = ""  # of the list
-    protocols: tuple[Protocol, ...] = ()  # one a network
+    protocols: tuple[Protocol, ...] = ()  # one per network
 
     @property
     def skipped(self) -> int:
@@ -78,7 +76,7 @@ class Scores(NamedTuple):
         return round(100 * fraction.item(), 4)  # a float32, of which the rest is noise
 
     def predictions(self, samples: Samples) -> pd.DataFrame:
-        """A row a video of the list: source, label (-1: not read), predicted, confidence (a probability)."""
+        """One row per video of the list: source, label (-1: not read), predicted, confidence (a probability)."""
         confidence, predicted = self.logits.softmax(1).max(1)
         return pd.DataFrame(
             {
@@ -150,13 +148,13 @@ def evaluate(
 ) -> Scores:
     """Score all videos of a test loader: logits averaged over their views.
 
-    Every process returns the scores of all videos, and they are those that one process finds: each
-    batch is scored by one of the processes as one alone would, and nothing that fills up the last is scored.
+    Every process returns the scores of all videos, and they equal those of one process alone: each batch is scored by
+    one process, and the copies that fill up the last batch are not.
 
     Args:
-        model: takes (N, 3, T, H, W); put into evaluation mode here, and back as it was after.
+        model: takes (N, 3, T, H, W); in evaluation mode while it is scored.
         loader: gives (n, views, 3, T, H, W) and labels in the list's order; prepared by `accelerator`.
-        accelerator: says which of the processes this is, and gathers what they scored.
+        accelerator: gathers the scores of the processes.
         classes: the network's class names in label order, as its checkpoint has them, to be compared with the list's.
         on_step: called in every process with the batches it has done and their number.
 
@@ -195,47 +193,73 @@ def evaluate(
     )
 
 
-def score(
-    checkpoint: str | Path,
-    samples: Samples,
-    data: DataConfig,
-    compute: ComputeConfig,
-    released: str,
-    num_frames: int | None,
-    batch: int,
-    folder: str | Path,
-    on_step: Callable[[int, int], None] | None = None,
-) -> Scores:
-    """Score a list with the network of a checkpoint, and keep the scores; or find them, and score nothing.
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint to be tested on a list, and how."""
 
-    What was kept is found by the checkpoint's digest, the list's fingerprint and the protocol. Several processes
-    may call this together (`parallel.launch`); the first writes.
+    checkpoint: str | Path  # of ours or of the authors (`checkpoints.load_any`)
+    samples: Samples
+    data: DataConfig  # size, views and sampling; where the videos lie, `samples` says
+    compute: ComputeConfig  # device, precision, threads, and in `micro_batch` the views at once (None: 64)
+    released: str = ""  # the network behind a checkpoint of the authors
+    num_frames: int | None = None  # T of such a checkpoint
+
+    def load(self) -> checkpoints.Checkpoint:
+        return checkpoints.load_any(self.checkpoint, self.samples.classes, self.released, self.num_frames)
+
+    def loader(self, num_frames: int) -> DataLoader:
+        return test_loader(self.samples, num_frames, self.data, self.compute.micro_batch or 64)
+
+    def protocol(self) -> Protocol:
+        """What `score` will do.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            ValueError: a checkpoint that cannot be read or has other classes than the list.
+        """
+        network = self.load().model
+        dataset = self.loader(network.config.num_frames).dataset
+        counted = cost.count(network, dataset.num_frames, dataset.size)
+        return Protocol(
+            model=name_of(network.config),
+            checkpoint=files.digest(self.checkpoint),
+            num_frames=dataset.num_frames,
+            size=dataset.size,
+            short_side=dataset.short_side,
+            sampling=self.data.sampling or self.samples.sampling,
+            clips=dataset.clips,
+            crops=dataset.crops,
+            precision=ALONE.precision(self.compute),
+            gflops=counted.gflops,
+            params=counted.params,
+        )
+
+
+def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, int], None] | None = None) -> Scores:
+    """Score a list with the network of a checkpoint and save the scores, or read them if they were saved before.
+
+    Saved scores are recognised by the checkpoint's digest, the list's fingerprint and the protocol. Several processes
+    may call this together (`processes.launch`); the first one writes.
 
     Args:
-        checkpoint: the file, of ours or of the authors (`checkpoints.load_any`).
-        samples: the list.
-        data: size, views and sampling; where the videos are is `samples`' affair.
-        compute: device, precision and threads.
-        released, num_frames: of a checkpoint of the authors, as in `checkpoints.load_any`.
-        batch: views that a device takes at once.
-        folder: where scores are kept, a file a protocol.
-        on_step: as in `evaluate`; not called if the scores are found.
+        evaluation: what is tested.
+        folder: where scores are saved, one file per protocol.
+        on_step: as in `evaluate`; not called if the scores are read.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: a checkpoint that cannot be read or has other classes, or kept scores that are damaged.
+        ValueError: as `Evaluation.protocol`, and for saved scores that are damaged.
         video.VideoError: a video that cannot be read.
     """
-    protocol = protocol_of(checkpoint, samples, data, compute, released, num_frames)
-    path = kept_path(folder, protocol, samples)
+    protocol = evaluation.protocol()
+    path = saved_path(folder, protocol, evaluation.samples)
     if path.is_file():
         return Scores.load(path)
-    found = checkpoints.load_any(checkpoint, samples.classes, released, num_frames)
-    accelerator = make_accelerator(compute, protocol.precision)
-    network = accelerator.prepare_model(found.model, evaluation_mode=True)
-    loader = accelerator.prepare(test_loader(samples, protocol.num_frames, data, batch))
+    trained = evaluation.load()
+    accelerator = make_accelerator(evaluation.compute, protocol.precision)
+    network = accelerator.prepare_model(trained.model, evaluation_mode=True)
+    loader = accelerator.prepare(evaluation.loader(protocol.num_frames))
     try:
-        scores = evaluate(network, loader, accelerator, found.classes, on_step)._replace(protocols=(protocol,))
+        scores = evaluate(network, loader, accelerator, trained.classes, on_step)._replace(protocols=(protocol,))
     finally:
         end_workers(loader)
     if accelerator.is_main_process:
@@ -243,35 +267,8 @@ def score(
     return scores
 
 
-def protocol_of(
-    checkpoint: str | Path,
-    samples: Samples,
-    data: DataConfig,
-    compute: ComputeConfig,
-    released: str = "",
-    num_frames: int | None = None,
-) -> Protocol:
-    """What `score`, given the same, would do. Raises what it would, but for what is wrong with videos."""
-    network = checkpoints.load_any(checkpoint, samples.classes, released, num_frames).model
-    dataset = test_loader(samples, network.config.num_frames, data, batch=1).dataset
-    counted = cost.count(network, dataset.num_frames, dataset.size)
-    return Protocol(
-        model=name_of(network.config),
-        checkpoint=files.digest(checkpoint),
-        num_frames=dataset.num_frames,
-        size=dataset.size,
-        short_side=dataset.short_side,
-        sampling=data.sampling or samples.sampling,
-        clips=dataset.clips,
-        crops=dataset.crops,
-        precision=ALONE.precision(compute),
-        gflops=counted.gflops,
-        params=counted.params,
-    )
-
-
-def kept_path(folder: str | Path, protocol: Protocol, samples: Samples) -> Path:
-    """Where `score` keeps what it finds under this protocol on this list."""
+def saved_path(folder: str | Path, protocol: Protocol, samples: Samples) -> Path:
+    """Where `score` saves the scores of this list under this protocol."""
     key = hashlib.sha256(json.dumps([protocol.to_dict(), samples.fingerprint]).encode()).hexdigest()[:12]
     return Path(folder) / f"{protocol.model}_{protocol.num_frames}x{protocol.crops}x{protocol.clips}_{key}.npz"
 
@@ -301,81 +298,5 @@ def ensemble(parts: Sequence[Scores]) -> Scores:
 def _differing(first: Sequence[str], second: Sequence[str]) -> str:
     """In what two lists of class names differ."""
     differing = [f"{a!r} and {b!r}" for a, b in zip(first, second, strict=False) if a != b]
-    told = differing[0] if differing else f"{len(first)} and {len(second)} classes"
-    return f"other classes or another order: {told}"
-
-
-def interval(correct: np.ndarray, groups: list[str]) -> tuple[float, float]:
-    """Mean accuracy, and half of its 95 % interval, in percent, over groups of dependent clips.
-
-    Clips of one group (the two directions of a mirrored pair, say) are no independent evidence: the
-    spread is that of the group means, by Student's t.
-
-    Args:
-        correct: bool (clips,).
-        groups: the group of each clip.
-    """
-    _, index = np.unique(groups, return_inverse=True)
-    means = np.bincount(index, weights=correct) / np.bincount(index)
-    if len(means) < 2:
-        return 100 * float(means.mean()), float("nan")
-    return 100 * float(np.mean(correct)), 100 * float(stats.sem(means) * stats.t.ppf(0.975, len(means) - 1))
-
-
-def by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Accuracy of each class, in label order.
-
-    Args:
-        predictions: columns label and predicted (`Scores.predictions`, `records.RunFolder.predictions`).
-        classes: names in label order.
-
-    Returns:
-        A row a class: `class`, `videos` (that were read), `top1` (percent; missing where there are no videos).
-    """
-    read = predictions[predictions.label != SKIPPED]
-    right = 100.0 * (read.label == read.predicted)
-    grouped = right.groupby(read.label).agg(["size", "mean"]).reindex(range(len(classes)))
-    videos = grouped["size"].fillna(0).astype(int)
-    return pd.DataFrame({"class": list(classes), "videos": videos, "top1": grouped["mean"]}).rename_axis("label")
-
-
-def most_confused(predictions: pd.DataFrame, classes: Sequence[str], most: int = 10) -> pd.DataFrame:
-    """The pairs of classes that most videos were confused in.
-
-    Args:
-        predictions: columns label, predicted and confidence.
-        classes: names in label order.
-        most: how many pairs.
-
-    Returns:
-        A row a pair, the most videos first and then the largest share: `true` and `confused_with` (names), `videos`,
-        `share` (of the true class's videos, percent), `examples` (rows of `predictions`, the most confident first).
-    """
-    read = predictions[predictions.label != SKIPPED]
-    wrong = read[read.label != read.predicted].sort_values("confidence", ascending=False, kind="stable")
-    totals = read.label.value_counts()
-    rows = [
-        {
-            "true": classes[label],
-            "confused_with": classes[predicted],
-            "videos": len(part),
-            "share": 100 * len(part) / totals[label],
-            "examples": part.index.tolist(),
-        }
-        for (label, predicted), part in wrong.groupby(["label", "predicted"])
-    ]
-    table = pd.DataFrame(rows, columns=["true", "confused_with", "videos", "share", "examples"])
-    return table.sort_values(["videos", "share"], ascending=False, kind="stable", ignore_index=True)[:most]
-
-
-def parse_views(text: str) -> list[tuple[int, int]]:
-    """Views as Table 6 writes them, crops x clips ("1x1 1x2 3x2"), as (crops, clips).
-
-    Raises:
-        ValueError: anything else, none, or views twice.
-    """
-    words = text.split()
-    views = [tuple(map(int, word.split("x"))) for word in words if re.fullmatch(r"[13]x[1-9]\d*", word)]
-    if len(views) < len(words) or len(set(views)) < len(views) or not views:
-        raise ValueError(f"views must be crops x clips, each once and with 1 or 3 crops, as in '1x1 3x2', got {text!r}")
-    return views
+    first_one = differing[0] if differing else f"{len(first)} and {len(second)} classes"
+    return f"other classes or another order: {first_one}"

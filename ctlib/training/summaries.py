@@ -1,152 +1,197 @@
-"""What records and scores say: accuracies with their intervals, and Table 6 of whatever was scored."""
+"""Tables of what records and scores hold: accuracies with intervals, class by class, and rows like those of Table 6."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
-from scipy import stats
 
 from ctlib import paper
+from ctlib.config import parse_words
 from ctlib.data.arrow import pair_of
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import SKIPPED
-from ctlib.training import records as runs
-from ctlib.training.evaluate import Protocol, Scores, interval
+from ctlib.training.evaluate import Protocol, Scores
+from ctlib.training.records import RunFolder
+from ctlib.training.statistics import Interval, grouped_interval, proportion_interval
 
 
-class ArrowAccuracy(NamedTuple):
-    """How a network did on Arrow of Time, in percent."""
+def accuracy(predictions: pd.DataFrame, data: str) -> Interval:
+    """Top-1 over the videos that were read, in percent, with its interval over the choice of videos.
 
-    top1: float
-    half: float  # of the 95 % interval of top1, over mirrored pairs
-    right_pair: float  # the right pair, whichever direction
-
-
-def arrow_accuracy(predictions: pd.DataFrame) -> ArrowAccuracy:
-    """Read a run's predictions on Arrow of Time (`runs.RunFolder.predictions`).
-
-    The two videos of a mirrored pair are one piece of evidence, so the interval is over pairs.
-    """
-    right = predictions.label == predictions.predicted
-    top1, half = interval(right.to_numpy(), [pair_of(source) for source in predictions.source])
-    return ArrowAccuracy(top1, half, 100 * float((predictions.label // 2 == predictions.predicted // 2).mean()))
-
-
-def told(result: dict, predictions: pd.DataFrame) -> str:
-    """What a run found, and under which protocol, in a few lines."""
-    low, high = top1_interval(predictions, result["data"])
-    over = "the mirrored pairs" if result["data"] == "arrow" else "the test videos"
-    lines = [
-        f"{result['name']}, seed {result['seed']}: top-1 {result['top1']:.1f} % ({low:.1f} to {high:.1f} %: 95 % "
-        f"interval over {over}), top-5 {result['top5']:.1f} %"
-    ]
-    if result["data"] == "arrow":
-        right_pair = arrow_accuracy(predictions).right_pair
-        lines.append(f"  right pair, whichever direction: {right_pair:.1f} %; made data, and no benchmark")
-    skipped = f", {result['skipped']} of them not read" if result["skipped"] else ""
-    lines += [
-        f"  on {result['videos']} of {result['listed']} listed test videos of {result['data']}{skipped}, "
-        f"{result['num_frames']} frames of {result['size']} x {result['size']}, {result['clips']} clip(s) x "
-        f"{result['crops']} crop(s)",
-        f"  trained on {result['train_videos']} of {result['train_listed']} listed videos for {result['epochs']} "
-        f"epochs: {result['seconds']:.0f} s in {len(result['sessions'])} session(s), {result['processes']} process(es) "
-        f"on {result['hardware']}, {result['precision']}, at most {result['peak_memory_mb']:,} MB",
-    ]
-    return "\n".join(lines)
-
-
-def run_labels(table: pd.DataFrame) -> list[str]:
-    """What each run of `runs.load` is called in a figure: its name, with its seed where names repeat."""
-    repeated = table.name.duplicated(keep=False)
-    return [
-        f"{name}, seed {seed}" if again else name
-        for name, seed, again in zip(table.name, table.seed, repeated, strict=True)
-    ]
-
-
-def top1_interval(predictions: pd.DataFrame, data: str) -> tuple[float, float]:
-    """The ends of the 95 % interval of top-1 accuracy over the videos that were read, in percent.
-
-    Wilson's, which takes videos as independent; of Arrow of Time, over mirrored pairs (`evaluate.interval`). How
-    another training would have come out is no part of it.
+    It is Wilson's, which takes videos as independent. Of Arrow of Time it is over mirrored pairs, as their two videos
+    are one piece of evidence. Another training is no part of it.
 
     Args:
-        predictions: columns source, label and predicted.
+        predictions: of `Scores.predictions` or `RunFolder.predictions`.
         data: name of the data set.
     """
     read = predictions[predictions.label != SKIPPED]
     right = read.label == read.predicted
-    if data == "arrow":
-        middle, half = interval(right.to_numpy(), [pair_of(source) for source in read.source])
-        return max(0.0, middle - half), min(100.0, middle + half)
-    low, high = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return 100 * low, 100 * high
+    if data != "arrow":
+        return proportion_interval(int(right.sum()), len(right))
+    interval = grouped_interval(right.to_numpy(), [pair_of(source) for source in read.source])
+    return interval._replace(low=max(0.0, interval.low), high=min(100.0, interval.high))
+
+
+def right_pair(predictions: pd.DataFrame) -> float:
+    """Percent of the videos of Arrow of Time whose pair was right, whichever the direction."""
+    return 100 * float((predictions.label // 2 == predictions.predicted // 2).mean())
+
+
+def run_summary(result: dict, predictions: pd.DataFrame) -> pd.Series:
+    """A finished run: its accuracies, and how it was tested and trained."""
+    top1 = accuracy(predictions, result["data"])
+    clip = f"{result['num_frames']} frames of {result['size']} x {result['size']}"
+    pair = {"right pair, %": f"{right_pair(predictions):.1f}"} if result["data"] == "arrow" else {}
+    rows = {
+        "top-1, %": f"{top1.mean:.1f}",
+        "95 % interval": f"{top1.low:.1f} to {top1.high:.1f}",
+        **pair,
+        "top-5, %": f"{result['top5']:.1f}",
+        "tested on": f"{result['videos'] - result['skipped']} of {result['listed']} listed videos of {result['data']}",
+        "clip": f"{clip}, {result['clips']} clip(s) x {result['crops']} crop(s)",
+        "trained on": f"{result['train_videos']} of {result['train_listed']} listed videos",
+        "epochs": result["epochs"],
+        "seed": result["seed"],
+        "seconds": f"{result['seconds']:.0f} in {len(result['sessions'])} session(s)",
+        "computed by": f"{result['processes']} process(es) on {result['hardware']}, {result['precision']}",
+        "peak memory, MB": f"{result['peak_memory_mb']:,}",
+    }
+    return pd.Series(rows, name=result["name"])
+
+
+def by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of each class, in label order.
+
+    Args:
+        predictions: of `Scores.predictions` or `RunFolder.predictions`.
+        classes: names in label order.
+
+    Returns:
+        One row per class: `class`, `videos` (that were read), `top1` (percent; missing where there are no videos).
+    """
+    read = predictions[predictions.label != SKIPPED]
+    right = 100.0 * (read.label == read.predicted)
+    grouped = right.groupby(read.label).agg(["size", "mean"]).reindex(range(len(classes)))
+    videos = grouped["size"].fillna(0).astype(int)
+    return pd.DataFrame({"class": list(classes), "videos": videos, "top1": grouped["mean"]}).rename_axis("label")
+
+
+def most_confused(predictions: pd.DataFrame, classes: Sequence[str], most: int = 10) -> pd.DataFrame:
+    """The pairs of classes that most videos were confused in.
+
+    Args:
+        predictions: columns label, predicted and confidence.
+        classes: names in label order.
+        most: how many pairs.
+
+    Returns:
+        One row per pair, the most videos first and then the largest share: `true` and `confused_with` (names),
+        `videos`, `share` (of the true class's videos, percent), `examples` (rows of `predictions`, the most confident
+        first).
+    """
+    read = predictions[predictions.label != SKIPPED]
+    wrong = read[read.label != read.predicted].sort_values("confidence", ascending=False, kind="stable")
+    totals = read.label.value_counts()
+    rows = [
+        {
+            "true": classes[label],
+            "confused_with": classes[predicted],
+            "videos": len(part),
+            "share": 100 * len(part) / totals[label],
+            "examples": part.index.tolist(),
+        }
+        for (label, predicted), part in wrong.groupby(["label", "predicted"])
+    ]
+    table = pd.DataFrame(rows, columns=["true", "confused_with", "videos", "share", "examples"])
+    return table.sort_values(["videos", "share"], ascending=False, kind="stable", ignore_index=True)[:most]
+
+
+def run_labels(table: pd.DataFrame) -> list[str]:
+    """The label of each run of `records.load` in a figure: its name, with its seed where names repeat."""
+    repeated = table.name.duplicated(keep=False)
+    labels = zip(table.name, table.seed, repeated, strict=True)
+    return [f"{name}, seed {seed}" if again else name for name, seed, again in labels]
 
 
 def checkpoint_names(paths: Sequence[Path]) -> list[str]:
-    """What the networks of checkpoints are called: as the records beside them say, else by file or by folder.
+    """A name for the network of each checkpoint: from the record beside it, else the file's or the folder's.
 
     Names that would repeat get their seeds, and after that their paths.
     """
     others = [path for path in paths if not _recorded(path)]
-    called = next(
-        (
-            names
-            for names in ([p.name for p in others], [p.parent.name for p in others])
-            if len(set(names)) == len(names)
-        ),
-        list(map(str, others)),
-    )
+    choices = [path.name for path in others], [path.parent.name for path in others]
+    unique = next((names for names in choices if len(set(names)) == len(names)), list(map(str, others)))
     table = []
     for path in paths:
-        config = runs.RunFolder(path.parent).config() if _recorded(path) else None
-        table.append((config.name, config.seed) if config else (called[others.index(path)], ""))
+        config = RunFolder(path.parent).config() if _recorded(path) else None
+        table.append((config.name, config.seed) if config else (unique[others.index(path)], ""))
     names = run_labels(pd.DataFrame(table, columns=["name", "seed"]))
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
 def _recorded(checkpoint: Path) -> bool:
     """Whether a checkpoint is that of a run folder."""
-    folder = runs.RunFolder(checkpoint.parent)
+    folder = RunFolder(checkpoint.parent)
     return checkpoint == folder.checkpoint and (folder.path / "config.json").is_file()
 
 
+# Table 6: views and ensembles.
+
+
+def parse_views(text: str) -> tuple[tuple[int, int], ...]:
+    """Views as Table 6 writes them, crops x clips ("1x1 1x2 3x2"), as (crops, clips).
+
+    Raises:
+        ValueError: anything else, none, or views twice.
+    """
+
+    def view(word: str) -> tuple[int, int]:
+        if not re.fullmatch(r"[13]x[1-9]\d*", word):
+            raise ValueError
+        return tuple(map(int, word.split("x")))
+
+    return parse_words(text, view, "views must be crops x clips, each once and with 1 or 3 crops, as in '1x1 3x2'")
+
+
 def ensembles(text: str, frames: dict[str, int]) -> dict[str, list[str]]:
-    """Which networks make the ensembles asked for.
+    """The networks of the ensembles asked for.
 
     Args:
         text: ensembles separated by spaces: "all", or numbers of frames as Table 6 writes them, "8+16".
         frames: name of a network -> T.
 
     Returns:
-        What the ensemble is called -> the names of its networks, two or more; "all" of one network is none.
+        Name of the ensemble -> names of its networks, two or more; "all" of one network is none.
 
     Raises:
         ValueError: something else, or a number of frames that no network has, or more than one does.
     """
-    found = {}
+    chosen = {}
     for word in text.split():
+        counts = word.split("+")
         if word == "all":
             members = list(frames)
-        elif re.fullmatch(r"\d+(\+\d+)+", word) and len(set(word.split("+"))) == len(word.split("+")):
-            members = []
-            for count in map(int, word.split("+")):
-                having = [name for name in frames if frames[name] == count]
-                if len(having) != 1:
-                    has = f"{len(having)} have ({', '.join(having)})" if having else "none has"
-                    raise ValueError(f"the ensemble {word} needs one network of {count} frames, and {has} it")
-                members += having
+        elif re.fullmatch(r"\d+(\+\d+)+", word) and len(set(counts)) == len(counts):
+            members = [_only_one(word, int(count), frames) for count in counts]
         else:
             raise ValueError(f"an ensemble is 'all' or different numbers of frames, as in '8+16', got {word!r}")
         if len(members) > 1:
-            found[" + ".join(members)] = members
-    return found
+            chosen[" + ".join(members)] = members
+    return chosen
+
+
+def _only_one(ensemble: str, count: int, frames: dict[str, int]) -> str:
+    matches = [name for name in frames if frames[name] == count]
+    if len(matches) != 1:
+        has = f"{len(matches)} have ({', '.join(matches)})" if matches else "none has"
+        raise ValueError(f"the ensemble {ensemble} needs one network of {count} frames, and {has} it")
+    return matches[0]
 
 
 def table_6_row(protocols: Sequence[Protocol]) -> str:
-    """What Table 6 calls the row of a network, or of an ensemble of several on the same views."""
+    """The row of Table 6 for a network, or for an ensemble of several with the same views."""
     frames, first = _frames(protocols), protocols[0]
     views = "" if first.views == 1 else f"x{first.crops}x{first.clips}"
     if len(protocols) == 1:
@@ -159,25 +204,25 @@ def _frames(protocols: Sequence[Protocol]) -> str:
 
 
 def tested(scores: dict[str, list[Scores]], samples: Samples, data: str) -> pd.DataFrame:
-    """Table 6 of what was scored: a row a network or ensemble and its views.
+    """What was scored, in the form of Table 6: one row per network or ensemble, and views.
 
     Args:
-        scores: what a network is called -> its scores, one a protocol.
+        scores: name of a network -> its scores, one per protocol.
         samples: the list.
         data: name of the data set.
 
     Returns:
         Columns `network`, `frames`, `views` (crops x clips), `size` (pixels), `gflops` (of all views and networks),
-        `top1` with the ends `low` and `high` of its 95 % interval, `top5` (percent), `videos` (that were read),
-        `listed`, `precision`, and `row`: what Table 6 calls it, empty where its network is not the paper's.
+        `top1` with its 95 % interval from `low` to `high`, `top5` (percent), `videos` (that were read), `listed`,
+        `precision`, and `row`: the name in Table 6, empty where the network is not the paper's.
     """
-    records = []
+    rows = []
     for network, parts in scores.items():
         for part in parts:
             protocols = part.protocols
-            low, high = top1_interval(part.predictions(samples), data)
-            theirs = all(protocol.model == "ctnet_r50" for protocol in protocols)
-            records.append(
+            interval = accuracy(part.predictions(samples), data)
+            published = all(protocol.model == "ctnet_r50" for protocol in protocols)
+            rows.append(
                 {
                     "network": network,
                     "frames": _frames(protocols),
@@ -185,38 +230,35 @@ def tested(scores: dict[str, list[Scores]], samples: Samples, data: str) -> pd.D
                     "size": " and ".join(str(size) for size in sorted({protocol.size for protocol in protocols})),
                     "gflops": sum(protocol.views * protocol.gflops for protocol in protocols),
                     "top1": part.topk(1),
-                    "low": low,
-                    "high": high,
+                    "low": interval.low,
+                    "high": interval.high,
                     "top5": part.topk(5),
                     "videos": len(part.labels) - part.skipped,
                     "listed": samples.listed,
                     "precision": " and ".join(sorted({protocol.precision for protocol in protocols})),
-                    "row": table_6_row(protocols) if theirs else "",
+                    "row": table_6_row(protocols) if published else "",
                 }
             )
-    return pd.DataFrame(records)
+    return pd.DataFrame(rows)
 
 
-def published_6(data: str) -> pd.DataFrame:
+def published_6(data: str, rows: Sequence[str]) -> pd.DataFrame:
     """Table 6 as the paper prints it, for one of its two data sets: the authors' own training, at 256 x 256.
+
+    Args:
+        data: name of the data set.
+        rows: of `tested`, to say which rows of the table were run here.
 
     Returns:
         Indexed by row: `frames`, `views` (crops x clips), `gflops` (of all views and networks), `top1`, `top5`
-        (percent); no row for a data set that the table is not about.
+        (percent), `run` (bool); no row for a data set that the table is not about.
     """
     table = paper.table("6")
     version = {"something-v1": "v1", "something-v2": "v2"}.get(data)
+    if version is None:
+        return pd.DataFrame(columns=["frames", "views", "gflops", "top1", "top5", "run"])
     views = table.crops.astype(str) + " x " + table.clips.astype(str)
-    table = table.assign(views=views).rename(
+    table = table.assign(views=views, run=table.index.isin(rows)).rename(
         columns={"gflops_total": "gflops", f"top1_{version}": "top1", f"top5_{version}": "top5"}
     )
-    return table[["frames", "views", "gflops", "top1", "top5"]] if version else pd.DataFrame(columns=["top1"])
-
-
-def not_run(table: pd.DataFrame, data: str) -> str:
-    """Which rows of Table 6 `tested`'s table does not have, in words."""
-    published = published_6(data)
-    if published.empty:
-        return f"No row here is one of the paper's Table 6 (Something-Something): these are of {data} alone."
-    missing = [row for row in published.index if row not in set(table.row)]
-    return f"Not run, of Table 6's {len(published)} rows: {', '.join(missing) or 'none'}."
+    return table[["frames", "views", "gflops", "top1", "top5", "run"]]

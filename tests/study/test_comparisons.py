@@ -101,25 +101,6 @@ def test_less_than_two_common_seeds_are_inconclusive():
     assert one(found, "3D", "4D").why == "not run: 4D"
 
 
-def test_seeds_that_agree_to_the_video_still_have_an_interval():
-    few = comparisons.judge([6.25, 6.25], videos=16)
-    assert few.mean == 6.25 and few.low < 0 < few.high
-    many = comparisons.judge([6.25, 6.25], videos=2000)
-    assert many.high - many.low == pytest.approx(2 * 12.706 * 0.05 / math.sqrt(2), rel=1e-3)
-    assert comparisons.judge([0.0, 0.0, 0.0], videos=2000).p == 1
-
-
-def test_equal_networks_differ_significantly_in_one_of_twenty():
-    draws = np.random.default_rng(0).normal(0, 2, (4000, 3))
-    significant = [(one.low > 0) or (one.high < 0) for one in (comparisons.judge(draw, 10**6) for draw in draws)]
-    assert np.mean(significant) == pytest.approx(0.05, abs=0.012)
-
-
-def test_holm_steps_down_and_keeps_the_order():
-    p = pd.Series({"a": 0.03, "b": 0.01, "c": 0.04, "d": 0.5})
-    assert comparisons.holm(p).to_dict() == pytest.approx({"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.5})
-
-
 def test_the_same_comparison_in_two_tables_is_corrected_for_once():
     accuracies = {"TSN": [50.0, 50.5, 51.0], "CT": [80.0, 81.0, 83.0]}
     one_table = lines({"+0 (TSN)": accuracies["TSN"], "+7 stage2-5": accuracies["CT"]}, "2e")

@@ -1,7 +1,6 @@
 import copy
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
@@ -14,7 +13,7 @@ from ctlib.data.catalog import Samples
 from ctlib.data.clips import test_loader as make_loader
 from ctlib.models import build_model, model_config
 from ctlib.training import evaluate as testing
-from ctlib.training.evaluate import Protocol, Scores, by_class, ensemble, evaluate, interval, most_confused, parse_views
+from ctlib.training.evaluate import Evaluation, Protocol, Scores, ensemble, evaluate
 from ctlib.training.processes import launch
 
 
@@ -96,15 +95,6 @@ def test_tsn_answers_a_video_and_its_reverse_alike_and_ctnet_does_not(val_sample
             assert torch.equal(forward.argmax(1), backward.argmax(1))
             assert scores.topk(1) <= 50
     assert apart["tsn_quickstart"] < 1e-5 < 1e-4 < apart["ctnet_quickstart"]
-
-
-def test_the_interval_is_over_groups():
-    right = np.array([True, False] * 50)
-    alone = interval(right, list(map(str, range(100))))
-    paired = interval(right, [str(i // 2) for i in range(100)])
-    assert alone[0] == paired[0] == 50
-    assert alone[1] == pytest.approx(198.4 * right.std(ddof=1) / 10, rel=1e-3)  # t of 99 degrees: 1.984
-    assert paired[1] == 0  # each pair is half right: no spread at all
 
 
 class Noise(Dataset):
@@ -227,17 +217,17 @@ def test_what_holds_no_scores_is_refused(kept, tmp_path):
         Scores.load(path)
 
 
-def test_a_checkpoint_is_scored_once_a_protocol(val_samples, tmp_path):
+def test_a_checkpoint_is_scored_once_per_protocol(val_samples, tmp_path):
     network = build_model(model_config("ctnet_quickstart", num_classes=16, num_frames=4))
     nn.init.normal_(network.fc.weight)
     checkpoints.save(tmp_path / "c.pt", network, val_samples.classes)
-    data, compute = DataConfig(size=32, clips=2, workers=0), ComputeConfig(device="cpu")
+    data, compute = DataConfig(size=32, clips=2, workers=0), ComputeConfig(device="cpu", micro_batch=16)
     steps = []
 
     def score(data=data, compute=compute):
         steps.clear()
-        checkpoint = (tmp_path / "c.pt", val_samples, data, compute, "", None)
-        return testing.score(*checkpoint, 16, tmp_path / "kept", lambda *step: steps.append(step))
+        evaluation = Evaluation(tmp_path / "c.pt", val_samples, data, compute)
+        return testing.score(evaluation, tmp_path / "saved", lambda *step: steps.append(step))
 
     first = score()
     loader = make_loader(val_samples, 4, data, 16)
@@ -255,17 +245,7 @@ def test_a_checkpoint_is_scored_once_a_protocol(val_samples, tmp_path):
     nn.init.zeros_(network.fc.weight)
     checkpoints.save(tmp_path / "c.pt", network, val_samples.classes)  # another network under the same name
     assert not same(score(), first) and steps
-    assert len(list((tmp_path / "kept").iterdir())) == 4
-
-
-PREDICTIONS = pd.DataFrame(
-    {
-        "source": [f"v{index}" for index in range(8)],
-        "label": [0, 0, 0, 1, 1, 2, -1, 2],
-        "predicted": [0, 1, 1, 1, 2, 1, 0, 1],
-        "confidence": [0.9, 0.5, 0.8, 0.9, 0.6, 0.3, 0.9, 0.7],
-    }
-)
+    assert len(list((tmp_path / "saved").iterdir())) == 4
 
 
 def test_predictions_name_each_video(val_samples):
@@ -276,29 +256,3 @@ def test_predictions_name_each_video(val_samples):
     assert table.source[1] == val_samples.path(1) and table.label.tolist() == labels.tolist()
     assert set(table.predicted) == {3}
     assert table.confidence[0] == pytest.approx(logits[0].softmax(0)[3].item(), abs=1e-4)
-
-
-def test_accuracy_by_class_leaves_out_what_was_not_read():
-    table = by_class(PREDICTIONS, ["a", "b", "c", "none"])
-    assert table["class"].tolist() == ["a", "b", "c", "none"] and table.videos.tolist() == [3, 2, 2, 0]
-    assert table.top1[:3].tolist() == pytest.approx([100 / 3, 50, 0]) and np.isnan(table.top1[3])
-    with_videos = table[table.videos > 0]
-    assert (with_videos.top1 * with_videos.videos).sum() / 7 == pytest.approx(100 * 2 / 7)
-
-
-def test_the_most_confused_pairs_come_with_their_videos():
-    table = most_confused(PREDICTIONS, ["a", "b", "c"])
-    assert table.true.tolist() == ["c", "a", "b"] and table.confused_with.tolist() == ["b", "b", "c"]
-    assert table.videos.tolist() == [2, 2, 1] and table.share.tolist() == pytest.approx([100, 200 / 3, 50])
-    assert table.examples.tolist() == [[7, 5], [2, 1], [4]]  # the most confident first
-    assert PREDICTIONS.source[table.examples[1][0]] == "v2"
-    assert len(most_confused(PREDICTIONS, ["a", "b", "c"], most=1)) == 1
-    right = PREDICTIONS.assign(predicted=PREDICTIONS.label)
-    assert list(most_confused(right, ["a", "b", "c"]).columns) == list(table.columns)
-
-
-def test_views_are_written_as_in_table_6():
-    assert parse_views("1x1 1x2  3x2") == [(1, 1), (1, 2), (3, 2)]
-    for text in ("", "2x1", "1x0", "3 x 2", "1x1 1x1", "3x", "x"):
-        with pytest.raises(ValueError, match="views must be crops x clips"):
-            parse_views(text)

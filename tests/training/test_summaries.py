@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,22 +11,34 @@ from ctlib.config import RunConfig
 from ctlib.data.catalog import Samples
 from ctlib.training import records, summaries
 from ctlib.training.evaluate import Protocol, Scores, ensemble
+from tests.training.test_records import run_of
 
 SAMPLES = Samples([(f"v{index}", index % 2, None) for index in range(10)], ["a", "b"], "/nowhere", listed=12)
 
 
-def test_arrow_accuracy_counts_pairs_as_one_piece_of_evidence():
+def test_the_accuracy_on_arrow_of_time_counts_pairs_as_one_piece_of_evidence():
     sources = [f"val/{pair:06d}_{way}.mp4" for pair in range(4) for way in ("forward", "backward")]
     predictions = pd.DataFrame(
         {"source": sources, "label": [0, 1, 2, 3, 0, 1, 2, 3], "predicted": [0, 0, 2, 3, 4, 5, 2, 2]}
     )
-    accuracy = summaries.arrow_accuracy(predictions)
-    assert accuracy.top1 == 50 and accuracy.right_pair == 75
+    accuracy = summaries.accuracy(predictions, "arrow")
+    assert accuracy.mean == 50 and summaries.right_pair(predictions) == 75
     means = pd.Series([0.5, 1.0, 0.0, 0.5])
-    assert accuracy.half == pytest.approx(318.2 * means.std() / 2, rel=1e-3)  # t of 3 degrees: 3.182
+    assert accuracy.margin == pytest.approx(318.2 * means.std() / 2, rel=1e-3)  # t of 3 degrees: 3.182
+    assert (accuracy.low, accuracy.high) == (0, 100)  # a percentage ends there
 
 
-def test_runs_are_told_apart_by_seed_where_names_repeat():
+def test_other_accuracies_have_wilson_s_interval_over_the_videos_that_were_read():
+    sources = [f"val/{pair:06d}_{way}.mp4" for pair in range(4) for way in ("forward", "backward")]
+    predictions = pd.DataFrame({"source": sources, "label": [0, 1] * 4, "predicted": [0] * 8})
+    assert summaries.accuracy(predictions, "arrow")[:3] == (50, 50, 50)  # each pair is half right
+    interval = summaries.accuracy(predictions, "something-v1")
+    assert interval.low < 30 and interval.high > 70
+    predictions.loc[1:, "label"] = -1
+    assert summaries.accuracy(predictions, "something-v1").high == pytest.approx(100)
+
+
+def test_run_labels_have_seeds_where_names_repeat():
     table = pd.DataFrame({"name": ["TSN", "CT-Net", "CT-Net"], "seed": [0, 0, 1]})
     assert summaries.run_labels(table) == ["TSN", "CT-Net, seed 0", "CT-Net, seed 1"]
 
@@ -55,10 +68,9 @@ def test_the_table_of_what_was_tested_has_table_6_s_rows():
     )
     low, high = stats.binomtest(6, 9).proportion_ci(method="wilson")
     assert (table.low[0], table.high[0]) == pytest.approx((100 * low, 100 * high))
-    told = summaries.not_run(table, "something-v1")
-    assert told.startswith("Not run, of Table 6's 16 rows: CT-Net 12, CT-Net 24, CT-Net 8x1x2,")
-    assert "CT-Net 16," not in told and "8+16," not in told
-    assert "these are of kinetics-400 alone" in summaries.not_run(table, "kinetics-400")
+    published = summaries.published_6("something-v1", table.row)
+    assert len(published) == 16 and published.run.sum() == 5  # the paper has no 8+16 with more views
+    assert not published.run["CT-Net 12"] and published.run["CT-Net_EN 8+16"]
 
 
 def test_another_network_is_no_row_of_table_6():
@@ -72,23 +84,14 @@ def test_every_row_of_table_6_has_the_name_that_is_given_to_its_like():
         frames = map(int, str(line.frames).split("+"))
         protocols = [scored(count, line.crops, line.clips).protocols[0] for count in frames]
         names.append(summaries.table_6_row(protocols[::-1]))
-    assert names == list(summaries.published_6("something-v2").index)
+    assert names == list(summaries.published_6("something-v2", []).index)
 
 
 def test_what_table_6_publishes_is_of_the_data_set_asked_for():
-    assert summaries.published_6("something-v1").loc["CT-Net 8x3x2"].tolist() == ["8", "3 x 2", 224, 51.7, 80.1]
-    assert summaries.published_6("something-v2").loc["CT-Net_EN 8+16", "top1"] == 66.2
-    assert summaries.published_6("arrow").empty
-
-
-def test_the_interval_of_mirrored_pairs_is_over_pairs():
-    sources = [f"val/{pair:06d}_{way}.mp4" for pair in range(4) for way in ("forward", "backward")]
-    predictions = pd.DataFrame({"source": sources, "label": [0, 1] * 4, "predicted": [0] * 8})
-    assert summaries.top1_interval(predictions, "arrow") == (50, 50)  # each pair is half right
-    low, high = summaries.top1_interval(predictions, "something-v1")
-    assert low < 30 and high > 70
-    predictions.loc[1:, "label"] = -1
-    assert summaries.top1_interval(predictions, "something-v1")[1] == pytest.approx(100)
+    first = summaries.published_6("something-v1", ["CT-Net 8x3x2"]).loc["CT-Net 8x3x2"]
+    assert first.tolist() == ["8", "3 x 2", 224, 51.7, 80.1, True]
+    assert summaries.published_6("something-v2", []).loc["CT-Net_EN 8+16", "top1"] == 66.2
+    assert summaries.published_6("arrow", []).empty
 
 
 def test_ensembles_are_asked_for_by_frames():
@@ -111,7 +114,7 @@ def test_checkpoints_are_called_as_their_records_say(tmp_path):
     paths = []
     for name, seed in (("TSN", 0), ("CT-Net", 0), ("CT-Net", 1)):
         folder = records.RunFolder(tmp_path / name / f"seed{seed}")
-        folder.start(RunConfig(name=name, seed=seed))
+        folder.start(run_of(RunConfig(name=name, seed=seed)))
         paths.append(folder.checkpoint)
     others = [tmp_path / "x" / "ckpt.pth.tar", tmp_path / "TSN" / "seed0" / "other.pt"]
     names = summaries.checkpoint_names([*paths, *others])
@@ -124,7 +127,7 @@ def test_checkpoints_are_called_as_their_records_say(tmp_path):
     assert summaries.checkpoint_names(twice) == [str(path) for path in twice]
 
 
-def test_a_run_tells_what_it_found_under_which_protocol():
+def test_a_run_is_summarised_with_its_protocol():
     predictions = pd.DataFrame({"source": ["a", "b"], "label": [0, 1], "predicted": [0, 0], "confidence": [0.5, 0.5]})
     result = {
         "name": "TSN", "seed": 3, "data": "folder", "top1": 50.0, "top5": 100.0, "videos": 2, "listed": 4, "skipped": 0,
@@ -132,11 +135,51 @@ def test_a_run_tells_what_it_found_under_which_protocol():
         "seconds": 61.2, "sessions": [{}, {}], "processes": 4, "hardware": "4 GPUs", "precision": "bf16",
         "peak_memory_mb": 12345,
     }  # fmt: skip
-    told = summaries.told(result, predictions)
-    for part in (
-        "TSN, seed 3: top-1 50.0 % (9.5 to 90.5 %: 95 % interval over the test videos)",
-        "on 2 of 4 listed test videos of folder, 8 frames of 224 x 224, 2 clip(s) x 3 crop(s)",
-        "61 s in 2 session(s), 4 process(es) on 4 GPUs, bf16, at most 12,345 MB",
-    ):
-        assert part in told
-    assert "made data" not in told
+    rows = summaries.run_summary(result, predictions)
+    assert rows.name == "TSN" and "right pair, %" not in rows
+    expected = {
+        "top-1, %": "50.0",
+        "95 % interval": "9.5 to 90.5",
+        "tested on": "2 of 4 listed videos of folder",
+        "clip": "8 frames of 224 x 224, 2 clip(s) x 3 crop(s)",
+        "seconds": "61 in 2 session(s)",
+        "computed by": "4 process(es) on 4 GPUs, bf16",
+        "peak memory, MB": "12,345",
+    }
+    assert {key: rows[key] for key in expected} == expected
+
+
+PREDICTIONS = pd.DataFrame(
+    {
+        "source": [f"v{index}" for index in range(8)],
+        "label": [0, 0, 0, 1, 1, 2, -1, 2],
+        "predicted": [0, 1, 1, 1, 2, 1, 0, 1],
+        "confidence": [0.9, 0.5, 0.8, 0.9, 0.6, 0.3, 0.9, 0.7],
+    }
+)
+
+
+def test_accuracy_by_class_leaves_out_what_was_not_read():
+    table = summaries.by_class(PREDICTIONS, ["a", "b", "c", "none"])
+    assert table["class"].tolist() == ["a", "b", "c", "none"] and table.videos.tolist() == [3, 2, 2, 0]
+    assert table.top1[:3].tolist() == pytest.approx([100 / 3, 50, 0]) and np.isnan(table.top1[3])
+    with_videos = table[table.videos > 0]
+    assert (with_videos.top1 * with_videos.videos).sum() / 7 == pytest.approx(100 * 2 / 7)
+
+
+def test_the_most_confused_pairs_come_with_their_videos():
+    table = summaries.most_confused(PREDICTIONS, ["a", "b", "c"])
+    assert table.true.tolist() == ["c", "a", "b"] and table.confused_with.tolist() == ["b", "b", "c"]
+    assert table.videos.tolist() == [2, 2, 1] and table.share.tolist() == pytest.approx([100, 200 / 3, 50])
+    assert table.examples.tolist() == [[7, 5], [2, 1], [4]]  # the most confident first
+    assert PREDICTIONS.source[table.examples[1][0]] == "v2"
+    assert len(summaries.most_confused(PREDICTIONS, ["a", "b", "c"], most=1)) == 1
+    right = PREDICTIONS.assign(predicted=PREDICTIONS.label)
+    assert list(summaries.most_confused(right, ["a", "b", "c"]).columns) == list(table.columns)
+
+
+def test_views_are_written_as_in_table_6():
+    assert summaries.parse_views("1x1 1x2  3x2") == ((1, 1), (1, 2), (3, 2))
+    for text in ("", "2x1", "1x0", "3 x 2", "1x1 1x1", "3x", "x"):
+        with pytest.raises(ValueError, match="views must be crops x clips"):
+            summaries.parse_views(text)
