@@ -132,7 +132,7 @@ def class_accuracy(tables: dict[str, pd.DataFrame], most: int = MOST_NAMES) -> F
     With more than `most` classes, a curve shows them all, and dots show the best and the worst by name.
 
     Args:
-        tables: run -> its `evaluate.by_class`. Classes without videos are left out.
+        tables: run -> its `summaries.by_class`. Classes without videos are left out.
         most: how many classes are named.
     """
     accuracy = pd.DataFrame({name: table["top1"] for name, table in tables.items()}).dropna()

@@ -3,10 +3,10 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 from ctlib.display.plotting import marker
 from ctlib.study.localisation import OWN, RANDOM, SEEN, SHUFFLED
+from ctlib.training.statistics import mean_interval
 
 
 def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> Figure:
@@ -25,7 +25,7 @@ def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> 
             if seed in top1:
                 label = f"seed {seed}" if name == names[0] else None
                 axes.plot(top1[seed], place, marker(index), mfc="none", ms=6, color=f"C{index}", label=label)
-        margin = top1.std() / len(top1) ** 0.5 * stats.t.ppf(0.975, len(top1) - 1) if len(top1) > 1 else None
+        margin = mean_interval(top1).margin if len(top1) > 1 else None
         axes.errorbar(top1.mean(), place, xerr=margin, fmt="|", ms=14, capsize=4, color="0.15", zorder=0)
     if bound is not None:
         axes.axvline(bound, color="0.3", ls="--", lw=1.2, label="bound of frame averaging")

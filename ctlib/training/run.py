@@ -26,12 +26,7 @@ class Run:
     start_digest: str  # of the checkpoint that training starts from; empty: none
 
     def __post_init__(self):
-        batch = self.config.recipe.batch
-        if batch % (self.micro_batch * self.processes):
-            raise ValueError(
-                f"a batch of {batch} cannot be divided evenly into micro-batches of {self.micro_batch} on "
-                f"{self.processes} process(es): choose numbers that divide it"
-            )
+        _check_division(self.config.recipe.batch, self.micro_batch, self.processes)
 
     @property
     def accumulated(self) -> int:
@@ -74,11 +69,8 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
     if compute.sync_batch_norm and machine.on_cpu(compute):
         raise ValueError("sync_batch_norm needs GPUs, and there is none")
     processes = machine.shared_by(compute)
-    if compute.micro_batch is None and recipe.batch % processes:
-        raise ValueError(
-            f"a batch of {recipe.batch} cannot be divided evenly between {processes} processes: choose numbers that "
-            "divide it"
-        )
+    micro_batch = compute.micro_batch or max(1, recipe.batch // processes)
+    _check_division(recipe.batch, micro_batch, processes)
     samples = _load(config, on_clips)
     if len(samples["train"]) < recipe.batch:
         raise ValueError(f"batch must be at most the {len(samples['train'])} training videos, got {recipe.batch}")
@@ -90,10 +82,18 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         samples=samples,
         model=model,
         precision=machine.precision(compute),
-        micro_batch=compute.micro_batch or recipe.batch // processes,
+        micro_batch=micro_batch,
         processes=processes,
         start_digest=files.digest(config.start) if config.start else "",
     )
+
+
+def _check_division(batch: int, micro_batch: int, processes: int) -> None:
+    if batch % (micro_batch * processes):
+        raise ValueError(
+            f"a batch of {batch} cannot be divided evenly into micro-batches of {micro_batch} on {processes} "
+            "process(es): choose numbers that divide it"
+        )
 
 
 def _load(config: RunConfig, on_clips: Callable[[int, int], None] | None) -> dict[str, Samples]:

@@ -256,7 +256,7 @@ def published_6(data: str, rows: Sequence[str]) -> pd.DataFrame:
     table = paper.table("6")
     version = {"something-v1": "v1", "something-v2": "v2"}.get(data)
     if version is None:
-        return pd.DataFrame(columns=["frames", "views", "gflops", "top1", "top5", "run"])
+        return pd.DataFrame(columns=["frames", "views", "gflops", "top1", "top5", "run"]).astype({"run": bool})
     views = table.crops.astype(str) + " x " + table.clips.astype(str)
     table = table.assign(views=views, run=table.index.isin(rows)).rename(
         columns={"gflops_total": "gflops", f"top1_{version}": "top1", f"top5_{version}": "top5"}

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from ctlib.display import plotting
-from ctlib.training import evaluate
+from ctlib.training import summaries
 
 pytestmark = pytest.mark.usefixtures("figures_closed")
 
@@ -65,7 +65,7 @@ def accuracies(count, videos=4):
     labels = np.repeat(np.arange(count), videos)
     right = (np.arange(len(labels)) % videos) * count < labels * videos  # the higher the label, the more are right
     predictions = pd.DataFrame({"label": labels, "predicted": np.where(right, labels, (labels + 1) % count)})
-    return evaluate.by_class(predictions, [f"class {label}" for label in range(count)])
+    return summaries.by_class(predictions, [f"class {label}" for label in range(count)])
 
 
 def test_class_accuracy_has_a_dot_a_run_in_the_order_of_the_mean():

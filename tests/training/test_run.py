@@ -1,0 +1,73 @@
+"""`resolve`: what a configuration leaves open is answered once, and what is wrong is an error before any work."""
+
+import dataclasses
+
+import pytest
+
+from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.models import model_config
+from ctlib.training.machine import Machine
+from ctlib.training.recipes import run_config
+from ctlib.training.run import resolve
+
+
+@pytest.fixture
+def config(arrow_root):
+    return RunConfig(
+        model=model_config("ctnet_quickstart", num_classes=5, num_frames=4),
+        data=DataConfig(root=str(arrow_root), size=32, workers=0),
+        recipe=RecipeConfig(epochs=1, batch=8, warmup=0),
+    )
+
+
+def test_what_is_left_open_is_answered_and_the_configuration_stays(config, val_samples):
+    run = resolve(config, Machine(processes=2))
+    assert run.config is config and run.model.num_classes == 16 and run.config.model.num_classes == 5
+    assert (run.processes, run.micro_batch, run.accumulated) == (2, 4, 1)
+    assert run.precision in ("fp32", "bf16", "fp16") and run.start_digest == ""
+    assert run.fingerprint.endswith(f"-{val_samples.fingerprint}") and run.root == config.data.root
+    assert resolve(dataclasses.replace(config, compute=ComputeConfig(micro_batch=2))).accumulated == 4
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.precision = "bf16"
+
+
+def test_a_start_takes_the_place_of_published_weights(config, tmp_path):
+    (tmp_path / "start.pt").write_bytes(b"weights")
+    model = dataclasses.replace(config.model, weights="imagenet")
+    started = resolve(dataclasses.replace(config, model=model, start=str(tmp_path / "start.pt")))
+    assert started.model.weights is None and len(started.start_digest) == 16
+    assert resolve(dataclasses.replace(config, model=model)).model.weights == "imagenet"
+
+
+def test_the_built_in_data_is_written_where_no_folder_is_given(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("CTLIB_CACHE", str(tmp_path))
+    small = ArrowConfig(train_clips=8, val_clips=2, size=32)
+    counts = []
+    run = resolve(
+        dataclasses.replace(config, data=DataConfig(), arrow=small), on_clips=lambda *count: counts.append(count)
+    )
+    assert counts[-1] == (10, 10) and len(run.samples["train"]) == 8 and run.config.data.root == ""
+    assert run.root.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"data": "something-v1"}, "root must be the folder in which something-v1 lies, got ''"),
+        ({"start": "no/such.pt"}, "no checkpoint no/such.pt"),
+        ({"overrides": "recipe.batch=5000"}, "batch must be at most the 1600 training videos, got 5000"),
+        ({"overrides": "model.num_frames=7"}, "mirrored sampling needs an even number of frames per clip, got 7"),
+        ({"name": "../x"}, "name must be usable as a folder's name, got '../x'"),
+        ({"data.root": "/no/such/folder"}, "no folder /no/such/folder"),
+        ({"overrides": "compute.micro_batch=3"}, "a batch of 16 cannot be divided evenly into micro-batches of 3 on 1"),
+        ({"processes": 3}, "a batch of 16 cannot be divided evenly into micro-batches of 5 on 3"),
+        ({"overrides": "compute.sync_batch_norm=true"}, "sync_batch_norm needs GPUs, and"),
+    ],
+)
+def test_what_is_wrong_is_an_error_before_any_work(tmp_path, monkeypatch, parameters, text):
+    monkeypatch.setenv("CTLIB_CACHE", str(tmp_path))
+    given = {"data": "arrow", "model": "ctnet_quickstart", "compute.device": "cpu", **parameters}
+    machine = Machine(given.pop("processes", 1))
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        resolve(run_config(**given), machine)
+    assert not any(tmp_path.iterdir())
