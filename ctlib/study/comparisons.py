@@ -16,6 +16,7 @@ from ctlib import paper
 from ctlib.study import tables as study
 from ctlib.study.scales import SCALES, rows
 from ctlib.study.tables import TABLES
+from ctlib.training import statistics
 
 AGREES, DISAGREES, INCONCLUSIVE = "agrees", "disagrees", "inconclusive"
 UNTESTED = "not at this scale"  # the scale has no such row, or has other real data than the published column
