@@ -21,8 +21,14 @@ help:  ## list the targets
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,onnx,sweep,test,docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,onnx,test,docs]'
 	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = 50' > .venv/etc/ipython/ipython_kernel_config.py
+	@touch $@
+
+# Snakemake runs the Snakefile from an environment of its own, which does not import ctlib.
+.venv-snakemake/installed: profiles/requirements.txt
+	$(PYTHON) -m venv .venv-snakemake
+	.venv-snakemake/bin/python -m pip install --quiet --requirement profiles/requirements.txt
 	@touch $@
 
 # The quickstart: two trainings side by side, each on one core, then the page about them.
@@ -103,10 +109,10 @@ bench-listing: .venv/installed  ## time and memory to list 240,000 videos (2 min
 	@$(BIN)/python benchmarks/listing.py
 
 .PHONY: test test-all lint format lab clean
-test: .venv/installed  ## all tests except the slow ones (at most 6 minutes on 2 cores)
+test: .venv/installed .venv-snakemake/installed  ## all tests except the slow ones (at most 6 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 15
 
-test-all: .venv/installed  ## all tests
+test-all: .venv/installed .venv-snakemake/installed  ## all tests
 	$(BIN)/python -m pytest
 
 lint: .venv/installed  ## check style (ruff), the order of imports (import-linter), and that notebooks hold no outputs
@@ -124,4 +130,4 @@ lab: .venv/installed  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/quickstart.ipynb
 
 clean:  ## remove .venv and caches; results and data stay
-	rm -rf .venv .pytest_cache .ruff_cache docs/api *.egg-info
+	rm -rf .venv .venv-snakemake .pytest_cache .ruff_cache docs/api *.egg-info

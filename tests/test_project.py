@@ -52,15 +52,15 @@ def test_environment_yml_installs_the_package_and_lists_nothing_twice():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "pip"]
-    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,onnx,sweep,test,docs]"]}
-    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "onnx", "docs", "sweep", "test"}
+    assert pip == {"pip": ["-c constraints.txt", "-e .[notebooks,onnx,test,docs]"]}
+    assert set(PROJECT["optional-dependencies"]) == {"notebooks", "onnx", "docs", "test"}
     python = re.search(r"[\d.]+", conda[0]).group()
     assert PROJECT["requires-python"] == f">={python}"
 
 
 def test_the_makefile_installs_the_same_and_lists_its_targets():
     makefile = (ROOT / "Makefile").read_text()
-    assert "--constraint constraints.txt --editable '.[notebooks,onnx,sweep,test,docs]'" in makefile
+    assert "--constraint constraints.txt --editable '.[notebooks,onnx,test,docs]'" in makefile
     listed = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True).stdout
     assert set(TARGETS.split()) <= set(re.findall(r"^([a-z-]+) ", listed, re.M))
 
