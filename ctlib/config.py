@@ -1,8 +1,7 @@
-"""What a run is made of, as frozen dataclasses: model, data, recipe, compute, run.
+"""What a run is asked to be, as frozen dataclasses: model, data, recipe, compute, run.
 
-An ablation is `dataclasses.replace(base, part=other)`. Each value is checked when it is set, and an
-unknown key is refused with the nearest known one, so a run never starts with a parameter that
-nothing reads.
+An ablation is `dataclasses.replace(base, part=other)`. Each value is checked when it is set. An unknown key is an error
+that names the nearest known one, so no run starts with a parameter that nothing reads.
 """
 
 import difflib
@@ -103,7 +102,7 @@ def parse_words(text: str, parse: Callable[[str], Any], needed: str) -> tuple:
 
     Args:
         text: the words, as a parameter gives them.
-        parse: one word -> its value; it raises ValueError or KeyError if there is none.
+        parse: one word -> its value; it raises ValueError or KeyError for a wrong word.
         needed: what the error says, such as "seeds must be whole numbers, as in '0 1 2'".
 
     Raises:
@@ -137,7 +136,7 @@ def parse_pairs(text: str) -> dict[str, Any]:
 
 
 class Config:
-    """What the dataclasses below share: checked values, and the way to a dict and back."""
+    """The base of the dataclasses below: values are checked, and become a dict and back."""
 
     def __post_init__(self):
         hints = typing.get_type_hints(type(self))
@@ -164,12 +163,12 @@ class Config:
     def from_dict(cls, values: dict):
         """The inverse of `to_dict`. Raises ValueError on an unknown key, naming the nearest."""
         hints = typing.get_type_hints(cls)
-        made = {}
+        parts = {}
         for key, value in values.items():
             check_choice(f"key of {cls.__name__}", key, hints)
             nested = isinstance(hints[key], type) and issubclass(hints[key], Config) and isinstance(value, dict)
-            made[key] = hints[key].from_dict(value) if nested else value
-        return cls(**made)
+            parts[key] = hints[key].from_dict(value) if nested else value
+        return cls(**parts)
 
 
 def at_least(low, default):
@@ -186,18 +185,21 @@ def one_of(choices, default):
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """A network: a 2D backbone over frames, and what stands for the 3x3 convolution in which blocks."""
+    """A network: a 2D backbone over frames, and what replaces the 3x3 convolution in some of its blocks."""
 
     num_classes: int = at_least(1, 174)
-    num_frames: int = at_least(1, 8)  # T, frames a clip; the network takes any other T too
+    num_frames: int = at_least(1, 8)  # T, per clip; the network takes any other T too
     backbone: str = "resnet50"  # a name of `backbones.BACKBONES`
-    blocks: str | tuple[tuple[int, ...], ...] | tuple[str, ...] = (
-        "stage2-5"  # what is replaced: `backbones.PLACEMENTS`,
-    )
-    # indices a stage, or (InceptionV3) names of convolutions
-    module: str = "ct"  # what replaces it: ct (the CT-Module, of the five parts below), c3d, r2plus1d, csn
+    # Where it is replaced: a name of `backbones.PLACEMENTS`, indices of blocks per stage, or (InceptionV3) names of
+    # convolutions.
+    blocks: str | tuple[tuple[int, ...], ...] | tuple[str, ...] = "stage2-5"
+    module: str = "ct"  # what replaces it: ct (the CT-Module, with the five parts below), c3d, r2plus1d, csn
     dims: int | tuple[int, ...] = 2  # K, or the sizes (C_1, ..., C_K); -1 takes the rest
-    kernels: tuple[int, int, int] | tuple[tuple[int, int, int], ...] = (3, 3, 3)  # (t, h, w), one or one a size
+    kernels: tuple[int, int, int] | tuple[tuple[int, int, int], ...] = (
+        3,
+        3,
+        3,
+    )  # (t, h, w), for all sizes or per size
     connection: str = "parallel"  # of space and time: parallel, serial, coupling
     pointwise: bool = True  # a dense point-wise convolution between sub-operations
     excitation: str = "te"  # te, se, none
@@ -211,7 +213,7 @@ class ModelConfig(Config):
         if self.module != "ct" and swapped:
             raise ValueError(f"{', '.join(swapped)} are parts of the CT-Module, which {self.module!r} does not have")
         if self.blocks == "none" and (swapped or self.module != "ct"):
-            raise ValueError(f"{', '.join(swapped or ['module'])} would stand in replaced blocks, and blocks is 'none'")
+            raise ValueError(f"{', '.join(swapped or ['module'])} would be in replaced blocks, and blocks is 'none'")
 
 
 @dataclass(frozen=True)
@@ -221,19 +223,20 @@ class DataConfig(Config):
     name: str = "arrow"  # a name of `data.catalog.DATASETS`
     root: str = ""  # the folder of the data set
     fold: int | None = None  # which of the splits of UCF101 and HMDB51; None: the first
-    val_share: float | None = None  # of a folder without splits that is tested on; None: a fifth
+    val_share: float | None = None  # share of a folder without splits to test on; None: a fifth
     lists: str = ""  # the folder of the lists of the data set "list", if it is not root
-    checked: str = ""  # the folder of `check-videos`' lists; what it found bad is left out
-    on_error: str = one_of(("stop", "skip"), "stop")  # what an unreadable video does; skip: counted, up to max_skipped
+    checked: str = ""  # the folder of `check-videos`' lists; bad videos are left out
+    on_error: str = one_of(("stop", "skip"), "stop")  # at an unreadable video; skip: it is counted, up to max_skipped
     max_skipped: float = between(0, 100, 1.0)  # percent of a list that may be skipped
     size: int = at_least(2, 256)  # pixels, height and width of the network's input
-    short_side: int | None = at_least(2, None)  # pixels, to which a test frame's shorter side is brought; None: 256
-    # for a size of 224, as the authors do, else size
+    # Pixels, to which the shorter side of a test frame is resized; None: 256 for a size of 224, as the authors do, else
+    # size.
+    short_side: int | None = at_least(2, None)
     sampling: str | None = None  # a name of `data.sampling.SAMPLINGS`; None: the data set's own
     flip: bool | None = None  # random horizontal flip, left/right labels swapped by name; None: the data set's own
-    clips: int = at_least(1, 1)  # test clips a video
-    crops: int = one_of((1, 3), 1)  # test crops a clip
-    decoder: str = one_of(("pyav", "decord"), "pyav")  # of video files; decord for those on which it is exact
+    clips: int = at_least(1, 1)  # test clips per video
+    crops: int = one_of((1, 3), 1)  # test crops per clip
+    decoder: str = one_of(("pyav", "decord"), "pyav")  # of video files; decord: only for files on which it is exact
     workers: int = at_least(0, 2)  # loader processes
 
     def options(self) -> dict:
@@ -269,16 +272,14 @@ class RecipeConfig(Config):
     """How a network is trained (appendix A.1; the defaults are its Something-Something recipe)."""
 
     epochs: int = at_least(1, 45)
-    batch: int = at_least(1, 64)  # clips a step, over all processes
+    batch: int = at_least(1, 64)  # clips per step, over all processes
     lr: float = at_least(0, 0.02)  # at batch 64; scaled by batch / 64
     warmup: float = at_least(0, 10)  # epochs of linear warm-up, at most all of them
     momentum: float = at_least(0, 0.9)
     weight_decay: float = at_least(0, 5e-4)  # not on biases and batch norms
     clip_norm: float = at_least(0, 20.0)  # bound on the norm of all gradients together
     label_smoothing: float = at_least(0, 0.0)
-    frozen: str = one_of(
-        ("none", "backbone"), "none"
-    )  # backbone: `models.freeze_backbone`, as the authors' trainer does
+    frozen: str = one_of(("none", "backbone"), "none")  # backbone: `models.freeze_backbone`, as the authors' code does
 
     def __post_init__(self):
         super().__post_init__()
@@ -288,30 +289,30 @@ class RecipeConfig(Config):
 
 @dataclass(frozen=True)
 class ComputeConfig(Config):
-    """How a run is computed, and kept.
+    """How a run is computed.
 
-    `precision`, `micro_batch` and `sync_batch_norm` change what is learned, as a batch norm sees one
-    micro-batch; the rest changes no more than rounding. How many processes share a batch is no part
-    of it: see `train.train`.
+    `precision`, `micro_batch` and `sync_batch_norm` change what is learned, as a batch norm sees one micro-batch. The
+    rest changes no more than rounding. The number of processes is not here: see `train.train`.
     """
 
     device: str = one_of(("auto", "cpu"), "auto")  # auto: a GPU if there is one
     precision: str = one_of(("auto", "fp32", "bf16", "fp16"), "auto")  # auto: fp32 on CPU; bf16, else fp16, on GPU
-    micro_batch: int | None = at_least(1, None)  # clips that a device takes at once: a batch is gathered from
-    # several if it does not fit; None: batch / processes
+    # Clips that a device takes at once; None: batch / processes. Where a batch does not fit, its gradients are summed
+    # over several micro-batches.
+    micro_batch: int | None = at_least(1, None)
     sync_batch_norm: bool = False  # batch norms over the micro-batches of all processes; on GPUs only
     channels_last: bool = True  # weights and activations laid out with channels last
     compile: str = one_of(("none", "inductor", "eager"), "none")  # torch.compile's backend
-    recompute: bool = False  # activation checkpointing: a block's activations are computed again in the backward pass
+    recompute: bool = False  # activation checkpointing: the backward pass computes a block's activations again
     threads: int = at_least(0, 0)  # CPU threads of each process; 0: PyTorch's choice
-    save_minutes: float = at_least(0, 10.0)  # between saved states within an epoch; 0: after every step
+    save_minutes: float = at_least(0, 10.0)  # between snapshots within an epoch; 0: after every step
     tensorboard: bool = False  # a TensorBoard log in the run's folder
 
     def __post_init__(self):
         super().__post_init__()
         if self.sync_batch_norm and self.device == "cpu":
             raise ValueError("sync_batch_norm needs GPUs, and device is 'cpu'")
-        if self.recompute and self.compile == "eager":  # it keeps the batch norms' counters, and fails over them
+        if self.recompute and self.compile == "eager":  # PyTorch raises over the batch norms' counters
             raise ValueError("recompute does not go with compile 'eager': choose 'inductor' or 'none'")
 
 

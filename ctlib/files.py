@@ -1,14 +1,16 @@
-"""Files: written beside their place and renamed, read with a clear error, named by their content."""
+"""Files: written beside their place and renamed, read with a clear error, digests, and locks."""
 
 import hashlib
 import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 
 def project_root() -> Path:
@@ -46,15 +48,15 @@ def read_json(path: Path, needed: Iterable[str] = ()) -> dict:
         ValueError: a file that is damaged, or lacks what is needed; it is named.
     """
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it holds {type(found).__name__} and no keys")
-    lacking = [key for key in needed if key not in found]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds {type(content).__name__} and no keys")
+    lacking = [key for key in needed if key not in content]
     if lacking:
         raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
-    return found
+    return content
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,3 +77,22 @@ def digest(path: str | Path) -> str:
     """16 hex digits of a file's content (SHA-256)."""
     with Path(path).expanduser().open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@contextmanager
+def locked(folder: Path, timeout: float = 1.0) -> Iterator[None]:
+    """Hold a folder, which is made if needed, while this process writes to it; wait up to `timeout` seconds for it.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise ValueError(f"another process is training in {folder} (it holds {lock.lock_file})") from None
+    try:
+        yield
+    finally:
+        lock.release()

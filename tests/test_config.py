@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ctlib.config import ComputeConfig, DataConfig, ModelConfig, RecipeConfig, RunConfig
+from ctlib.config import ComputeConfig, DataConfig, ModelConfig, RecipeConfig, RunConfig, parse_pairs, parse_words
 
 
 def test_a_run_makes_the_round_trip_through_json():
@@ -47,6 +47,27 @@ def test_bad_values(values, text):
 def test_wrong_types(values, text):
     with pytest.raises(TypeError, match=text):
         ModelConfig.from_dict(values)
+
+
+def test_an_old_name_is_an_error_that_names_the_new_one():
+    with pytest.raises(ValueError, match="key of ModelConfig 'trunk' was replaced: write backbone"):
+        ModelConfig.from_dict({"trunk": "resnet50"})
+    with pytest.raises(ValueError, match="frozen 'trunk' was replaced: write backbone"):
+        RecipeConfig(frozen="trunk")
+
+
+def test_words_between_spaces_become_values():
+    assert parse_words(" 1  0", int, "numbers") == (1, 0)
+    for text in ("", "0 x", "0 0"):
+        with pytest.raises(ValueError, match=f"numbers are needed, got {text!r}"):
+            parse_words(text, int, "numbers are needed")
+    assert parse_pairs("recipe.lr=1e-3 model.dims=[-1,4] data.name=list") == {
+        "recipe.lr": 1e-3,
+        "model.dims": [-1, 4],
+        "data.name": "list",
+    }
+    with pytest.raises(ValueError, match="overrides are part.name=value separated by spaces, got 'lr=1'"):
+        parse_pairs("lr=1")
 
 
 def test_an_integer_serves_as_a_float():

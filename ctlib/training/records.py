@@ -9,17 +9,15 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from ctlib.config import RunConfig, as_tuples
 from ctlib.cost import hardware
-from ctlib.files import read_json, write_csv, write_json
+from ctlib.files import locked, read_json, write_csv, write_json
 from ctlib.training.run import Run
 
 
@@ -73,36 +71,15 @@ class RunFolder:
     def _has_snapshots(self) -> bool:
         return any(self.snapshots.glob("*.pt")) or any((self.path / "resume").glob("*.pt"))  # the second: earlier ones
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder while a run writes to it.
-
-        Raises:
-            ValueError: another process holds it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = self._lock()
-        try:
-            lock.acquire(timeout=1)  # longer than `is_locked` holds it
-        except Timeout:
-            raise ValueError(f"another process is training in {self.path} (it holds {lock.lock_file})") from None
-        try:
-            yield
-        finally:
-            lock.release()
-
     def is_locked(self) -> bool:
-        """Whether a process writes to the folder (`locked`) at this moment."""
+        """Whether a process writes to the folder (`files.locked`) at this moment."""
         if not self.path.is_dir():
             return False
         try:
-            with self._lock().acquire(timeout=0):
+            with locked(self.path, timeout=0):
                 return False
-        except Timeout:
+        except ValueError:
             return True
-
-    def _lock(self) -> FileLock:
-        return FileLock(self.path / ".lock")
 
     def start(self, run: Run) -> None:
         """Write down what is about to run, and remove the partial files of a run that was killed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ctlib import checkpoints
+from ctlib import checkpoints, files
 from ctlib.config import RunConfig
 from ctlib.models import name_of
 from ctlib.training import processes as parallel
@@ -85,7 +85,7 @@ def _train_here(run: Run, folder: RunFolder, on_step, on_epoch) -> dict:
     if joined.num_processes != run.processes:
         raise ValueError(f"the run was resolved for {run.processes} process(es), {joined.num_processes} were started")
     _refuse_different_lists(run.fingerprint)
-    with folder.locked() if first else nullcontext():
+    with files.locked(folder.path) if first else nullcontext():
         # The first process looks at what lies on disk: the others may be on machines that do not see it.
         finished, begun_as = broadcast_object_list(list(_looked_at(folder, run)) if first else [None, None])
         if finished is not None:

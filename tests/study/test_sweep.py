@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from ctlib import files
 from ctlib.study import sweep
 from ctlib.study.jobs import jobs, state
 from ctlib.study.scales import Study
@@ -122,7 +123,7 @@ def test_every_run_is_done_once_and_a_failure_is_one_line_and_stops_nothing(loop
 
 def test_a_locked_run_is_left_to_the_process_that_holds_it(loop, tmp_path):
     job = jobs(STUDY, ["2c"])[0]
-    with job.folder(tmp_path / "out").locked():
+    with files.locked(job.folder(tmp_path / "out").path):
         lines, swept = loop("nothing", "pass")
     assert swept == ([], [job.label()]) and len(lines) == 6
 

@@ -136,9 +136,9 @@ def test_the_built_in_data_is_compared_where_it_is_written_for_the_run():
 def test_a_locked_folder_takes_no_second_run(tmp_path):
     folder = records.RunFolder(tmp_path / "run")
     assert not folder.is_locked() and not folder.path.exists()
-    with folder.locked():
+    with files.locked(folder.path):
         assert folder.is_locked()
-        with pytest.raises(ValueError, match="another process is training in"), folder.locked():
+        with pytest.raises(ValueError, match="another process is training in"), files.locked(folder.path):
             pass
     assert not folder.is_locked()
 

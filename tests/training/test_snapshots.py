@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from ctlib import files
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
 from ctlib.training import processes as parallel
@@ -244,7 +245,7 @@ def test_a_full_disk_ends_in_an_error_and_leaves_the_last_state_whole(config, wh
 
 
 def test_two_runs_do_not_share_a_folder(config, tmp_path):
-    with records.RunFolder(tmp_path).locked(), pytest.raises(ValueError, match="another process is training in"):
+    with files.locked(tmp_path), pytest.raises(ValueError, match="another process is training in"):
         train.train(config, tmp_path)
 
 

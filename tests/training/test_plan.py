@@ -1,0 +1,50 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.models import build_model, model_config
+from ctlib.training.plan import make_plan
+from ctlib.training.run import resolve
+
+
+@pytest.fixture
+def run(arrow_root):
+    return resolve(
+        RunConfig(
+            model=model_config("ctnet_quickstart", num_frames=4),
+            data=DataConfig(root=str(arrow_root), size=32, workers=0),
+            recipe=RecipeConfig(epochs=3, batch=8, lr=0.08, warmup=0.5),
+            compute=ComputeConfig(device="cpu", micro_batch=4),
+        )
+    )
+
+
+def test_a_plan_says_what_a_run_will_do_and_estimates_its_time(run):
+    plan = make_plan(run, seconds=0)
+    table = plan.table()
+    assert table["data"] == "arrow, 16 classes" and table["steps"] == "3 epochs x 4 = 12"
+    assert table["training videos"] == "32 of 32 listed (100.0 %)"
+    assert table["batch"] == "8 clips = 1 process(es) x 2 micro-batch(es) of 4"
+    assert table["learning rate"].startswith("peak 0.01 (0.08 x 8 / 64)")
+    assert table["weights at the start"] == "random" and table["peak memory"] == "not measured on a CPU"
+    assert plan.memory_mb is None and plan.load_seconds > 0 and plan.compute_seconds > 0
+    step = max(plan.compute_seconds, 8 * plan.load_seconds)
+    assert plan.seconds >= 12 * step and math.isfinite(plan.seconds)
+    assert plan.model.params == sum(weights.numel() for weights in build_model(run.model).parameters())
+
+
+def test_more_processes_and_workers_load_faster(run):
+    plan = dataclasses.replace(make_plan(run, seconds=0), load_seconds=0.1)
+    data = dataclasses.replace(run.config.data, workers=4)
+    several = dataclasses.replace(plan, run=dataclasses.replace(run, config=dataclasses.replace(run.config, data=data)))
+    assert plan.loading(8) == pytest.approx(0.8) and several.loading(8) == pytest.approx(0.2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_step_s_peak_memory_is_measured(run):
+    on_gpu = resolve(dataclasses.replace(run.config, compute=ComputeConfig(micro_batch=4)))
+    plan = make_plan(on_gpu, seconds=0)
+    assert plan.memory_mb > 4 * 3 * plan.model.params / 1e6  # weights, gradients and momentum
