@@ -100,7 +100,6 @@ def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
     assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
 
 
-@pytest.mark.xfail(reason="modules are still moving")
 def test_imports_run_one_way():
     assert lint_imports(str(ROOT / "pyproject.toml"), no_cache=True) == 0, "see `make lint`"
 
