@@ -309,7 +309,7 @@ def interact_field(
 
     It is measured on a copy without anything that could hide a dependence. Weights and inputs are positive, and
     batch norms and biases as new, so no paths cancel and every ReLU is the identity. Maxima become means. The
-    sigmoid of a gate, whose gradient would vanish, becomes x / (1 + |x|).
+    sigmoid of a gate, whose gradient would vanish, becomes `x / (1 + |x|)`.
 
     Args:
         module: a module on clips, or a network (then its features count, not its scores).
