@@ -139,7 +139,7 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
 
 def _config_digest(folder: RunFolder) -> str:
     """12 hex digits of everything that was asked of a run, except where its data are and which rows it is for."""
-    config = files.read_json(folder.path / "config.json", ["data"])
+    config = folder.record()["asked"]
     config = {name: part for name, part in config.items() if name != "rows"} | {"data": config["data"] | {"root": ""}}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 

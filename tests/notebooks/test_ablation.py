@@ -5,7 +5,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from tests.notebooks.test_notebooks import execute, printed
-from tests.study.test_jobs import TINY
+from tests.study.conftest import TINY
 
 
 def pages(notebook):
@@ -20,22 +20,29 @@ def test_ablation_trains_a_table_and_shows_what_was_published_apart(tmp_path, mo
     notebook = execute(
         "ablation", tmp_path, table="2h", custom_row="mine: excitation=none", overrides=TINY, out_dir=str(out)
     )
-    told, (rows, plan, measured, published) = printed(notebook), pages(notebook)
-    assert "21 and 24 pixels stand for 224 and 256" in told and "3 runs, 0 of them finished" in told
-    assert "1 of 3  ctnet_21px, seed 0: top-1 " in told and "3 of 3  ctnet_no-excitation, seed 0: top-1 " in told
-    assert "trained at 224 pixels" in rows and "28.6" in rows and "37.3" in rows and "excitation none" in rows
-    assert plan.count("to be trained") == 3
+    text, (rows, scaled, plan, measured, published, differences) = printed(notebook), pages(notebook)
+    assert "Sizes keep the proportion of 224 to 256 pixels." in text and "3 runs, 0 of them finished" in text
+    assert "1 of 3  ctnet_21px, seed 0: top-1 " in text and "3 of 3  ctnet_no-excitation, seed 0: top-1 " in text
+    assert "224 pixels" in rows and "28.6" in rows and "37.3" in rows and "none" in rows and "21 pixels" in scaled
+    assert plan.count("to be trained") == 3 and "not measured" not in text
     assert "measured here: laptop scale" in measured and "mine" in measured and "50.1" not in measured
     assert "published: top-1" in published and "50.1" in published and "mine" not in published
-    assert "One seed resolves nothing about training" in told and "Arrow of Time is made data" in told
-    lines = pd.read_csv(out / "tables" / "2h.csv").set_index("row")
-    assert lines.run["train 224, test 256"] == "runs/ctnet_21px/seed0" and lines["size"]["train 224, test 256"] == 24
+    assert "test videos" in differences and "mine" in differences
+    lines = pd.read_csv(out / "runs.csv").set_index("rows")
+    line = lines.loc['[["2h", "train 224, test 256"]]']
+    assert (line.run, line["size"]) == ("ctnet_21px/seed0", 24)
     assert {path.name for path in (out / "figures").iterdir()} == {"table_2h.png"}
 
 
 @pytest.mark.parametrize(
     ("parameters", "text"),
-    [({"table": 6, "rows": "CT-Net 9", "scale": "gpu"}, "unknown row of Table 6 'CT-Net 9': did you mean 'CT-Net 8'")],
+    [
+        ({"something_v1_root": "/x"}, "parameter 'something_v1_root' was replaced: write roots="),
+        (
+            {"table": 6, "rows": "CT-Net 9", "scale": "gpu"},
+            "unknown row of Table 6 'CT-Net 9': did you mean 'CT-Net 8'",
+        ),
+    ],
 )
 def test_a_bad_parameter_of_ablation_is_one_line(tmp_path, parameters, text):
     with pytest.raises(PapermillExecutionError, match=text) as caught:

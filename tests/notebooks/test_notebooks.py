@@ -81,7 +81,7 @@ def test_costs_counts_measures_and_draws(tmp_path):
     told = printed(notebook)
     assert "67 of 68 published GFLOPs" in told and "19 of 19 published numbers of parameters" in told
     assert "Not met: Table 6, CT-Net 16x1x2: 151 GFLOPs, counted 149.1." in told
-    assert "reaches 11, 45, 119, 249 positions" in told
+    assert "K = 1 to 4: 11, 45, 119, 249" in told
     names = ("published_vs_counted", "cost_by_stage", "dimension_sizes", "interact_fields", "latency_vs_gflops")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -19,8 +19,8 @@ def explained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTLIB_CACHE", str(folder / "cache"))
         notebook = execute(
-            "saliency_tubes", folder, networks="CSN, CT-Net", size=64, overrides=TINY, jobs=1, clips="3 8",
-            device="cpu", out_dir=str(folder / "out"),
+            "saliency_tubes", folder, networks="CSN, CT-Net", size=64, overrides=TINY, clips="3 8",
+            settings="jobs=1 device=cpu", out_dir=str(folder / "out"),
         )  # fmt: skip
     return folder, notebook
 
@@ -33,20 +33,18 @@ def outputs(notebook):
 
 def test_networks_are_trained_shown_and_measured_beside_their_controls(explained):
     folder, notebook = explained
-    told = printed(notebook)
-    assert "CSN, seed 0: top-1" in told and "arrow: 16 test videos, 1 clip x 1 crop, 4 frames of 64 x 64" in told
+    text = printed(notebook)
+    assert "CSN, seed 0: top-1" in text and "arrow: 16 test videos, 1 clip x 1 crop, 4 frames of 64 x 64" in text
     table = pd.read_csv(folder / "out" / "localisation.csv")
     names = ["CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights"]
     assert sorted(set(table.network)) == names and len(table) == 12 and set(table.clips) == {16}
+    shown = "".join(output.get("data", {}).get("text/html", "") for output in outputs(notebook))
     for row in table[table.of == "network"].itertuples():
-        assert (f"{row.network}: on the object" if "random" in row.network else f"{row.network}, seed 0:") in told
-        assert f"on the object {row.share:.1f}" in told
-    assert "CT-Net less CSN" in told and "one training each: not resolved" in told and "Made data" in told
-    assert "Figure 3's claim, that CT-Net localises better than CSN" in told and "Not confirmed here." in told
+        assert f"{row.share:.1f} ± {row.share_margin:.1f}" in shown
+    assert "CT-Net minus it, points" in shown and "against, significant" in shown and "placed where seen" in shown
     assert len(pd.read_csv(folder / "out" / "localisation_by_clip.csv")) == 12 * 16
     placed = pd.read_csv(folder / "out" / "differences.csv").of.value_counts()
     assert placed["network"] == placed["placed where seen"]
-    assert "With the maps placed where seen: Figure 3's claim" in told
     figures = {path.name for path in (folder / "out" / "figures").iterdir()}
     stills = {f"{name}.png" for name in ("clip_3", "clip_8", "tube_3", "localisation")}
     assert figures == stills | {"clip_3.gif", "clip_8.gif"}
@@ -62,13 +60,12 @@ def test_given_networks_are_explained_and_nothing_is_measured_where_no_object_is
     (root,) = (folder / "cache").iterdir()
     shown = execute(
         "saliency_tubes", folder, checkpoints=str(folder / "out" / "*" / "seed0" / "checkpoint.pt"), data="list",
-        root=str(root), size=32, clips="1", classes="true", threshold=0.3, device="cpu",
-        videos=str(root / "val" / "000002_backward.mp4"), out_dir=str(folder / "other"),
+        root=str(root), size=32, settings="classes=true threshold=0.3 device=cpu",
+        clips=f"1 {root / 'val' / '000002_backward.mp4'}", out_dir=str(folder / "other"),
     )  # fmt: skip
-    told = printed(shown)
+    text = printed(shown)
     outputs(shown)
-    assert "not measured: where objects are is known of the built-in data set alone" in told
-    assert "Shown, not measured." in told and "000002_backward.mp4: CT-Net_half" in told
+    assert "shown, not measured" in text and "000002_backward.mp4: CT-Net_half" in text
     assert not (folder / "other" / "localisation.csv").exists()
 
 

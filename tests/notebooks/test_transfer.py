@@ -1,4 +1,4 @@
-"""transfer.ipynb, run as papermill runs it, on made sets of a few videos."""
+"""transfer.ipynb, run as papermill runs it, on synthetic data of a few videos."""
 
 import pandas as pd
 import pytest
@@ -19,7 +19,9 @@ def transferred(tmp_path_factory):
     folder = tmp_path_factory.mktemp("transfer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTLIB_CACHE", str(folder / "cache"))
-        notebook = execute("transfer", folder, folds="1 2", groups=4, overrides=TINY, out_dir=str(folder / "out"))
+        notebook = execute(
+            "transfer", folder, folds="1 2", overrides=f"{TINY} synthetic.groups=4", out_dir=str(folder / "out")
+        )
     return folder, notebook
 
 
@@ -29,21 +31,21 @@ def pages(notebook):
     return "".join(output.get("data", {}).get("text/html", "") for output in outputs)
 
 
-def test_transfer_trains_both_made_sets_on_each_split_from_a_start_and_from_scratch(transferred):
+def test_transfer_trains_both_synthetic_data_sets_on_each_split_from_a_start_and_from_scratch(transferred):
     folder, notebook = transferred
     table = pd.read_csv(folder / "out" / "splits.csv")
     assert len(table) == 8 and set(table.fold) == {1, 2} and set(table.videos) == {6}
-    told = printed(notebook)
-    for (data, weights), part in table.groupby(["data", "weights"]):
-        assert f"{data}, {weights}: top-1 {part.top1.mean():.1f} % (mean over 2 splits, spread" in told
-    assert told.count("t interval") == 2 and "Made data, and no benchmark: the real sets were not run" in told
-    assert "8 training(s) on the splits, 0 of them found finished" in told
+    text, shown = printed(notebook), pages(notebook)
+    for _, part in table.groupby(["data", "weights"]):
+        assert f"{part.top1.mean():.1f}" in shown
+    assert "measured here: top-1" in shown and "gain, points" in shown
+    assert "8 trainings on the splits, 0 of them finished" in text and "synthetic data: the real UCF101" in text
     records = runs.load(folder / "out")
     assert records.name.value_counts()["start"] == 1 and len(records) == 9
     record = runs.RunFolder(folder / "out" / "hmdb51" / "fine-tuned_split2" / "seed0")
     assert record.config().start.endswith("start/seed0/checkpoint.pt") and record.config().data.fold == 2
     assert record.record()["resolved"]["start_digest"]
-    assert "73.2" not in pages(notebook)  # the paper's are of the real sets
+    assert "73.2" not in shown  # the paper's are of the real sets
     assert {path.name for path in (folder / "out" / "figures").iterdir()} == {"splits.png"}
 
 
@@ -51,22 +53,22 @@ def test_transfer_finds_what_is_finished_and_takes_data_sets_from_their_folders(
     folder, _ = transferred
     start = folder / "out" / "start" / "seed0" / "checkpoint.pt"
     shown = execute(
-        "transfer", folder, start=str(start), hmdb51_root=str(folder / "out" / "made" / "hmdb51_4x1"), folds="2",
+        "transfer", folder, start=str(start), roots=f"hmdb51={folder / 'out' / 'synthetic' / 'hmdb51_4x1'}", folds="2",
         model="ctnet_quickstart", recipe="laptop", overrides=TINY + " recipe.batch=8 recipe.lr=0.112", scratch=False,
         out_dir=str(folder / "out"),
     )  # fmt: skip
-    told = printed(shown)
-    assert "1 training(s) on the splits, 1 of them found finished" in told and "not run: ucf101" in told
-    assert "not known" in told and "one split only" in told and "no benchmark" not in told
+    text = printed(shown)
+    assert "1 trainings on the splits, 1 of them finished" in text and "not run: ucf101" in text
+    assert "so the gain is not known" in text and "synthetic" not in text
     assert "published: Table 5" in pages(shown) and "73.2" in pages(shown) and "96.2" not in pages(shown)
 
 
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        ({"ucf101_root": "/no/such"}, "start must be the checkpoint to fine-tune from, got ''"),
+        ({"roots": "ucf101=/no/such"}, "start must be the checkpoint to fine-tune from, got ''"),
         ({"start": "no/such.pt"}, "no checkpoint .*no/such.pt"),
-        pytest.param({"fold": "1"}, "unknown parameter 'fold': did you mean 'folds'", marks=pytest.mark.slow),
+        pytest.param({"groups": 4}, "'groups' was replaced: write overrides=", marks=pytest.mark.slow),
     ],
 )
 def test_a_bad_parameter_of_transfer_is_one_line_before_any_work(tmp_path, parameters, text):

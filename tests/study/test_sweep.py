@@ -12,6 +12,7 @@ import time
 import pytest
 
 from ctlib import files
+from ctlib.__main__ import main
 from ctlib.study import sweep
 from ctlib.study.jobs import jobs, state
 from ctlib.study.scales import Study
@@ -171,3 +172,17 @@ def test_a_broken_record_is_not_finished_and_stops_no_sweep(small_study, tmp_pat
     with pytest.raises(ValueError, match="holds no config.json"):
         state(job, copy)
     assert not sweep._is_finished(job, copy)
+
+
+def test_the_command_line_lists_runs_and_does_one(small_study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CTLIB_CACHE", str(small_study.parent / "study_cache"))
+    given = ["--set", *STUDY.overrides.split()]
+    assert main(["ablations", str(tmp_path), "--tables", "2h", "--seeds", "0", "--list", *given]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["run"], first["seed"], first["gpus"], first["arrow"]["size"]) == ("ctnet_21px", 0, 0, 24)
+    assert ["2h", "train 256, test 256"] in second["rows"] and not list(tmp_path.iterdir())
+    copy = shutil.copytree(small_study, tmp_path / "copy")
+    assert main(["ablations", str(copy), "--run", "ctnet_21px", "--seeds", "1", *given]) == 0
+    assert "ctnet_21px, seed 1: top-1" in capsys.readouterr().out
+    assert main(["ablations", str(copy), "--run", "ctnet_22px", *given]) == 2
+    assert "unknown run 'ctnet_22px': did you mean 'ctnet_21px'" in capsys.readouterr().err
