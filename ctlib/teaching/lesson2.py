@@ -10,7 +10,7 @@ from torch import nn
 
 from ctlib import cost
 from ctlib.config import check_choice
-from ctlib.ct_module import CONNECTIONS, CTModule, Kernel
+from ctlib.ct_module import CONNECTIONS, SPECIAL_CASES, CTModule, Kernel
 from ctlib.teaching.exercise import Exercise, NotYet, expect, given, plain
 from ctlib.teaching.lesson1 import reached_channels
 from ctlib.teaching.shell import SHADES, View, by, canvas
@@ -47,18 +47,16 @@ def paths(kernels: tuple[Kernel, ...], connection: str = "parallel") -> np.ndarr
     return total
 
 
-MODULES = ("CT-Module", "C3D", "R(2+1)D", "CSN")
+MODULES = {"CT-Module": "ct", "C3D": "c3d", "R(2+1)D": "r2plus1d", "CSN": "csn"}  # names of `ct_module.SPECIAL_CASES`
 
 
-def special_case(module: str, channels: int, kernel: Kernel = (3, 3, 3)) -> dict:
-    """The CT-Module's dims, kernels and connection that make it "C3D", "R(2+1)D" or "CSN" (section 3.3)."""
-    t, h, w = kernel
-    dims, kernels = {
-        "C3D": ((channels,), ((t, h, w),)),
-        "R(2+1)D": ((channels, channels), ((1, h, w), (t, 1, 1))),
-        "CSN": ((channels, 1), ((1, 1, 1), (t, h, w))),
-    }[module]
-    return {"dims": dims, "kernels": kernels, "connection": "coupling"}
+def special_case(module: str, channels: int, kernel: Kernel) -> tuple[tuple[int, ...], tuple[Kernel, ...]]:
+    """The dims and kernels that make a CT-Module "C3D", "R(2+1)D" or "CSN" (section 3.3), with another kernel."""
+    dims, kernels = SPECIAL_CASES[MODULES[module]]
+    dims = tuple(channels if size == "C" else size for size in dims)
+    return dims, tuple(
+        tuple(1 if extent == 1 else wanted for extent, wanted in zip(one, kernel, strict=True)) for one in kernels
+    )
 
 
 def interaction(
@@ -87,8 +85,7 @@ def interaction(
         dims = resolve_dims(channels, num_dims)
         kernels, name = (tuple(kernel),) * num_dims, f"CT-Module, K = {num_dims}, {connection}"
     else:
-        dims, kernels, connection = special_case(module, channels, kernel).values()
-        name = module
+        (dims, kernels), connection, name = special_case(module, channels, kernel), "coupling", module
     after = min(after, len(dims))
     ways = paths(kernels[:after], connection)
     box = tuple(1 + sum(extents) - len(dims) for extents in zip(*kernels, strict=True))
@@ -113,7 +110,7 @@ def fields(module: CTModule, channels: int, size: int = 11) -> list[cost.Interac
     """What reaches one output after 0, 1, 2, ..., K sub-operations, each measured by gradient.
 
     Args:
-        module: C3D, R(2+1)D and CSN are CT-Modules with the settings of `special_case`.
+        module: for C3D, R(2+1)D and CSN see `ct_module.special_case`.
         channels: C.
         size: frames and pixels of the input; a field that reaches its border is cut off there.
     """

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import ipywidgets
-import pandas as pd
 from IPython.display import display
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -64,10 +63,6 @@ class View(NamedTuple):
     figure: Figure
     numbers: dict[str, str]  # quantity -> its value with its unit
     alt: str  # the figure in words
-
-    def table(self) -> pd.DataFrame:
-        """The numbers, one per row."""
-        return pd.DataFrame.from_dict(self.numbers, orient="index", columns=["value"])
 
     def picture(self) -> Picture:
         return Picture(self.figure, self.alt)

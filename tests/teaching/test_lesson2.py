@@ -12,7 +12,7 @@ PLAIN = {"pointwise": False, "excitation": "none"}
 
 
 def special(name, channels=8, kernel=(3, 3, 3)):
-    return CTModule(channels, **lesson2.special_case(name, channels, kernel), **PLAIN)
+    return CTModule(channels, *lesson2.special_case(name, channels, kernel), "coupling", **PLAIN)
 
 
 @pytest.mark.parametrize("connection", ["parallel", "serial", "coupling"])
