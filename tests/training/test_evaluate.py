@@ -121,23 +121,23 @@ def small_network():
     return network
 
 
-def scored_lists(_tell=None):
+def scored_lists(_send=None):
     """The scores of lists of every length, the batches counted, and how the network was wrapped; in any process."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     network = accelerator.prepare(small_network())
     before = copy.deepcopy(network.state_dict())
-    found, steps = [], []
+    results, steps = [], []
     for count in COUNTS:
         loader = accelerator.prepare(DataLoader(Noise(count), batch_size=2))
         scores = evaluate(network, loader, accelerator, on_step=lambda *step: steps.append(step))
-        found.append((scores.logits.tolist(), scores.labels.tolist()))
+        results.append((scores.logits.tolist(), scores.labels.tolist()))
     assert accelerator.unwrap_model(network).training
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-    return found, steps, type(network).__name__
+    return results, steps, type(network).__name__
 
 
-def test_two_processes_find_to_the_bit_what_one_finds_whatever_the_length_of_the_list():
+def test_two_processes_find_to_the_bit_what_one_computes_whatever_the_length_of_the_list():
     alone, _, _ = scored_lists()
     together, steps, kind = launch(scored_lists, processes=2)
     assert kind == "DistributedDataParallel"
@@ -165,10 +165,10 @@ PROTOCOL = Protocol("ctnet_r50", "0123456789abcdef", 8, 256, 256, "sparse", 2, 3
 
 
 @pytest.fixture
-def kept(tmp_path):
+def saved(tmp_path):
     whole = scores([[2.0, 1.0], [0.0, 1.0]], (0, -1), ("ein Stück", "b"))._replace(protocols=(PROTOCOL,))
-    whole.save(tmp_path / "made" / "s.npz")
-    return whole, tmp_path / "made" / "s.npz"
+    whole.save(tmp_path / "new" / "s.npz")
+    return whole, tmp_path / "new" / "s.npz"
 
 
 def same(first, second):
@@ -179,24 +179,24 @@ def same(first, second):
     )
 
 
-def test_scores_make_the_round_trip_and_an_ensemble_is_made_of_what_was_kept(kept):
-    whole, path = kept
-    found = Scores.load(path)
-    assert same(found, whole) and found.protocols[0].views == 6
+def test_scores_make_the_round_trip_and_an_ensemble_is_made_of_what_was_saved(saved):
+    whole, path = saved
+    loaded = Scores.load(path)
+    assert same(loaded, whole) and loaded.protocols[0].views == 6
     assert [file.name for file in path.parent.iterdir()] == ["s.npz"]
-    both = ensemble([found, found._replace(logits=-found.logits)])
+    both = ensemble([loaded, loaded._replace(logits=-loaded.logits)])
     assert both.logits.abs().sum() == 0 and both.protocols == (PROTOCOL, PROTOCOL)
     both.save(path)
     assert same(Scores.load(path), both)
 
 
-def test_kept_scores_are_plain_arrays(kept):
-    with np.load(kept[1], allow_pickle=False) as content:
+def test_saved_scores_are_plain_arrays(saved):
+    with np.load(saved[1], allow_pickle=False) as content:
         assert {name: content[name].dtype.kind for name in content} == {"about": "U", "logits": "f", "labels": "i"}
 
 
-def test_what_holds_no_scores_is_refused(kept, tmp_path):
-    _, path = kept
+def test_what_holds_no_scores_is_refused(saved, tmp_path):
+    _, path = saved
     with pytest.raises(FileNotFoundError, match=r"no scores .*none\.npz"):
         Scores.load(tmp_path / "none.npz")
     content = path.read_bytes()

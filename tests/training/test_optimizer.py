@@ -13,8 +13,8 @@ def test_learning_rate_of_chosen_steps():
     recipe = RecipeConfig(epochs=45, batch=64, lr=0.02, warmup=10)
     rates = [learning_rate(recipe, step, 100) for step in (0, 499, 999, 1000, 2750, 4499)]
     assert rates == pytest.approx([0.02 / 1000, 0.01, 0.02, 0.02, 0.01, 0], abs=1e-6)
-    half = dataclasses.replace(recipe, batch=32)
-    assert learning_rate(half, 1000, 100) == pytest.approx(0.01)  # scales with the batch
+    smaller = dataclasses.replace(recipe, batch=32)
+    assert learning_rate(smaller, 1000, 100) == pytest.approx(0.01)  # scales with the batch
     assert learning_rate(RecipeConfig(epochs=1, warmup=0), 0, 10) == pytest.approx(0.02)
 
 

@@ -30,8 +30,8 @@ def state_of(folder):
     return torch.load(records.RunFolder(folder).checkpoint, weights_only=True)["state_dict"]
 
 
-def test_two_processes_and_one_that_goes_on_train_the_network_of_one_alone(config, tmp_path):
-    """Two share a batch until they are stopped; one goes on, in turns. To the bit what one finds that never stopped."""
+def test_two_processes_and_one_that_resumes_train_the_network_of_one_alone(config, tmp_path):
+    """Two share a batch until they are stopped; one resumes, in turns. Equal to the bit to one that never stopped."""
     steps, lines = [], []
 
     def listen(done, total, loss):
@@ -69,10 +69,10 @@ def test_two_processes_in_turns_differ_from_one_by_the_order_of_sums(config, tmp
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
-    assert train.train(turns, tmp_path / "two", processes=2) == result  # found, and nothing is started
+    assert train.train(turns, tmp_path / "two", processes=2) == result  # finished, and nothing is started
 
 
-def fails(which, tell):
+def fails(which, send):
     if os.environ["RANK"] == which:
         raise ValueError(f"process {which} has its reasons")
     time.sleep(60)
@@ -87,10 +87,10 @@ def test_what_one_process_raises_ends_all_and_is_raised_here():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def ends(how, tell):
-    if how == "told":
+def ends(how, send):
+    if how == "messages":
         for _ in range(300):
-            tell("x" * 1000)  # more than a pipe holds
+            send("x" * 1000)  # more than a pipe holds
     elif os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
     else:
@@ -102,7 +102,7 @@ def test_a_listener_that_fails_is_raised_and_nobody_waits():
         raise LookupError("the listener has had enough")
 
     with pytest.raises(LookupError, match="had enough"):
-        parallel.launch(ends, "told", processes=2, listen=listen)
+        parallel.launch(ends, "messages", processes=2, listen=listen)
 
 
 def test_a_process_that_is_killed_is_named():

@@ -73,7 +73,7 @@ def killed_at_random(config, folder, kills, seed):
             done += 1
         process.join()
         if (folder / "result.json").exists() and done < kills:
-            train.train(config, folder)  # found: what a kill after the last write left is cleared
+            train.train(config, folder)  # finished: what a kill after the last write left is cleared
             yield folder
             shutil.rmtree(folder)
     train.train(config, folder)
@@ -96,7 +96,7 @@ def test_a_run_killed_a_hundred_times_ends_as_one_that_never_was(config, whole, 
 
 
 def interrupted_at(config, folder, step):
-    """A run that was asked to stop after a step, as its saved states are then."""
+    """A run that was asked to stop after a step, with its snapshots."""
     with pytest.raises(parallel.Interrupted, match=f"stopped after step {step} of 8 .epoch .* saved in"):
         train.train(config, folder, on_step=lambda done, *_: parallel.stop() if done == step - 1 else None)
     return sorted((folder / "snapshots").glob("*.pt"))
@@ -128,7 +128,7 @@ def test_an_interrupt_ends_the_step_saves_and_leaves_python_as_it_was(config, wh
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_a_run_that_goes_on_shows_the_epochs_that_it_has(config, tmp_path):
+def test_a_run_that_resumes_shows_the_epochs_that_it_has(config, tmp_path):
     interrupted_at(config, tmp_path, 6)
     rows, steps = [], []
     train.train(
@@ -151,7 +151,7 @@ def test_two_signals_in_a_row_do_not_wait_for_the_step(config, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["cut", "emptied", "one byte", "renamed foreign"])
-def test_a_state_that_came_to_harm_is_refused_and_the_one_before_used(config, whole, tmp_path, harm):
+def test_a_damaged_snapshot_is_refused_and_the_one_before_used(config, whole, tmp_path, harm):
     older, newest = interrupted_at(config, tmp_path / "run", 6)
     content = newest.read_bytes()
     if harm == "renamed foreign":
@@ -172,7 +172,7 @@ def test_a_state_that_came_to_harm_is_refused_and_the_one_before_used(config, wh
     assert [path.name for path in (tmp_path / "run" / "snapshots").iterdir()] == [newest.with_suffix(".refused").name]
 
 
-def test_a_state_of_another_run_is_refused(config, tmp_path):
+def test_a_snapshot_of_another_run_is_refused(config, tmp_path):
     other = dataclasses.replace(config, seed=7)
     (_, foreign) = interrupted_at(other, tmp_path / "other", 3)
     (_, newest) = interrupted_at(config, tmp_path / "run", 3)
@@ -183,7 +183,7 @@ def test_a_state_of_another_run_is_refused(config, tmp_path):
         train.train(config, tmp_path / "other")
 
 
-def test_where_no_state_can_be_used_the_run_does_not_start_over_in_silence(config, tmp_path):
+def test_where_no_snapshot_can_be_used_the_run_does_not_silently_start_over(config, tmp_path):
     states = interrupted_at(config, tmp_path, 3)
     for path in states:
         path.write_bytes(b"")
@@ -197,11 +197,11 @@ def test_where_no_state_can_be_used_the_run_does_not_start_over_in_silence(confi
     assert train.train(config, tmp_path)["epochs"] == 2
 
 
-def test_a_run_killed_while_it_writes_a_state_uses_the_one_before(config, whole, tmp_path):
+def test_a_run_killed_while_it_writes_a_snapshot_uses_the_one_before(config, whole, tmp_path):
     def run():
         write, written = torch.save, []
 
-        def half(content, file):
+        def write_half(content, file):
             written.append(content)
             write(content, file)
             if len(written) == 4:
@@ -209,7 +209,7 @@ def test_a_run_killed_while_it_writes_a_state_uses_the_one_before(config, whole,
                 file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        torch.save = half
+        torch.save = write_half
         train.train(config, tmp_path / "run")
 
     process = child(run)
@@ -221,8 +221,8 @@ def test_a_run_killed_while_it_writes_a_state_uses_the_one_before(config, whole,
 
 
 @pytest.mark.parametrize("bytes_left", [0, 200_000])
-def test_a_full_disk_ends_in_an_error_and_leaves_the_last_state_whole(config, whole, tmp_path, bytes_left):
-    told = multiprocessing.get_context("fork").SimpleQueue()
+def test_a_full_disk_ends_in_an_error_and_leaves_the_last_snapshot_whole(config, whole, tmp_path, bytes_left):
+    messages = multiprocessing.get_context("fork").SimpleQueue()
 
     def run():
         def fill(done, *_):
@@ -232,12 +232,12 @@ def test_a_full_disk_ends_in_an_error_and_leaves_the_last_state_whole(config, wh
         try:
             train.train(config, tmp_path / "run", on_step=fill)
         except snapshots.ResumeError as error:
-            told.put(str(error))
+            messages.put(str(error))
 
     process = child(run)
     process.join()
     assert process.exitcode == 0
-    text = told.get()
+    text = messages.get()
     assert "no snapshot can be written to" in text and "File too large" in text and "is whole" in text
     assert len(list((tmp_path / "run" / "snapshots").iterdir())) == 2
     train.train(config, tmp_path / "run")
@@ -251,7 +251,7 @@ def test_two_runs_do_not_share_a_folder(config, tmp_path):
 
 def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
     """SIGTERM to the trainer and its loader's workers, as a cluster sends it."""
-    told = multiprocessing.get_context("fork").SimpleQueue()
+    messages = multiprocessing.get_context("fork").SimpleQueue()
     workers = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, workers=2),
@@ -261,16 +261,16 @@ def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
     def run():
         os.setsid()
         try:
-            train.train(workers, tmp_path, on_step=lambda done, *_: told.put(done))
+            train.train(workers, tmp_path, on_step=lambda done, *_: messages.put(done))
         except parallel.Interrupted as stopped:
-            told.put(str(stopped))
+            messages.put(str(stopped))
 
     process = child(run)
-    assert told.get() == 1
+    assert messages.get() == 1
     os.killpg(process.pid, signal.SIGTERM)
-    heard = told.get()
-    while isinstance(heard, int):
-        heard = told.get()
+    message = messages.get()
+    while isinstance(message, int):
+        message = messages.get()
     process.join()
-    assert "stopped after step" in heard and any((tmp_path / "snapshots").iterdir())
+    assert "stopped after step" in message and any((tmp_path / "snapshots").iterdir())
     assert train.train(workers, tmp_path)["epochs"] == 2

@@ -98,13 +98,13 @@ def test_ensembles_are_asked_for_by_frames():
     frames = {"A": 8, "B": 16, "C": 24}
     assert summaries.ensembles("all 8+16", frames) == {"A + B + C": ["A", "B", "C"], "A + B": ["A", "B"]}
     assert summaries.ensembles("", frames) == {} and summaries.ensembles("all", {"A": 8}) == {}
-    for text, told in (
+    for text, message in (
         ("8+12", "the ensemble 8\\+12 needs one network of 12 frames, and none has it"),
         ("8", "different numbers of frames"),
         ("8+8", "different numbers of frames"),
         ("A+B", "different numbers of frames"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             summaries.ensembles(text, frames)
     with pytest.raises(ValueError, match=r"one network of 8 frames, and 2 have \(A, D\) it"):
         summaries.ensembles("8+16", {**frames, "D": 8})

@@ -1,6 +1,7 @@
 import dataclasses
 import multiprocessing
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from ctlib.training import records, train, trainer
 from ctlib.training.run import resolve
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(arrow_root):
     return RunConfig(
         name="tiny",
@@ -24,10 +25,16 @@ def config(arrow_root):
     )
 
 
-def test_a_run_is_recorded_whole(config, tmp_path):
-    lines, steps = [], []
-    result = train.train(config, tmp_path / "run", on_step=lambda *at: steps.append(at), on_epoch=lines.append)
-    folder = records.RunFolder(tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """A finished run: its folder, its result, and what its callbacks were called with."""
+    folder, steps, rows = records.RunFolder(tmp_path_factory.mktemp("finished") / "run"), [], []
+    result = train.train(config, folder.path, on_step=lambda *at: steps.append(at), on_epoch=rows.append)
+    return SimpleNamespace(folder=folder, result=result, steps=steps, rows=rows)
+
+
+def test_a_run_is_recorded_whole(finished):
+    folder, result = finished.folder, finished.result
     assert sorted(path.name for path in folder.path.glob("[!.]*")) == [
         "checkpoint.pt",
         "config.json",
@@ -35,9 +42,9 @@ def test_a_run_is_recorded_whole(config, tmp_path):
         "predictions.csv",
         "result.json",
     ]
-    assert [at[:2] for at in steps] == [(i, 8) for i in range(1, 9)]
-    assert [line["epoch"] for line in lines] == [1, 2] and folder.history().epoch.tolist() == [1, 2]
-    row = records.load(tmp_path).iloc[0]
+    assert [at[:2] for at in finished.steps] == [(i, 8) for i in range(1, 9)]
+    assert [row["epoch"] for row in finished.rows] == [1, 2] and folder.history().epoch.tolist() == [1, 2]
+    row = records.load(folder.path.parent).iloc[0]
     expected = {
         "name": "tiny",
         "model": "ctnet_quickstart",
@@ -93,19 +100,20 @@ def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_p
     assert (result["sampling"], result["flip"]) == ("mirrored", True)
 
 
-def test_a_frozen_backbone_stays_as_it_was_and_the_rest_learns(config, tmp_path):
-    before = {}
-    for frozen in ("none", "backbone"):
-        part = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, frozen=frozen))
-        folder = records.RunFolder(tmp_path / frozen)
-        trainer.set_seed(part.seed)
-        start = trainer.build_model(part.model).state_dict()
-        train.train(part, folder.path)
+def test_a_frozen_backbone_stays_as_it_was_and_the_rest_learns(config, finished, tmp_path):
+    frozen = replaced(config, recipe={"frozen": "backbone", "epochs": 1})
+    folder = records.RunFolder(tmp_path)
+    trainer.set_seed(config.seed)
+    start = trainer.build_model(config.model).state_dict()
+    train.train(frozen, folder.path)
+
+    def unchanged(folder):
         end = torch.load(folder.checkpoint, weights_only=True)["state_dict"]
-        before[frozen] = {key for key in start if torch.equal(start[key], end[key]) and "running" not in key}
-    assert "backbone.conv1.weight" in before["backbone"] and "backbone.layer2.0.conv2.weight" in before["backbone"]
-    assert not any(key.startswith(("fc.", "backbone.layer2.1.")) for key in before["backbone"])
-    assert "backbone.conv1.weight" not in before["none"]
+        return {key for key in start if torch.equal(start[key], end[key]) and "running" not in key}
+
+    assert {"backbone.conv1.weight", "backbone.layer2.0.conv2.weight"} <= unchanged(folder)
+    assert not any(key.startswith(("fc.", "backbone.layer2.1.")) for key in unchanged(folder))
+    assert "backbone.conv1.weight" not in unchanged(finished.folder)
 
 
 def test_each_epoch_draws_other_views_in_another_order(config, tmp_path, monkeypatch):
@@ -124,23 +132,24 @@ def test_each_epoch_draws_other_views_in_another_order(config, tmp_path, monkeyp
     assert sorted(first) == sorted(second) == list(range(32)) and first != second
 
 
-def test_a_finished_run_is_found_and_not_run_again(config, tmp_path):
-    first = train.train(config, tmp_path)
+def test_a_finished_run_is_not_run_again(config, finished, tmp_path):
+    tmp_path = shutil.copytree(finished.folder.path, tmp_path / "run")
     again = train.train(config, tmp_path, on_step=lambda *_: pytest.fail("trained again"))
-    assert again == first
+    assert again == finished.result
+    served = train.train(dataclasses.replace(config, rows=(("2a", "CT-Module"),)), tmp_path)
+    assert served["rows"] == [["2a", "CT-Module"]] and train.train(config, tmp_path) == served
     with pytest.raises(ValueError, match="holds a run with other parameters .seed is 0 in the record, 1 was asked for"):
         train.train(dataclasses.replace(config, seed=1), tmp_path)
 
 
-def test_a_finished_run_on_other_data_is_refused(config, tmp_path, arrow_root):
-    """The lists are the same; only what the videos were made from differs."""
-    train.train(config, tmp_path / "run")
+def test_a_finished_run_on_other_data_is_refused(config, finished, tmp_path, arrow_root):
+    """The lists are the same; only the difficulty of the videos differs."""
     shutil.copytree(arrow_root, tmp_path / "data")
     stamp = tmp_path / "data" / "arrow.json"
     stamp.write_text(stamp.read_text().replace('"difficulty": 0.2', '"difficulty": 0.6'))
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "data")))
     with pytest.raises(ValueError, match="fingerprint is .* in the record, .* was asked for"):
-        train.train(other, tmp_path / "run")
+        train.train(other, finished.folder.path)
 
 
 def test_a_refused_or_interrupted_run_does_not_block_its_correction(config, tmp_path):
@@ -163,11 +172,10 @@ def test_an_interrupted_run_is_run_again(config, tmp_path):
     assert train.train(config, tmp_path)["epochs"] == 2
 
 
-def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config, tmp_path):
-    train.train(config, tmp_path / "a")
+def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config, finished, tmp_path):
     two = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2))
     train.train(two, tmp_path / "b")
-    first, second = (records.RunFolder(tmp_path / name) for name in "ab")
+    first, second = finished.folder, records.RunFolder(tmp_path / "b")
     numbers = ["loss", "train_top1", "top1"]
     assert first.history()[numbers].equals(second.history()[numbers])
     assert first.predictions().equals(second.predictions())
@@ -218,8 +226,7 @@ def test_every_precision_trains_on_a_gpu(config, tmp_path, precision):
 
 def test_bf16_trains_on_a_cpu_too(config, tmp_path):
     recipe, compute = dataclasses.replace(config.recipe, epochs=1), ComputeConfig(precision="bf16")
-    half = dataclasses.replace(config, recipe=recipe, compute=compute)
-    assert train.train(half, tmp_path)["precision"] == "bf16"
+    assert train.train(dataclasses.replace(config, recipe=recipe, compute=compute), tmp_path)["precision"] == "bf16"
 
 
 def replaced(config, **parts):
@@ -229,23 +236,28 @@ def replaced(config, **parts):
     )
 
 
+@pytest.fixture(scope="module")
+def plain(config, tmp_path_factory):
+    config = replaced(config, recipe={"epochs": 1, "lr": 1e-5}, compute={"device": "cpu"})  # rounding does not grow
+    folder = records.RunFolder(tmp_path_factory.mktemp("plain"))
+    train.train(config, folder.path)
+    return config, folder
+
+
 @pytest.mark.parametrize(
     "compute", [{"channels_last": False}, {"recompute": True}, {"compile": "eager"}, {"threads": 2}], ids=str
 )
-def test_how_a_step_is_computed_changes_no_more_than_rounding(config, tmp_path, compute):
-    plain = replaced(
-        config, recipe={"epochs": 1, "lr": 1e-5}, compute={"device": "cpu"}
-    )  # so low that rounding does not grow
-    train.train(plain, tmp_path / "plain")
-    train.train(replaced(plain, compute=compute), tmp_path / "other")
-    first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("plain", "other"))
-    for key, value in first["state_dict"].items():
-        torch.testing.assert_close(second["state_dict"][key], value, rtol=1e-3, atol=1e-4)
-    first, second = (records.RunFolder(tmp_path / name) for name in ("plain", "other"))
+def test_how_a_step_is_computed_changes_no_more_than_rounding(plain, tmp_path, compute):
+    config, first = plain
+    train.train(replaced(config, compute=compute), tmp_path)
+    second = records.RunFolder(tmp_path)
+    one, two = (torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
     assert second.history().loss.tolist() == pytest.approx(first.history().loss.tolist(), rel=1e-4)
     assert first.result()["peak_memory_mb"] > 0
-    # ... so a run computed one way is found when the other way is asked for.
-    assert train.train(replaced(plain, compute=compute), tmp_path / "plain") == first.result()
+    # So a run computed one way counts as finished when the other way is asked for.
+    assert train.train(replaced(config, compute=compute), first.path) == first.result()
 
 
 def test_batches_that_cannot_be_shared_out_evenly_are_refused(config, tmp_path):
@@ -275,18 +287,17 @@ def test_a_micro_batch_of_unreadable_videos_teaches_nothing_and_stops_nothing(co
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-def test_training_starts_from_a_checkpoint(config, tmp_path):
-    train.train(config, tmp_path / "first")
+def test_training_starts_from_a_checkpoint(config, finished, tmp_path):
     still = replaced(config, recipe={"lr": 0.0, "epochs": 1})
-    started = dataclasses.replace(still, start=str(tmp_path / "first" / "checkpoint.pt"), seed=5)
+    started = dataclasses.replace(still, start=str(finished.folder.checkpoint), seed=5)
     result = train.train(started, tmp_path / "second")
-    first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("first", "second"))
+    second = records.RunFolder(tmp_path / "second")
+    first, second = (torch.load(run.checkpoint, weights_only=True) for run in (finished.folder, second))
     learned = [key for key in first["state_dict"] if "running" not in key and "num_batches" not in key]
     assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in learned)  # at a rate of 0
     resolved = records.RunFolder(tmp_path / "second").record()["resolved"]
     assert len(resolved["start_digest"]) == 16 and result["seed"] == 5
-    train.train(dataclasses.replace(config, seed=9), tmp_path / "third")
-    other = dataclasses.replace(started, start=str(tmp_path / "third" / "checkpoint.pt"))
+    other = dataclasses.replace(started, start=str(tmp_path / "second" / "checkpoint.pt"))
     with pytest.raises(ValueError, match="start_digest is .* in the record, .* was asked for"):
         train.train(other, tmp_path / "second")
 
