@@ -104,7 +104,7 @@ def test_a_bad_parameter_is_one_line_before_any_work(tmp_path, name, parameters,
     where = {} if name == "quickstart" else {"out_dir": str(tmp_path / "out")}
     with pytest.raises(PapermillExecutionError, match=text) as caught:
         execute(name, tmp_path, **parameters, **where)
-    assert caught.value.ename == "ParameterError" and caught.value.exec_count <= 4
+    assert caught.value.ename == "ParameterError" and caught.value.exec_count <= 5
     assert caught.value.traceback == [f"ParameterError: {caught.value.evalue}"]
     assert not (tmp_path / "out").exists()
     (saved,) = tmp_path.glob("*.ipynb")
