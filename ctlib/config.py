@@ -48,6 +48,7 @@ RENAMED = {
     "placement": 'settings="placement=..."',
     "threshold": 'settings="threshold=..."',
     "jobs": 'settings="jobs=..."',
+    "runs_dir": "tables_dir, the folder of the tables of the study",
     "videos": 'clips="..."',
     "released_model": 'settings="released_model=..."',
 }

@@ -30,31 +30,6 @@ _SAME = ("fingerprint", "classes_digest", "coverage", "videos", "precision", "mi
 _PROTOCOL = ("frames", "size", "clips", "crops")  # may differ between rows where the paper's rows do
 
 
-def tables_of(text: str) -> tuple[str, ...]:
-    """The tables that "2a 2b" names, each once; "all" for all ablations.
-
-    Raises:
-        ValueError: something else.
-    """
-    found = TABLES if text.split() == ["all"] else tuple(text.split())
-    unknown = [name for name in found if name not in TABLES]
-    if not found or unknown or len(set(found)) < len(found):
-        raise ValueError(f"tables must be 'all' or some of {' '.join(TABLES)}, each once, got {text!r}")
-    return found
-
-
-def seeds_of(text: str) -> tuple[int, ...]:
-    """The seeds that "0 1 2" names, in their order.
-
-    Raises:
-        ValueError: something else than whole numbers from 0 on, each once.
-    """
-    words = text.split()
-    if not words or not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
-        raise ValueError(f"seeds must be whole numbers from 0 on, each once, as in '0 1 2', got {text!r}")
-    return tuple(sorted(map(int, words)))
-
-
 def published(table: str) -> pd.DataFrame:
     """The top-1 accuracies that a table of the paper prints, in percent: one row per row, one column per data set."""
     lines = paper.table(table)
@@ -321,3 +296,70 @@ def rank_agreement(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale
             seeds = len(common) if both else 0
             records[table, data] = {"tau": tau, "p": p, "rows": len(both), "of": column.count(), "seeds": seeds}
     return pd.DataFrame.from_dict(records, orient="index").rename_axis(["table", "data"])
+
+
+# The tables of the report.
+
+
+def published_table(table: str) -> pd.DataFrame:
+    """What a table of the paper prints: top-1 accuracies in percent per data set, costs and protocol."""
+    names = {"gflops": "GFLOPs, one view", "gflops_total": "GFLOPs, all views", "params_m": "params, M"}
+    names |= {"frames": "frames", "size": "size", "crops": "crops", "clips": "clips"}
+    lines = paper.table(table)
+    accuracies = published(table).rename(columns=lambda data: f"top-1 on {data}, %")
+    return accuracies.join(lines[[column for column in names if column in lines]].rename(columns=names))
+
+
+def measured_table(means: pd.DataFrame, table: str) -> pd.DataFrame:
+    """What was measured for a table, one row per row.
+
+    Args:
+        means: of `averaged`, with lines of that table.
+    """
+    rows = means.loc[[table]].droplevel("table")
+    return pd.DataFrame(
+        {
+            "top-1, %": rows.top1,
+            "std": rows["std"],
+            "seeds": rows.seeds,
+            "GFLOPs, all views": rows.gflops,
+            "params, M": rows.params / 1e6,
+            "frames": rows.frames,
+            "size": rows["size"],
+            "crops x clips": rows.crops.astype(str) + " x " + rows.clips.astype(str),
+        }
+    )
+
+
+def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
+    """Comparisons of `pairs` as text, differences in points of top-1; empty where more seeds are needed."""
+
+    def text(column: str, form: str, least_seeds: int = 0) -> pd.Series:
+        return compared[column].map(form.format).astype(object).where(compared.seeds >= least_seeds, "")
+
+    return pd.DataFrame(
+        {
+            "table": compared.table,
+            "published on": compared.data,
+            "higher": compared.higher,
+            "lower": compared.lower,
+            "published gap": text("gap", "{:.1f}"),
+            "measured": text("difference", "{:+.1f}", 1),
+            "95 % interval": text("low", "{:+.1f} to ", 2) + text("high", "{:+.1f}", 2),
+            "seeds": compared.seeds,
+            "p": text("p", "{:.2g}", 2),
+            "p, corrected": text("p_holm", "{:.2g}", 2),
+            "result": compared.result + text("why", " ({})").where(compared.why != "", ""),
+        }
+    )
+
+
+def conditions(measured: pd.DataFrame) -> pd.DataFrame:
+    """Under which conditions each table was measured: one row per table, different values of its lines side by side."""
+    columns = ["videos", "coverage", "frames", "size", "clips", "crops", "data", "fingerprint", "hardware", "commit"]
+    values = measured.groupby("table", sort=False)[columns].agg(
+        lambda column: ", ".join(map(str, dict.fromkeys(column)))
+    )
+    seeds = measured.groupby(["table", "row"], sort=False).seed.nunique().groupby("table", sort=False)
+    values.insert(0, "seeds per row", seeds.agg(lambda count: " or ".join(map(str, sorted(set(count))))))
+    return values

@@ -110,7 +110,7 @@ def test_measured_points_bear_numbers_that_a_key_beside_the_panels_explains():
     for axes in (left, right):
         boxes = named(axes)
         assert set(boxes) == set(texts[::3]) and len(overlapping(boxes)) < 3
-    single = points.head(1).assign(spread=np.nan)
+    single = points.head(1).assign(std=np.nan)
     assert len(named(figures.measured_tradeoff(single, "").axes[0])) == 1
 
 
