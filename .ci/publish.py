@@ -80,7 +80,9 @@ def shrink(png: bytes) -> bytes:
         return png
     found = [png, palette(image.convert("RGB"))]
     if len(found[-1]) > LARGE and image.width > WIDTH:
-        smaller = image.convert("RGB").resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+        smaller = image.convert("RGB").resize(
+            (WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS
+        )
         found.append(palette(smaller))
     return min(found, key=len)
 

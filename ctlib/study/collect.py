@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from ctlib import files
 from ctlib.data.clips import SKIPPED
@@ -53,8 +52,7 @@ def collect(runs_dir: str | Path = "results/runs", tables_dir: str | Path = "res
     if not tests:
         return 0
     new = pd.DataFrame([test.row for test in tests], columns=results.RUNS)
-    tables_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(tables_dir / ".lock"):
+    with files.locked(tables_dir, timeout=600):
         old = results.read_runs(tables_dir)
         same = set(map(tuple, old.to_numpy()))
         changed = new[[row not in same for row in map(tuple, new.to_numpy())]]

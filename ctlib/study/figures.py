@@ -326,6 +326,7 @@ def gaps(compared: pd.DataFrame) -> Figure:
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(1.6 * min(least, -1), 1.6 * max(most, 1))
+    axes.set_xlim(0.4, 45)
     axes.set_xticks([0.5, 1, 2, 5, 10, 30])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())

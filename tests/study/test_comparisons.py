@@ -236,12 +236,20 @@ def test_networks_are_rows_of_one_network_and_view_once_each():
     ]
 
 
-def test_tables_and_seeds_are_checked():
-    assert comparisons.tables_of("2g 2a") == ("2g", "2a") and comparisons.tables_of("all") == comparisons.TABLES
-    assert comparisons.seeds_of("2 0 1") == (0, 1, 2)
-    for text in ("", "2z", "2a 2a", "1"):
-        with pytest.raises(ValueError, match=f"tables must be 'all' or some of 2a .*, got '{text}'"):
-            comparisons.tables_of(text)
-    for text in ("", "-1", "0 0", "a", "1.5"):
-        with pytest.raises(ValueError, match="seeds must be whole numbers from 0 on, each once"):
-            comparisons.seeds_of(text)
+def test_the_tables_of_the_report_leave_out_what_needs_more_seeds():
+    measured = lines({"1D": [50.0, 50.5], "2D": [52.0, 52.6], "3D": [51.0]})
+    table = comparisons.comparison_table(comparisons.pairs(measured, ["2b"])).set_index(["higher", "lower"])
+    assert table.loc[("2D", "1D"), ["measured", "published gap", "result"]].tolist() == ["+2.1", "0.8", "agrees"]
+    assert table.loc[("3D", "1D"), ["measured", "95 % interval", "p"]].tolist() == ["+1.0", "", ""]
+    assert table["result"]["3D", "4D"] == "inconclusive (not run: 4D)"
+    means = comparisons.averaged(measured)
+    assert comparisons.measured_table(means, "2b")["crops x clips"].tolist() == ["1 x 1"] * 3
+    assert comparisons.published_table("6").columns[0] == "top-1 on Something-Something V1, %"
+    conditions = comparisons.conditions(measured).loc["2b"]
+    assert conditions["seeds per row"] == "1 or 2" and conditions.frames == "8"
+    nothing = comparisons.comparison_table(comparisons.pairs(NOTHING)[:0])
+    assert (
+        nothing.empty
+        and comparisons.conditions(NOTHING).empty
+        and comparisons.networks(comparisons.averaged(NOTHING)).empty
+    )
