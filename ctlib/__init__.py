@@ -12,8 +12,6 @@ from ctlib.models import (
     tsn_r50,
     tsn_r101,
 )
-from ctlib.training import records as runs
-from ctlib.training.train import train
 
 __all__ = [
     "ModelConfig",
@@ -36,3 +34,16 @@ __all__ = [
     "tsn_r101",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """`train` and `runs` on first use: what training needs takes seconds to import."""
+    if name == "train":
+        from ctlib.training.train import train
+
+        return train
+    if name == "runs":
+        from ctlib.training import records
+
+        return records
+    raise AttributeError(f"module 'ctlib' has no attribute {name!r}")

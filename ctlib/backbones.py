@@ -73,11 +73,15 @@ def replaced_in(module: nn.Module) -> Iterator[nn.Module]:
     return (part for part in module.modules() if isinstance(part, (CTBlock, ClipModule)))
 
 
-def run_block(block: nn.Module, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
+def run_block(block: nn.Module, frames: torch.Tensor, num_frames: int, recompute: bool = False) -> torch.Tensor:
     """Run a block, or a layer of a stem, on (N * T, C, H, W) frames of clips of T frames."""
-    for part in replaced_in(block):
-        part.num_frames = num_frames
-    return block(frames)
+
+    def set_num_frames() -> None:
+        for part in replaced_in(block):
+            part.num_frames = num_frames
+
+    set_num_frames()
+    return recomputed(block, frames, set_num_frames) if recompute else block(frames)
 
 
 class Backbone(nn.Module):
@@ -91,7 +95,7 @@ class Backbone(nn.Module):
     def run(self, blocks: Iterable[nn.Module], x: torch.Tensor, num_frames: int) -> torch.Tensor:
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for block in blocks:
-            x = recomputed(run_block, block, x, num_frames) if recompute else run_block(block, x, num_frames)
+            x = run_block(block, x, num_frames, recompute)
         return x
 
     def replaced(self) -> Iterator[nn.Module]:

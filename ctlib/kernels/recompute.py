@@ -8,24 +8,27 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(function: Callable[..., torch.Tensor], block: nn.Module, *inputs) -> torch.Tensor:
-    """`function(block, *inputs)`, of which the backward pass keeps the inputs only (Chen et al., 2016).
+def recomputed(block: nn.Module, x: torch.Tensor, before: Callable[[], None]) -> torch.Tensor:
+    """`block(x)`, of which the backward pass keeps `x` only (Chen et al., 2016).
 
-    Results are the same to the bit: loss, gradients, and the running statistics of batch norms.
+    Results are the same to the bit: loss, gradients, and the running statistics of batch norms. `before` is called
+    when the block is about to be computed again.
     """
     if torch.compiler.is_compiling():  # the compiler plans what is recomputed, and leaves updates out of it
-        return checkpoint(function, block, *inputs, use_reentrant=False)
-    contexts = nullcontext(), _BuffersKept(block)
-    return checkpoint(function, block, *inputs, use_reentrant=False, context_fn=lambda: contexts)
+        return checkpoint(block, x, use_reentrant=False)
+    contexts = nullcontext(), _Again(block, before)
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts)
 
 
-class _BuffersKept:
+class _Again:
     """Inside, a module works on copies of its buffers, so that batch norms do not count a batch twice."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, before: Callable[[], None]):
         self.buffers = [layer._buffers for layer in module.modules()]
+        self.before = before
 
     def __enter__(self) -> None:
+        self.before()
         self.kept = [dict(buffers) for buffers in self.buffers]
         for buffers in self.buffers:
             buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()})
