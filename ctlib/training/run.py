@@ -52,7 +52,7 @@ class Run:
 def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int, int], None] | None = None) -> Run:
     """Answer what a configuration leaves open: lists, classes, precision, micro-batch, digest of the start.
 
-    The built-in data set is written to the cache if `data.root` is empty and it is not there yet.
+    The built-in data set is written to the cache if `data.root` is empty and it does not exist yet.
 
     Args:
         config: what is asked.
