@@ -67,9 +67,10 @@ def parse_settings(text: str) -> Settings:
         name, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"settings are name=value separated by spaces, got {word!r}")
-        with suppress(json.JSONDecodeError):  # else it is text
-            value = json.loads(value)
         values[name] = value
+        if not isinstance(getattr(Settings, name, ""), str):  # "true" is text where text is wanted
+            with suppress(json.JSONDecodeError):
+                values[name] = json.loads(value)
     return Settings.from_dict(values)
 
 

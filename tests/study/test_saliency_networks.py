@@ -35,6 +35,7 @@ def test_networks_are_trained_with_each_seed_from_0():
 def test_settings_are_read_from_text():
     settings = saliency_networks.parse_settings('threshold=0.3 classes="Something falling down" jobs=1')
     assert (settings.threshold, settings.classes, settings.jobs) == (0.3, "Something falling down", 1)
+    assert saliency_networks.parse_settings("classes=true").classes == "true"
     assert saliency_networks.parse_settings("") == saliency_networks.Settings()
 
 
