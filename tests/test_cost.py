@@ -14,7 +14,7 @@ def ctnet():
     return ctlib.ctnet_r50(num_classes=174, num_frames=8)
 
 
-def test_the_convention_by_hand():
+def test_the_convention_on_a_small_network():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
