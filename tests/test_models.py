@@ -129,11 +129,11 @@ def test_c3d_r2plus1d_and_csn_replace_the_same_blocks(module):
 
 
 def test_parts_without_effect_are_refused():
-    with pytest.raises(ValueError, match="dims, connection would stand in replaced blocks, and blocks is 'none'"):
+    with pytest.raises(ValueError, match="dims, connection would be in replaced blocks, and blocks is 'none'"):
         ctlib.tsn_r50(num_classes=2, dims=3, connection="seriel")
-    with pytest.raises(ValueError, match="module would stand in replaced blocks"):
+    with pytest.raises(ValueError, match="module would be in replaced blocks"):
         ctlib.tsn_r50(num_classes=2, module="c3d")
-    with pytest.raises(ValueError, match="ctnet_r50 is a network on resnet50, got the backbone 'quickstart'"):
+    with pytest.raises(ValueError, match="ctnet_r50 is a network on resnet50, got backbone 'quickstart'"):
         ctlib.ctnet_r50(num_classes=2, backbone="quickstart")
     with pytest.raises(ValueError, match="unknown weights 'imagenett': did you mean 'imagenet'"):
         ctlib.ctnet_r50(num_classes=2, weights="imagenett")

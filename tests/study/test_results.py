@@ -42,7 +42,8 @@ def write_run(runs_dir, name, seed, rows, tests=(), frames=8, **differing):
     history = pd.DataFrame({"epoch": [1, 2], "loss": [0.1 + 0.2, 1 / 3]})
     files.write_csv(folder / "history.csv", history)
     files.write_csv(folder / "predictions.csv", predictions)
-    files.write_json(folder / "config.json", {"seed": seed, "data": {"root": "~/x"}, "rows": rows})
+    asked = {"seed": seed, "data": {"root": "~/x"}, "rows": rows}
+    files.write_json(folder / "config.json", {"asked": asked, "resolved": {}})
     result = {"seed": seed, "rows": rows, "top1": top1, "top5": top5, "num_frames": frames, "seconds": 60.5 + frames}
     files.write_json(folder / "result.json", RESULT | result | {"gflops": frames / 7, "params": 1000} | differing)
     listed = []

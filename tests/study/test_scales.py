@@ -43,7 +43,7 @@ def test_the_thin_inception_has_a_quarter_of_every_channel():
     assert network(torch.zeros(1, 3, 2, 80, 80)).shape == (1, 3) and len(list(network.backbone.replaced())) == 5
     with pytest.raises(ValueError, match="got 7"):
         InceptionBackbone(width=7)
-    with pytest.raises(ValueError, match="no ImageNet weights for the backbone 'laptop_inception'"):
+    with pytest.raises(ValueError, match="the backbone 'laptop_inception' has no ImageNet weights"):
         build_model(model_config("tsn_laptop_inception", weights="imagenet"))
 
 
