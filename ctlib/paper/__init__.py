@@ -1,7 +1,7 @@
-"""The published tables of the paper, as it prints them: facts to compare with, never measured here.
+"""The tables of the paper as it prints them: published numbers to compare with, not measured here.
 
-A row a line of the table. `gflops` are as printed, of one view unless the column says total; accuracies are
-in percent; an empty cell is one that the paper leaves out. Tables 3 and 6 print whole GFLOPs.
+`gflops` are of one view unless the column says total. Accuracies are in percent. An empty cell is empty in the
+paper. Tables 3 and 6 print whole GFLOPs.
 """
 
 from pathlib import Path
