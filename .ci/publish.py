@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 NOTEBOOKS = {  # published name -> executed notebook
     "quickstart": "quickstart/quickstart.ipynb",
     "train": "quickstart/train_CT-Net_seed0.ipynb",
-    "ablation": "ablation/ablation.ipynb",  # papermill ... -p table 2g -p train False
+    "ablation": "ablation/ablation.ipynb",  # papermill ... -p table 2g -p train false
     **{
         name: f"{name}/{name}.ipynb"
         for name in "evaluate costs your_own_videos report accuracy_vs_gflops saliency_tubes transfer".split()  # noqa: SIM905
@@ -35,9 +35,9 @@ FILES = {  # published file -> notebook that makes it, and where
     "ablations/figures/reproduced.png": ("report", "figures/reproduced.png"),
     "ablations/figures/gaps.png": ("report", "figures/gaps.png"),
 }
-COLOURS = 96
-LARGE = 60_000  # bytes: a larger figure is also scaled down to WIDTH
-WIDTH = 760  # pixels
+COLOURS = 48
+LARGE = 40_000  # bytes: a larger figure is also scaled down to WIDTH
+WIDTH = 600  # pixels
 
 
 def main(names: list[str]) -> None:

@@ -66,7 +66,7 @@ def _swing(angle):
 
 
 # Of a figure, as differences from standing still: lengths x and lift, angles of the whole figure (turn), its
-# backbone (lean), both upper arms (arms), one arm and its forearm alone, both legs (stride) and one alone (leg).
+# torso (lean), both upper arms (arms), one arm and its forearm alone, both legs (stride) and one alone (leg).
 FIGURE_ACTIONS: dict[str, Callable] = {
     "bow": lambda t: {"lean": 0.65 * (1 - np.cos(_TURN * t))},
     "cartwheel": lambda t: {"turn": _TURN * t, "arms": 1.6 + 0 * t, "stride": 0.5 + 0 * t},
