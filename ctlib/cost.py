@@ -78,6 +78,8 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
             if isinstance(layer, BATCH_NORMS):
                 rows.append((name, "batch norm", 2 * output.numel() / 1e9))
 
+        if isinstance(layer, BATCH_NORMS):
+            layer.forward = nn.Identity().forward  # its shapes are enough, and tracing it takes a third of the time
         layer.register_forward_pre_hook(enter)
         layer.register_forward_hook(leave)
 

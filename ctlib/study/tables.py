@@ -277,7 +277,8 @@ def inception_placements() -> pd.DataFrame:
 def counted(config: ModelConfig, size: int) -> cost.Cost:
     """The cost of one view of a network, counted on shapes alone."""
     with torch.device("meta"):  # no weight is drawn or read
-        return cost.count(build_model(dataclasses.replace(config, weights=None)), config.num_frames, size)
+        network = build_model(dataclasses.replace(config, weights=None))
+    return cost.count(network, config.num_frames, size)
 
 
 # Which columns of a table print GFLOPs, whether of all views, and half of the last digit printed.

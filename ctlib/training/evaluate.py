@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from ctlib import checkpoints, cost, files
 from ctlib.config import ComputeConfig, Config, DataConfig
@@ -69,11 +68,9 @@ class Scores(NamedTuple):
     def topk(self, k: int) -> float:
         """Top-k accuracy over all videos read, in percent. `k` above the number of classes counts as all."""
         read = self.labels != SKIPPED
-        num_classes = self.logits.shape[1]
-        fraction = multiclass_accuracy(
-            self.logits[read], self.labels[read], num_classes, average="micro", top_k=min(k, num_classes)
-        )
-        return round(100 * fraction.item(), 4)  # a float32, of which the rest is noise
+        highest = self.logits[read].topk(min(k, self.logits.shape[1])).indices
+        hits = (highest == self.labels[read, None]).any(1)
+        return round(100 * hits.float().mean().item(), 4)  # a float32, of which the rest is noise
 
     def predictions(self, samples: Samples) -> pd.DataFrame:
         """One row per video of the list: source, label (-1: not read), predicted, confidence (a probability)."""

@@ -228,7 +228,7 @@ def provenance(device: torch.device) -> dict:
     """Versions, hardware, peak memory (MB, of the GPU or else of this process) and the commit of a run on `device`."""
     cuda = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process()
-    packages = ("torch", "torchvision", "numpy", "accelerate", "torchmetrics")
+    packages = ("torch", "torchvision", "numpy", "accelerate")
     return {
         "commit": _commit(),
         "python": platform.python_version(),
