@@ -10,7 +10,7 @@ import pytest
 from ctlib.display import notebook
 from ctlib.teaching import exercise
 from tests import ROOT
-from tests.notebooks.test_notebooks import printed
+from tests.notebooks import printed
 
 SMALL = {
     "1_channel_tensorization": {"channels": 16, "size": 4, "num_frames": 2},
