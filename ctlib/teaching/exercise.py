@@ -1,7 +1,7 @@
 """The exercises of the course: how an answer is judged, and how blank and solved cells are made.
 
-Each lesson module holds its own exercises in `EXERCISES`. Write a teacher's copy of a notebook with the solutions,
-or write the notebook's own exercise cells again, blank, after an exercise was changed:
+A question stands in its notebook; its solution and its check stand in the lesson's module. Write a teacher's copy of a
+notebook with the solutions, or write the notebook's own exercise cells again, blank, after a solution was changed:
 
     python -m ctlib.teaching.exercise notebooks/learn/1_channel_tensorization.ipynb solved.ipynb
     python -m ctlib.teaching.exercise --blank notebooks/learn/1_channel_tensorization.ipynb
@@ -14,7 +14,6 @@ import pkgutil
 import re
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from numbers import Real
 from pathlib import Path
@@ -23,7 +22,7 @@ import ctlib.teaching
 from ctlib.config import check_choice
 
 _MARK = re.compile(r"  # to (?:fill in|correct: (.+))$")
-_TAG = re.compile(r"exercise-(\d\.\d)-(question|answer|check)")
+_TAG = re.compile(r"exercise-(\d\.\d)-(answer|check)")
 
 
 class NotYet(Exception):
@@ -37,29 +36,30 @@ class Answers(dict):
         raise NotYet(f"{name!r} is missing: run the cell above first")
 
 
-@dataclass(frozen=True)
-class Exercise:
-    """A question, the code that answers it, and a function that judges an answer.
+def solved_by(solution: str) -> Callable:
+    """Give a check, named such as `check_1_2`, the code that answers its exercise.
 
-    In `solution` the reader writes the lines that end in `# to fill in`; `# to correct: x` shows them x instead.
-    `check` takes the names that the cell sets. It returns what a right answer shows and raises `NotYet` otherwise.
+    A check takes the names that the answer sets. It returns what a right answer shows and raises `NotYet` otherwise.
+    The reader writes the solution's lines that end in `# to fill in`; `# to correct: x` shows them x instead.
     """
 
-    level: str  # recall, predict, apply, build, repair or open
-    question: str  # markdown
-    solution: str  # code
-    check: Callable[[dict], str]
+    def give(check: Callable[[dict], str]) -> Callable[[dict], str]:
+        check.solution = solution.strip()
+        return check
+
+    return give
 
 
 @cache
-def exercises() -> dict[str, Exercise]:
-    """All exercises by number, such as "1.2", from the lesson modules."""
+def exercises() -> dict[str, Callable[[dict], str]]:
+    """The checks of all exercises by number, such as "1.2", from the lesson modules."""
     names = sorted(module.name for module in pkgutil.iter_modules(ctlib.teaching.__path__))
     lessons = [importlib.import_module(f"ctlib.teaching.{name}") for name in names if name.startswith("lesson")]
-    return {number: exercise for lesson in lessons for number, exercise in lesson.EXERCISES.items()}
+    checks = {name: value for lesson in lessons for name, value in vars(lesson).items() if hasattr(value, "solution")}
+    return {name.removeprefix("check_").replace("_", "."): check for name, check in checks.items()}
 
 
-def _exercise(number: str) -> Exercise:
+def _exercise(number: str) -> Callable[[dict], str]:
     check_choice("exercise", number, exercises())
     return exercises()[number]
 
@@ -74,9 +74,9 @@ def check(number: str, answers: dict) -> str:
     Raises:
         ValueError: no such exercise.
     """
-    exercise = _exercise(number)
+    judge = _exercise(number)
     try:
-        return f"Exercise {number}: right. {exercise.check(Answers(answers))}"
+        return f"Exercise {number}: right. {judge(Answers(answers))}"
     except NotYet as reason:
         return f"Exercise {number}: not yet. {reason}"
     except Exception as error:  # a reader's code may raise anything
@@ -129,7 +129,7 @@ def expect(value, right, mistakes: dict, otherwise: str) -> None:
 def blank(number: str) -> str:
     """The reader's cell: marked lines hold `...`, or the wrong code to correct. Raises ValueError if unknown."""
     lines = []
-    for line in _exercise(number).solution.strip().splitlines():
+    for line in _exercise(number).solution.splitlines():
         if mark := _MARK.search(line):
             line = re.sub(r"^(\s*(?:return|[\w, ]+ =) ).*$", rf"\1{mark[1] or '...'}", line)
         lines.append(line)
@@ -138,14 +138,7 @@ def blank(number: str) -> str:
 
 def solution(number: str) -> str:
     """The same cell with the solution. Raises ValueError if the exercise is unknown."""
-    return "\n".join(_MARK.sub("", line) for line in _exercise(number).solution.strip().splitlines())
-
-
-def cells(number: str) -> dict[str, str]:
-    """Sources of the three cells of an exercise: "question" (markdown), "answer" and "check" (code)."""
-    exercise = _exercise(number)
-    question = f"**Exercise {number}** ({exercise.level}). {exercise.question.strip()}"
-    return {"question": question, "answer": blank(number), "check": f'print(exercise.check("{number}", globals()))'}
+    return "\n".join(_MARK.sub("", line) for line in _exercise(number).solution.splitlines())
 
 
 def fill(notebook, solved: bool = False):
@@ -159,7 +152,8 @@ def fill(notebook, solved: bool = False):
         for tag in cell.metadata.get("tags", []):
             if match := _TAG.fullmatch(tag):
                 number, part = match.groups()
-                cell.source = solution(number) if solved and part == "answer" else cells(number)[part]
+                answer = solution(number) if solved else blank(number)
+                cell.source = answer if part == "answer" else f'print(exercise.check("{number}", globals()))'
     return notebook
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ctlib import cost
 from ctlib.ct_module import Kernel, kernel_of_each
-from ctlib.teaching.exercise import Exercise, NotYet, expect, given, plain
+from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
 from ctlib.teaching.shell import BLUE, PALE, SHADES, View, by, canvas
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle, resolve_dims
 
@@ -203,7 +203,11 @@ def cost_curves(split: dict[str, Sequence[float]], depth: dict[str, Sequence[flo
 # ---------------------------------------------------------------- exercises
 
 
-def _check_1_1(answers: dict) -> str:
+@solved_by("""
+channel = 2 * 4 + 1  # to fill in
+coordinates = (2, 1)  # to fill in
+""")
+def check_1_1(answers: dict) -> str:
     expect(
         answers["channel"], 9, {5: "5 = c_1 * C_2 + c_2 has c_2 running fastest; here c_1 does"},
         "{value} is not c_2 * C_1 + c_1 with c_1 = 1, c_2 = 2 and C_1 = 4",
@@ -216,7 +220,11 @@ def _check_1_1(answers: dict) -> str:
     return "divmod(c, C_1) gives (c_2, c_1)."
 
 
-def _check_1_2(answers: dict) -> str:
+@solved_by("""
+def shuffle(x, size):
+    return x.unflatten(1, (-1, size)).transpose(1, 2).flatten(1, 2)  # to fill in
+""")
+def check_1_2(answers: dict) -> str:
     shuffle = answers["shuffle"]
     for channels, size, more in ((6, 3, ()), (12, 4, (2, 3, 3)), (24, 2, (1,))):
         x = torch.arange(2.0 * channels * math.prod(more)).view(2, channels, *more)
@@ -232,7 +240,14 @@ def _check_1_2(answers: dict) -> str:
     return "The same as ctlib.tensorize.channel_shuffle."
 
 
-def _check_1_3(answers: dict) -> str:
+@solved_by("""
+def ct_module(x, convolutions, sizes):
+    for conv, size in zip(convolutions, sizes, strict=True):
+        x = conv(x)
+        x = channel_shuffle(x, size)  # to correct: channel_shuffle(x, size) if conv is convolutions[-1] else x
+    return x
+""")
+def check_1_3(answers: dict) -> str:
     module, channels, sizes = answers["ct_module"], 12, (4, 3)
     first, second = convolutions = [TensorSeparableConv(channels, size, (1, 1, 1)) for size in sizes]
     x = torch.eye(channels)[:, :, None, None, None]
@@ -266,7 +281,11 @@ def _check_1_3(answers: dict) -> str:
     )
 
 
-def _check_1_4(answers: dict) -> str:
+@solved_by("""
+weights = 128 * 16 * 9  # to fill in
+share = 100 * 16 / 128  # to fill in
+""")
+def check_1_4(answers: dict) -> str:
     expect(
         answers["weights"], 128 * 16 * 9,
         {
@@ -283,7 +302,10 @@ def _check_1_4(answers: dict) -> str:
     return "The share is C_1 / C, whatever the kernel."
 
 
-def _check_1_5(answers: dict) -> str:
+@solved_by("""
+dims = (6, 5, 4)  # to fill in
+""")
+def check_1_5(answers: dict) -> str:
     dims = plain(given(answers["dims"]))
     if not isinstance(dims, tuple):
         raise NotYet(f"`dims` are the sizes (C_1, ..., C_K), got {dims!r}")
@@ -296,61 +318,3 @@ def _check_1_5(answers: dict) -> str:
     if sum(dims) > 0.7 * 22:
         raise NotYet(f"The sizes add up to {sum(dims)}, more than 70 % of 12 + 10. More sub-dimensions are smaller")
     return f"{' + '.join(map(str, dims))} = {sum(dims)}. Four sizes of at least 4 have a product of 256 or more."
-
-
-EXERCISES = {
-    "1.1": Exercise(
-        "recall",
-        """C = 12 channels are read as $C_1 \\times C_2 = 4 \\times 3$, counted from 0. Which channel is
-at $c_1 = 1$, $c_2 = 2$? What are the coordinates $(c_1, c_2)$ of channel 6?""",
-        """
-channel = 2 * 4 + 1  # to fill in
-coordinates = (2, 1)  # to fill in
-""",
-        _check_1_1,
-    ),
-    "1.2": Exercise(
-        "build",
-        """Shuffle the channels without `ctlib`. x is (N, C, ...). A sub-dimension of `size` runs fastest and becomes
-the slowest. One line of `unflatten`, `transpose` and `flatten` is enough.""",
-        """
-def shuffle(x, size):
-    return x.unflatten(1, (-1, size)).transpose(1, 2).flatten(1, 2)  # to fill in
-""",
-        _check_1_2,
-    ),
-    "1.3": Exercise(
-        "repair",
-        """In this module all sub-operations mix the same neighbours. Correct the second line of the loop.
-`convolutions` are K tensor separable convolutions; each mixes the fastest-running sub-dimension. `sizes` holds the
-size of each. Use `channel_shuffle(x, size)`.""",
-        """
-def ct_module(x, convolutions, sizes):
-    for conv, size in zip(convolutions, sizes, strict=True):
-        x = conv(x)
-        x = channel_shuffle(x, size)  # to correct: channel_shuffle(x, size) if conv is convolutions[-1] else x
-    return x
-""",
-        _check_1_3,
-    ),
-    "1.4": Exercise(
-        "predict",
-        """A spatial tensor separable convolution has C = 128, $C_1 = 16$, kernel 1 x 3 x 3 and no bias. How many
-weights does it have? What share is that, in percent, of a dense 1 x 3 x 3 convolution's?""",
-        """
-weights = 128 * 16 * 9  # to fill in
-share = 100 * 16 / 128  # to fill in
-""",
-        _check_1_4,
-    ),
-    "1.5": Exercise(
-        "open",
-        """C = 120. The cheapest split in two is 12 x 10. Find `dims` with at most 70 % of its products per
-position and every size at least 4. Then argue: what else changes with K? Would you expect accuracy to follow?
-In the paper's Table 2b accuracy rises up to K = 2 and then falls.""",
-        """
-dims = (6, 5, 4)  # to fill in
-""",
-        _check_1_5,
-    ),
-}

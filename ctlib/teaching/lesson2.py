@@ -11,7 +11,7 @@ from torch import nn
 from ctlib import cost
 from ctlib.config import check_choice
 from ctlib.ct_module import CONNECTIONS, SPECIAL_CASES, CTModule, Kernel
-from ctlib.teaching.exercise import Exercise, NotYet, expect, given, plain
+from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
 from ctlib.teaching.lesson1 import reached_channels
 from ctlib.teaching.shell import SHADES, View, by, canvas
 from ctlib.tensorize import resolve_dims
@@ -289,7 +289,11 @@ def _in_space(axes, strength: np.ndarray, reach: Sequence[float], size: float) -
 # ---------------------------------------------------------------- exercises
 
 
-def _check_2_1(answers: dict) -> str:
+@solved_by("""
+def extent(num_dims, kernel):
+    return num_dims * (kernel - 1) + 1  # to fill in
+""")
+def check_2_1(answers: dict) -> str:
     extent = answers["extent"]
     for num_dims, kernel in ((1, 3), (2, 3), (4, 3), (2, 5), (3, 1)):
         expect(
@@ -300,7 +304,10 @@ def _check_2_1(answers: dict) -> str:
     return "Each sub-operation adds (kernel - 1) / 2 on either side; with 3 that is the paper's 2K + 1."
 
 
-def _check_2_2(answers: dict) -> str:
+@solved_by("""
+positions = 65  # to fill in
+""")
+def check_2_2(answers: dict) -> str:
     expect(
         answers["positions"], 65,
         {
@@ -314,7 +321,14 @@ def _check_2_2(answers: dict) -> str:
     return "25 in the middle plane, 9 in each of the 4 planes beside it, 1 in each of the 4 beyond: 25 + 4 * 9 + 4 * 1."
 
 
-def _check_2_3(answers: dict) -> str:
+@solved_by("""
+def reached(steps, times):
+    places = {(0, 0, 0)}
+    for _ in range(times):
+        places = {tuple(map(sum, zip(a, b))) for a in places for b in steps}  # to fill in
+    return places
+""")
+def check_2_3(answers: dict) -> str:
     reached = answers["reached"]
     plane = {(0, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)}
     line = {(t, 0, 0) for t in (-1, 0, 1)}
@@ -335,7 +349,14 @@ def _check_2_3(answers: dict) -> str:
     return "A sum of sets (a Minkowski sum). Counted with multiplicity, it is a convolution."
 
 
-def _check_2_4(answers: dict) -> str:
+@solved_by("""
+c3d = ["STC"]  # to fill in
+r2plus1d = ["SC", "TC"]  # to fill in
+csn = ["C", "ST"]  # to fill in
+ct = ["STC", "STC"]  # to fill in
+manner = {"C3D": c3d, "R(2+1)D": r2plus1d, "CSN": csn, "CT-Module": ct}
+""")
+def check_2_4(answers: dict) -> str:
     right = {"C3D": ["STC"], "R(2+1)D": ["SC", "TC"], "CSN": ["C", "ST"], "CT-Module": ["STC", "STC"]}
     manners = given(answers["manner"])
     what = {"S": "pixels around", "T": "frames around", "C": "other channels"}
@@ -358,7 +379,10 @@ def _check_2_4(answers: dict) -> str:
     return "Only the CT-Module has all three in every part, without the price of C3D."
 
 
-def _check_2_5(answers: dict) -> str:
+@solved_by("""
+kernels = ((5, 3, 3), (5, 3, 3))  # to fill in
+""")
+def check_2_5(answers: dict) -> str:
     kernels = plain(given(answers["kernels"]))
     shaped = isinstance(kernels, tuple) and [isinstance(kernel, tuple) and len(kernel) for kernel in kernels] == [3, 3]
     if not shaped or any(k < 1 or k % 2 == 0 for kernel in kernels for k in kernel):
@@ -370,62 +394,3 @@ def _check_2_5(answers: dict) -> str:
     if products > 14_400:
         raise NotYet(f"{products:,} products per position: more than 14,400. Frames cost t, pixels h * w")
     return f"{products:,} products per position. Time is the cheap direction: parallel adds t to h * w."
-
-
-EXERCISES = {
-    "2.1": Exercise(
-        "recall",
-        """K sub-operations each have an odd kernel of `kernel` positions along one axis. How far does the
-field extend along this axis?""",
-        """
-def extent(num_dims, kernel):
-    return num_dims * (kernel - 1) + 1  # to fill in
-""",
-        _check_2_1,
-    ),
-    "2.2": Exercise(
-        "predict",
-        """A parallel sub-operation with a kernel of 5 x 3 x 3 reaches 13 positions: a plane of 3 x 3 and a line of 5
-frames share one. How many positions do two such sub-operations reach in a row? Sketch it first.""",
-        """
-positions = 65  # to fill in
-""",
-        _check_2_2,
-    ),
-    "2.3": Exercise(
-        "build",
-        """`steps` is the set of offsets (t, y, x) that one sub-operation reaches. Return the set that `times` of
-them reach. `{tuple(map(sum, zip(a, b))) for a in A for b in B}` adds every a to every b.""",
-        """
-def reached(steps, times):
-    places = {(0, 0, 0)}
-    for _ in range(times):
-        places = {tuple(map(sum, zip(a, b))) for a in places for b in steps}  # to fill in
-    return places
-""",
-        _check_2_3,
-    ),
-    "2.4": Exercise(
-        "apply",
-        """Give the "interact manner" of Table 1. For each part of a module, in order, name what interacts: S (pixels
-around), T (frames around), C (channels). The CT-Module has K = 2.""",
-        """
-c3d = ["STC"]  # to fill in
-r2plus1d = ["SC", "TC"]  # to fill in
-csn = ["C", "ST"]  # to fill in
-ct = ["STC", "STC"]  # to fill in
-manner = {"C3D": c3d, "R(2+1)D": r2plus1d, "CSN": csn, "CT-Module": ct}
-""",
-        _check_2_4,
-    ),
-    "2.5": Exercise(
-        "open",
-        """C = 64 = 8 x 8, parallel. With 3 x 3 x 3 kernels a position costs 12,288 products, and the box is 5 x 5 x
-5. Find two kernels whose box holds 9 frames and 5 x 5 pixels for at most 14,400. Then argue: a network has seven
-such modules, and its clips have 8 frames. What is left to gain in time, and what in space (Table 2f)?""",
-        """
-kernels = ((5, 3, 3), (5, 3, 3))  # to fill in
-""",
-        _check_2_5,
-    ),
-}

@@ -8,7 +8,7 @@ from torch import nn
 from ctlib.cost import eval_with_hooks
 from ctlib.ct_module import CTModule, Parallel
 from ctlib.excitation import TensorExcitation
-from ctlib.teaching.exercise import Exercise, NotYet, given
+from ctlib.teaching.exercise import NotYet, given, solved_by
 from ctlib.teaching.shell import BLUE, DARK, PALE, View, by, canvas
 from ctlib.tensorize import TensorSeparableConv
 
@@ -198,7 +198,14 @@ def attention(frames: np.ndarray, space: np.ndarray, time: np.ndarray, channel: 
 # ---------------------------------------------------------------- exercises
 
 
-def _check_3_1(answers: dict) -> str:
+@solved_by("""
+spatial = (8, 1, 6, 6)  # to fill in
+temporal = (8, 4, 1, 1)  # to fill in
+channel = (8, 4, 1, 1)  # to fill in
+squeeze = (8, 1, 1, 1)  # to fill in
+shapes = {"spatial": spatial, "temporal": temporal, "channel": channel, "SE": squeeze}
+""")
+def check_3_1(answers: dict) -> str:
     right = {"spatial": (8, 1, 6, 6), "temporal": (8, 4, 1, 1), "channel": (8, 4, 1, 1), "SE": (8, 1, 1, 1)}
     shapes = given(answers["shapes"])
     for gate, shape in right.items():
@@ -212,7 +219,11 @@ def _check_3_1(answers: dict) -> str:
     return "The channel gate keeps time: the paper's S-Pool averages over H and W only. SE keeps C alone."
 
 
-def _check_3_2(answers: dict) -> str:
+@solved_by("""
+def spatial_gate(x, attend):
+    return x * attend(x.mean(2, keepdim=True)).sigmoid()  # to fill in
+""")
+def check_3_2(answers: dict) -> str:
     torch.manual_seed(0)
     gate, x = answers["spatial_gate"], torch.rand(2, 4, 3, 5, 5)
     seen = []
@@ -242,7 +253,10 @@ def _check_3_2(answers: dict) -> str:
     return "Eq. (6); broadcasting applies the one map to all frames."
 
 
-def _check_3_3(answers: dict) -> str:
+@solved_by("""
+blind = ["order of frames", "place in the map", "place in the map"]  # to fill in
+""")
+def check_3_3(answers: dict) -> str:
     mine = [str(given(part)).strip().lower() for part in given(answers["blind"])]
     right = {"spatial": "order of frames", "temporal": "place in the map", "channel": "place in the map"}
     if len(mine) != 3:
@@ -255,7 +269,11 @@ def _check_3_3(answers: dict) -> str:
     return "An average hides the order of what it averages. The experiment below tests the gates themselves."
 
 
-def _check_3_4(answers: dict) -> str:
+@solved_by("""
+def unseen(x):
+    return x + torch.linspace(-1, 1, x.shape[2])[:, None, None] * torch.linspace(-1, 1, x.shape[4])  # to fill in
+""")
+def check_3_4(answers: dict) -> str:
     torch.manual_seed(0)
     x, tested = torch.rand(2, 8, 6, 5, 5), TensorExcitation(8, size=4).eval()
     changed = given(answers["unseen"](x.clone()))
@@ -273,49 +291,3 @@ def _check_3_4(answers: dict) -> str:
         "Neither pooling sees it, so no gate does. A moving pattern can be such a change. Only the convolutions "
         "before the gates can see it."
     )
-
-
-EXERCISES = {
-    "3.1": Exercise(
-        "recall",
-        """The features of a sub-operation have C = 8, T = 4, H = W = 6. What shape (C, T, H, W) does each gate have,
-before it multiplies the features?""",
-        """
-spatial = (8, 1, 6, 6)  # to fill in
-temporal = (8, 4, 1, 1)  # to fill in
-channel = (8, 4, 1, 1)  # to fill in
-squeeze = (8, 1, 1, 1)  # to fill in
-shapes = {"spatial": spatial, "temporal": temporal, "channel": channel, "SE": squeeze}
-""",
-        _check_3_1,
-    ),
-    "3.2": Exercise(
-        "build",
-        """Write Eq. (6) in one line. x is (N, C, T, H, W). Call `attend` for the two convolutions.""",
-        """
-def spatial_gate(x, attend):
-    return x * attend(x.mean(2, keepdim=True)).sigmoid()  # to fill in
-""",
-        _check_3_2,
-    ),
-    "3.3": Exercise(
-        "apply",
-        """What can each gate not see? For the spatial, the temporal and the channel gate, answer `"order of
-frames"` or `"place in the map"`.""",
-        """
-blind = ["order of frames", "place in the map", "place in the map"]  # to fill in
-""",
-        _check_3_3,
-    ),
-    "3.4": Exercise(
-        "open",
-        """Change features (N, C, T, H, W) so that *no* gate of Tensor Excitation sees the change, whatever its
-weights. All three gates get the same features. Then argue: can your change be a motion? What would a gate have to
-pool to see it, and what would its convolutions cost? How does the network see it all the same?""",
-        """
-def unseen(x):
-    return x + torch.linspace(-1, 1, x.shape[2])[:, None, None] * torch.linspace(-1, 1, x.shape[4])  # to fill in
-""",
-        _check_3_4,
-    ),
-}

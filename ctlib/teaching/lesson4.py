@@ -17,7 +17,7 @@ from ctlib.excitation import TensorExcitation
 from ctlib.kernels.layout import clips_of, frames_of
 from ctlib.teaching import anatomy
 from ctlib.teaching.anatomy import Part
-from ctlib.teaching.exercise import Exercise, NotYet, expect, given, plain, same
+from ctlib.teaching.exercise import NotYet, expect, given, plain, same, solved_by
 from ctlib.teaching.shell import BLUE, DARK, PALE, View, by, canvas
 
 # What a replaced block holds: Figure 2(b) and 2(a), and the modules of Table 2a.
@@ -220,7 +220,14 @@ def stage_costs(networks: dict[str, Sequence[Part]], protocol: str) -> Figure:
 # ---------------------------------------------------------------- exercises
 
 
-def _check_4_1(answers: dict) -> str:
+@solved_by("""
+stage_2 = (1,)  # to fill in
+stage_3 = (1, 3)  # to fill in
+stage_4 = (1, 3, 5)  # to fill in
+stage_5 = (1,)  # to fill in
+blocks = [stage_2, stage_3, stage_4, stage_5]
+""")
+def check_4_1(answers: dict) -> str:
     right = (1,), (1, 3), (1, 3, 5), (1,)
     blocks = [plain(given(part)) for part in given(answers["blocks"])]
     if len(blocks) != len(right):
@@ -237,7 +244,10 @@ def _check_4_1(answers: dict) -> str:
     return 'Seven: the "+7 stage2-5" of Table 2e.'
 
 
-def _check_4_2(answers: dict) -> str:
+@solved_by("""
+shape = (1024, 16, 14, 14)  # to fill in
+""")
+def check_4_2(answers: dict) -> str:
     expect(
         answers["shape"], (1024, 16, 14, 14),
         {
@@ -251,7 +261,13 @@ def _check_4_2(answers: dict) -> str:
     return "Stage 5 then gives (2048, 16, 7, 7), which the head averages to 2048 numbers per frame."
 
 
-def _check_4_3(answers: dict) -> str:
+@solved_by("""
+def on_clips(module, frames, num_frames):
+    c, h, w = frames.shape[1:]
+    clips = frames.unflatten(0, (-1, num_frames)).transpose(1, 2)  # to correct: frames.reshape(-1, c, num_frames, h, w)
+    return module(clips).transpose(1, 2).flatten(0, 1)
+""")
+def check_4_3(answers: dict) -> str:
     on_clips, seen = answers["on_clips"], []
 
     def module(clips):
@@ -274,7 +290,11 @@ def _check_4_3(answers: dict) -> str:
     return "Reshaping never moves a number; `transpose` does."
 
 
-def _check_4_4(answers: dict) -> str:
+@solved_by("""
+def share(channels, sizes):
+    return (sum(sizes) * (9 + 3) + (len(sizes) - 1) * channels) / (9 * channels)  # to fill in
+""")
+def check_4_4(answers: dict) -> str:
     share = answers["share"]
     for channels, sizes in ((64, (8, 8)), (512, (32, 16)), (64, (4, 4, 4))):
         between = (len(sizes) - 1) * channels
@@ -294,7 +314,10 @@ def _check_4_4(answers: dict) -> str:
     return "0.44 of the 3x3 convolution at C = 64, 0.24 at C = 512: wider layers save more."
 
 
-def _check_4_5(answers: dict) -> str:
+@solved_by("""
+blocks_of_mine = ((1, 2), (1, 2, 3), (1, 3), ())  # to fill in
+""")
+def check_4_5(answers: dict) -> str:
     blocks = given(answers["blocks_of_mine"])
     try:
         parts = anatomy.parts(ModelConfig(blocks=tuple(map(tuple, blocks))))
@@ -310,62 +333,3 @@ def _check_4_5(answers: dict) -> str:
         f"{gflops:.2f} GFLOPs, {kept:.1f} % of the weights stay; the paper's placement has "
         f"{anatomy.gflops(paper):.2f} and {anatomy.kept(paper):.1f} %."
     )
-
-
-EXERCISES = {
-    "4.1": Exercise(
-        "recall",
-        """ResNet-50 has 3, 4, 6 and 3 blocks in its stages 2 to 5. CT-Net replaces "one of every two", never the
-first of a stage. Which blocks, counted from 0? Give a tuple for each stage.""",
-        """
-stage_2 = (1,)  # to fill in
-stage_3 = (1, 3)  # to fill in
-stage_4 = (1, 3, 5)  # to fill in
-stage_5 = (1,)  # to fill in
-blocks = [stage_2, stage_3, stage_4, stage_5]
-""",
-        _check_4_1,
-    ),
-    "4.2": Exercise(
-        "predict",
-        """A clip of 16 frames of 224 x 224 pixels passes CT-Net on ResNet-50. What is the shape (C, T, H, W) of stage
-4's output?""",
-        """
-shape = (1024, 16, 14, 14)  # to fill in
-""",
-        _check_4_2,
-    ),
-    "4.3": Exercise(
-        "repair",
-        """`frames` are (N * T, C, H, W). `module` takes and returns clips, (N, C, T, H, W). All shapes below fit and
-no error is raised, but channels and frames are mixed up. Correct the line that makes the clips.""",
-        """
-def on_clips(module, frames, num_frames):
-    c, h, w = frames.shape[1:]
-    clips = frames.unflatten(0, (-1, num_frames)).transpose(1, 2)  # to correct: frames.reshape(-1, c, num_frames, h, w)
-    return module(clips).transpose(1, 2).flatten(0, 1)
-""",
-        _check_4_3,
-    ),
-    "4.4": Exercise(
-        "build",
-        """A CT-Module replaces a 3 x 3 convolution of C channels. It is parallel, with kernels 3 x 3 x 3, sizes
-$(C_1, \\ldots, C_K)$ and a dense point-wise convolution between two sub-operations. Leave out batch norms and
-excitation. Return its products per position, divided by those of the 3 x 3 convolution.""",
-        """
-def share(channels, sizes):
-    return (sum(sizes) * (9 + 3) + (len(sizes) - 1) * channels) / (9 * channels)  # to fill in
-""",
-        _check_4_4,
-    ),
-    "4.5": Exercise(
-        "open",
-        """Find CT-Blocks for ResNet-50 (174 classes, 8 x 256 x 256) with at most 38 GFLOPs that keep at least 92 % of
-ImageNet's weights. Then argue. Table 2e fills the network from stage 5 down, and the first block gains more than all
-others. Do you expect your network to be as good as the paper's? What would you run to find out?""",
-        """
-blocks_of_mine = ((1, 2), (1, 2, 3), (1, 3), ())  # to fill in
-""",
-        _check_4_5,
-    ),
-}

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ctlib.config import check_choice
 from ctlib.data.transforms import to_pixels
-from ctlib.teaching.exercise import Exercise, NotYet, expect, given
+from ctlib.teaching.exercise import NotYet, expect, given, solved_by
 from ctlib.teaching.shell import View, canvas
 
 ORDERS = ("forwards", "backwards", "shuffled", "one frame, repeated")
@@ -109,7 +109,10 @@ def losses(curves: dict[str, Sequence[float]], floor: float, label: str) -> Figu
 # ---------------------------------------------------------------- exercises
 
 
-def _check_5_1(answers: dict) -> str:
+@solved_by("""
+most_right = 1  # to fill in
+""")
+def check_5_1(answers: dict) -> str:
     expect(
         answers["most_right"], 1,
         {
@@ -122,7 +125,11 @@ def _check_5_1(answers: dict) -> str:
     return "At most one of two, for any weights and any training: 50 %."
 
 
-def _check_5_2(answers: dict) -> str:
+@solved_by("""
+def frame_average(frames, weight):
+    return (frames @ weight).mean(1)  # to fill in
+""")
+def check_5_2(answers: dict) -> str:
     torch.manual_seed(0)
     score, frames = answers["frame_average"], torch.rand(3, 8, 5)
     weight = torch.rand(5, 4)
@@ -138,7 +145,11 @@ def _check_5_2(answers: dict) -> str:
     return "Mean and product can be swapped: the mean of the scores is the score of the mean."
 
 
-def _check_5_3(answers: dict) -> str:
+@solved_by("""
+def sees_the_arrow(clip):
+    return (clip[1:] ** 2 * clip[:-1] - clip[1:] * clip[:-1] ** 2).sum()  # to fill in
+""")
+def check_5_3(answers: dict) -> str:
     sees = answers["sees_the_arrow"]
     torch.manual_seed(0)
     clips = torch.rand(64, 8)
@@ -156,37 +167,3 @@ def _check_5_3(answers: dict) -> str:
     if not torch.allclose(forwards, -backwards, atol=1e-5):
         raise NotYet("The reverse must get the negative: a difference changes its sign, a square does not")
     return "A temporal kernel such as (-1, 0, 1) is enough; symmetric kernels such as (1, 2, 1) are not."
-
-
-EXERCISES = {
-    "5.1": Exercise(
-        "recall",
-        """A network gives a clip and its reverse the same scores, and their labels differ. On how many of the
-two can it be right, at most?""",
-        """
-most_right = 1  # to fill in
-""",
-        _check_5_1,
-    ),
-    "5.2": Exercise(
-        "build",
-        """Write TSN's head. `frames` are features (N, T, C), `weight` is (C, num_classes). Return the mean over the
-frames of their scores.""",
-        """
-def frame_average(frames, weight):
-    return (frames @ weight).mean(1)  # to fill in
-""",
-        _check_5_2,
-    ),
-    "5.3": Exercise(
-        "open",
-        """`clip` holds one number per frame, (T,). Return a value that changes its sign when the clip is played
-backwards. Then argue: which temporal kernels of a CT-Block would do this? Why can no function of the *set* of frames
-do it?""",
-        """
-def sees_the_arrow(clip):
-    return (clip[1:] ** 2 * clip[:-1] - clip[1:] * clip[:-1] ** 2).sum()  # to fill in
-""",
-        _check_5_3,
-    ),
-}

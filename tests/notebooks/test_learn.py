@@ -76,7 +76,10 @@ def test_its_exercises_are_current_and_blank(path):
     assert [cell.source for cell in exercise.fill(stored).cells] == sources
     tags = [tag for cell in stored.cells for tag in cell.metadata.get("tags", []) if tag.startswith("exercise")]
     mine = [number for number in exercise.exercises() if number.startswith(path.stem[0])]
-    assert sorted(tags) == sorted(f"exercise-{number}-{part}" for number in mine for part in exercise.cells(number))
+    parts = ("answer", "check", "question")
+    assert sorted(tags) == [f"exercise-{number}-{part}" for number in mine for part in parts]
+    questions = [source for source in sources if source.startswith("**Exercise ")]
+    assert [source.split("**")[1] for source in questions] == [f"Exercise {number}" for number in mine]
 
 
 def run_checks(name: str, **parameters) -> None:

@@ -257,6 +257,9 @@ def test_other_values_are_not_the_same(value, right):
     assert not same(value, right)
 
 
+CHECK = 'print(exercise.check("1.3", globals()))'
+
+
 def notebook_of(name):
     cells = [new_markdown_cell("text"), new_code_cell("1 + 1")]
     for part in ("question", "answer", "check"):
@@ -267,8 +270,8 @@ def notebook_of(name):
 
 def test_fill_writes_the_exercises_cells_and_no_others():
     blank = exercise.fill(notebook_of("1.3"))
-    assert [cell.source for cell in blank.cells[:2]] == ["text", "1 + 1"]
-    assert [cell.source for cell in blank.cells[2:]] == list(exercise.cells("1.3").values())
+    assert [cell.source for cell in blank.cells[:3]] == ["text", "1 + 1", "old"]
+    assert [cell.source for cell in blank.cells[3:]] == [exercise.blank("1.3"), CHECK]
     solved = exercise.fill(notebook_of("1.3"), solved=True)
     assert solved.cells[3].source == exercise.solution("1.3")
 
