@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.colors import ListedColormap
@@ -31,7 +32,7 @@ def reached_channels(dims: tuple[int, ...], after: int, channel: int = 0, channe
         dims: (C_1, ..., C_K).
         after: sub-operations done, 0 to K.
         channel: of the output.
-        channels: C; needed only where `dims` do not multiply to it (R(2+1)D).
+        channels: C, if `dims` do not multiply to it (R(2+1)D).
 
     Returns:
         Bool (C,).
@@ -63,13 +64,7 @@ def tensor_cost(dims: tuple[int, ...], kernels: Kernel | tuple[Kernel, ...], num
     """Cost of K sub-operations by formula: parallel connection, no excitation, no point-wise convolution.
 
     A sub-operation takes C * C_k * (h * w + t) products per position. A dense convolution with the largest kernel
-    takes C * C * t * h * w. Batch norms are counted in both, as in the paper.
-
-    Args:
-        dims: (C_1, ..., C_K).
-        kernels: (t, h, w), one for all or one per sub-dimension.
-        num_frames: T.
-        size: pixels, height and width of the features.
+    takes C * C * t * h * w. Batch norms are counted in both, as in the paper. Features are T x `size` x `size`.
     """
     channels = math.prod(dims)
     each = kernel_of_each(kernels, dims)
@@ -87,11 +82,8 @@ def tensorization(
     """The channel grid, coloured by what reaches channel 0 after some sub-operations, and its cost.
 
     Args:
-        channels: C.
         dims: (C_1, ..., C_K); one may be -1 and takes the rest of C.
         after: sub-operations done; more than K count as K.
-        kernel: (t, h, w).
-        num_frames: T.
         size: pixels, height and width of the features.
 
     Raises:
@@ -123,10 +115,7 @@ def tensorization(
 def channel_grid(dims: Sequence[int], reached: np.ndarray, after: int) -> Figure:
     """The channels as a grid: one column per value of c_1, one row per combination of the other coordinates.
 
-    Args:
-        dims: (C_1, ..., C_K).
-        reached: bool (C,), the coloured channels; channel 0, the output, is darkest.
-        after: sub-operations done, for the title.
+    Channels that are `reached`, bool (C,), are coloured. Channel 0, the output, is darkest.
     """
     columns, channels = dims[0], len(reached)
     rows = channels // columns
@@ -175,28 +164,23 @@ def grids(shown: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def cost_curves(split: dict[str, Sequence[float]], depth: dict[str, Sequence[float]], channels: int) -> Figure:
-    """Products per position: against C_1 for K = 2, and against K for equal sizes.
+def cost_curves(split: tuple[pd.Series, pd.Series], depth: tuple[pd.Series, pd.Series], channels: int) -> Figure:
+    """Products per position: against C_1 for K = 2 (`split`), and against K for equal sizes (`depth`).
 
-    Args:
-        split: "size" and "products" over real C_1, "whole" and "whole products" over divisors of C.
-        depth: "K" and "products" over real K, "whole" and "whole products" over splits of C.
-        channels: C, for the titles.
+    Each pair has real sizes first, drawn as a curve, then whole sizes, drawn as markers.
     """
     figure = canvas(10.5, 3.8, wspace=0.28)
     left, right = figure.subplots(1, 2)
-    left.plot(split["size"], split["products"], color="C0")
-    left.plot(split["whole"], split["whole products"], "o", color="C0")
-    left.axvline(channels**0.5, color="0.3", ls="--", lw=1.2)
+    panels = (left, split, "C0", "o", channels**0.5), (right, depth, "C1", "s", np.log(channels))
+    for axes, (real, whole), color, marker, least in panels:
+        axes.plot(real, color=color)
+        axes.plot(whole, marker, color=color)
+        axes.axvline(least, color="0.3", ls="--", lw=1.2)
+        axes.set(ylabel="products per position", yscale="log")
     left.set(title=f"K = 2: least at $C_1 = \\sqrt{{C}}$ (C = {channels})", xscale="log")
     left.set_xlabel("$C_1$ (with $C_2 = C / C_1$); dots: divisors")
-    right.plot(depth["K"], depth["products"], color="C1")
-    right.plot(depth["whole"], depth["whole products"], "s", color="C1")
-    right.axvline(np.log(channels), color="0.3", ls="--", lw=1.2)
     right.set(title=f"equal sizes $C^{{1/K}}$: least at $K = \\ln C$ = {np.log(channels):.2f}")
     right.set_xlabel("K; squares: splits into whole sizes")
-    for axes in (left, right):
-        axes.set(ylabel="products per position", yscale="log")
     return figure
 
 

@@ -4,6 +4,8 @@ import copy
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from scipy.signal import convolve
 from torch import nn
@@ -27,7 +29,7 @@ def paths(kernels: tuple[Kernel, ...], connection: str = "parallel") -> np.ndarr
 
     Args:
         kernels: (t, h, w) of each sub-operation.
-        connection: "parallel", "serial" or "coupling".
+        connection: one of `ct_module.CONNECTIONS`.
 
     Returns:
         int64 (t, h, w): the bounding box of the field, 0 where no path leads.
@@ -70,11 +72,9 @@ def interaction(
     """Which channels and positions reach one output after some of K sub-operations.
 
     Args:
-        num_dims: K of the CT-Module.
+        num_dims: K of the CT-Module; the others ignore it and `connection`.
         after: sub-operations (or convolutions) done; more than K count as K.
         kernel: (t, h, w) of each.
-        connection: of the CT-Module: "parallel", "serial" or "coupling".
-        channels: C, split as evenly as possible.
         module: one of `MODULES`.
 
     Raises:
@@ -109,10 +109,7 @@ def interaction(
 def fields(module: CTModule, channels: int, size: int = 11) -> list[cost.InteractField]:
     """What reaches one output after 0, 1, 2, ..., K sub-operations, each measured by gradient.
 
-    Args:
-        module: for C3D, R(2+1)D and CSN see `ct_module.special_case`.
-        channels: C.
-        size: frames and pixels of the input; a field that reaches its border is cut off there.
+    The input has `size` frames and `size` x `size` pixels; a field is cut off at its border.
     """
     measured = []
     for after in range(len(module.sub_operations) + 1):
@@ -124,20 +121,14 @@ def fields(module: CTModule, channels: int, size: int = 11) -> list[cost.Interac
 
 
 def table_1(measured: dict[str, list[cost.InteractField]], after: int) -> View:
-    """Several modules side by side: what reaches one output after some of their sub-operations.
-
-    Args:
-        measured: name -> its `fields`.
-        after: sub-operations done; a module with fewer stays as it is.
-    """
-    now = {name: steps[min(after, len(steps) - 1)] for name, steps in measured.items()}
-    titles = {name: f"{name}\n{min(after, len(steps) - 1)} of {len(steps) - 1}" for name, steps in measured.items()}
+    """Modules side by side, from their `fields`: what reaches one output after some (at most all) sub-operations."""
+    shown, numbers = {}, {}
+    for name, steps in measured.items():
+        last = len(steps) - 1
+        field = steps[min(after, last)]
+        shown[f"{name}\n{min(after, last)} of {last}"] = field.reached.numpy()
+        numbers[name] = f"channels: {field.channels}, positions: {field.positions}, box {by(field.box)}"
     widest = max(max(steps[-1].box) for steps in measured.values())
-    shown = {titles[name]: field.reached.numpy() for name, field in now.items()}
-    numbers = {
-        name: f"channels: {field.channels}, positions: {field.positions}, box {by(field.box)}"
-        for name, field in now.items()
-    }
     described = "; ".join(f"{name}: {value}" for name, value in numbers.items())
     alt = f"What reaches one output after {after}: {described}."
     return View(measured_fields(shown, widest), numbers, alt)
@@ -158,36 +149,21 @@ def manner(part: nn.Module, channels: int = 16) -> str:
 
 
 def field_views(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray, title: str) -> Figure:
-    """The field of one output: its channels, its positions from the front, from above and in space.
-
-    Args:
-        ways: int (t, h, w), from `paths`.
-        box: extents of the frame to draw it in, (t, h, w), at least those of `ways`.
-        reached: bool (C,); channel 0 is the output.
-        title: over the figure.
-    """
-    placed = np.zeros(tuple(max(a, b) for a, b in zip(ways.shape, box, strict=True)), dtype=ways.dtype)
-    starts = [(wide - extent) // 2 for wide, extent in zip(placed.shape, ways.shape, strict=True)]
-    placed[tuple(slice(s, s + e) for s, e in zip(starts, ways.shape, strict=True))] = ways
+    """A field, from `paths`, in four panels with the number of paths to each position. Other arguments: `_draw`."""
     figure = canvas(11.5, 3.5, left=0.03, right=0.96, top=0.8, wspace=0.3)
     figure.suptitle(f"{title} (darker: more paths)", y=0.97)
-    channels, front, above = (figure.add_subplot(1, 4, column) for column in (1, 2, 3))
-    space = figure.add_subplot(1, 4, 4, projection="3d")
-    _channels(channels, reached)
+    channels, front, above, space = _axes(figure, 1, 4)
+    _draw((channels, front, above, space), reached, ways, box)
     channels.set_title(f"channels: {reached.sum()} of {len(reached)}", fontsize="medium")
-    for axes, matrix, seen, ylabel in (
-        (front, placed.sum(0), "front: summed over time", "height, pixels"),
-        (above, placed.sum(1), "above: summed over height", "time, frames"),
-    ):
-        _side(axes, matrix, matrix / matrix.max(), vmin=-0.25, vmax=1.1, edgecolors="0.85", lw=0.5)
-        if matrix.size <= 49:
-            for (row, column), value in np.ndenumerate(matrix):
-                where = column - matrix.shape[1] // 2, row - matrix.shape[0] // 2
-                colour = "white" if value > 0.6 * matrix.max() else "black"
-                axes.text(*where, str(value or ""), ha="center", va="center", fontsize=7, color=colour)
-        axes.set_title(seen, fontsize="medium")
-        axes.set(xlabel="width, pixels", ylabel=ylabel)
-    _in_space(space, placed / placed.max(), [extent / 2 for extent in placed.shape], 28)
+    for axes, counts in ((front, ways.sum(0)), (above, ways.sum(1))):
+        for (row, column), count in np.ndenumerate(counts) if counts.size <= 49 else ():
+            where = column - counts.shape[1] // 2, row - counts.shape[0] // 2
+            color = "white" if count > 0.6 * counts.max() else "black"
+            axes.text(*where, str(count or ""), ha="center", va="center", fontsize=7, color=color)
+    front.set_title("front: summed over time", fontsize="medium")
+    front.set(xlabel="width, pixels", ylabel="height, pixels")
+    above.set_title("above: summed over height", fontsize="medium")
+    above.set(xlabel="width, pixels", ylabel="time, frames")
     space.set(xlabel="time", ylabel="width", zlabel="height")
     space.set_box_aspect(None, zoom=0.85)  # else the figure's edge cuts off the height
     space.set_title(f"{(ways > 0).sum()} positions", fontsize="medium")
@@ -195,19 +171,15 @@ def field_views(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray
 
 
 def field_steps(steps: dict[str, np.ndarray]) -> Figure:
-    """How a field grows: the positions of each step from the front (top row) and from above (bottom row).
-
-    Args:
-        steps: title -> paths, int (t, h, w) of odd extents.
-    """
+    """How a field grows: the positions of each step, from `paths`, from the front (top row) and above (bottom row)."""
     reach = max(max(ways.shape) for ways in steps.values()) / 2 + 0.5
     figure = canvas(2.5 * len(steps) + 1, 5.4, left=0.07, right=0.9, bottom=0.09, top=0.92, wspace=0.12, hspace=0.18)
     ticks = np.arange(-int(reach) // 2 * 2 + 2, reach, 2)
     grid = figure.subplots(2, len(steps), sharex=True, sharey=True, squeeze=False)
     for column, (title, ways) in enumerate(steps.items()):
-        for axes, seen in ((grid[0, column], ways.sum(0)), (grid[1, column], ways.sum(1))):
-            mesh = _side(axes, seen, 100 * seen / seen.sum(), vmin=-2, vmax=20, edgecolors="0.7", lw=0.4)
-            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=ticks, yticks=ticks)
+        for axes, seen in zip(grid[:, column], (ways.sum(0), ways.sum(1)), strict=True):
+            mesh = _side(axes, 100 * seen / seen.sum(), 20, reach, reach)
+            axes.set(xticks=ticks, yticks=ticks)
         grid[0, column].set_title(f"{title}\n{(ways > 0).sum()} of {ways.size} positions", fontsize="medium")
         grid[1, column].set_xlabel("width, pixels")
     grid[0, 0].set_ylabel("front: height, pixels")
@@ -223,67 +195,79 @@ def measured_fields(shown: dict[str, np.ndarray], widest: int) -> Figure:
 
     Args:
         shown: title -> bool (C, T, H, W), which inputs reach the output (channel 0, in the middle).
-        widest: positions to draw along an axis.
+        widest: positions along an axis.
     """
-    reach = widest / 2 + 0.5
     figure = canvas(1.75 * len(shown) + 0.9, 7.8, left=0.06, right=0.92, bottom=0.02, top=0.9, wspace=0.14, hspace=0.28)
-    for column, (title, reached) in enumerate(shown.items(), start=1):
-        channels, front, above = (figure.add_subplot(4, len(shown), row * len(shown) + column) for row in range(3))
-        space = figure.add_subplot(4, len(shown), 3 * len(shown) + column, projection="3d")
-        places = reached.any(0)
-        _channels(channels, reached.any((1, 2, 3)))
+    grid = np.reshape(_axes(figure, 4, len(shown)), (4, len(shown)))
+    for column, (title, reached) in enumerate(shown.items()):
+        channels, front, above, space = grid[:, column]
+        positions, met = reached.any(0), reached.any((1, 2, 3))
+        mesh = _draw(grid[:, column], met, positions.astype(int), (widest + 1,) * 3, widest, 9)
         channels.set_title(title, fontsize="medium")
-        channels.set_xlabel(f"{reached.any((1, 2, 3)).sum()} of {len(reached)}", fontsize="small")
-        for axes, seen in ((front, places.sum(0)), (above, places.sum(1))):
-            mesh = _side(axes, seen, seen, vmin=-1, vmax=widest, edgecolors="0.9", lw=0.3)
-            axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
-            axes.tick_params(labelsize="small", labelleft=column == 1)
+        channels.set_xlabel(f"{met.sum()} of {len(met)}", fontsize="small")
+        for axes in (front, above):
+            axes.tick_params(labelsize="small", labelleft=column == 0)
         above.set_xlabel("width, pixels", fontsize="small")
-        _in_space(space, places * 0.7, [reach] * 3, 9)
         space.patch.set_visible(False)  # it would cover the label above it
         space.set(xticks=[], yticks=[], zticks=[])
         space.set_xlabel("time", labelpad=-14, fontsize="small")
         space.set_ylabel("width", labelpad=-14, fontsize="small")
-        space.set_title(f"{places.sum()} positions", fontsize="medium", y=-0.12)
-        if column == 1:
-            channels.set_ylabel("channels")
-            front.set_ylabel("front: height, pixels")
-            above.set_ylabel("above: time, frames")
-            space.text2D(-0.2, 0.5, "in space", transform=space.transAxes, rotation=90, va="center")
+        space.set_title(f"{positions.sum()} positions", fontsize="medium", y=-0.12)
+    for axes, label in zip(grid[:3, 0], ("channels", "front: height, pixels", "above: time, frames"), strict=True):
+        axes.set_ylabel(label)
+    grid[3, 0].text2D(-0.2, 0.5, "in space", transform=grid[3, 0].transAxes, rotation=90, va="center")
     scale = figure.add_axes((0.94, 0.3, 0.012, 0.38))
     figure.colorbar(mesh, cax=scale, label="positions behind one another")
     scale.set_ylim(0, widest)
     return figure
 
 
-def _side(axes, seen: np.ndarray, share: np.ndarray, **style):
-    """A field from one side, centred on 0; squares where `seen` is 0 stay white."""
-    y, x = (np.arange(extent + 1) - extent / 2 for extent in seen.shape)
-    axes.set_facecolor("white")
-    mesh = axes.pcolormesh(x, y, np.where(seen > 0, share, np.nan), cmap="Blues", **style)
-    axes.set(aspect="equal", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
-    axes.grid(False)
-    return mesh
+def _axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
+    """Axes in a grid, row by row; those of the last row or, in a single row, the last one are in space."""
+    flat = rows * columns - (columns if rows > 1 else 1)
+    kinds = [None] * flat + ["3d"] * (rows * columns - flat)
+    return [figure.add_subplot(rows, columns, at, projection=kind) for at, kind in enumerate(kinds, start=1)]
 
 
-def _channels(axes, reached: np.ndarray) -> None:
-    """C channels as a grid, as square as possible; those that reach channel 0 (darkest) are coloured."""
+def _draw(
+    panels: Sequence[Axes], reached: np.ndarray, ways: np.ndarray, box: Sequence[int], most: float = 0, dot: float = 28
+) -> QuadMesh:
+    """Draw a field into four axes: its channels, its positions from the front, from above and in space.
+
+    Args:
+        reached: bool (C,), as coloured squares; channel 0, the output, is darkest.
+        ways: int (t, h, w), paths to each position.
+        box: extents of the axes, (t, h, w).
+        most: paths of the darkest colour; 0 for the most in each panel.
+    """
+    channels, front, above, space = panels
     rows = max(row for row in range(1, int(len(reached) ** 0.5) + 1) if len(reached) % row == 0)
     shade = reached.astype(int)
     shade[0] = 2
-    axes.pcolormesh(shade.reshape(rows, -1), cmap=SHADES, vmin=0, vmax=2, edgecolors="white", lw=0.8)
-    axes.set(xticks=[], yticks=[], aspect="equal")
-    axes.invert_yaxis()
+    channels.pcolormesh(shade.reshape(rows, -1), cmap=SHADES, vmin=0, vmax=2, edgecolors="white", lw=0.8)
+    channels.set(xticks=[], yticks=[], aspect="equal")
+    channels.invert_yaxis()
+    channels.grid(False)
+    t, h, w = (extent / 2 for extent in box)
+    for axes, seen, height in ((front, ways.sum(0), h), (above, ways.sum(1), t)):
+        mesh = _side(axes, seen, most or 1.1 * seen.max(), w, height)
+    at = [place - extent // 2 for place, extent in zip(ways.nonzero(), ways.shape, strict=True)]
+    shades = {"cmap": "Blues", "vmin": -0.4, "vmax": 1.2, "edgecolors": "0.25", "lw": 0.3}
+    space.scatter(at[0], at[2], at[1], c=ways[ways.nonzero()] / ways.max(), marker="s", s=dot, **shades)
+    space.set(xlim=(-t, t), ylim=(-w, w), zlim=(-h, h))
+    space.view_init(22, -52)
+    return mesh
+
+
+def _side(axes: Axes, seen: np.ndarray, most: float, width: float, height: float) -> QuadMesh:
+    """A field from one side, centred on 0, darkest at `most`; squares of 0 stay white. The axes reach both ways."""
+    y, x = (np.arange(extent + 1) - extent / 2 for extent in seen.shape)
+    axes.set_facecolor("white")
+    style = {"cmap": "Blues", "vmin": -0.15 * most, "vmax": most, "edgecolors": "0.85", "lw": 0.3}
+    mesh = axes.pcolormesh(x, y, np.where(seen > 0, seen, np.nan), **style)
+    axes.set(aspect="equal", xlim=(-width, width), ylim=(-height, height))
     axes.grid(False)
-
-
-def _in_space(axes, strength: np.ndarray, reach: Sequence[float], size: float) -> None:
-    """A square at each position (t, h, w) other than zero, time to the right; `reach` is the extent each way."""
-    t, h, w = (at - extent // 2 for at, extent in zip(strength.nonzero(), strength.shape, strict=True))
-    shades = {"cmap": "Blues", "vmin": -0.4, "vmax": 1, "edgecolors": "0.25", "lw": 0.3}
-    axes.scatter(t, w, h, c=strength[strength.nonzero()], marker="s", s=size, **shades)
-    axes.set(xlim=(-reach[0], reach[0]), ylim=(-reach[2], reach[2]), zlim=(-reach[1], reach[1]))
-    axes.view_init(22, -52)
+    return mesh
 
 
 # ---------------------------------------------------------------- exercises
@@ -323,10 +307,10 @@ def check_2_2(answers: dict) -> str:
 
 @solved_by("""
 def reached(steps, times):
-    places = {(0, 0, 0)}
+    positions = {(0, 0, 0)}
     for _ in range(times):
-        places = {tuple(map(sum, zip(a, b))) for a in places for b in steps}  # to fill in
-    return places
+        positions = {tuple(map(sum, zip(a, b))) for a in positions for b in steps}  # to fill in
+    return positions
 """)
 def check_2_3(answers: dict) -> str:
     reached = answers["reached"]
@@ -336,16 +320,16 @@ def check_2_3(answers: dict) -> str:
         right = {(0, 0, 0)}
         for times in (1, 2, 3):
             right = {tuple(map(sum, zip(a, b, strict=True))) for a in right for b in steps}
-            places = set(plain(list(given(reached(steps, times)))))
-            if (0, 0, 0) not in places:
+            positions = set(plain(list(given(reached(steps, times)))))
+            if (0, 0, 0) not in positions:
                 raise NotYet("The output's own position is missing: begin with {(0, 0, 0)}")
-            if places == steps != right:
+            if positions == steps != right:
                 raise NotYet(f"After {times} sub-operations you are where one led: continue from what was reached")
             which = f"{times} sub-operations of {len(steps)} steps"
-            if len(places) != len(right):
-                raise NotYet(f"{which} reach {len(right)} positions, not {len(places)}")
-            if places != right:
-                raise NotYet(f"{which}: the number is right, but {min(places - right)} is not reached")
+            if len(positions) != len(right):
+                raise NotYet(f"{which} reach {len(right)} positions, not {len(positions)}")
+            if positions != right:
+                raise NotYet(f"{which}: the number is right, but {min(positions - right)} is not reached")
     return "A sum of sets (a Minkowski sum). Counted with multiplicity, it is a convolution."
 
 

@@ -9,7 +9,7 @@ from ctlib.cost import eval_with_hooks
 from ctlib.ct_module import CTModule, Parallel
 from ctlib.excitation import TensorExcitation
 from ctlib.teaching.exercise import NotYet, given, solved_by
-from ctlib.teaching.shell import BLUE, DARK, PALE, View, by, canvas
+from ctlib.teaching.shell import DARK, View, by, canvas, film, flow_arrow, flow_step
 from ctlib.tensorize import TensorSeparableConv
 
 GATES = ("spatial", "temporal", "channel")
@@ -78,8 +78,7 @@ def attention_maps(model: nn.Module, clips: torch.Tensor, module: CTModule) -> l
     """The three gates of each sub-operation of a CT-Module while its network runs; the model is left unchanged.
 
     Args:
-        model: takes (N, 3, T, H, W).
-        clips: its input.
+        model: takes `clips`, (N, 3, T, H, W).
         module: in one of its blocks, with Tensor Excitation.
 
     Returns:
@@ -142,56 +141,37 @@ def excitation(branches: dict[str, Steps]) -> Figure:
     axes.axis("off")
     top, bottom, half = count - 0.5, 0.5, 0.3  # rows are 1 apart; half the height of a box with its margin
     columns = {"spatial": (0.5, -1, -0.47), "temporal": (1.6, -1, -0.47), "channel": (2.75, 1, 0.42)}
-
-    def box(x: float, y: float, what: str, shape: tuple[int, ...]) -> None:
-        style = {"boxstyle": "round,pad=0.4", "fc": BLUE if "TSConv" in what else PALE, "ec": "0.3"}
-        axes.text(x, y, f"{what}\n{by(shape)}", ha="center", va="center", fontsize=8.5, bbox=style)
-
-    def path(*corners: tuple[float, float], color: str = "0.2") -> None:
-        axes.plot(*zip(*corners, strict=True), color=color, lw=1.1, zorder=1)  # behind the boxes
-        arrow = {"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", corners[-1], corners[-2], arrowprops=arrow, zorder=1)
-
     middle, into = (columns["spatial"][0] + columns["temporal"][0]) / 2, columns["channel"][0]
-    box(middle, top, *branches["spatial"][0])
+    flow_step(axes, middle, top, *branches["spatial"][0])
     for name, (x, way, beside) in columns.items():
         steps = branches[name] if way > 0 else branches[name][1:]  # two share one input
         first = bottom if way > 0 else top - 1
         for row, step in enumerate(steps):
-            box(x, first + way * row, *step)
+            flow_step(axes, x, first + way * row, *step)
             if row:
-                path((x, first + way * (row - 1)), (x, first + way * (row - half)))
+                flow_arrow(axes, (x, first + way * (row - 1)), (x, first + way * (row - half)))
         last, side = first + way * (len(steps) - 1), x + beside
-        path((x, first), (side, first), (side, last), (x + (0.2 if beside > 0 else -0.2), last), color=DARK)
+        flow_arrow(axes, (x, first), (side, first), (side, last), (x + (0.2 if beside > 0 else -0.2), last), color=DARK)
         axes.text(x, top, name, ha="center", va="center", weight="bold", fontsize=10)
         if way < 0:
-            path((middle, top), (middle, top - 0.5), (x, top - 0.5), (x, first + half))
-            path((x, last), (x, bottom), (into - 0.19, bottom))
+            flow_arrow(axes, (middle, top), (middle, top - 0.5), (x, top - 0.5), (x, first + half))
+            flow_arrow(axes, (x, last), (x, bottom), (into - 0.19, bottom))
     return figure
 
 
 def attention(frames: np.ndarray, space: np.ndarray, time: np.ndarray, channel: np.ndarray) -> Figure:
-    """Frames on top; below them the spatial gate as a map, the temporal and channel gates over the frames.
-
-    Args:
-        frames: uint8 (T, H, W, 3).
-        space: (h, w).
-        time: (T,).
-        channel: (T,).
-    """
+    """Frames (T, H, W, 3) on top; below, the spatial gate (h, w) as a map and the others, (T,), over the frames."""
     figure = canvas(9.6, 4.6, left=0.04)
     grid = figure.add_gridspec(2, 3, height_ratios=(1, 1.6), width_ratios=(1.15, 1, 1), hspace=0.32, wspace=0.34)
     top, below = figure.add_subplot(grid[0, :]), [figure.add_subplot(grid[1, column]) for column in range(3)]
-    top.imshow(np.concatenate(list(frames), axis=1))
-    top.set(xticks=[], yticks=[], title="time runs from left to right")
+    film(top, frames, "time runs from left to right")
     image = below[0].imshow(space, cmap="magma")
     figure.colorbar(image, ax=below[0], shrink=0.9)
     below[0].set(title="spatial gate, on its own scale", xticks=[], yticks=[])
     for axes, values, title in ((below[1], time, "temporal gate"), (below[2], channel, "channel gate")):
         axes.plot(range(1, len(values) + 1), values, "o-", color="C0")
         axes.set(title=title, xlabel="frame", ylabel="gate", ylim=(0, 1), xticks=range(1, len(values) + 1))
-    for axes in (top, below[0]):
-        axes.grid(False)
+    below[0].grid(False)
     return figure
 
 
@@ -254,16 +234,16 @@ def check_3_2(answers: dict) -> str:
 
 
 @solved_by("""
-blind = ["order of frames", "place in the map", "place in the map"]  # to fill in
+blind = ["order of frames", "position in the map", "position in the map"]  # to fill in
 """)
 def check_3_3(answers: dict) -> str:
     mine = [str(given(part)).strip().lower() for part in given(answers["blind"])]
-    right = {"spatial": "order of frames", "temporal": "place in the map", "channel": "place in the map"}
+    right = {"spatial": "order of frames", "temporal": "position in the map", "channel": "position in the map"}
     if len(mine) != 3:
         raise NotYet(f"Give three answers, for the spatial, temporal and channel gate; you give {len(mine)}")
     for (gate, blind), answer in zip(right.items(), mine, strict=True):
         if answer not in right.values():
-            raise NotYet(f"The {gate} gate: {answer!r} is neither 'order of frames' nor 'place in the map'")
+            raise NotYet(f"The {gate} gate: {answer!r} is neither 'order of frames' nor 'position in the map'")
         if answer != blind:
             raise NotYet(f"The {gate} gate averages over {'T' if gate == 'spatial' else 'H and W'}: what is lost then?")
     return "An average hides the order of what it averages. The experiment below tests the gates themselves."

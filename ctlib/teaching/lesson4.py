@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -18,7 +19,7 @@ from ctlib.kernels.layout import clips_of, frames_of
 from ctlib.teaching import anatomy
 from ctlib.teaching.anatomy import Part
 from ctlib.teaching.exercise import NotYet, expect, given, plain, same, solved_by
-from ctlib.teaching.shell import BLUE, DARK, PALE, View, by, canvas
+from ctlib.teaching.shell import BLUE, DARK, PALE, View, by, canvas, flow_arrow, flow_step
 
 # What a replaced block holds: Figure 2(b) and 2(a), and the modules of Table 2a.
 MODULES: dict[str, dict] = {
@@ -74,8 +75,6 @@ def config_of(
         backbone: a ResNet of `backbones.BACKBONES`.
         module: a name of `MODULES`.
         stages: a name of `CHOICES` for each of stages 2 to 5.
-        num_frames: T.
-        num_classes: of the classifier.
 
     Raises:
         ValueError: an unknown backbone, module or choice.
@@ -133,11 +132,9 @@ def flow(columns: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Figure:
     for axes, (title, steps) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
         for row, (what, shape) in enumerate(steps):
             at = count - row - 0.5
-            box = {"boxstyle": "round,pad=0.45", "fc": BLUE if "TSConv" in what else PALE, "ec": "0.3"}
-            axes.text(0.5, at, f"{what}\n{by(shape)}", ha="center", va="center", fontsize=8.5, bbox=box)
+            flow_step(axes, 0.5, at, what, shape)
             if row:
-                arrow = {"arrowstyle": "->", "color": "0.2"}
-                axes.annotate("", (0.5, at + 0.31), (0.5, at + 0.69), arrowprops=arrow)
+                flow_arrow(axes, (0.5, at + 0.69), (0.5, at + 0.31))
         axes.set_title(title, fontsize="medium")
         axes.set(xlim=(0, 1), ylim=(0, count))
         axes.axis("off")
@@ -151,7 +148,6 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
         parts: of the network.
         plain: of the same backbone with no block replaced; outlined where a block was replaced.
         module: name of the replaced blocks, for the legend.
-        title: over the figure.
     """
     figure = canvas(10, 4.6, left=0.07, right=0.995, bottom=0.08, top=0.93, hspace=0.1)
     boxes, costs = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1))
@@ -194,24 +190,18 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
 
 
 def stage_costs(networks: dict[str, Sequence[Part]], protocol: str) -> Figure:
-    """GFLOPs of the stem, each stage and the head, one bar per network.
-
-    Args:
-        networks: name -> its parts; at most three.
-        protocol: the clip, for the axis.
-    """
-    stages = list(dict.fromkeys(part.stage for part in next(iter(networks.values()))))
+    """GFLOPs of the stem, each stage and the head, one bar for each of at most three networks."""
     figure = canvas(10.5, 3.6, left=0.07)
     axes = figure.add_subplot()
-    width = 0.84 / len(networks)
-    for number, ((name, parts), colour) in enumerate(zip(networks.items(), (PALE, DARK, BLUE), strict=False)):
-        summed = [sum(part.gflops for part in parts if part.stage == stage) for stage in stages]
-        at = np.arange(len(stages)) + (number - (len(networks) - 1) / 2) * width
-        bars = axes.bar(at, summed, 0.94 * width, color=colour, ec="0.25", lw=0.8, label=name)
+    costs = {
+        name: pd.DataFrame(parts).groupby("stage", sort=False).operations.sum() for name, parts in networks.items()
+    }
+    style = {"width": 0.8, "rot": 0, "color": (PALE, DARK, BLUE), "ec": "0.25", "lw": 0.8}
+    (pd.DataFrame(costs) / 1e9).plot.bar(ax=axes, **style)
+    for bars in axes.containers:
         axes.bar_label(bars, fmt="%.1f", fontsize=8)
     axes.margins(y=0.1)
-    axes.set_xticks(range(len(stages)), stages)
-    axes.set(title="Cost of each stage", ylabel=f"GFLOPs, {protocol}")
+    axes.set(title="Cost of each stage", xlabel="", ylabel=f"GFLOPs, {protocol}")
     axes.grid(axis="x", visible=False)
     axes.legend(fontsize="small")
     return figure

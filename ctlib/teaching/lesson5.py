@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
 from ctlib.config import check_choice
 from ctlib.data.transforms import to_pixels
 from ctlib.teaching.exercise import NotYet, expect, given, solved_by
-from ctlib.teaching.shell import View, canvas
+from ctlib.teaching.shell import View, canvas, film
 
 ORDERS = ("forwards", "backwards", "shuffled", "one frame, repeated")
 
@@ -17,19 +18,10 @@ ORDERS = ("forwards", "backwards", "shuffled", "one frame, repeated")
 
 
 def order_of(order: str, num_frames: int, index: int = 0, seed: int = 0) -> np.ndarray:
-    """Which frames of a clip to show, and in which order.
+    """Which frames of a clip to show, and in which of `ORDERS`: int64 (T,), from 0.
 
-    Clip 2i + 1 is clip 2i backwards. "Shuffled", a pair shares one random permutation, mirrored for the reverse. With
-    "one frame, repeated" the reverse has the mirrored frame. So in these two orders both clips are the same input.
-
-    Args:
-        order: one of `ORDERS`.
-        num_frames: T.
-        index: of the clip.
-        seed: of the permutations.
-
-    Returns:
-        int64 (T,), from 0.
+    Clip 2i + 1 is clip 2i backwards. "Shuffled", a pair shares one random permutation, time-reversed for the second.
+    With "one frame, repeated" the second has the same frame. So in these two orders both clips are the same input.
     """
     check_choice("order", order, ORDERS)
     if order == "shuffled":
@@ -42,7 +34,7 @@ def order_of(order: str, num_frames: int, index: int = 0, seed: int = 0) -> np.n
 
 
 def in_order(clips: torch.Tensor, order: str, seed: int = 0) -> torch.Tensor:
-    """Clips in mirrored pairs, (n, 3, T, H, W), with their frames in the order of `order_of`; the same shape."""
+    """Clips in time-reversed pairs, (n, 3, T, H, W), with their frames in the order of `order_of`; the same shape."""
     return torch.stack([clip[:, order_of(order, clips.shape[2], index, seed)] for index, clip in enumerate(clips)])
 
 
@@ -57,12 +49,10 @@ def browse(
     """A clip with its frames in some order, and the predictions for it. The scores are given, so it is fast.
 
     Args:
-        clips: (n, 3, T, H, W), normalised, in mirrored pairs.
+        clips: (n, 3, T, H, W), normalised, in time-reversed pairs.
         truths: the class of each clip, shown forwards.
         index: of the clip.
-        order: one of `ORDERS`.
         scores: network -> (n, num_classes), its scores for the clips in this order (`in_order`, seed 0).
-        classes: names in label order.
     """
     predictions = {}
     for name, values in scores.items():
@@ -80,25 +70,16 @@ def browse(
 def strip(frames: np.ndarray, title: str) -> Figure:
     """Frames side by side, time from left to right. uint8 (T, H, W, 3)."""
     figure = canvas(1.15 * len(frames), 1.6, left=0.01, right=0.99, bottom=0.02, top=0.82)
-    axes = figure.add_subplot()
-    axes.imshow(np.concatenate([np.pad(f, ((0, 0), (1, 1), (0, 0)), constant_values=255) for f in frames], axis=1))
-    axes.set(xticks=[], yticks=[], title=title)
-    axes.grid(False)
+    film(figure.add_subplot(), frames, title)
     return figure
 
 
 def losses(curves: dict[str, Sequence[float]], floor: float, label: str) -> Figure:
-    """Training losses by epoch, with a line at `floor`.
-
-    Args:
-        curves: network -> its loss in each epoch.
-        floor: the line.
-        label: of the line.
-    """
+    """Training losses by epoch, one curve per network, with a line at `floor`."""
     figure = canvas(6.4, 3.6, left=0.12)
     axes = figure.add_subplot()
-    for index, (name, values) in enumerate(curves.items()):
-        axes.plot(range(1, len(values) + 1), values, f"-{'os^'[index % 3]}", color=f"C{index}", label=name)
+    table = pd.DataFrame(curves)
+    table.set_index(table.index + 1).plot(ax=axes, style=["-o", "-s", "-^"])
     axes.axhline(floor, color="0.3", ls="--", lw=1.2, label=label)
     axes.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy, nats", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)

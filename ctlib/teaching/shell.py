@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import ipywidgets
+import numpy as np
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
@@ -42,6 +44,26 @@ def check_minimum(**parameters: tuple[int, int]) -> None:
     for name, (value, minimum) in parameters.items():
         if value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def flow_step(axes: Axes, x: float, y: float, what: str, shape: Sequence[int]) -> None:
+    """A step of a flow chart as a box, with the shape of its output; tensor separable convolutions are blue."""
+    style = {"boxstyle": "round,pad=0.4", "fc": BLUE if "TSConv" in what else PALE, "ec": "0.3"}
+    axes.text(x, y, f"{what}\n{by(shape)}", ha="center", va="center", fontsize=8.5, bbox=style)
+
+
+def flow_arrow(axes: Axes, *corners: tuple[float, float], color: str = "0.2") -> None:
+    """A line through the corners, behind the boxes of a flow chart, with a head at its end."""
+    axes.plot(*zip(*corners, strict=True), color=color, lw=1.1, zorder=1)
+    arrow = {"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", corners[-1], corners[-2], arrowprops=arrow, zorder=1)
+
+
+def film(axes: Axes, frames: np.ndarray, title: str) -> None:
+    """Frames, uint8 (T, H, W, 3), side by side."""
+    axes.imshow(np.concatenate(np.pad(frames, ((0, 0), (0, 0), (1, 1), (0, 0)), constant_values=255), axis=1))
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.grid(False)
 
 
 class Picture:

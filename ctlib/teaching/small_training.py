@@ -20,7 +20,7 @@ BATCH = 16  # clips per step
 
 
 class Clips(NamedTuple):
-    """Clips in memory, in mirrored pairs: clip 2i + 1 is clip 2i backwards."""
+    """Clips in memory, in time-reversed pairs: clip 2i + 1 is clip 2i backwards."""
 
     clips: torch.Tensor  # float (n, 3, T, H, W), normalised
     labels: torch.Tensor  # int64 (n,): 2j for action j, 2j + 1 for its reverse
@@ -33,18 +33,14 @@ def check(
 ) -> None:
     """Raise ValueError for parameters that `draw` or `train` would refuse, before either has begun.
 
-    Args:
-        actions, num_frames, size: as in `draw`.
-        train_pairs, test_pairs: mirrored pairs of clips of each action.
-        epochs: passes over the training clips.
-        min_size: pixels, the smallest size that the networks accept.
+    Pairs are those of each action. The networks accept at least `min_size` pixels.
     """
     for action in actions:
         check_choice("action", action, range(len(arrow.ACTIONS)))
     if not actions or len(set(actions)) < len(actions):
         raise ValueError(f"actions must be at least one, each named once, got {actions}")
     if num_frames < 2 or num_frames % 2:
-        raise ValueError(f"num_frames must be even, as clips are mirrored in their middle, got {num_frames}")
+        raise ValueError(f"num_frames must be even, as a clip and its reverse share their frames, got {num_frames}")
     pairs = math.ceil(BATCH / 2 / len(actions))  # for one batch
     check_minimum(
         size=(size, min_size), epochs=(epochs, 1), test_pairs=(test_pairs, 1), train_pairs=(train_pairs, pairs)
@@ -64,11 +60,10 @@ def draw(
 
     Args:
         actions: indices of `arrow.ACTIONS`.
-        count: mirrored pairs of clips of each action.
+        count: time-reversed pairs of clips of each action.
         split: "train" or "val", whose clips differ.
-        num_frames: T, even; taken from 48 by the mirrored sampling of testing.
+        num_frames: T, even; taken from 48 by the sampling "mirrored", as in testing.
         size: pixels, height and width.
-        seed: of the data set.
         on_clips: called with the number of pairs drawn and of all pairs.
     """
     for action in actions:
@@ -105,8 +100,6 @@ def train(
 
     Args:
         model: takes (N, 3, T, H, W), changed in place.
-        data: the training clips.
-        epochs: passes over them.
         batch: clips per step; an incomplete last batch is dropped.
         lr: highest learning rate.
         seed: of the order and of dropout.
@@ -149,7 +142,7 @@ def scores(model: nn.Module, clips: torch.Tensor, batch: int = 64) -> torch.Tens
 
 
 class Accuracy(NamedTuple):
-    """Accuracy on mirrored pairs of clips, in percent."""
+    """Accuracy on time-reversed pairs of clips, in percent."""
 
     top1: float
     right_action: float  # in either direction
@@ -157,7 +150,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(predicted: torch.Tensor, labels: torch.Tensor) -> Accuracy:
-    """Accuracy of predictions, int64 (n,), on mirrored pairs with these labels, as `draw` makes them."""
+    """Accuracy of predictions, int64 (n,), on time-reversed pairs with these labels, as `draw` makes them."""
     right = predicted == labels
     pairs = right.view(-1, 2).all(1)
     action = predicted // 2 == labels // 2
