@@ -308,7 +308,7 @@ def ablations(parser: Parser) -> Runner:
     """
     from ctlib.config import unknown_name
     from ctlib.display.notebook import counting
-    from ctlib.study import collect, jobs, scales, sweep, tables
+    from ctlib.study import jobs, results, scales, sweep, tables
 
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
     parser.add_argument("--scale", default="laptop", choices=scales.SCALES)
@@ -336,7 +336,7 @@ def ablations(parser: Parser) -> Runner:
             return list_runs(chosen, study) if options.list else do_runs(chosen, study, options.out)
         show, clips = functools.partial(print, flush=True), counting("Arrow of Time, clips written")
         swept = sweep.sweep(study, options.out, options.tables, seeds, options.side_by_side, show, clips)
-        collect.collect(options.out, sweep.tables_dir(options.out))
+        results.collect(options.out, sweep.tables_dir(options.out))
         for label in swept.locked:
             print(f"skipped, because another process runs it: {label}", file=sys.stderr)
         for label in swept.failed:

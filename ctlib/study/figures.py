@@ -1,19 +1,46 @@
-"""Figures of the whole study: accuracy against cost (the paper's Figure 5), and the results of its comparisons."""
+"""Figures of the study: rows of a table, its comparisons, splits, where saliency lies, and what networks cost."""
 
-from collections.abc import Sequence
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
-from matplotlib.transforms import Bbox
 
-from ctlib import paper
+from ctlib.display.plotting import marker
+from ctlib.study.localisation import OWN, RANDOM, SEEN, SHUFFLED
+from ctlib.training.statistics import mean_interval
+
+
+def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> Figure:
+    """Top-1 of the rows of a table: one mark per seed, their mean, and from two seeds on its 95 % t interval.
+
+    Args:
+        measured: columns row, seed and top1 (percent), rows in the order of the figure.
+        title: of the figure.
+        bound: the bound of frame averaging, percent; drawn as a line.
+    """
+    names, seeds = list(dict.fromkeys(measured.row)), sorted(measured.seed.unique())
+    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.45 * len(names)))
+    for place, name in enumerate(names):
+        top1 = measured[measured.row == name].set_index("seed").top1
+        for index, seed in enumerate(seeds):
+            if seed in top1:
+                label = f"seed {seed}" if name == names[0] else None
+                axes.plot(top1[seed], place, marker(index), mfc="none", ms=6, color=f"C{index}", label=label)
+        margin = mean_interval(top1).margin if len(top1) > 1 else None
+        axes.errorbar(top1.mean(), place, xerr=margin, fmt="|", ms=14, capsize=4, color="0.15", zorder=0)
+    if bound is not None:
+        axes.axvline(bound, color="0.3", ls="--", lw=1.2, label="bound of frame averaging")
+    axes.set_yticks(range(len(names)), names)
+    left, right = axes.get_xlim()  # an interval may reach beyond 100 %
+    axes.set(title=title, xlabel="top-1, %", xlim=(max(left, 0), min(right, 100)), ylim=(len(names) - 0.4, -0.6))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
 
 # The parts of a bar: column of `comparisons.counts`, lightness and hatching, which also differ in grey.
 _PARTS = {
@@ -22,238 +49,6 @@ _PARTS = {
     "too few seeds": ("white", "...."),
     "disagrees": ("#e08214", "////"),
 }
-_MARKERS = {"256": "s", "224": "o", "": "^"}  # by the pixels of the clip whose GFLOPs are printed; empty: not stated
-_SIZES = {"256": "counted at 256 x 256", "224": "counted at 224 x 224", "": "size not stated"}
-
-# The size behind the printed GFLOPs follows for these methods from counting (33 of a 2D ResNet-50 over 8 frames is
-# 224; times (256 / 224)^2 it is 43, a sixth of the 259 of 6 views), or from their own papers; not for others.
-_ONE_VIEW_224 = ("TSN", "TSM", "bLVNet-TAM", "TEINet", "TEA", "PEM+TDLoss")  # Table 3; with more views 256
-_AT_256 = ("TSM", "TEINet", "TEA", "PEM+TDLoss", "bLVNet-TAM", "SmallBigNet", "SlowFast")  # Table 4
-
-
-def published_points(table: str, column: str) -> pd.DataFrame:
-    """The points that Table 3 or 4 prints: accuracy of all views, GFLOPs of one view and of all.
-
-    Args:
-        table: "3" or "4".
-        column: of its top-1, as in `paper.table`.
-
-    Returns:
-        Columns `name`, `gflops` (of a view), `gflops_total` and `views` (missing where the paper prints none), `size`
-        ("224", "256" or "": pixels that the GFLOPs were counted at, where known), `ours` (the paper's own networks)
-        and `top1` (percent). Rows without an accuracy are left out.
-
-    Raises:
-        ValueError: another table, or not a column of it.
-    """
-    if table not in ("3", "4"):
-        raise ValueError(f"accuracies against GFLOPs of other networks are in Tables 3 and 4, got {table!r}")
-    lines = paper.table(table)
-    if column not in lines or not column.startswith("top1"):
-        raise ValueError(f"column must be a top-1 of Table {table}, got {column!r}: it has {', '.join(lines)}")
-    ours = lines.method.str.startswith("Our")
-    if table == "3":
-        known = lines.method.isin(_ONE_VIEW_224)
-        size = np.select([ours | (known & (lines.views > 1)), known], ["256", "224"], "")
-        name = lines.index
-    else:
-        size = np.where(ours | lines.method.isin(_AT_256), "256", "")
-        shown = {row: f"x{views:.0f}" if views > 0 else "(views not stated)" for row, views in lines.views.items()}
-        name = [f"{row} {views}" for row, views in shown.items()]
-    points = lines[["gflops_view", "gflops_total", "views", column]].reset_index(drop=True)
-    points.columns = ["gflops", "gflops_total", "views", "top1"]
-    points = points.assign(name=name, size=size, ours=ours.to_numpy())
-    return points.dropna(subset="top1").reset_index(drop=True)
-
-
-def pareto(cost: Sequence[float], accuracy: Sequence[float]) -> np.ndarray:
-    """Which points no other dominates: none is as cheap and as accurate, and better in one of the two.
-
-    Returns:
-        bool, one per point. Of equal points each is on the front.
-    """
-    cost, accuracy = np.asarray(cost, float), np.asarray(accuracy, float)
-    ours, others = (cost[:, None], accuracy[:, None]), (cost[None], accuracy[None])
-    no_worse = (ours[0] >= others[0]) & (ours[1] <= others[1])
-    better = (ours[0] > others[0]) | (ours[1] < others[1])
-    return ~(no_worse & better).any(axis=1)
-
-
-def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: str) -> Figure:
-    """Published accuracy against GFLOPs, on a logarithmic axis, one labelled point per network.
-
-    The paper's own networks are filled; the marker shows at which size the GFLOPs were counted. A few points far below
-    the others lie in a grey strip at the lower edge, with their accuracy beside their name.
-
-    Args:
-        points: of `published_points`.
-        gflops: the column to draw, "gflops" or "gflops_total"; points without it are left out.
-    """
-    points = _with_heights(points.dropna(subset=gflops).rename(columns={gflops: "cost"}))
-    figure, axes = plt.subplots(figsize=(8.6, 5.8))
-    for point in points.itertuples():
-        look = {"mfc": "C0", "mec": "black", "ms": 8} if point.ours else {"mfc": "white", "mec": "0.25", "ms": 6.5}
-        axes.plot(point.cost, point.height, _MARKERS[point.size], **look, zorder=3)
-    _draw_front(axes, points)
-    _cost_axis(axes, points.cost)
-    axes.set(ylabel=ylabel, title=title, ylim=_with_margin(points.height))
-    axes.set_xlabel("GFLOPs of one view" if gflops == "gflops" else "GFLOPs of all views")
-    square = {"ls": "", "mec": "0.25"}
-    handles = [
-        Line2D([], [], marker="D", mfc="C0", label="the paper's networks", **square),
-        Line2D([], [], marker="D", mfc="white", label="other papers', as it quotes them", **square),
-        *(
-            Line2D([], [], marker=_MARKERS[size], mfc="0.7", label=label, **square)
-            for size, label in _SIZES.items()
-            if (points["size"] == size).any()
-        ),
-        Line2D([], [], color="0.45", ls="--", label="Pareto front"),
-        *_draw_strip(axes, points),
-    ]
-    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=3)
-    far = points.height > points.top1
-    names = points.name.mask(far, points.name + points.top1.map(" ({:.1f} %)".format))
-    _label(axes, points, names, ["bold" if ours else "normal" for ours in points.ours])
-    return figure
-
-
-def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -> Figure:
-    """Measured accuracy against GFLOPs of one view and, where it was timed, against latency.
-
-    The networks of one study lie close together. So points have numbers, the most accurate network's first, and a key
-    beside the panels names them. A few points far below the others lie in a grey strip.
-
-    Args:
-        points: columns `name`, `gflops`, `top1` (mean, percent) and `std` (over seeds; missing with one seed); if
-            timed, also `milliseconds` with `low` and `high`.
-        conditions: under which it was timed.
-    """
-    points = _with_heights(points.sort_values("top1", ascending=False, kind="stable", ignore_index=True))
-    panels = {"gflops": "GFLOPs of one view"}
-    if "milliseconds" in points:
-        panels["milliseconds"] = f"milliseconds per call{f': {conditions}' if conditions else ''}"
-    figure = plt.figure(figsize=(7 * len(panels) + 2.6, max(6, 1.2 + 0.24 * len(points))))
-    *axes_of, key = figure.subplots(1, len(panels) + 1, squeeze=False, width_ratios=[1] * len(panels) + [0.3])[0]
-    std = points["std"].fillna(0)
-    for axes, (column, label) in zip(axes_of, panels.items(), strict=True):
-        drawn = points.assign(cost=points[column])
-        ends = (points.low, points.high) if column == "milliseconds" else (drawn.cost, drawn.cost)
-        across = [drawn.cost - ends[0], ends[1] - drawn.cost]
-        axes.errorbar(
-            drawn.cost, drawn.height, std, across, fmt="o", ms=5, lw=0.8, capsize=2, color="C0", mec="black", zorder=3
-        )
-        _draw_front(axes, drawn)
-        _cost_axis(axes, pd.concat(ends))
-        axes.set(xlabel=label, ylim=_with_margin(pd.concat([drawn.height - std, drawn.height + std])))
-        axes.tick_params(labelleft=axes is axes_of[0])
-    axes_of[0].set_ylabel(ylabel)
-    _draw_key(key, points)
-    handles = [Line2D([], [], color="0.45", ls="--", label="Pareto front of the means")]
-    handles.append(Line2D([], [], color="C0", marker="|", label="standard deviation over seeds; range of the times"))
-    handles += [_draw_strip(axes, points) for axes in axes_of][0]
-    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=3)
-    for axes, column in zip(axes_of, panels, strict=True):
-        _label(axes, points.assign(cost=points[column]), [str(number + 1) for number in points.index])
-    return figure
-
-
-def _draw_key(axes, points: pd.DataFrame) -> None:
-    """Which network each number is: one line per network, with its accuracy."""
-    axes.set_axis_off()
-    for number, point in enumerate(points.itertuples(), start=1):
-        look = {"transform": axes.transAxes, "fontsize": 7.5, "va": "center"}
-        height = 1 - (number - 0.5) / max(len(points), 24)
-        axes.text(0.05, height, number, ha="right", **look)
-        axes.text(0.10, height, f"{point.top1:.1f}", **look)
-        axes.text(0.32, height, point.name, **look)
-
-
-def _with_heights(points: pd.DataFrame) -> pd.DataFrame:
-    """With `height`, where a point is drawn: its `top1`, or the strip for the few that lie far below the others.
-
-    These are the points below the widest gap, if that is wider than the range above it, and at most a quarter of all.
-    """
-    ordered = points.top1.sort_values().to_numpy()
-    far = points.top1 < ordered[0]
-    if len(points) > 3:
-        at = np.diff(ordered).argmax() + 1
-        if at <= len(points) / 4 and ordered[at] - ordered[at - 1] > ordered[-1] - ordered[at]:
-            far = points.top1 < ordered[at]
-    near = points[~far]
-    lowest = (near.top1 - near["std"].fillna(0)).min() if "std" in near else near.top1.min()  # the end of its bar
-    strip = lowest - 0.14 * (near.top1.max() - lowest)
-    return points.assign(height=points.top1.mask(far, strip))
-
-
-def _draw_strip(axes, points: pd.DataFrame) -> list[Patch]:
-    """Mark the strip with points far below the axis, and return its entry in the legend, if there are any."""
-    far = points.height > points.top1
-    if not far.any():
-        return []
-    middle, margin = points.height[far].min(), 0.06 * (points.height.max() - points.height.min())
-    axes.axhspan(middle - margin, middle + margin, color="0.92", zorder=0)
-    top = axes.get_ylim()[1]
-    axes.set_yticks([tick for tick in axes.get_yticks() if middle + margin < tick < top])  # the strip has no scale
-    return [Patch(color="0.92", label="far below the axis")]
-
-
-def _draw_front(axes, points: pd.DataFrame) -> None:
-    """The Pareto front, as steps through the points as they are drawn."""
-    front = points[pareto(points.cost, points.top1)].sort_values(["cost", "height"])
-    axes.step(front.cost, front.height, where="post", color="0.45", ls="--", lw=1.3, zorder=1)
-
-
-def _cost_axis(axes, values: pd.Series) -> None:
-    """Logarithmic, with numbers at 2 and 5 as well, unless the values are close together."""
-    ratio = values.max() / values.min()
-    if ratio < 3:
-        reach = max(values.max() - values.min(), 0.1 * values.max())
-        axes.set_xlim(values.min() - 0.2 * reach, values.max() + 0.25 * reach)
-        return
-    axes.set_xscale("log")
-    axes.set_xlim(values.min() / (1.2 if ratio < 6 else 1.5), values.max() * (1.2 if ratio < 6 else 1.7))
-    axes.xaxis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 5) if ratio < 6 else (2, 3, 5) if ratio < 30 else (2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="both", labelsize=8, length=3, pad=4)
-
-
-def _with_margin(values: pd.Series) -> tuple[float, float]:
-    margin = 0.09 * max(values.max() - values.min(), 1.0)
-    return values.min() - margin, values.max() + margin
-
-
-def _label(axes, points: pd.DataFrame, names: Sequence[str], weights: Sequence[str] | None = None) -> None:
-    """Names beside points, moved apart. Call it last: it fixes the layout."""
-    axes.figure.canvas.draw()
-    axes.figure.set_layout_engine("none")
-    unit, to_data = axes.figure.dpi / 100, axes.transData.inverted()
-    at = axes.transData.transform(points[["cost", "height"]].to_numpy(float))
-    left = at[:, 0] > axes.bbox.x0 + 0.8 * axes.bbox.width
-    beside = to_data.transform(at + unit * np.column_stack([np.where(left, -9, 9), np.full(len(at), 4)]))
-    look = {"fontsize": 7.5, "va": "center", "zorder": 4, "path_effects": [withStroke(linewidth=2, foreground="white")]}
-    texts = [
-        axes.text(*place, name, weight=weight, ha="right" if to_left else "left", **look)
-        for place, name, weight, to_left in zip(beside, names, weights or ["normal"] * len(at), left, strict=True)
-    ]
-    adjust_text(
-        texts,
-        target_x=points.cost.to_numpy(),
-        target_y=points.height.to_numpy(),
-        objects=[Bbox(to_data.transform([place - 6 * unit, place + 6 * unit])) for place in at],
-        ax=axes,
-        avoid_self=False,
-        force_explode=(0, 0),
-        force_pull=(0, 0),
-        force_text=(0.3, 0.6),
-        expand=(1.02, 1.1),
-        max_move=4,
-        min_arrow_len=14,
-        iter_lim=1000,
-        arrowprops={"arrowstyle": "-", "color": "0.55", "lw": 0.6},
-    )
-
-
 _SHORT = {"Something-Something V1": "Sth V1", "Something-Something V2": "Sth V2", "Mini-Kinetics-200": "Mini-K"}
 
 
@@ -312,12 +107,12 @@ def gaps(compared: pd.DataFrame) -> Figure:
         "agrees": ("o", "#0f4c6e"),
         "disagrees": ("X", "#e08214"),
     }
-    for kind, (marker, face) in looks.items():
+    for kind, (shape, face) in looks.items():
         part = drawn[kinds == kind]
         error = [part.difference - part.low, part.high - part.difference]
         bars = "0.8" if kind == "inconclusive" else "0.35"
         axes.errorbar(part.gap, part.difference, error, fmt="none", ecolor=bars, elinewidth=0.9, zorder=1)
-        axes.plot(part.gap, part.difference, marker, ls="", mfc=face, mec="0.2", ms=6, label=f"{kind} ({len(part)})")
+        axes.plot(part.gap, part.difference, shape, ls="", mfc=face, mec="0.2", ms=6, label=f"{kind} ({len(part)})")
     axes.axhline(0, color="0.3", lw=1.2)
     least, most = (drawn.difference.min(), drawn.difference.max()) if len(drawn) else (-1, 1)
     axes.set(xscale="log", xlabel="published gap, points of top-1", ylabel="measured difference, points of top-1")
@@ -331,4 +126,223 @@ def gaps(compared: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(fontsize="small", loc="outside lower center", ncols=4)
+    return figure
+
+
+def splits_compared(splits: pd.DataFrame, histories: dict[tuple[str, str, int], pd.DataFrame]) -> Figure:
+    """Accuracy on each split of a data set by starting weights, and over the epochs; one row per data set.
+
+    Args:
+        splits: of `transfer.by_split`: columns data, weights, fold, top1 and classes.
+        histories: (data, weights, fold) -> the run's history.
+    """
+    datasets, kinds = splits.data.unique(), splits.weights.unique()
+    figure, axes = plt.subplots(len(datasets), 2, figsize=(10, 3.3 * len(datasets)), squeeze=False, sharey="row")
+    for (left, right), data in zip(axes, datasets, strict=True):
+        part = splits[splits.data == data]
+        for index, weights in enumerate(kinds):
+            runs, style = part[part.weights == weights], {"color": f"C{index}", "marker": marker(index)}
+            left.plot(runs.fold, runs.top1, ls="", ms=8, label=weights, **style)
+            left.axhline(runs.top1.mean(), color=f"C{index}", lw=1.2)
+            for fold in runs.fold:
+                history = histories[data, weights, fold]
+                label = weights if fold == runs.fold.min() else None
+                right.plot(history.epoch, history.top1, ms=4, lw=1.2, label=label, **style)
+        for axis in (left, right):
+            axis.axhline(100 / part.classes.iloc[0], color="0.3", ls="--", lw=1.2, label="chance")
+            axis.set_ylim(bottom=0)
+        left.set(title=f"{data}: after training (lines: means)", xlabel="split", ylabel="top-1, %")
+        left.set(xticks=sorted(part.fold.unique()), xlim=(part.fold.min() - 0.5, part.fold.max() + 0.5))
+        right.set(title=f"{data}: test list of each split", xlabel="epoch")
+        right.xaxis.get_major_locator().set_params(integer=True)
+        right.legend(fontsize="small")
+    return figure
+
+
+def localised(table: pd.DataFrame) -> Figure:
+    """Saliency on the object and in time, one point per network and training, beside the three controls.
+
+    Args:
+        table: of `localisation.summary`; networks with random weights are called "..., random weights".
+    """
+    panels = {
+        "share": ("on the object, % of a frame's saliency", "area"),
+        "hit": ("greatest value on the object, % of frames", "area"),
+        "share_time": ("while it acts, % of a clip's saliency", "area_time"),
+        "hit_time": ("strongest frame while it acts, % of clips", "area_time"),
+    }
+    names = [name for name in table.network.unique() if not name.endswith(RANDOM)]
+    kinds = {"trained": ("o", "C0"), SHUFFLED: ("x", "C1"), "random weights": ("s", "C2")}
+    figure, axes = plt.subplots(2, 2, figsize=(11, 1.6 + 0.75 * len(names)), sharey=True)
+    for axis, (measure, (label, area)) in zip(axes.flat, panels.items(), strict=True):
+        for row in table.itertuples():
+            random = row.network.endswith(RANDOM)
+            if row.of == SEEN or (random and row.of != OWN):
+                continue
+            kind = "random weights" if random else "trained" if row.of == OWN else SHUFFLED
+            (shape, colour), offset = kinds[kind], (-0.2, 0, 0.2)[list(kinds).index(kind)]
+            place = names.index(row.network.removesuffix(RANDOM)) + offset
+            value, margin = getattr(row, measure), getattr(row, f"{measure}_margin")
+            filled = {"mfc": "none"} if kind == "random weights" else {}
+            axis.errorbar(value, place, xerr=margin, fmt=shape, color=colour, capsize=3, ms=6, **filled)
+        axis.axvline(table[area].mean(), color="0.3", ls="--", lw=1.2)
+        axis.set(xlabel=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    handles = [
+        plt.Line2D([], [], marker=shape, color=colour, ls="", mfc="none" if kind == "random weights" else colour)
+        for kind, (shape, colour) in kinds.items()
+    ]
+    handles.append(plt.Line2D([], [], color="0.3", ls="--"))
+    figure.legend(handles, [*kinds, "uniform over the map, or over all frames"], loc="outside upper center", ncols=4)
+    return figure
+
+
+def published_vs_counted(ledger: pd.DataFrame) -> Figure:
+    """Published against counted GFLOPs and parameters, and each GFLOPs difference relative to its tolerance.
+
+    Args:
+        ledger: `tables.ledger()`.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), width_ratios=(1, 1, 1.15))
+    names = list(dict.fromkeys(ledger.table))
+    styles = {name: {"marker": marker(i), "color": f"C{i % 10}", "mfc": "none"} for i, name in enumerate(names)}
+    panels = (("gflops", 1, "GFLOPs"), ("params", 1e6, "parameters, M"))
+    for axis, (column, unit, label) in zip(axes, panels, strict=False):
+        known = ledger[ledger[f"{column}_paper"].notna()]
+        for name, part in known.groupby("table", sort=False):
+            published = part[f"{column}_paper"].astype(float) / unit
+            axis.plot(published, part[column] / unit, ls="", label=name, **styles[name])
+        ends = np.array([known[column].min() / unit / 1.3, known[column].max() / unit * 1.3])
+        axis.plot(ends, ends, color="0.4", lw=1, zorder=0)
+        axis.set(title=label, xlabel="published", ylabel="counted", xscale="log", yscale="log", xlim=ends, ylim=ends)
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ticks.set_major_formatter("{x:g}")
+            ticks.set_minor_formatter("")
+    axes[0].legend(title="Table", fontsize="x-small", title_fontsize="x-small", ncols=2)
+
+    known = ledger[ledger.gflops_paper.notna()]
+    share = (known.gflops - known.gflops_paper) / known.gflops_allowed
+    for name in names:
+        part = share[known.table == name]
+        axes[2].plot(part, [name] * len(part), ls="", **styles[name])
+    for index, value in share[share.abs() > 1].items():
+        row = known.loc[index]
+        text = f"{row.row}: {row.gflops_paper:g} published, {row.gflops:.1f} counted"
+        axes[2].annotate(text, (value, row.table), (0, 9), textcoords="offset points", fontsize="small", ha="left")
+    axes[2].axvspan(-1, 1, color="0.9", zorder=0)
+    axes[2].invert_yaxis()
+    axes[2].set(title="GFLOPs: difference / tolerance", xlabel="counted - published, in units of the tolerance")
+    axes[2].set_ylabel("Table")
+    return figure
+
+
+def cost_by_stage(parts: dict[str, pd.DataFrame], protocol: str) -> Figure:
+    """GFLOPs as stacked bars, one group per stage and one bar per network.
+
+    Args:
+        parts: network -> GFLOPs, one row per stage and one column per part.
+        protocol: the clip, for the axis.
+    """
+    figure, axes = plt.subplots(figsize=(9, 4.2))
+    width = 0.8 / len(parts)
+    stages = list(next(iter(parts.values())).index)
+    columns = list(dict.fromkeys(column for table in parts.values() for column in table.columns))
+    for number, (name, table) in enumerate(parts.items()):
+        at = np.arange(len(stages)) + (number - (len(parts) - 1) / 2) * width
+        bottom = np.zeros(len(stages))
+        for index, column in enumerate(columns):
+            values = table.get(column, pd.Series(0.0, stages)).to_numpy()
+            label = column if number == 0 else None
+            axes.bar(at, values, 0.92 * width, bottom=bottom, color=f"C{index}", ec="0.2", lw=0.5, label=label)
+            bottom += values
+        for x, top in zip(at, bottom, strict=True):
+            axes.text(x, top, f"{name}\n{top:.1f}", ha="center", va="bottom", fontsize="x-small")
+    axes.set(xticks=range(len(stages)), xticklabels=stages, ylabel=f"GFLOPs of {protocol}")
+    axes.use_sticky_edges = False  # else the tallest bar touches the frame
+    axes.margins(y=0.12)
+    axes.grid(axis="x", visible=False)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def dimension_sizes(sweeps: dict[int, pd.DataFrame]) -> Figure:
+    """Cost of the split C = C_1 x C_2 against C_2, one line per C.
+
+    Args:
+        sweeps: C -> columns `c2` and `relative` (cost over that of the cheapest split).
+    """
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for index, (channels, table) in enumerate(sweeps.items()):
+        axes.plot(table.c2, table.relative, f"-{marker(index)}", color=f"C{index}", label=f"C = {channels}")
+        cheapest = table.loc[table.relative.idxmin()]
+        axes.plot(cheapest.c2, 1, marker(index), ms=13, mfc="none", color=f"C{index}")
+    axes.set_xscale("log", base=2)
+    axes.set(yscale="log", xlabel="$C_2$ (with $C_1 = C / C_2$)", ylabel="products, cheapest split = 1")
+    axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    axes.legend(title="ring: the cheapest", fontsize="small", title_fontsize="small")
+    return figure
+
+
+def interact_fields(fields: dict, stated: dict[str, int], margin: int = 1) -> Figure:
+    """The positions that one output depends on, as blocks in the box of Table 1, one panel per module.
+
+    Args:
+        fields: module -> `cost.InteractField`, all on clips of one size.
+        stated: module -> the extent of Table 1's box, 3 or 2K + 1.
+        margin: positions shown around the largest field.
+    """
+    reach = max(max(*field.box, stated[name]) for name, field in fields.items()) // 2 + margin
+    figure = plt.figure(figsize=(3.4 * len(fields), 4.3))
+    for index, (name, field) in enumerate(fields.items()):
+        axes = figure.add_subplot(1, len(fields), index + 1, projection="3d")
+        side = 2 * reach + 1
+        middle = [extent // 2 for extent in field.places.shape]
+        places = np.zeros((side,) * 3, dtype=bool)
+        for place in field.places.nonzero().tolist():
+            t, h, w = (at - centre + reach for at, centre in zip(place, middle, strict=True))
+            if max(t, h, w) < side and min(t, h, w) >= 0:
+                places[t, w, h] = True  # height upwards
+        axes.voxels(places, facecolors=f"C{index}", edgecolor="0.25", linewidth=0.3, alpha=0.85)
+        extent = stated[name]
+        _cube(axes, reach + 0.5 - extent / 2, reach + 0.5 + extent / 2)
+        text = f"paper: {extent} x {extent} x {extent}\nmeasured: {field.positions} of {extent**3} positions"
+        axes.set_title(f"{name}\n{text}", fontsize="small")
+        ends = (0, side)
+        axes.set(xlabel="time", ylabel="width", zlabel="height", xlim=ends, ylim=ends, zlim=ends)
+        axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
+        axes.view_init(22, -52)
+    return figure
+
+
+def _cube(axes, low: float, high: float) -> None:
+    """The twelve edges of a cube in three dimensions."""
+    corners = list(itertools.product((low, high), repeat=3))
+    for first, second in itertools.combinations(corners, 2):
+        if sum(a != b for a, b in zip(first, second, strict=True)) == 1:
+            axes.plot(*zip(first, second, strict=True), color="0.35", lw=0.8)
+
+
+def latency_vs_gflops(timed: pd.DataFrame) -> Figure:
+    """Measured milliseconds against GFLOPs, one point per network; a line scales the first row by GFLOPs.
+
+    Args:
+        timed: columns name, gflops, milliseconds, low, high, and the conditions of `cost.Latency`.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    for index, row in enumerate(timed.itertuples()):
+        error = [[row.milliseconds - row.low], [row.high - row.milliseconds]]
+        axes.errorbar(row.gflops, row.milliseconds, error, fmt=marker(index), ms=8, capsize=3, color=f"C{index}")
+    first = timed.iloc[0]
+    reach = np.array([0, 1.15 * timed.gflops.max()])
+    axes.plot(reach, reach * first.milliseconds / first.gflops, "--", color="0.4", lw=1, zorder=0)
+    axes.set(
+        xlabel=f"GFLOPs of one clip ({first.num_frames} x {first['size']} x {first['size']})",
+        ylabel=f"ms per call, batch {first.batch}, {first.precision}",
+        title=f"{first.hardware}" + (f", {first.threads} threads" if first.device == "cpu" else ""),
+        xlim=reach,
+        ylim=(0, 1.2 * max(timed.high.max(), reach[1] * first.milliseconds / first.gflops)),
+    )
+    points = timed[["gflops", "milliseconds"]].to_numpy()
+    labels = [axes.text(*point, name, fontsize="small") for point, name in zip(points, timed.name, strict=True)]
+    adjust_text(labels, *points.T, ax=axes, expand=(1.3, 1.6))
     return figure

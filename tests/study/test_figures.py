@@ -1,134 +1,41 @@
-import itertools
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 
-from ctlib import paper
+from ctlib import cost
+from ctlib.ct_module import CTModule
 from ctlib.study import comparisons, figures
 from tests.study.test_comparisons import NOTHING, study_of
 
 pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
-def named(axes):
-    """The names of points, and the boxes that they take in the figure as it is saved."""
-    axes.figure.canvas.draw()
-    texts = [text for text in axes.texts if text.get_text()]
-    return {text.get_text(): plt.Text.get_window_extent(text) for text in texts}
+def test_an_ablations_interval_leaves_the_axis_where_a_percentage_ends():
+    top1 = {"a": [41.6, 83.9, 78.6], "b": [87.0, 88.0, 89.0]}
+    lines = pd.DataFrame([(row, seed, value) for row in top1 for seed, value in enumerate(top1[row])])
+    (axes,) = figures.ablation(lines.set_axis(["row", "seed", "top1"], axis=1), "a table", 50).axes
+    assert axes.get_xlim()[1] == 100 and 0 <= axes.get_xlim()[0] < 41.6
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+    bars = [part.get_segments()[0][:, 0] for part in axes.collections]
+    assert bars[0][1] > 100 and bars[1] == pytest.approx([88 - 2.484, 88 + 2.484], abs=1e-3)  # 4.303 / sqrt(3)
 
 
-def overlapping(boxes):
-    return [(a, b) for (a, one), (b, other) in itertools.combinations(boxes.items(), 2) if one.overlaps(other)]
-
-
-def test_published_points_say_views_and_sizes():
-    points = figures.published_points("3", "top1_v1").set_index("name")
-    assert points.loc["TSM, 8 frames", ["gflops_total", "views", "size", "top1"]].tolist() == [33, 1, "224", 45.6]
-    assert points.loc["PEM+TDLoss, 8x3x2", "size"] == points.loc["CT-Net R50, 8 frames", "size"] == "256"
-    assert points.loc["ir-CSN R101, 32x1x10", "size"] == ""
-    assert points.index[points.ours].str.startswith("CT-Net").all() and points.ours.sum() == 5
-    assert len(figures.published_points("3", "top1_v2")) == paper.table("3").top1_v2.count() < len(points)
-    kinetics = figures.published_points("4", "top1").set_index("name")
-    assert kinetics.loc["CT-Net R50 x12", "gflops"] == 74.6 and np.isnan(
-        kinetics.gflops_total["I3D Inception (views not stated)"]
-    )
-    with pytest.raises(ValueError, match="in Tables 3 and 4, got '2a'"):
-        figures.published_points("2a", "top1")
-    with pytest.raises(ValueError, match="column must be a top-1 of Table 4, got 'top1_v1'"):
-        figures.published_points("4", "top1_v1")
-
-
-def test_the_sizes_are_those_that_counting_gives():
-    """Where a network of the paper is counted here, its size is the one said; 256 costs 1.3 times what 224 does."""
-    points = figures.published_points("3", "top1_v1").set_index("name")
-    for frames in (8, 16):
-        one, six = points.gflops[f"PEM+TDLoss, {frames} frames"], points.gflops[f"PEM+TDLoss, {frames}x3x2"]
-        assert six / one == pytest.approx((256 / 224) ** 2, rel=0.01)
-    kinetics = figures.published_points("4", "top1").set_index("name")
-    assert kinetics.gflops["TSM x30"] / points.gflops["TSM, 16 frames"] == pytest.approx((256 / 224) ** 2, rel=0.01)
-
-
-def test_the_front_is_what_nothing_beats():
-    cost, accuracy = [1, 2, 3, 3, 4, 1], [50, 60, 60, 70, 65, 50]
-    assert figures.pareto(cost, accuracy).tolist() == [True, True, False, True, False, True]
-    points = np.random.default_rng(0).integers(0, 9, (40, 2))
-    slow = [not any((q[0] <= p[0] and q[1] >= p[1]) and (q[0] < p[0] or q[1] > p[1]) for q in points) for p in points]
-    assert figures.pareto(points[:, 0], points[:, 1]).tolist() == slow
-
-
-@pytest.mark.parametrize(
-    ("table", "column", "gflops"),
-    [
-        ("4", "top1", "gflops"),
-        ("4", "top1", "gflops_total"),
-        ("3", "top1_v1", "gflops_total"),
-        ("3", "top1_v2", "gflops_total"),
-    ],
-)
-def test_every_published_point_has_its_name_and_no_two_names_overlap(table, column, gflops):
-    points = figures.published_points(table, column)
-    figure = figures.published_tradeoff(points, gflops, "top-1, %", "published")
-    axes = figure.axes[0]
-    boxes = named(axes)
-    assert len(boxes) == points[gflops].count() and overlapping(boxes) == []
-    for box in boxes.values():
-        assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
-
-
-def test_points_far_below_stand_in_a_strip_with_their_accuracy():
-    axes = figures.published_tradeoff(figures.published_points("3", "top1_v1"), "gflops_total", "", "").axes[0]
-    assert {name for name in named(axes) if "TSN" in name} == {"TSN, 8 frames (19.7 %)", "TSN, 16 frames (19.9 %)"}
-    assert axes.get_ylim()[0] > 40
-    (edge,) = (patch.get_y() + patch.get_height() for patch in axes.patches if isinstance(patch, Rectangle))
-    assert len(axes.get_yticks()) > 3 and min(axes.get_yticks()) > edge  # the strip is on no scale
-    legend = [text.get_text() for text in axes.figure.legends[0].get_texts()]
-    assert "far below the axis" in legend and "counted at 224 x 224" in legend
-    axes = figures.published_tradeoff(figures.published_points("4", "top1"), "gflops", "", "").axes[0]
-    assert not any("%" in name for name in named(axes))
-
-
-def measured_points():
-    means = comparisons.averaged(study_of(["2a", "2e", "2g"])).reset_index()
-    return means.assign(name=means.table + " " + means.row)[["name", "gflops", "top1", "std"]]
-
-
-def test_measured_points_bear_numbers_that_a_key_beside_the_panels_explains():
-    points = measured_points()
-    alone, key = figures.measured_tradeoff(points, "top-1, %").axes
-    assert alone.get_xlabel() == "GFLOPs of one view" and overlapping(named(alone)) == []
-    texts = [text.get_text() for text in key.texts]
-    ordered = points.sort_values("top1", ascending=False, kind="stable")
-    assert texts[2::3] == ordered.name.tolist() and texts[1::3] == [f"{top1:.1f}" for top1 in ordered.top1]
-    assert texts[::3] == [str(number) for number in range(1, len(points) + 1)]
-    timed = points.assign(milliseconds=100 * points.gflops, low=99 * points.gflops, high=102 * points.gflops)
-    left, right, _ = figures.measured_tradeoff(timed, "top-1, %", "batch 1, fp32").axes
-    assert right.get_xlabel() == "milliseconds per call: batch 1, fp32" and left.get_ylim() == right.get_ylim()
-    for axes in (left, right):
-        boxes = named(axes)
-        assert set(boxes) == set(texts[::3]) and len(overlapping(boxes)) < 3
-    single = points.head(1).assign(std=np.nan)
-    assert len(named(figures.measured_tradeoff(single, "").axes[0])) == 1
-
-
-def test_the_front_reaches_points_in_the_strip_where_they_stand():
-    top1 = [85.0, 86.0, 87.0, 88.0, 86.5, 87.5, 20.0]
-    points = pd.DataFrame(
-        {"name": list("abcdefg"), "gflops": [2.0, 2, 2, 3, 2, 2, 1], "top1": top1, "std": [np.nan] * 7}
-    )
-    axes, key = figures.measured_tradeoff(points, "").axes
-    front = next(line for line in axes.lines if line.get_linestyle() == "--")
-    assert axes.get_ylim()[0] > 80 and front.get_ydata()[0] > axes.get_ylim()[0]  # 20 % are far below the axis
-    assert "20.0" in [text.get_text() for text in key.texts]
-    between = pd.concat([points, points.head(1).assign(top1=60.0)])  # in the gap, and so not in the strip
-    places = figures._with_heights(between.reset_index(drop=True)).height
-    assert places[7] == 60 and 20 < places[6] < 60
-    points.loc[0, "std"] = 30.0  # a bar that reaches further down than the strip would stand
-    (axes, _), places = figures.measured_tradeoff(points, "").axes, figures._with_heights(points).height
-    assert axes.get_ylim()[0] < places[6] < 85 - 30
+def test_localisation_has_its_controls_in_every_panel():
+    rows = [
+        {"network": network, "seed": 0, "of": of, "area": 10.0, "area_time": 80.0}
+        | dict.fromkeys(("share", "hit", "share_time", "hit_time"), 30.0)
+        | {f"{name}_margin": 2.0 for name in ("share", "hit", "share_time", "hit_time")}
+        for network in ("CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights")
+        for of in ("network", "places shuffled")
+    ]
+    figure = figures.localised(pd.DataFrame(rows))
+    assert len(figure.axes) == 4
+    for axis in figure.axes:
+        assert len(axis.containers) == 6  # trained, shuffled, random, of two networks
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["trained", "places shuffled", "random weights", "uniform over the map, or over all frames"]
 
 
 def test_the_bars_are_the_counts_and_differ_in_grey():
@@ -162,3 +69,74 @@ def test_gaps_show_results_and_comparisons_of_one_seed_without_an_interval():
     figure = figures.gaps(first)
     assert figure.legends[0].get_texts()[0].get_text() == f"one seed ({len(first)})"
     assert figure.axes[0].lines[0].get_ydata().tolist() == first.difference.tolist()
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+LEDGER = pd.DataFrame(
+    {
+        "table": ["2a", "6", "6", "2c"],
+        "row": ["C3D-Module", "fits", "misses", "nothing printed"],
+        "gflops_paper": pd.array([59.9, 37, 151, None], "Float64"),
+        "gflops": [59.85, 37.3, 149.1, 38.5],
+        "gflops_allowed": pd.array([0.12, 0.5, 0.5, None], "Float64"),
+        "params_paper": pd.array([None, 21_000_000, 21_000_000, None], "Int64"),
+        "params": [32_785_646, 20_959_150, 20_959_150, 20_927_854],
+    }
+)
+
+
+def test_published_vs_counted_has_a_point_a_published_number_and_names_what_misses():
+    gflops, params, share = figures.published_vs_counted(LEDGER).axes
+    diagonal = [line for line in gflops.lines if line.get_marker() not in ("None", "")]
+    points = [point for line in diagonal for point in zip(*line.get_data(), strict=True)]
+    assert sorted(points) == [(37, 37.3), (59.9, 59.85), (151, 149.1)]
+    assert sum(len(line.get_xdata()) for line in params.lines if line.get_marker() not in ("None", "")) == 2
+    assert texts(share) == ["misses: 151 published, 149.1 counted"]
+    shares = sorted(value for line in share.lines for value in line.get_xdata())
+    assert shares == pytest.approx([-1.9 / 0.5, -0.05 / 0.12, 0.3 / 0.5])
+
+
+def test_cost_by_stage_stacks_the_parts_and_leaves_room_above():
+    stages = pd.DataFrame({"1x1": [1.0, 2.0], "3x3": [3.0, 5.0]}, index=["stem", "stage 2"])
+    (axes,) = figures.cost_by_stage({"TSN": stages, "CT-Net": stages / 2}, "one clip").axes
+    tops = sorted(bar.get_y() + bar.get_height() for bar in axes.patches)
+    assert tops[-1] == 7 and len(tops) == 8 and axes.get_ylim()[1] > 7.5
+    assert {"TSN\n7.0", "CT-Net\n3.5", "TSN\n4.0", "CT-Net\n2.0"} == set(texts(axes))
+
+
+def test_dimension_sizes_ring_the_cheapest():
+    (axes,) = figures.dimension_sizes({64: pd.DataFrame({"c2": [4, 8, 16], "relative": [1.25, 1.0, 1.25]})}).axes
+    rings = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() > 10]
+    assert rings == [8] and axes.get_legend().get_texts()[0].get_text() == "C = 64"
+
+
+def test_interact_fields_tell_the_paper_s_box_from_what_is_measured():
+    field = cost.interact_field(CTModule(4, 1, excitation="none"), num_frames=5, size=5)
+    (axes,) = figures.interact_fields({"CT": field}, {"CT": 5}).axes
+    assert axes.get_title() == "CT\npaper: 5 x 5 x 5\nmeasured: 11 of 125 positions"
+    assert len(axes.lines) == 12  # the edges of the box that is stated
+    edges = np.array([line.get_data_3d() for line in axes.lines])
+    assert edges.min() == 1 and edges.max() == 6 and axes.get_xlim() == (0, 7)
+
+
+def test_latency_vs_gflops_draws_what_gflops_alone_would_promise():
+    timed = pd.DataFrame(
+        {"name": ["TSN", "CT-Net"], "gflops": [40.0, 30.0], "milliseconds": [80.0, 100.0], "low": 75.0, "high": 110.0}
+        | {
+            "num_frames": 8,
+            "size": 256,
+            "batch": 1,
+            "precision": "fp32",
+            "device": "cpu",
+            "hardware": "x",
+            "threads": 2,
+        }
+    )
+    (axes,) = figures.latency_vs_gflops(timed).axes
+    assert texts(axes) == ["TSN", "CT-Net"] and axes.get_title() == "x, 2 threads"
+    promised = next(line for line in axes.lines if line.get_linestyle() == "--")
+    x, y = promised.get_data()
+    assert y[-1] / x[-1] == pytest.approx(2.0)

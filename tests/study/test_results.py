@@ -10,7 +10,7 @@ import torch
 
 from ctlib import files
 from ctlib.study import comparisons, results
-from ctlib.study.collect import collect
+from ctlib.study.results import collect
 from ctlib.training import evaluate
 from ctlib.training.evaluate import Protocol, Scores
 
