@@ -5,6 +5,7 @@ Notebooks are taken from `results/`, where an executed copy exists there, and ar
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.ext import autosummary
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -52,6 +54,7 @@ html_theme = "furo"
 html_title = "ctlib"
 html_show_copyright = False
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_extra_path = ["_extra"]
 html_copy_source = False
 templates_path = ["_templates"]
@@ -59,9 +62,11 @@ templates_path = ["_templates"]
 # The API reference, from the docstrings: types stand in the signatures, names in single backticks are code.
 default_role = "code"
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints_format = "short"
 autosummary_ignore_module_all = True
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.",)  # which end no summary
 napoleon_custom_sections = [("Shape", "params_style"), "Source"]
 
 
@@ -116,8 +121,20 @@ def lead_links(app: Sphinx, doctree: nodes.document) -> None:
             node.replace_self(node.children)
 
 
+def keep_letters(_app: Sphinx, _what: str, _name: str, _of: object, _options: object, lines: list[str]) -> None:
+    """Keep a description such as "C." from being read as the first item of a list."""
+    lines[:] = [re.sub(r"^(\s+\w+: )([A-Z])\.", r"\1\2\\.", line) for line in lines]
+
+
+def remove_copies(app: Sphinx, _error: Exception | None) -> None:
+    """Remove the folder that myst-nb leaves beside the site: its figures are in the site by now."""
+    shutil.rmtree(Path(app.outdir).parent / "jupyter_execute", ignore_errors=True)
+
+
 def setup(app: Sphinx) -> None:
     shutil.rmtree(ROOT / "docs" / "api", ignore_errors=True)  # its pages are made anew, those of gone modules go
     app.copies = executed_copies()
     app.connect("source-read", read_executed)
     app.connect("doctree-read", lead_links, priority=400)  # before Sphinx collects downloads
+    app.connect("autodoc-process-docstring", keep_letters, priority=400)  # before Napoleon
+    app.connect("build-finished", remove_copies)
