@@ -46,9 +46,7 @@ def operations_of(layer: nn.Module, output: torch.Tensor) -> int:
 
 
 def walk(model: VideoClassifier, num_frames: int = 8, size: int = 256) -> list[Part]:
-    """The parts of a network on a ResNet, for one clip of `num_frames` x `size` x `size`.
-
-    A copy runs, so the model is left unchanged.
+    """The parts of a network on a ResNet, for one clip of `num_frames` x `size` x `size`. The model is left unchanged.
 
     Raises:
         ValueError: the network's backbone has no stages.
@@ -103,10 +101,6 @@ def parts(config: ModelConfig, size: int = 256) -> list[Part]:
 
     All blocks of a stage after the first are alike. So two short networks are walked, one with and one without clip
     modules, and their blocks are put together.
-
-    Args:
-        config: of a network on a ResNet; its `num_frames` is T.
-        size: pixels, height and width.
 
     Raises:
         ValueError: a backbone without stages, or blocks that do not exist or cannot be replaced.

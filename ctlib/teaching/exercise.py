@@ -67,12 +67,7 @@ def _exercise(number: str) -> Callable[[dict], str]:
 def check(number: str, answers: dict) -> str:
     """Judge an answer: say that it is right and what follows, or what is wrong with it.
 
-    Args:
-        number: of the exercise, such as "1.2".
-        answers: the names that its cell sets; a notebook passes its `globals()`.
-
-    Raises:
-        ValueError: no such exercise.
+    A notebook passes its `globals()`. Raises ValueError for an unknown exercise.
     """
     judge = _exercise(number)
     try:
@@ -142,12 +137,7 @@ def solution(number: str) -> str:
 
 
 def fill(notebook, solved: bool = False):
-    """Write the exercise cells of a notebook again, blank or solved, and return the notebook.
-
-    Args:
-        notebook: of nbformat, changed in place; its cells carry tags such as "exercise-1.2-answer".
-        solved: write solutions instead of blanks.
-    """
+    """Write the cells with tags such as "exercise-1.2-answer" again, in place, and return the nbformat notebook."""
     for cell in notebook.cells:
         for tag in cell.metadata.get("tags", []):
             if match := _TAG.fullmatch(tag):

@@ -26,13 +26,8 @@ def reached_channels(dims: tuple[int, ...], after: int, channel: int = 0, channe
     """Which input channels reach one output channel after some sub-operations, without point-wise convolutions.
 
     Channel c has the coordinates (c_1, ..., c_K), c_1 running fastest. Sub-operation k mixes along c_k. After k of
-    them the output has seen the channels that share c_{k+1}, ..., c_K with it (section 3.1).
-
-    Args:
-        dims: (C_1, ..., C_K).
-        after: sub-operations done, 0 to K.
-        channel: of the output.
-        channels: C, if `dims` do not multiply to it (R(2+1)D).
+    them the output has seen the channels that share c_{k+1}, ..., c_K with it (section 3.1). C is `channels` where
+    `dims` do not multiply to it, as in R(2+1)D.
 
     Returns:
         Bool (C,).

@@ -27,10 +27,6 @@ def paths(kernels: tuple[Kernel, ...], connection: str = "parallel") -> np.ndarr
     A parallel sub-operation has a plane of h x w and a line of t, which meet in the middle (two paths). Coupling and
     serial ones have one path from each of t x h x w positions. Successive steps convolve.
 
-    Args:
-        kernels: (t, h, w) of each sub-operation.
-        connection: one of `ct_module.CONNECTIONS`.
-
     Returns:
         int64 (t, h, w): the bounding box of the field, 0 where no path leads.
     """
@@ -193,9 +189,7 @@ def field_steps(steps: dict[str, np.ndarray]) -> Figure:
 def measured_fields(shown: dict[str, np.ndarray], widest: int) -> Figure:
     """One column per module: channels, the field from the front and from above, its positions in space.
 
-    Args:
-        shown: title -> bool (C, T, H, W), which inputs reach the output (channel 0, in the middle).
-        widest: positions along an axis.
+    `shown` has the inputs that reach the output (channel 0, in the middle), bool (C, T, H, W), by title.
     """
     figure = canvas(1.75 * len(shown) + 0.9, 7.8, left=0.06, right=0.92, bottom=0.02, top=0.9, wspace=0.14, hspace=0.28)
     grid = np.reshape(_axes(figure, 4, len(shown)), (4, len(shown)))

@@ -25,9 +25,7 @@ def excitation_flow(part: Parallel, features: torch.Tensor) -> dict[str, Steps]:
     The input of a convolution or gate is recognised by its values. X is the sub-operation's input, X^S and X^T are
     the outputs of its two convolutions, U and V those of the first two gates, and R = U + V.
 
-    Args:
-        part: the sub-operation, left unchanged.
-        features: (N, C, T, H, W), random, so that no two of these are equal.
+    `features`, (N, C, T, H, W), are random, so that no two of these are equal.
 
     Returns:
         The steps of each branch ("spatial", "temporal", "channel"). The first two begin with the input of their
@@ -75,11 +73,7 @@ def _named(conv: TensorSeparableConv, letter: str) -> str:
 
 @torch.no_grad()
 def attention_maps(model: nn.Module, clips: torch.Tensor, module: CTModule) -> list[dict[str, torch.Tensor]]:
-    """The three gates of each sub-operation of a CT-Module while its network runs; the model is left unchanged.
-
-    Args:
-        model: takes `clips`, (N, 3, T, H, W).
-        module: in one of its blocks, with Tensor Excitation.
+    """The gates of each sub-operation of a CT-Module, with Tensor Excitation, while its network runs on clips.
 
     Returns:
         For each sub-operation "spatial" (N, C, 1, H, W), "temporal" and "channel" (N, C, T, 1, 1), in (0, 1).

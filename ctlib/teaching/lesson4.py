@@ -69,12 +69,7 @@ def block_flow(block: nn.Module, features: torch.Tensor) -> list[tuple[str, tupl
 def config_of(
     backbone: str, module: str, stages: tuple[str, str, str, str], num_frames: int = 8, num_classes: int = 174
 ) -> ModelConfig:
-    """A network with some blocks of some stages replaced.
-
-    Args:
-        backbone: a ResNet of `backbones.BACKBONES`.
-        module: a name of `MODULES`.
-        stages: a name of `CHOICES` for each of stages 2 to 5.
+    """A ResNet with blocks replaced by one of `MODULES`: which ones, one of `CHOICES` says for each of stages 2 to 5.
 
     Raises:
         ValueError: an unknown backbone, module or choice.
@@ -92,10 +87,7 @@ def config_of(
 def network(config: ModelConfig, module: str, size: int = 256) -> View:
     """The parts of a network with their shapes and costs, compared with TSN and with dense 3D convolutions.
 
-    Args:
-        config: from `config_of`.
-        module: its name in `MODULES`.
-        size: pixels, the clip's height and width.
+    `config` is from `config_of`, with the same `module`. A clip has T x `size` x `size` pixels.
     """
     plain = ModelConfig(config.num_classes, config.num_frames, config.backbone, "none")
     parts, tsn = anatomy.parts(config, size), anatomy.parts(plain, size)
@@ -144,10 +136,7 @@ def flow(columns: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Figure:
 def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, title: str) -> Figure:
     """A network from stem (left) to head (right): boxes as high as their frames, and the cost of each below.
 
-    Args:
-        parts: of the network.
-        plain: of the same backbone with no block replaced; outlined where a block was replaced.
-        module: name of the replaced blocks, for the legend.
+    Where a block was replaced, that of `plain`, the same backbone with no block replaced, is outlined.
     """
     figure = canvas(10, 4.6, left=0.07, right=0.995, bottom=0.08, top=0.93, hspace=0.1)
     boxes, costs = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1))

@@ -93,11 +93,8 @@ class View(NamedTuple):
 class Explorer:
     """Sliders in front of a function that returns a `View`.
 
-    A setting that is not possible shows the reason, and the last picture stays.
-
-    Args:
-        view: called with the values of the controls, by name.
-        controls: the widget that sets each argument of `view`.
+    Each control sets the argument of `view` that has its name. A setting that is not possible shows the reason, and
+    the last picture stays.
     """
 
     def __init__(self, view: Callable[..., View], **controls: ipywidgets.ValueWidget):

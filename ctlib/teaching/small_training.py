@@ -98,10 +98,9 @@ def train(
 ) -> list[float]:
     """Train with SGD (momentum 0.9), a warm-up over a tenth of the steps, then a cosine to zero; no augmentation.
 
+    The model is changed in place. An incomplete last batch is dropped. `lr` is the highest learning rate.
+
     Args:
-        model: takes (N, 3, T, H, W), changed in place.
-        batch: clips per step; an incomplete last batch is dropped.
-        lr: highest learning rate.
         seed: of the order and of dropout.
         on_epoch: called with the number of the epoch and its mean loss.
 
