@@ -9,6 +9,7 @@ The receptive field of a position is much wider than the position itself.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from ctlib.backbones import ResNetBackbone
 from ctlib.checkpoints import Checkpoint
-from ctlib.config import check_choice, unknown_name
+from ctlib.config import Config, at_least, check_choice, one_of, unknown_name
 from ctlib.cost import eval_with_hooks
 from ctlib.data import transforms, video
 from ctlib.data.sampling import SAMPLINGS
@@ -163,6 +164,22 @@ class Tube(NamedTuple):
     indices: np.ndarray  # int64 (T,), which frames of the video these are
 
 
+@dataclass(frozen=True)
+class TubeOptions(Config):
+    """How `tube_of` reads a video, and how the tube is scaled and placed."""
+
+    num_frames: int | None = at_least(1, None)  # T; None: the model's own
+    short_side: int | None = at_least(1, None)  # pixels of the shorter side before the crop; None: as in testing
+    sampling: str = one_of(SAMPLINGS, "sparse")  # which T frames are read
+    threshold: float = 0.0  # the last three are those of `saliency_tubes`
+    per: str = one_of(NORMALISED, "clip")
+    placement: str = one_of(PLACEMENTS, "even")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_normalisation(self.threshold, self.per)
+
+
 def tube_of(
     path: str | os.PathLike,
     model: nn.Module | Checkpoint,
@@ -170,47 +187,37 @@ def tube_of(
     classes: Sequence[str] | None = None,
     *,
     size: int,
-    short_side: int | None = None,
-    num_frames: int | None = None,
-    sampling: str = "sparse",
-    threshold: float = 0.0,
-    per: str = "clip",
-    placement: str = "even",
+    options: TubeOptions = TubeOptions(),
 ) -> Tube:
     """The Saliency Tube of a video file (or a folder of numbered images), read as in testing: one clip, one crop.
 
     Args:
         path: the video. If it is shorter than T, its frames repeat in order (`data.sampling`).
-        model, target, classes, threshold, per, placement: as in `saliency_tubes`; here for one clip.
+        model, target, classes: as in `saliency_tubes`; here for one clip.
         size: pixels, height and width of the crop; use what the network was tested at.
-        short_side: pixels, to which the shorter side is resized before the crop; as in testing if not given.
-        num_frames: T; the model's own if not given.
-        sampling: a name of `data.sampling.SAMPLINGS`.
+        options: what differs from testing, or from the default look.
 
     Raises:
         video.VideoError: a video that is missing or cannot be read.
-        ValueError, TypeError: as `saliency_tubes`, or an impossible size, T or sampling.
+        ValueError, TypeError: as `saliency_tubes`, or an impossible size.
     """
     network = unwrapped(model.model if isinstance(model, Checkpoint) else model)
     head = _linear_head(network)
-    num_frames = network.config.num_frames if num_frames is None else num_frames
-    short_side = transforms.test_short_side(size) if short_side is None else short_side
-    check_choice("sampling", sampling, SAMPLINGS)
-    if size < 1 or num_frames < 1 or short_side < size:
-        raise ValueError(
-            f"size and num_frames must be at least 1 and short_side at least size, got {size}, {num_frames} and "
-            f"{short_side}"
-        )
+    num_frames = options.num_frames or network.config.num_frames
+    short_side = options.short_side or transforms.test_short_side(size)
+    if not 1 <= size <= short_side:
+        raise ValueError(f"size must be from 1 to short_side, got size {size} and short_side {short_side}")
     chosen = []
 
     def choose(length: int) -> np.ndarray:
-        chosen.append(SAMPLINGS[sampling].test(length, num_frames)[0])
+        chosen.append(SAMPLINGS[options.sampling].test(length, num_frames)[0])
         return chosen[0]
 
     pixels = video.read_frames(path, choose)
     clip = transforms.test_views(pixels, size, short_side, crops=1)  # (1, 3, T, size, size)
     given = clip.to(head.weight.device, head.weight.dtype)
-    tubes, scores = saliency_tubes(model, given, target, classes, threshold, per, placement)
+    look = options.threshold, options.per, options.placement
+    tubes, scores = saliency_tubes(model, given, target, classes, *look)
     names = model.classes if isinstance(model, Checkpoint) and classes is None else classes
     label = int(target_labels(target, scores, names)[0])
     values = tubes[0].cpu().numpy(), scores[0].cpu().numpy()

@@ -303,15 +303,18 @@ def test_frames_of_a_short_video_repeat(model, videos):
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"size": 0}, ValueError, "size and num_frames must be at least 1"),
-        ({"size": 64, "short_side": 32}, ValueError, "short_side at least size, got 64, 4 and 32"),
-        ({"size": 32, "sampling": "spars"}, ValueError, "did you mean 'sparse'"),
+        ({"size": 0}, ValueError, "size must be from 1 to short_side, got size 0"),
+        ({"size": 64, "options": {"short_side": 32}}, ValueError, "got size 64 and short_side 32"),
+        ({"size": 32, "options": {"sampling": "spars"}}, ValueError, "did you mean 'sparse'"),
+        ({"size": 32, "options": {"threshold": 1.0}}, ValueError, "threshold must be a share"),
+        ({"size": 32, "options": {"num_frames": 0}}, ValueError, "num_frames must be at least 1"),
         ({"size": 32, "target": 5}, ValueError, "target must be a class from 0 to 4, got 5"),
     ],
 )
 def test_bad_arguments_for_a_video(model, videos, arguments, error, text):
     with pytest.raises(error, match=text):
-        saliency.tube_of(videos / "12.mp4", model, **arguments)
+        options = saliency.TubeOptions(**arguments.get("options", {}))
+        saliency.tube_of(videos / "12.mp4", model, **arguments | {"options": options})
 
 
 def test_a_missing_video_is_named(model, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctlib import files
-from ctlib.config import ModelConfig, RunConfig, check_choice
+from ctlib.config import Config, ModelConfig, RunConfig, check_choice, parse_pairs
 from ctlib.data.arrow import CLASSES
 from ctlib.models import MODELS, model_config
 from ctlib.study.tables import PARTS, ROWS, TABLES, Network, Rows
@@ -132,6 +132,18 @@ def parse_roots(text: str, known: Iterable[str] = REAL) -> dict[str, str]:
         check_choice("data set of roots", data, known)
         roots[data] = files.portable(files.project_root() / Path(root).expanduser())
     return roots
+
+
+def split_overrides(overrides: str, section: str, kind: type[Config]) -> tuple[str, Config]:
+    """Overrides of the recipe, and the configuration that their "section.name=value" pairs give.
+
+    Raises:
+        ValueError: as `config.parse_pairs`, or an unknown name; TypeError: a value of another type.
+    """
+    words, start = overrides.split(), f"{section}."
+    own = parse_pairs(" ".join(word for word in words if word.startswith(start)))
+    given = kind.from_dict({key.removeprefix(start): value for key, value in own.items()})
+    return " ".join(word for word in words if not word.startswith(start)), given
 
 
 class Views(NamedTuple):

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from ctlib import paper
-from ctlib.config import RunConfig, parse_pairs, parse_words
-from ctlib.study.synthetic_sets import FOLDS, SyntheticConfig
+from ctlib.config import RunConfig, parse_words
+from ctlib.study.synthetic_sets import FOLDS
 from ctlib.training.recipes import run_config
 from ctlib.training.records import RunFolder
 from ctlib.training.statistics import mean_interval
@@ -24,21 +24,6 @@ def parse_folds(text: str) -> tuple[int, ...]:
     """The splits that "1 2 3" names, in ascending order. Raises ValueError for anything else."""
     needed = f"folds must be some of {' '.join(map(str, FOLDS))}, each once"
     return tuple(sorted(parse_words(text, {str(fold): fold for fold in FOLDS}.__getitem__, needed)))
-
-
-def split_overrides(overrides: str) -> tuple[str, SyntheticConfig]:
-    """Overrides of the recipe, and the size of the synthetic data that their "synthetic.groups=4" pairs give.
-
-    Raises:
-        ValueError: as `config.parse_pairs`, or an unknown name.
-    """
-    words = overrides.split()
-    own = parse_pairs(" ".join(word for word in words if word.startswith(_SYNTHETIC)))
-    sizes = SyntheticConfig.from_dict({key.removeprefix(_SYNTHETIC): value for key, value in own.items()})
-    return " ".join(word for word in words if not word.startswith(_SYNTHETIC)), sizes
-
-
-_SYNTHETIC = "synthetic."
 
 
 def start_run(model: str, overrides: str = "", seed: int = 0) -> RunConfig:

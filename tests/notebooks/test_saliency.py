@@ -9,7 +9,7 @@ from tests.notebooks import execute, html_of, printed, run_here
 
 TINY = (
     "model.num_frames=4 data.workers=0 recipe.epochs=1 recipe.warmup=0 arrow.train_clips=16 arrow.val_clips=16 "
-    "arrow.size=32 data.size=32"
+    "arrow.size=32 data.size=64 compute.device=cpu"
 )
 
 
@@ -19,8 +19,8 @@ def explained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTLIB_CACHE", str(folder / "cache"))
         notebook = execute(
-            "saliency_tubes", folder, networks="CSN, CT-Net", size=64, overrides=TINY, clips="3 8",
-            settings="jobs=1 device=cpu", out_dir=str(folder / "out"),
+            "saliency_tubes", folder, networks="CSN, CT-Net", overrides=TINY, clips="3 8",
+            out_dir=str(folder / "out"),
         )  # fmt: skip
     return folder, notebook
 
@@ -54,7 +54,7 @@ def test_given_networks_are_explained_and_nothing_is_measured_where_no_object_is
     (root,) = (folder / "cache").iterdir()
     text, _ = run_here(
         "saliency_tubes", checkpoints=str(folder / "out" / "*" / "seed0" / "checkpoint.pt"), data="list",
-        root=str(root), size=32, settings="classes=true threshold=0.3 device=cpu",
+        root=str(root), classes="true", overrides="data.size=32 saliency.threshold=0.3 compute.device=cpu",
         clips=f"1 {root / 'val' / '000002_backward.mp4'}", out_dir=str(folder / "other"),
     )  # fmt: skip
     assert "shown, not measured" in text and "000002_backward.mp4: CT-Net_half" in text

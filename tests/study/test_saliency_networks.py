@@ -1,4 +1,4 @@
-"""The small networks whose saliency is measured, and the settings with which it is."""
+"""The small networks whose saliency is measured."""
 
 import dataclasses
 
@@ -17,6 +17,9 @@ def test_the_networks_differ_in_what_replaces_the_convolution_and_train_on_one_d
         assert (half.seed, half.difficulty, half.val_clips) == (whole.seed, whole.difficulty, whole.val_clips)
         assert small.model == large.model and small.seed == large.seed == 2
         assert small.name == f"{name}_half" and large.name == name
+    small, large = saliency_networks.trainings("CSN", 0, "data.size=66 compute.device=cpu")
+    assert (small.data.size, small.arrow.size, large.data.size, large.arrow.size) == (32, 32, 66, 66)
+    assert small.compute.device == large.compute.device == "cpu"
     models = [large.model for _, large in runs.values()]
     assert [model.module for model in models] == ["ct", "c3d", "r2plus1d", "csn", "ct"]
     assert models[0].blocks == "none" and len({dataclasses.replace(model, module="ct") for model in models[1:]}) == 1
@@ -28,30 +31,8 @@ def test_networks_are_trained_with_each_seed_from_0():
     runs = saliency_networks.all_trainings("CSN, CT-Net", 2, overrides="recipe.epochs=1")
     assert list(runs) == [("CSN", 0), ("CSN", 1), ("CT-Net", 0), ("CT-Net", 1)]
     assert runs["CSN", 1] == saliency_networks.trainings("CSN", 1, overrides="recipe.epochs=1")
-    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_seeds must be at least 1, got 0"):
         saliency_networks.all_trainings("CSN", 0)
-
-
-def test_settings_are_read_from_text():
-    settings = saliency_networks.parse_settings('threshold=0.3 classes="Something falling down" jobs=1')
-    assert (settings.threshold, settings.classes, settings.jobs) == (0.3, "Something falling down", 1)
-    assert saliency_networks.parse_settings("classes=true").classes == "true"
-    assert saliency_networks.parse_settings("") == saliency_networks.Settings()
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("treshold=0.3", "unknown key of Settings 'treshold': did you mean 'threshold'"),
-        ("threshold=2", "threshold must be at most 1, got 2"),
-        ("placement=odd", "unknown placement 'odd'"),
-        ("jobs=0", "jobs must be at least 1, got 0"),
-        ("even", "settings are name=value separated by spaces, got 'even'"),
-    ],
-)
-def test_bad_settings_are_one_error(text, error):
-    with pytest.raises(ValueError, match=error):
-        saliency_networks.parse_settings(text)
 
 
 def test_clips_are_shown_by_number_beside_files_or_one_of_each_of_three_actions():

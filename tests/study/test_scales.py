@@ -9,6 +9,7 @@ from ctlib.backbones import InceptionBackbone
 from ctlib.models import build_model, model_config
 from ctlib.study import scales, tables
 from ctlib.study.scales import Study, Views
+from ctlib.study.synthetic_sets import SyntheticConfig
 
 
 def network_of(table, row):
@@ -111,3 +112,11 @@ def test_the_references_are_rows_of_their_tables():
     assert list(tables.REFERENCES) == list(tables.TABLES) and set(tables.REMARKS) < set(tables.TABLES)
     for table, row in tables.REFERENCES.items():
         assert row in scales.rows(table, "laptop")
+
+
+def test_overrides_of_a_section_are_split_off():
+    text = "recipe.lr=0.1 synthetic.groups=4 data.size=24"
+    overrides, sizes = scales.split_overrides(text, "synthetic", SyntheticConfig)
+    assert overrides == "recipe.lr=0.1 data.size=24" and (sizes.groups, sizes.clips) == (4, 1)
+    with pytest.raises(ValueError, match="unknown key of SyntheticConfig 'group': did you mean 'groups'"):
+        scales.split_overrides("synthetic.group=4", "synthetic", SyntheticConfig)

@@ -30,13 +30,6 @@ def test_the_runs_differ_only_in_their_start():
         transfer.configs(roots, (1, 2), "ctnet_quickstart", "data.fold=2")
 
 
-def test_overrides_of_the_synthetic_data_are_split_off():
-    overrides, sizes = transfer.split_overrides("recipe.lr=0.1 synthetic.groups=4 data.size=24")
-    assert overrides == "recipe.lr=0.1 data.size=24" and (sizes.groups, sizes.clips) == (4, 1)
-    with pytest.raises(ValueError, match="unknown key of SyntheticConfig 'group': did you mean 'groups'"):
-        transfer.split_overrides("synthetic.group=4")
-
-
 def record(folder, data, start, fold, top1):
     config = RunConfig(start=start, data=DataConfig(name=data, fold=fold))
     run = RunFolder(folder / f"{data}{start}{fold}")
