@@ -121,9 +121,12 @@ def lead_links(app: Sphinx, doctree: nodes.document) -> None:
             node.replace_self(node.children)
 
 
-def keep_letters(_app: Sphinx, _what: str, _name: str, _of: object, _options: object, lines: list[str]) -> None:
-    """Keep a description such as "C." from being read as the first item of a list."""
-    lines[:] = [re.sub(r"^(\s+\w+: )([A-Z])\.", r"\1\2\\.", line) for line in lines]
+def as_text(_app: Sphinx, _what: str, _name: str, _of: object, _options: object, lines: list[str]) -> None:
+    """Keep Napoleon from reading "C." as the first item of a list, and a result's words before a colon as its type."""
+    for number, line in enumerate(lines):
+        lines[number] = re.sub(r"^(\s+\w+: )([A-Z])\.", r"\1\2\\.", line)
+        if number and lines[number - 1].strip() == "Returns:":
+            lines[number] = re.sub(r"^(\s+)", r"\1: ", line)
 
 
 def remove_copies(app: Sphinx, _error: Exception | None) -> None:
@@ -136,5 +139,5 @@ def setup(app: Sphinx) -> None:
     app.copies = executed_copies()
     app.connect("source-read", read_executed)
     app.connect("doctree-read", lead_links, priority=400)  # before Sphinx collects downloads
-    app.connect("autodoc-process-docstring", keep_letters, priority=400)  # before Napoleon
+    app.connect("autodoc-process-docstring", as_text, priority=400)  # before Napoleon
     app.connect("build-finished", remove_copies)

@@ -37,7 +37,7 @@ class Answers(dict):
 
 
 def solved_by(solution: str) -> Callable:
-    """Give a check, named such as `check_1_2`, the code that answers its exercise.
+    """Give a check, named such as `_check_1_2`, the code that answers its exercise.
 
     A check takes the names that the answer sets. It returns what a right answer shows and raises `NotYet` otherwise.
     The reader writes the solution's lines that end in `# to fill in`; `# to correct: x` shows them x instead.
@@ -56,7 +56,7 @@ def exercises() -> dict[str, Callable[[dict], str]]:
     names = sorted(module.name for module in pkgutil.iter_modules(ctlib.teaching.__path__))
     lessons = [importlib.import_module(f"ctlib.teaching.{name}") for name in names if name.startswith("lesson")]
     checks = {name: value for lesson in lessons for name, value in vars(lesson).items() if hasattr(value, "solution")}
-    return {name.removeprefix("check_").replace("_", "."): check for name, check in checks.items()}
+    return {name.removeprefix("_check_").replace("_", "."): check for name, check in checks.items()}
 
 
 def _exercise(number: str) -> Callable[[dict], str]:

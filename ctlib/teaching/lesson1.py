@@ -186,7 +186,7 @@ def cost_curves(split: tuple[pd.Series, pd.Series], depth: tuple[pd.Series, pd.S
 channel = 2 * 4 + 1  # to fill in
 coordinates = (2, 1)  # to fill in
 """)
-def check_1_1(answers: dict) -> str:
+def _check_1_1(answers: dict) -> str:
     expect(
         answers["channel"], 9, {5: "5 = c_1 * C_2 + c_2 has c_2 running fastest; here c_1 does"},
         "{value} is not c_2 * C_1 + c_1 with c_1 = 1, c_2 = 2 and C_1 = 4",
@@ -203,7 +203,7 @@ def check_1_1(answers: dict) -> str:
 def shuffle(x, size):
     return x.unflatten(1, (-1, size)).transpose(1, 2).flatten(1, 2)  # to fill in
 """)
-def check_1_2(answers: dict) -> str:
+def _check_1_2(answers: dict) -> str:
     shuffle = answers["shuffle"]
     for channels, size, more in ((6, 3, ()), (12, 4, (2, 3, 3)), (24, 2, (1,))):
         x = torch.arange(2.0 * channels * math.prod(more)).view(2, channels, *more)
@@ -226,7 +226,7 @@ def ct_module(x, convolutions, sizes):
         x = channel_shuffle(x, size)  # to correct: channel_shuffle(x, size) if conv is convolutions[-1] else x
     return x
 """)
-def check_1_3(answers: dict) -> str:
+def _check_1_3(answers: dict) -> str:
     module, channels, sizes = answers["ct_module"], 12, (4, 3)
     first, second = convolutions = [TensorSeparableConv(channels, size, (1, 1, 1)) for size in sizes]
     x = torch.eye(channels)[:, :, None, None, None]
@@ -264,7 +264,7 @@ def check_1_3(answers: dict) -> str:
 weights = 128 * 16 * 9  # to fill in
 share = 100 * 16 / 128  # to fill in
 """)
-def check_1_4(answers: dict) -> str:
+def _check_1_4(answers: dict) -> str:
     expect(
         answers["weights"], 128 * 16 * 9,
         {
@@ -284,7 +284,7 @@ def check_1_4(answers: dict) -> str:
 @solved_by("""
 dims = (6, 5, 4)  # to fill in
 """)
-def check_1_5(answers: dict) -> str:
+def _check_1_5(answers: dict) -> str:
     dims = plain(given(answers["dims"]))
     if not isinstance(dims, tuple):
         raise NotYet(f"`dims` are the sizes (C_1, ..., C_K), got {dims!r}")

@@ -271,7 +271,7 @@ def _side(axes: Axes, seen: np.ndarray, most: float, width: float, height: float
 def extent(num_dims, kernel):
     return num_dims * (kernel - 1) + 1  # to fill in
 """)
-def check_2_1(answers: dict) -> str:
+def _check_2_1(answers: dict) -> str:
     extent = answers["extent"]
     for num_dims, kernel in ((1, 3), (2, 3), (4, 3), (2, 5), (3, 1)):
         expect(
@@ -285,7 +285,7 @@ def check_2_1(answers: dict) -> str:
 @solved_by("""
 positions = 65  # to fill in
 """)
-def check_2_2(answers: dict) -> str:
+def _check_2_2(answers: dict) -> str:
     expect(
         answers["positions"], 65,
         {
@@ -306,7 +306,7 @@ def reached(steps, times):
         positions = {tuple(map(sum, zip(a, b))) for a in positions for b in steps}  # to fill in
     return positions
 """)
-def check_2_3(answers: dict) -> str:
+def _check_2_3(answers: dict) -> str:
     reached = answers["reached"]
     plane = {(0, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)}
     line = {(t, 0, 0) for t in (-1, 0, 1)}
@@ -334,7 +334,7 @@ csn = ["C", "ST"]  # to fill in
 ct = ["STC", "STC"]  # to fill in
 manner = {"C3D": c3d, "R(2+1)D": r2plus1d, "CSN": csn, "CT-Module": ct}
 """)
-def check_2_4(answers: dict) -> str:
+def _check_2_4(answers: dict) -> str:
     right = {"C3D": ["STC"], "R(2+1)D": ["SC", "TC"], "CSN": ["C", "ST"], "CT-Module": ["STC", "STC"]}
     manners = given(answers["manner"])
     what = {"S": "pixels around", "T": "frames around", "C": "other channels"}
@@ -360,7 +360,7 @@ def check_2_4(answers: dict) -> str:
 @solved_by("""
 kernels = ((5, 3, 3), (5, 3, 3))  # to fill in
 """)
-def check_2_5(answers: dict) -> str:
+def _check_2_5(answers: dict) -> str:
     kernels = plain(given(answers["kernels"]))
     shaped = isinstance(kernels, tuple) and [isinstance(kernel, tuple) and len(kernel) for kernel in kernels] == [3, 3]
     if not shaped or any(k < 1 or k % 2 == 0 for kernel in kernels for k in kernel):

@@ -179,7 +179,7 @@ channel = (8, 4, 1, 1)  # to fill in
 squeeze = (8, 1, 1, 1)  # to fill in
 shapes = {"spatial": spatial, "temporal": temporal, "channel": channel, "SE": squeeze}
 """)
-def check_3_1(answers: dict) -> str:
+def _check_3_1(answers: dict) -> str:
     right = {"spatial": (8, 1, 6, 6), "temporal": (8, 4, 1, 1), "channel": (8, 4, 1, 1), "SE": (8, 1, 1, 1)}
     shapes = given(answers["shapes"])
     for gate, shape in right.items():
@@ -197,7 +197,7 @@ def check_3_1(answers: dict) -> str:
 def spatial_gate(x, attend):
     return x * attend(x.mean(2, keepdim=True)).sigmoid()  # to fill in
 """)
-def check_3_2(answers: dict) -> str:
+def _check_3_2(answers: dict) -> str:
     torch.manual_seed(0)
     gate, x = answers["spatial_gate"], torch.rand(2, 4, 3, 5, 5)
     seen = []
@@ -230,7 +230,7 @@ def check_3_2(answers: dict) -> str:
 @solved_by("""
 blind = ["order of frames", "position in the map", "position in the map"]  # to fill in
 """)
-def check_3_3(answers: dict) -> str:
+def _check_3_3(answers: dict) -> str:
     mine = [str(given(part)).strip().lower() for part in given(answers["blind"])]
     right = {"spatial": "order of frames", "temporal": "position in the map", "channel": "position in the map"}
     if len(mine) != 3:
@@ -247,7 +247,7 @@ def check_3_3(answers: dict) -> str:
 def unseen(x):
     return x + torch.linspace(-1, 1, x.shape[2])[:, None, None] * torch.linspace(-1, 1, x.shape[4])  # to fill in
 """)
-def check_3_4(answers: dict) -> str:
+def _check_3_4(answers: dict) -> str:
     torch.manual_seed(0)
     x, tested = torch.rand(2, 8, 6, 5, 5), TensorExcitation(8, size=4).eval()
     changed = given(answers["unseen"](x.clone()))

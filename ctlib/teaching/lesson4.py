@@ -206,7 +206,7 @@ stage_4 = (1, 3, 5)  # to fill in
 stage_5 = (1,)  # to fill in
 blocks = [stage_2, stage_3, stage_4, stage_5]
 """)
-def check_4_1(answers: dict) -> str:
+def _check_4_1(answers: dict) -> str:
     right = (1,), (1, 3), (1, 3, 5), (1,)
     blocks = [plain(given(part)) for part in given(answers["blocks"])]
     if len(blocks) != len(right):
@@ -226,7 +226,7 @@ def check_4_1(answers: dict) -> str:
 @solved_by("""
 shape = (1024, 16, 14, 14)  # to fill in
 """)
-def check_4_2(answers: dict) -> str:
+def _check_4_2(answers: dict) -> str:
     expect(
         answers["shape"], (1024, 16, 14, 14),
         {
@@ -246,7 +246,7 @@ def on_clips(module, frames, num_frames):
     clips = frames.unflatten(0, (-1, num_frames)).transpose(1, 2)  # to correct: frames.reshape(-1, c, num_frames, h, w)
     return module(clips).transpose(1, 2).flatten(0, 1)
 """)
-def check_4_3(answers: dict) -> str:
+def _check_4_3(answers: dict) -> str:
     on_clips, seen = answers["on_clips"], []
 
     def module(clips):
@@ -273,7 +273,7 @@ def check_4_3(answers: dict) -> str:
 def share(channels, sizes):
     return (sum(sizes) * (9 + 3) + (len(sizes) - 1) * channels) / (9 * channels)  # to fill in
 """)
-def check_4_4(answers: dict) -> str:
+def _check_4_4(answers: dict) -> str:
     share = answers["share"]
     for channels, sizes in ((64, (8, 8)), (512, (32, 16)), (64, (4, 4, 4))):
         between = (len(sizes) - 1) * channels
@@ -296,7 +296,7 @@ def check_4_4(answers: dict) -> str:
 @solved_by("""
 blocks_of_mine = ((1, 2), (1, 2, 3), (1, 3), ())  # to fill in
 """)
-def check_4_5(answers: dict) -> str:
+def _check_4_5(answers: dict) -> str:
     blocks = given(answers["blocks_of_mine"])
     try:
         parts = anatomy.parts(ModelConfig(blocks=tuple(map(tuple, blocks))))

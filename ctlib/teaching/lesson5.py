@@ -93,7 +93,7 @@ def losses(curves: dict[str, Sequence[float]], floor: float, label: str) -> Figu
 @solved_by("""
 most_right = 1  # to fill in
 """)
-def check_5_1(answers: dict) -> str:
+def _check_5_1(answers: dict) -> str:
     expect(
         answers["most_right"], 1,
         {
@@ -110,7 +110,7 @@ def check_5_1(answers: dict) -> str:
 def frame_average(frames, weight):
     return (frames @ weight).mean(1)  # to fill in
 """)
-def check_5_2(answers: dict) -> str:
+def _check_5_2(answers: dict) -> str:
     torch.manual_seed(0)
     score, frames = answers["frame_average"], torch.rand(3, 8, 5)
     weight = torch.rand(5, 4)
@@ -130,7 +130,7 @@ def check_5_2(answers: dict) -> str:
 def sees_the_arrow(clip):
     return (clip[1:] ** 2 * clip[:-1] - clip[1:] * clip[:-1] ** 2).sum()  # to fill in
 """)
-def check_5_3(answers: dict) -> str:
+def _check_5_3(answers: dict) -> str:
     sees = answers["sees_the_arrow"]
     torch.manual_seed(0)
     clips = torch.rand(64, 8)

@@ -102,6 +102,8 @@ class Explorer:
         for name, control in controls.items():
             control.style.description_width = "11em"  # "sub-operations done"
             control.layout.width = "34em"
+            if isinstance(control, ipywidgets.ToggleButtons):
+                control.style.button_width = "auto"  # else some lie in a second row
             control.description = control.description or name.replace("_", " ")
             control.observe(self._draw, "value")
         self.image, self.text = ipywidgets.HTML(), ipywidgets.HTML()  # ipywidgets' Image takes no text alternative
