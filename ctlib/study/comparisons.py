@@ -14,7 +14,7 @@ from scipy import stats
 
 from ctlib import paper
 from ctlib.study import tables as study
-from ctlib.study.scales import SCALES, rows
+from ctlib.study.scales import SCALES, Study
 from ctlib.study.tables import TABLES
 from ctlib.training import statistics
 
@@ -139,10 +139,10 @@ def networks(means: pd.DataFrame) -> pd.DataFrame:
 def comparable(table: str, data: str, scale: str) -> list[str]:
     """The rows of a table that the runs of a scale can be compared with, of those published on `data`.
 
-    These are the rows of the scale (`scales.rows`). Where its data are real, they must be the published data set.
+    These are the rows of the scale (`scales.Study.rows`). Where its data are real, they must be the published data set.
     """
     own = SCALES[scale].others.get(table, (SCALES[scale].data,))[0]
-    return list(rows(table, scale)) if _PUBLISHED_ON.get(own, data) == data else []
+    return list(Study(scale).rows(table)) if _PUBLISHED_ON.get(own, data) == data else []
 
 
 def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:

@@ -21,7 +21,7 @@ from ctlib import files
 from ctlib.data.arrow import pair_of
 from ctlib.data.clips import SKIPPED
 from ctlib.study import comparisons
-from ctlib.study.scales import rows
+from ctlib.study.scales import Study
 from ctlib.study.tables import REFERENCES, ROWS, TABLES
 from ctlib.training import evaluate, statistics
 from ctlib.training.evaluate import Scores
@@ -75,7 +75,7 @@ def missing(
     asked = [
         (table, row, seed)
         for table in (TABLES if tables is None else tables)
-        for row in rows(table, scale, chosen)
+        for row in Study(scale).rows(table, chosen)
         for seed in seeds
     ]
     return pd.DataFrame([line for line in asked if line not in there], columns=["table", "row", "seed"])
@@ -116,19 +116,18 @@ def differences(tables_dir: str | Path, table: str, chosen: Sequence[str] = ()) 
     for row in top1.columns.drop(reference) if reference in top1 else ():
         points = (top1[row] - top1[reference]).dropna()
         if len(points) > 1:
-            mean, low, high, *_ = statistics.mean_interval(points, least_std=100 / lines.videos.iloc[0])
-            line = {"low": low, "high": high, "over": "seeds", "significant": low > 0 or high < 0}
+            interval = statistics.mean_interval(points, least_std=100 / lines.videos.iloc[0])
+            over, significant = "seeds", interval.significant
         elif len(points):
             ours, theirs = (correct(tables_dir, table, name, int(points.index[0])) for name in (row, reference))
             both = pd.concat([ours, theirs], axis=1, join="inner").astype(float)
             built_in = lines.data.iloc[0] == "arrow"
             groups = [pair_of(source) if built_in else source for source in both.index]
-            differing = (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()
-            mean, low, high, *_ = statistics.grouped_interval(differing, groups)
-            line = {"low": low, "high": high, "over": "test videos", "significant": None}
+            interval = statistics.grouped_interval((both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(), groups)
+            over, significant = "test videos", None
         else:
             continue
-        found[row] = {"seeds": len(points), "difference": mean, **line}
+        found[row] = [len(points), interval.mean, interval.low, interval.high, over, significant]
     columns = ["seeds", "difference", "low", "high", "over", "significant"]
     return pd.DataFrame.from_dict(found, orient="index", columns=columns)
 

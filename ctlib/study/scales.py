@@ -93,31 +93,6 @@ SCALES: dict[str, Scale] = {
 }
 
 
-def rows(table: str, scale: str, chosen: Sequence[str] = (), all_rows: Rows = ROWS) -> dict[str, tuple[Network, ...]]:
-    """The rows of a table that a scale can show, as the paper's networks.
-
-    Args:
-        table: a name of `tables.TABLES`.
-        scale: a name of `SCALES`.
-        chosen: names of rows; empty: all.
-        all_rows: `tables.ROWS`, or `tables.with_custom_row`.
-
-    Raises:
-        ValueError: an unknown table, row or scale.
-    """
-    check_choice("table", table, TABLES)
-    check_choice("scale", scale, SCALES)
-    square = SCALES[scale].data == "arrow"  # three crops of its square videos would be one
-    shown = {
-        row: networks
-        for row, networks in all_rows[table].items()
-        if not (square and any(network.crops > 1 for network in networks))
-    }
-    for row in chosen:
-        check_choice(f"row of Table {table}", row, shown)
-    return {row: networks for row, networks in shown.items() if not chosen or row in chosen}
-
-
 def parse_roots(text: str, known: Iterable[str] = REAL) -> dict[str, str]:
     """The folders that "something-v1=~/sthv1 mini-kinetics-200=~/k400" names, relative to the project's root or not.
 
@@ -184,8 +159,25 @@ class Study:
         return chosen._replace(size=int(sizes[-1]), inception_size=inception)
 
     def rows(self, table: str, chosen: Sequence[str] = ()) -> dict[str, tuple[Network, ...]]:
-        """As the function `rows`, for this study."""
-        return rows(table, self.scale, chosen, self.all_rows)
+        """The rows of a table that the scale can show, as the paper's networks.
+
+        Args:
+            table: a name of `tables.TABLES`.
+            chosen: names of rows; empty: all.
+
+        Raises:
+            ValueError: an unknown table or row.
+        """
+        check_choice("table", table, TABLES)
+        square = SCALES[self.scale].data == "arrow"  # three crops of its square videos would be one
+        shown = {
+            row: networks
+            for row, networks in self.all_rows[table].items()
+            if not (square and any(network.crops > 1 for network in networks))
+        }
+        for row in chosen:
+            check_choice(f"row of Table {table}", row, shown)
+        return {row: networks for row, networks in shown.items() if not chosen or row in chosen}
 
     def views(self, network: Network) -> Views:
         """How a network of the paper is tested at this scale."""

@@ -104,15 +104,11 @@ def averaged(splits: pd.DataFrame) -> pd.DataFrame:
         splits, missing with one; no interval, as the splits share most of their training videos), `videos` (tested per
         split, the fewest) and `chance` (percent).
     """
-    rows = {}
-    for key, runs in splits.groupby(["data", "weights"], sort=False):
-        top1 = runs.set_index("fold").top1.sort_index()
-        rows[key] = {f"split {fold}": value for fold, value in top1.items()}
-        rows[key] |= {"mean": top1.mean(), "std": top1.std()}
-        rows[key] |= {"videos": runs.videos.min(), "chance": 100 / runs.classes.iloc[0]}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index = pd.MultiIndex.from_tuples(table.index, names=["data", "weights"])
-    return table
+    runs = splits.groupby(["data", "weights"], sort=False)
+    table = splits.pivot_table(index=["data", "weights"], columns="fold", values="top1", sort=False).sort_index(axis=1)
+    table = table.add_prefix("split ").rename_axis(columns=None)
+    table = table.assign(mean=table.mean(axis=1), std=table.std(axis=1))
+    return table.assign(videos=runs.videos.min(), chance=100 / runs.classes.first())
 
 
 def gains(splits: pd.DataFrame) -> pd.DataFrame:
@@ -129,9 +125,8 @@ def gains(splits: pd.DataFrame) -> pd.DataFrame:
         if not {TUNED, SCRATCH} <= set(both):
             continue
         differences = (both[TUNED] - both[SCRATCH]).dropna()
-        mean, margin = differences.mean(), mean_interval(differences).margin
-        rows[data] = {"splits": len(differences), "mean": mean, "std": differences.std()}
-        rows[data] |= {"margin": margin, "significant": bool(abs(mean) > margin)}
+        interval = mean_interval(differences)
+        rows[data] = [len(differences), interval.mean, differences.std(), interval.margin, interval.significant]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["splits", "mean", "std", "margin", "significant"])
 
 

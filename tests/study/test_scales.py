@@ -64,8 +64,8 @@ def test_224_and_256_keep_their_proportion(scale, small, large):
 
 
 def test_rows_of_three_crops_need_videos_that_are_not_square():
-    assert not any("x3x2" in row for row in scales.rows("6", "laptop"))
-    assert sum("x3x2" in row for row in scales.rows("6", "paper")) == 5
+    assert not any("x3x2" in row for row in Study("laptop").rows("6"))
+    assert sum("x3x2" in row for row in Study("paper").rows("6")) == 5
 
 
 def test_table_7_is_2a_except_on_the_paper_s_data():
@@ -91,10 +91,10 @@ def test_roots_are_folders_by_data_set():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: scales.rows("2z", "laptop"), "unknown table '2z'.*known are 2a, 2b"),
-        (lambda: scales.rows("2a", "laptob"), "unknown scale 'laptob': did you mean 'laptop'.*laptop, gpu, paper"),
+        (lambda: Study("laptop").rows("2z"), "unknown table '2z'.*known are 2a, 2b"),
+        (lambda: Study("laptob").rows("2a"), "unknown scale 'laptob': did you mean 'laptop'.*laptop, gpu, paper"),
         (lambda: Study("laptob"), "unknown scale 'laptob'"),
-        (lambda: scales.rows("2a", "gpu", ["CT"]), "unknown row of Table 2a 'CT'.*C3D-Module"),
+        (lambda: Study("gpu").rows("2a", ["CT"]), "unknown row of Table 2a 'CT'.*C3D-Module"),
         (lambda: run_of("2a", "CT-Module", "gpu", overrides="model.dims=3"), "rows say: leave out model.dims"),
         (lambda: run_of("2a", "CT-Module", "gpu", overrides="data.clips=2"), "leave out data.clips"),
         (lambda: run_of("2a", "CT-Module", "gpu", overrides="data.size=4"), "pixels from 16, got '4'"),
@@ -111,7 +111,7 @@ def test_bad_input_names_what_exists(call, text):
 def test_the_references_are_rows_of_their_tables():
     assert list(tables.REFERENCES) == list(tables.TABLES) and set(tables.REMARKS) < set(tables.TABLES)
     for table, row in tables.REFERENCES.items():
-        assert row in scales.rows(table, "laptop")
+        assert row in Study("laptop").rows(table)
 
 
 def test_overrides_of_a_section_are_split_off():
