@@ -15,7 +15,7 @@ from tests.notebooks import printed
 SMALL = {
     "1_channel_tensorization": {"channels": 16, "size": 4, "num_frames": 2},
     "2_interaction": {"most": 2, "seeds": 2},
-    "3_tensor_excitation": {"train_pairs": 8, "epochs": 1, "num_frames": 4, "size": 32},
+    "3_tensor_excitation": {"train_pairs": 8, "epochs": 1, "num_frames": 4, "size": 32, "more_seeds": [1]},
     "4_from_block_to_network": {"num_classes": 5, "num_frames": 2, "size": 64},
     "5_arrow_of_time": {"train_pairs": 4, "test_pairs": 2, "epochs": 1, "num_frames": 4},
 }
