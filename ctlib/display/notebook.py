@@ -205,9 +205,7 @@ class Progress:
     At the end text replaces the panel, so that a saved notebook shows no dead widget.
 
     Args:
-        name: of the run, in front of each line.
-        epochs: of the whole run.
-        batch: clips per step.
+        name, epochs, batch: as in `TrainingLog`.
         on_stop: called by the panel's button, from another thread; training must then end as if interrupted.
         bound: the bound of frame averaging in testing, percent; a line in the panel.
     """

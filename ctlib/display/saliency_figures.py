@@ -115,7 +115,6 @@ def animated(
 
     Args:
         frames: uint8 (T, H, W, 3).
-        truth: the true class.
         predictions: network -> its prediction.
         height: pixels of a frame as shown.
         milliseconds: per frame.

@@ -20,7 +20,6 @@ def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> 
 
     Args:
         measured: columns row, seed and top1 (percent), rows in the order of the figure.
-        title: of the figure.
         bound: the bound of frame averaging, percent; drawn as a line.
     """
     names, seeds = list(dict.fromkeys(measured.row)), sorted(measured.seed.unique())

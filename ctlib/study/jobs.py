@@ -60,10 +60,7 @@ def jobs(
     may not exist later.
 
     Args:
-        study: the scale, and what differs from it.
-        tables: some of `TABLES`.
         chosen: rows of these tables; empty: all.
-        seeds: of the runs.
 
     Raises:
         ValueError: an unknown table or row, or what `Study.run` raises.

@@ -82,8 +82,7 @@ def measure(
     the greatest value, each counts in part. So a network that explains nothing scores as chance does.
 
     Args:
-        model: as `saliency.saliency_tubes` takes it.
-        dataset, known: the list and its `truths`.
+        known: the `truths` of the data set.
         batch: clips at once.
         seed: of the shuffled places.
         on_step: called with the clips done and their number.
@@ -205,8 +204,6 @@ def differences(clips: pd.DataFrame, reference: str, of: str = OWN) -> pd.DataFr
 
     Args:
         clips: of `by_clip`, of several networks.
-        reference: the network that the others are compared with.
-        of: the kind of maps.
 
     Returns:
         One row per network and measure: `of`, `mean` (reference minus the other, seeds averaged), `margin` of its 95 %
@@ -238,7 +235,6 @@ def beside_random(table: pd.DataFrame, of: str = OWN) -> pd.DataFrame:
 
     Args:
         table: of `summary`.
-        of: the kind of maps.
 
     Returns:
         One row per network and one column per measure: "more", "less" or "".

@@ -162,7 +162,6 @@ class Study:
         """The rows of a table that the scale can show, as the paper's networks.
 
         Args:
-            table: a name of `tables.TABLES`.
             chosen: names of rows; empty: all.
 
         Raises:
@@ -190,10 +189,7 @@ class Study:
     def run(self, network: Network, table: str, seed: int = 0) -> RunConfig:
         """The run that trains what replaces a network of the paper, named by its difference from the full CT-Net.
 
-        Args:
-            network: of `tables.ROWS`.
-            table: of the row; it may have data of its own.
-            seed: of the run.
+        The table counts where a scale has other data for it.
 
         Raises:
             ValueError: an unknown name in the overrides, or overrides of what the rows differ in.

@@ -5,6 +5,7 @@ download, what is meant for these two. They are no benchmark.
 """
 
 import colorsys
+import itertools
 import json
 import math
 import os
@@ -185,8 +186,6 @@ def write(
 
     Args:
         data: "ucf101" or "hmdb51", whose layout it is.
-        root: the folder to make.
-        config: how large it is.
         on_videos: called with how many videos are written and how many there will be.
 
     Raises:
@@ -218,7 +217,7 @@ def write(
 
 def _all_videos(config: SyntheticConfig) -> list[tuple[int, int]]:
     """(group, clip) of a class's videos, both counted from 1."""
-    return [(group, clip) for group in range(1, config.groups + 1) for clip in range(1, config.clips + 1)]
+    return list(itertools.product(range(1, config.groups + 1), range(1, config.clips + 1)))
 
 
 def _write_ucf101(root: Path, config: SyntheticConfig) -> list[tuple]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -317,16 +318,15 @@ def _records(table: str) -> Iterable[dict]:
             continue
         printed = published.loc[row]
         counts = [counted(network.config, network.size) for network in networks]
-        params_paper = _number(printed.get("params_m"))
         for column, of_all_views, last_digit in _PRINTED.get(table, [("gflops", False, 0.05)]):
             again = table == "4" and of_all_views
             views = int(printed["views"]) if of_all_views else 1
             yield {
                 "table": table,
                 "row": f"{row}, {views} views" if again else row,
-                "gflops_paper": _number(printed.get(column)),
+                "gflops_paper": printed.get(column, math.nan),
                 "gflops": views * sum(count.gflops for count in counts),
-                "params_paper": None if params_paper is None else round(1e6 * params_paper),
+                "params_paper": round(1e6 * printed.get("params_m", math.nan), 0),
                 "params": sum(count.params for count in counts),
                 "frames": "+".join(str(network.config.num_frames) for network in networks),
                 "size": networks[0].size,
@@ -334,7 +334,3 @@ def _records(table: str) -> Iterable[dict]:
                 "last_digit": last_digit,
                 "note": "" if again else NOTES.get((table, row), ""),
             }
-
-
-def _number(printed) -> float | None:
-    return None if printed is None or pd.isna(printed) else float(printed)

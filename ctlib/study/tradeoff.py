@@ -268,7 +268,6 @@ def timed(
         points: of `comparisons.networks`. Custom rows are left out: the tables do not hold their networks.
         scale, overrides: of the study.
         seconds: per network.
-        device: where.
         on_timing: called with how many timings are done, and their number.
 
     Returns:

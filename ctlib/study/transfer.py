@@ -44,7 +44,6 @@ def configs(
 
     Args:
         roots: data set -> its folder.
-        folds: the splits.
         model, overrides, given: as in `recipes.run_config`.
         start: the checkpoint to fine-tune from; empty: it does not exist yet.
         scratch: train each split a second time, from random weights.
