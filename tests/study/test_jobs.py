@@ -69,10 +69,10 @@ def test_the_plan_shows_what_is_finished(small_study):
 def test_costs_are_counted_without_reading_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # an empty folder
     study = Study("paper")
-    plan = jobs.plan(study, tmp_path / "out", jobs.jobs(study, ["2a"]))
+    plan = jobs.plan(study, tmp_path / "out", jobs.jobs(study, ["2a"], ["CT-Module"]))
     assert (plan.state == "to be trained").all() and plan.gflops.min() > 30 and plan.minutes.isna().all()
     laptop = Study()
-    assert np.isfinite(jobs.plan(laptop, "none", jobs.jobs(laptop, ["8"])).minutes).all()
+    assert np.isfinite(jobs.plan(laptop, "none", jobs.jobs(laptop, ["8"], ["TSN InceptionV3"])).minutes).all()
 
 
 def test_a_run_whose_scores_are_gone_is_to_be_tested(small_study, tmp_path):

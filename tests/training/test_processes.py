@@ -102,7 +102,7 @@ def test_a_listener_that_fails_is_raised_and_nobody_waits():
         raise LookupError("the listener has had enough")
 
     with pytest.raises(LookupError, match="had enough"):
-        parallel.launch(ends, "messages", processes=2, listen=listen)
+        parallel.launch(ends, "messages", processes=1, listen=listen)
 
 
 def test_a_process_that_is_killed_is_named():

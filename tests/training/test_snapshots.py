@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import time
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ resource = pytest.importorskip("resource")  # and fork: not on Windows
 def config(arrow_root):
     return RunConfig(
         name="tiny",
-        model=model_config("ctnet_quickstart", num_classes=16, num_frames=2, dropout=0.5),
+        model=model_config("ctnet_quickstart", num_classes=16, num_frames=2, dropout=0.5, blocks=((), (), (), (1,))),
         data=DataConfig(root=str(arrow_root), size=32, flip=True, workers=0),
         recipe=RecipeConfig(epochs=2, batch=8, warmup=0.5),
         compute=ComputeConfig(device="cpu", micro_batch=4, threads=1, save_minutes=0),
@@ -39,6 +38,19 @@ def whole(config, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def stopped_once(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    interrupted_at(config, folder, 6)
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path):
+    """The folder of a run that was stopped after 6 of its 8 steps."""
+    return shutil.copytree(stopped_once, tmp_path / "run")
+
+
 def assert_the_same(first, second):
     one, two = (torch.load(folder / "checkpoint.pt", weights_only=True)["state_dict"] for folder in (first, second))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
@@ -51,19 +63,21 @@ def assert_the_same(first, second):
     assert {key: one[key] for key in one.keys() - machine} == {key: two[key] for key in two.keys() - machine}
 
 
+# Processes forked from a server that has imported ctlib and done nothing else: a fork of this process could not train
+# once a test before has exported a network, as autograd has threads then.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["ctlib.training.train"])
+
+
 def child(function, *arguments):
-    """A forked process, which needs no second import of torch."""
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process = SERVER.Process(target=function, args=arguments)
     process.start()
     return process
 
 
-def killed_at_random(config, folder, kills, seed):
-    """Run, kill and run again until the run is through; how often it was killed in all, over several runs."""
+def killed_at_random(config, folder, kills, longest, seed):
+    """Run, kill within `longest` seconds and run again until the run is through; the folders of finished runs."""
     draw = random.Random(seed)
-    began = time.perf_counter()
-    train.train(config, folder.with_name("timed"))
-    longest = time.perf_counter() - began
     done = 0
     while done < kills:
         process = child(train.train, config, folder)
@@ -81,15 +95,16 @@ def killed_at_random(config, folder, kills, seed):
 
 
 def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(config, whole, tmp_path):
-    for folder in killed_at_random(config, tmp_path / "run", kills=4, seed=0):
+    longest = records.RunFolder(whole).result()["seconds"]
+    for folder in killed_at_random(config, tmp_path / "run", kills=3, longest=longest, seed=0):
         assert_the_same(folder, whole)
         assert not (folder / "snapshots").exists()
 
 
 @pytest.mark.slow
 def test_a_run_killed_a_hundred_times_ends_as_one_that_never_was(config, whole, tmp_path):
-    sessions = []
-    for folder in killed_at_random(config, tmp_path / "run", kills=100, seed=1):
+    sessions, longest = [], records.RunFolder(whole).result()["seconds"]
+    for folder in killed_at_random(config, tmp_path / "run", kills=100, longest=longest, seed=1):
         assert_the_same(folder, whole)
         sessions.append(len(records.RunFolder(folder).result()["sessions"]))
     assert max(sessions) > 2
@@ -128,12 +143,11 @@ def test_an_interrupt_ends_the_step_saves_and_leaves_python_as_it_was(config, wh
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_a_run_that_resumes_shows_the_epochs_that_it_has(config, tmp_path):
-    interrupted_at(config, tmp_path, 6)
+def test_a_run_that_resumes_shows_the_epochs_that_it_has(config, stopped):
     rows, steps = [], []
     train.train(
         config,
-        tmp_path,
+        stopped,
         on_step=lambda *at: steps.append(at[0]),
         on_epoch=lambda row: rows.append((row["epoch"], len(steps))),
     )
@@ -151,8 +165,8 @@ def test_two_signals_in_a_row_do_not_wait_for_the_step(config, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["cut", "emptied", "one byte", "renamed foreign"])
-def test_a_damaged_snapshot_is_refused_and_the_one_before_used(config, whole, tmp_path, harm):
-    older, newest = interrupted_at(config, tmp_path / "run", 6)
+def test_a_damaged_snapshot_is_refused_and_the_one_before_used(config, whole, stopped, harm):
+    _, newest = sorted((stopped / "snapshots").glob("*.pt"))
     content = newest.read_bytes()
     if harm == "renamed foreign":
         torch.save({"state_dict": {}}, newest)
@@ -167,52 +181,52 @@ def test_a_damaged_snapshot_is_refused_and_the_one_before_used(config, whole, tm
         newest.write_bytes(harmed[harm])
         text = "is damaged: its content is not what its name says"
     with pytest.warns(UserWarning, match=f"not used: .*{newest.name} {text}"):
-        train.train(config, tmp_path / "run")
-    assert_the_same(tmp_path / "run", whole)
-    assert [path.name for path in (tmp_path / "run" / "snapshots").iterdir()] == [newest.with_suffix(".refused").name]
+        train.train(config, stopped)
+    assert_the_same(stopped, whole)
+    assert [path.name for path in (stopped / "snapshots").iterdir()] == [newest.with_suffix(".refused").name]
 
 
-def test_a_snapshot_of_another_run_is_refused(config, tmp_path):
+def test_a_snapshot_of_another_run_is_refused(config, stopped, tmp_path):
     other = dataclasses.replace(config, seed=7)
     (_, foreign) = interrupted_at(other, tmp_path / "other", 3)
-    (_, newest) = interrupted_at(config, tmp_path / "run", 3)
-    shutil.copy(foreign, newest.with_name(foreign.name.replace("00000", "00009")))
+    shutil.copy(foreign, stopped / "snapshots" / foreign.name.replace("00000", "00009"))
     with pytest.warns(UserWarning, match="is of another run: seed is 7 in the record, 0 was asked for"):
-        assert train.train(config, tmp_path / "run")["seed"] == 0
+        assert train.train(config, stopped)["seed"] == 0
     with pytest.raises(ValueError, match="an unfinished run with other parameters .seed is 7 in the record, 0 was"):
         train.train(config, tmp_path / "other")
 
 
-def test_where_no_snapshot_can_be_used_the_run_does_not_silently_start_over(config, tmp_path):
-    states = interrupted_at(config, tmp_path, 3)
+def test_where_no_snapshot_can_be_used_the_run_does_not_silently_start_over(config, stopped):
+    states = sorted((stopped / "snapshots").glob("*.pt"))
     for path in states:
         path.write_bytes(b"")
     with (
         pytest.warns(UserWarning),
         pytest.raises(snapshots.ResumeError, match="no snapshot in .* can be used to resume: .*dama"),
     ):
-        train.train(config, tmp_path)
-    assert all(path.exists() for path in states)
-    shutil.rmtree(tmp_path / "snapshots")
-    assert train.train(config, tmp_path)["epochs"] == 2
+        train.train(config, stopped)
+    assert len(states) == 2 and all(path.exists() for path in states)
+    shutil.rmtree(stopped / "snapshots")
+    assert train.train(config, stopped)["epochs"] == 2
+
+
+def train_and_die_within_the_fourth_snapshot(config, folder):
+    write, written = torch.save, []
+
+    def write_half(content, file):
+        written.append(content)
+        write(content, file)
+        if len(written) == 4:
+            file.truncate(file.tell() // 2)
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = write_half
+    train.train(config, folder)
 
 
 def test_a_run_killed_while_it_writes_a_snapshot_uses_the_one_before(config, whole, tmp_path):
-    def run():
-        write, written = torch.save, []
-
-        def write_half(content, file):
-            written.append(content)
-            write(content, file)
-            if len(written) == 4:
-                file.truncate(file.tell() // 2)
-                file.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        torch.save = write_half
-        train.train(config, tmp_path / "run")
-
-    process = child(run)
+    process = child(train_and_die_within_the_fourth_snapshot, config, tmp_path / "run")
     process.join()
     assert process.exitcode == -signal.SIGKILL and (tmp_path / "run" / "snapshots" / "partial").exists()
     train.train(config, tmp_path / "run")
@@ -220,21 +234,21 @@ def test_a_run_killed_while_it_writes_a_snapshot_uses_the_one_before(config, who
     assert len(records.RunFolder(tmp_path / "run").result()["sessions"]) == 2
 
 
+def train_on_a_disk_that_fills(config, folder, bytes_left, messages):
+    def fill(done, *_):
+        if done == 3:  # no file of this process may grow beyond this: as on a full disk, a write fails
+            resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, bytes_left))
+
+    try:
+        train.train(config, folder, on_step=fill)
+    except snapshots.ResumeError as error:
+        messages.put(str(error))
+
+
 @pytest.mark.parametrize("bytes_left", [0, 200_000])
 def test_a_full_disk_ends_in_an_error_and_leaves_the_last_snapshot_whole(config, whole, tmp_path, bytes_left):
-    messages = multiprocessing.get_context("fork").SimpleQueue()
-
-    def run():
-        def fill(done, *_):
-            if done == 3:  # no file of this process may grow beyond this: as on a full disk, a write fails
-                resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, bytes_left))
-
-        try:
-            train.train(config, tmp_path / "run", on_step=fill)
-        except snapshots.ResumeError as error:
-            messages.put(str(error))
-
-    process = child(run)
+    messages = SERVER.SimpleQueue()
+    process = child(train_on_a_disk_that_fills, config, tmp_path / "run", bytes_left, messages)
     process.join()
     assert process.exitcode == 0
     text = messages.get()
@@ -249,23 +263,25 @@ def test_two_runs_do_not_share_a_folder(config, tmp_path):
         train.train(config, tmp_path)
 
 
+def train_in_a_group_of_processes(config, folder, messages):
+    os.setsid()
+    try:
+        train.train(config, folder, on_step=lambda done, *_: messages.put(done))
+    except BaseException as error:
+        messages.put(repr(error))
+    else:
+        messages.put("was not stopped")
+
+
 def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
     """SIGTERM to the trainer and its loader's workers, as a cluster sends it."""
-    messages = multiprocessing.get_context("fork").SimpleQueue()
+    messages = SERVER.SimpleQueue()
     workers = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, workers=2),
         compute=dataclasses.replace(config.compute, save_minutes=10.0),
     )
-
-    def run():
-        os.setsid()
-        try:
-            train.train(workers, tmp_path, on_step=lambda done, *_: messages.put(done))
-        except parallel.Interrupted as stopped:
-            messages.put(str(stopped))
-
-    process = child(run)
+    process = child(train_in_a_group_of_processes, workers, tmp_path, messages)
     assert messages.get() == 1
     os.killpg(process.pid, signal.SIGTERM)
     message = messages.get()
