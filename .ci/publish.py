@@ -2,20 +2,24 @@
 
     python .ci/publish.py [NAME ...]    # without names: everything that is there
 
-Executed notebooks go to results/notebooks/, with their figures as palette PNGs (a third of the size); a few tables and
-figures go to results/tables/ and results/figures/.
+Executed notebooks go to results/notebooks/, with their figures as palette PNGs (a third of the size). Their Markdown is
+that of notebooks/ today, with links that hold where they lie. A few tables and figures go to results/tables/ and
+results/figures/.
 """
 
 import base64
 import io
 import json
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 from PIL import Image
 
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS, SOURCES = ROOT / "results", ROOT / "notebooks"
 NOTEBOOKS = {  # published name -> executed notebook
     "quickstart": "quickstart/quickstart.ipynb",
     "train": "quickstart/train_CT-Net_seed0.ipynb",
@@ -62,7 +66,11 @@ def main(names: list[str]) -> None:
 
 def write_notebook(source: Path, target: Path) -> None:
     notebook = json.loads(source.read_text(encoding="utf-8"))
+    texts = {cell["id"]: cell["source"] for cell in json.loads((SOURCES / target.name).read_text("utf-8"))["cells"]}
     for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = "".join(texts.get(cell["id"], cell["source"]))
+            cell["source"] = relinked(text, target.parent).splitlines(keepends=True)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
@@ -70,7 +78,19 @@ def write_notebook(source: Path, target: Path) -> None:
                 data["image/png"] = base64.b64encode(shrink(png)).decode()
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{target.relative_to(RESULTS.parent)}: {target.stat().st_size // 1024} KB")
+    print(f"{target.relative_to(ROOT)}: {target.stat().st_size // 1024} KB")
+
+
+def relinked(text: str, folder: Path) -> str:
+    """Markdown of notebooks/ for `folder`: its links lead to the same files, or to executed copies in that folder."""
+
+    def link(match: re.Match) -> str:
+        path = match[0]
+        if (folder / path).exists() or not (SOURCES / path).exists():
+            return path
+        return Path(os.path.relpath(SOURCES / path, folder)).as_posix()
+
+    return re.sub(r"(?<=\]\()[^)#\s]+", link, text)
 
 
 def shrink(png: bytes) -> bytes:

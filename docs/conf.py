@@ -83,15 +83,20 @@ def executed_copies() -> dict[Path, str]:
 
 
 def read_executed(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the newest executed copy in the place of a notebook's source, and give its figures alternative texts."""
+    """Put the newest executed copy in the place of a notebook's source, and give its figures alternative texts.
+
+    Its Markdown stays that of the source: in a copy under `results/notebooks`, links lead elsewhere.
+    """
     if not docname.startswith("notebooks/"):
         return
     newest = {page: path for path, page in app.copies.items()}
+    texts = {cell.get("id"): cell["source"] for cell in json.loads(source[0])["cells"]}
     notebook = json.loads(newest[docname].read_text(encoding="utf-8") if docname in newest else source[0])
     notebook["metadata"].pop("widgets", None)
     section = ""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
+            cell["source"] = texts.get(cell.get("id"), cell["source"])
             headings = [line.lstrip("# ") for line in "".join(cell["source"]).splitlines() if line.startswith("#")]
             section = (headings or [section])[-1]
         for output in cell.get("outputs", []):
