@@ -47,12 +47,13 @@ _PARTS = {
     "inconclusive": ("0.85", ""),
     "too few seeds": ("white", "...."),
     "disagrees": ("#e08214", "////"),
+    "not run": ("white", ""),
 }
 _SHORT = {"Something-Something V1": "Sth V1", "Something-Something V2": "Sth V2", "Mini-Kinetics-200": "Mini-K"}
 
 
 def reproduced(counts: pd.DataFrame, title: str) -> Figure:
-    """The shares of comparisons that agree, disagree and are inconclusive: one stacked bar per table, totals on top.
+    """The shares of comparisons with each result: one stacked bar per table, totals on top.
 
     Args:
         counts: of `comparisons.counts`. Tables without a comparison have no bar.
@@ -62,8 +63,9 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
     counts = pd.concat([counts[total][::-1], counts[~total]])
     parts = counts.assign(inconclusive=counts["inconclusive"] - counts["too few seeds"])
     places, start = np.arange(len(counts)), np.zeros(len(counts))
+    drawn = {column: look for column, look in _PARTS.items() if column != "not run" or parts[column].any()}
     figure, axes = plt.subplots(figsize=(9.5, 1.6 + 0.38 * max(len(counts), 1)))
-    for column, (colour, hatch) in _PARTS.items():
+    for column, (colour, hatch) in drawn.items():
         share = (100 * parts[column] / counts.pairs).to_numpy()
         axes.barh(places, share, left=start, color=colour, hatch=hatch, edgecolor="0.25", lw=0.6)
         look = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if column == "agrees" else "black"}
@@ -82,9 +84,9 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
     labels = {"too few seeds": "inconclusive: fewer than 2 common seeds"}
     handles = [
         Patch(fc=colour, hatch=hatch, ec="0.25", label=labels.get(column, column))
-        for column, (colour, hatch) in _PARTS.items()
+        for column, (colour, hatch) in drawn.items()
     ]
-    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=len(handles))
     return figure
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from ctlib import files
 from ctlib.data.arrow import pair_of
 from ctlib.data.clips import SKIPPED
-from ctlib.study import comparisons
+from ctlib.study import comparisons, measurements
 from ctlib.study.scales import Study
 from ctlib.study.tables import REFERENCES, ROWS, TABLES
 from ctlib.training import evaluate, statistics
@@ -107,10 +107,10 @@ def differences(tables_dir: str | Path, table: str, chosen: Sequence[str] = ()) 
         ("seeds" or "test videos") and `significant`: whether the interval excludes zero; missing with one seed.
 
     Raises:
-        ValueError: as `comparisons.check`.
+        ValueError: as `measurements.check`.
     """
     lines, reference = measured(tables_dir, [table], chosen), REFERENCES[table]
-    comparisons.check(lines)
+    measurements.check(lines)
     top1 = lines.pivot_table(index="seed", columns="row", values="top1", sort=False)
     found = {}
     for row in top1.columns.drop(reference) if reference in top1 else ():
@@ -151,7 +151,7 @@ def by_row(runs: pd.DataFrame) -> pd.DataFrame:
     """runs.csv as `measured` returns it."""
     lines = runs.assign(rows=runs.rows.map(json.loads)).explode("rows").dropna(subset="rows")
     lines = lines.assign(table=lines.rows.str[0], row=lines.rows.str[1])
-    places = [(*comparisons.place(line.table, line.row), line.row, line.seed) for line in lines.itertuples()]
+    places = [(*measurements.place(line.table, line.row), line.row, line.seed) for line in lines.itertuples()]
     return lines.iloc[sorted(range(len(lines)), key=places.__getitem__)][COLUMNS].reset_index(drop=True)
 
 
@@ -222,7 +222,7 @@ def collect(runs_dir: str | Path = "results/runs", tables_dir: str | Path = "res
 
     Raises:
         ValueError: a damaged record, or runs that must not be compared with those in the tables
-            (`comparisons.check`).
+            (`measurements.check`).
     """
     runs_dir, tables_dir = Path(runs_dir), Path(tables_dir)
     tests = _finished(runs_dir)
@@ -237,7 +237,7 @@ def collect(runs_dir: str | Path = "results/runs", tables_dir: str | Path = "res
         kept = old[~key(old).isin(key(new)) & ~outdated]
         runs = pd.concat([kept, new] if len(kept) else [new]).sort_values(["run", "test"], ignore_index=True)
         lines = by_row(runs)
-        comparisons.check(lines)
+        measurements.check(lines)
         predictions = _merged_predictions(read_predictions(tables_dir), tests, set(key(runs)))
         write_predictions(tables_dir, predictions)
         files.write_csv(tables_dir / "histories.csv", _merged_histories(tables_dir, runs_dir, new))

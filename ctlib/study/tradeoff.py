@@ -265,7 +265,7 @@ def timed(
     """Time each network in three rounds over all of them in turn, one clip per call, with random weights.
 
     Args:
-        points: of `comparisons.networks`. Custom rows are left out: the tables do not hold their networks.
+        points: of `measurements.networks`. Custom rows are left out: the tables do not hold their networks.
         scale, overrides: of the study.
         seconds: per network.
         on_timing: called with how many timings are done, and their number.

@@ -29,10 +29,10 @@ def test_the_report_of_an_unfinished_study_compares_what_it_has_and_lists_the_re
     text, html = printed(notebook), "".join(html_of(notebook))
     compared = comparisons.pairs(lines, ("2b", "2c", "7"))
     total = comparisons.counts(compared).loc[("all", "")]
-    assert total.disagrees == 2 and total.agrees > 0 and total["too few seeds"] == 2
+    assert total.disagrees == 2 and total.agrees > 0 and total["not run"] == 2
     assert f"{total.agrees + 2} significant comparisons" in html and "2 comparisons came out the other way" in html
     assert "3 accuracies of the seeds asked for are missing" in text and "[0, 1, 2]" in html
-    assert "Table 2c" in text and "not run: 4D" in html and "NOTHING" not in text
+    assert "Table 2c" in text and "not run (4D)" in html and "NOTHING" not in text
     assert "published: Table 7" in html and "measured at scale laptop" in html
     assert {path.name for path in (out / "figures").iterdir()} == {"reproduced.png", "gaps.png"}
 

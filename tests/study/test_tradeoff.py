@@ -7,7 +7,7 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from ctlib import paper
-from ctlib.study import comparisons, tradeoff
+from ctlib.study import measurements, tradeoff
 from tests.study.test_comparisons import study_of
 
 pytestmark = pytest.mark.usefixtures("figures_closed")
@@ -91,7 +91,7 @@ def test_points_far_below_stand_in_a_strip_with_their_accuracy():
 
 
 def measured_points():
-    means = comparisons.averaged(study_of(["2a", "2e", "2g"])).reset_index()
+    means = measurements.averaged(study_of(["2a", "2e", "2g"])).reset_index()
     return means.assign(name=means.table + " " + means.row)[["name", "gflops", "top1", "std"]]
 
 
