@@ -55,7 +55,7 @@ evaluate:  ## test the quickstart's networks with more views and as an ensemble 
 transfer:  ## fine-tune a trained network on other data sets, here synthetic ones (5 minutes)
 report:  ## compare the ablations' results with the paper (15 seconds)
 accuracy:  ## plot accuracy against GFLOPs and time, published and measured (1 minute)
-saliency:  ## show where each network looks, and measure whether the object is there (15 minutes)
+saliency:  ## show where each network looks, and measure whether the object is there (36 minutes beside other work)
 
 .PHONY: $(ONE_NOTEBOOK)
 $(ONE_NOTEBOOK): NOTEBOOK = $@
