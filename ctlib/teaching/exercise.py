@@ -40,7 +40,8 @@ def solved_by(solution: str) -> Callable:
     """Give a check, named such as `_check_1_2`, the code that answers its exercise.
 
     A check takes the names that the answer sets. It returns what a right answer shows and raises `NotYet` otherwise.
-    The reader writes the solution's lines that end in `# to fill in`; `# to correct: x` shows them x instead.
+    The reader writes the solution's lines that end in `# to fill in`; `# to correct: x` shows them x instead. These are
+    of the form `name = value` or `return value`.
     """
 
     def give(check: Callable[[dict], str]) -> Callable[[dict], str]:
@@ -76,7 +77,7 @@ def check(number: str, answers: dict) -> str:
         return f"Exercise {number}: not yet. {reason}"
     except Exception as error:  # a reader's code may raise anything
         frames = traceback.walk_tb(error.__traceback__)
-        theirs = any(frame.f_globals is answers for frame, _ in frames)
+        theirs = any(frame.f_globals is answers for frame, _ in frames)  # code of the notebook is the reader's
         what = "Your code raises" if theirs else "The check cannot use your answer:"
         return f"Exercise {number}: not yet. {what} {type(error).__name__}: {error}"
 
@@ -86,11 +87,15 @@ def check(number: str, answers: dict) -> str:
 
 def given(value):
     """Return `value`. Raise NotYet if it is still blank or None."""
-    if value is ... or (isinstance(value, (tuple, list)) and any(part is ... for part in value)):
+    if _is_blank(value):
         raise NotYet("It is still blank: replace the dots")
     if value is None:
         raise NotYet("It is None: a function needs a `return`")
     return value
+
+
+def _is_blank(value) -> bool:
+    return value is ... or (isinstance(value, (tuple, list)) and any(map(_is_blank, value)))
 
 
 def plain(value):
@@ -101,17 +106,24 @@ def plain(value):
 
 
 def same(value, right) -> bool:
-    """Whether two answers are equal part by part, numbers to float32 precision."""
+    """Whether two answers are equal part by part, numbers to five digits."""
     value, right = plain(value), plain(right)
     if isinstance(value, tuple) and isinstance(right, tuple):
         return len(value) == len(right) and all(map(same, value, right))
+    if isinstance(value, bool) or isinstance(right, bool):
+        return value is right
     if isinstance(value, Real) and isinstance(right, Real):
-        return math.isclose(value, right, rel_tol=1e-5)
+        return math.isclose(value, right, rel_tol=1e-5, abs_tol=1e-8)
     return value == right
 
 
 def expect(value, right, mistakes: dict, otherwise: str) -> None:
-    """Raise NotYet unless `value` is `right`; `mistakes` explains known wrong values, `otherwise` all others."""
+    """Raise NotYet unless `value` is `right`.
+
+    Args:
+        mistakes: a known wrong value -> what to say about it.
+        otherwise: what to say about any other, with "{value}" in its place.
+    """
     value = plain(given(value))
     if not same(value, right):
         known = (why for mistake, why in mistakes.items() if same(value, mistake))
@@ -122,11 +134,18 @@ def expect(value, right, mistakes: dict, otherwise: str) -> None:
 
 
 def blank(number: str) -> str:
-    """The reader's cell: marked lines hold `...`, or the wrong code to correct. Raises ValueError if unknown."""
+    """The reader's cell: marked lines hold `...`, or the wrong code to correct.
+
+    Raises:
+        ValueError: an unknown exercise, or a marked line of another form than `solved_by` says.
+    """
     lines = []
     for line in _exercise(number).solution.splitlines():
         if mark := _MARK.search(line):
-            line = re.sub(r"^(\s*(?:return|[\w, ]+ =) ).*$", rf"\1{mark[1] or '...'}", line)
+            start = re.match(r"\s*(return|[\w, ]+ =) ", line)
+            if start is None:
+                raise ValueError(f"exercise {number}: a marked line is `name = value` or `return value`, got {line!r}")
+            line = start[0] + (mark[1] or "...")
         lines.append(line)
     return "\n".join(lines)
 
@@ -144,29 +163,29 @@ def fill(notebook, solved: bool = False):
                 number, part = match.groups()
                 answer = solution(number) if solved else blank(number)
                 cell.source = answer if part == "answer" else f'print(exercise.check("{number}", globals()))'
+                cell.outputs, cell.execution_count = [], None
     return notebook
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command at the top of this file. Raises SystemExit with one line if it fails."""
     import nbformat  # only here: it comes with the tests and with Jupyter
-    from jsonschema import ValidationError
 
     parser = argparse.ArgumentParser(prog="python -m ctlib.teaching.exercise", description=__doc__.splitlines()[0])
     parser.add_argument("notebook", type=Path)
-    parser.add_argument("solved", type=Path, nargs="?", help="the copy to write, with the solutions")
-    parser.add_argument("--blank", action="store_true", help="write the notebook's own exercise cells again, blank")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("solved", type=Path, nargs="?", help="the copy to write, with the solutions")
+    target.add_argument("--blank", action="store_true", help="write the notebook's own exercise cells again, blank")
     options = parser.parse_args(arguments)
     source, target = options.notebook, options.solved
-    if options.blank == (target is not None):
-        parser.error("give either SOLVED, the copy to write, or --blank")
     if target is not None and target.resolve() == source.resolve():
         raise SystemExit(f"{target} is the blank notebook itself: give the copy another name")
     try:
         notebook = nbformat.read(source, 4)
         nbformat.write(fill(notebook, solved=not options.blank), target or source)
-    except (OSError, ValueError, ValidationError) as error:  # no such file or folder, or not a notebook
-        raise SystemExit(f"{type(error).__name__}: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, nbformat.ValidationError) as error:  # no such file or folder, or not a notebook
+        first_line, *_ = str(error).split("\n")
+        raise SystemExit(f"{type(error).__name__}: {first_line}") from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ctlib.teaching import exercise
 from ctlib.teaching.exercise import NotYet, expect, given, same
@@ -231,7 +231,7 @@ def test_an_unknown_exercise_is_named():
 
 
 def test_the_helpers_distinguish_blank_none_and_wrong():
-    for value, text in ((..., "still blank"), ((1, ...), "still blank"), (None, "needs a `return`")):
+    for value, text in ((..., "still blank"), ((1, [...]), "still blank"), (None, "needs a `return`")):
         with pytest.raises(NotYet, match=text):
             given(value)
     assert given(0) == 0
@@ -244,17 +244,43 @@ def test_the_helpers_distinguish_blank_none_and_wrong():
 
 @pytest.mark.parametrize(
     ("value", "right"),
-    [([1, 2], (1, 2)), (range(2), (0, 1)), (np.ones(2), (1, 1)), (torch.ones(1, 2), ((1, 1),)), (np.float32(0.1), 0.1)],
+    [
+        ([1, 2], (1, 2)),
+        (range(2), (0, 1)),
+        (np.ones(2), (1, 1)),
+        (torch.ones(1, 2), ((1, 1),)),
+        (np.float32(0.1), 0.1),
+        (1e-12, 0.0),
+        (np.bool_(True), True),
+        (torch.tensor([True]), [True]),
+    ],
 )
 def test_the_container_of_numbers_does_not_matter(value, right):
     assert same(value, right) and same(right, value)
 
 
 @pytest.mark.parametrize(
-    ("value", "right"), [((1, 2), (1, 3)), ((1, 2), (1, 2, 3)), ((1,), 1), (0.1001, 0.1), ("9", 9), ("SC", "TC")]
+    ("value", "right"),
+    [((1, 2), (1, 3)), ((1, 2), (1, 2, 3)), ((1,), 1), (0.1001, 0.1), ("9", 9), ("SC", "TC"), (True, 1), (0, False)],
 )
 def test_other_values_are_not_the_same(value, right):
     assert not same(value, right)
+
+
+def test_a_marked_line_never_shows_its_solution(monkeypatch):
+    def blank_of(solution):
+        monkeypatch.setattr(exercise, "_exercise", lambda number: exercise.solved_by(solution)(lambda answers: ""))
+        return exercise.blank("1.1")
+
+    assert blank_of("a, b = 1, 2  # to fill in\ndef f():\n    return a == b  # to fill in").splitlines() == [
+        "a, b = ...",
+        "def f():",
+        "    return ...",
+    ]
+    assert blank_of(r"text = ' '  # to correct: '\n\1'") == r"text = '\n\1'"
+    for line in ("total += 3", "x[0] = 4", "print(5)"):
+        with pytest.raises(ValueError, match="exercise 1.1: a marked line is"):
+            blank_of(f"{line}  # to fill in")
 
 
 CHECK = 'print(exercise.check("1.3", globals()))'
@@ -264,7 +290,8 @@ def notebook_of(name):
     cells = [new_markdown_cell("text"), new_code_cell("1 + 1")]
     for part in ("question", "answer", "check"):
         make = new_markdown_cell if part == "question" else new_code_cell
-        cells.append(make("old", metadata={"tags": [f"exercise-{name}-{part}"]}))
+        ran = {} if part == "question" else {"execution_count": 7, "outputs": [new_output("stream", text="old")]}
+        cells.append(make("old", metadata={"tags": [f"exercise-{name}-{part}"]}, **ran))
     return new_notebook(cells=cells)
 
 
@@ -274,6 +301,7 @@ def test_fill_writes_the_exercises_cells_and_no_others():
     assert [cell.source for cell in blank.cells[3:]] == [exercise.blank("1.3"), CHECK]
     solved = exercise.fill(notebook_of("1.3"), solved=True)
     assert solved.cells[3].source == exercise.solution("1.3")
+    assert not solved.cells[3].outputs and solved.cells[3].execution_count is None
 
 
 def test_the_command_writes_a_teacher_s_copy(tmp_path):
