@@ -52,7 +52,7 @@ def arrow(parser: Parser) -> Runner:
     """
     from ctlib.config import ArrowConfig
     from ctlib.data import arrow
-    from ctlib.display.notebook import counting
+    from ctlib.display.progress import counting
 
     defaults = ArrowConfig().to_dict()
     parser.add_argument("--root", type=Path, help="the folder to make (default: one in the cache, written once)")
@@ -93,7 +93,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A callback (done, total) that shows a bar on a terminal, otherwise a line at each quarter."""
     from tqdm import tqdm
 
-    from ctlib.display.notebook import counting
+    from ctlib.display.progress import counting
 
     if not sys.stderr.isatty():
         yield counting(what)
@@ -197,7 +197,7 @@ def train(parser: Parser) -> Runner:
     machines: `torchrun --nnodes ... --nproc-per-node ... -m ctlib train ...`, with --processes left at 1.
     """
     import ctlib
-    from ctlib.display.notebook import Progress, counting
+    from ctlib.display.progress import Progress, counting
     from ctlib.models import MODELS
     from ctlib.training.machine import Machine
     from ctlib.training.plan import make_plan
@@ -307,7 +307,7 @@ def ablations(parser: Parser) -> Runner:
     failed.
     """
     from ctlib.config import unknown_name
-    from ctlib.display.notebook import counting
+    from ctlib.display.progress import counting
     from ctlib.study import jobs, results, scales, sweep, tables
 
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
@@ -361,7 +361,7 @@ def list_runs(jobs: list, study) -> int:
 
 
 def do_runs(jobs: list, study, out: Path) -> int:
-    from ctlib.display.notebook import Progress, counting
+    from ctlib.display.progress import Progress, counting
     from ctlib.study import sweep
 
     sweep.open_study(study, out)

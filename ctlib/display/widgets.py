@@ -24,7 +24,7 @@ class TrainingPanel:
     has one. Interrupting the kernel always works, and the panel says so.
 
     Args:
-        log: the training (`notebook.TrainingLog`), kept by its callbacks.
+        log: the training (`progress.TrainingLog`), kept by its callbacks.
         on_stop: called by the button, from another thread; None for no button.
         bound: the bound of frame averaging in testing, percent; drawn as a line.
     """
@@ -71,7 +71,7 @@ class TrainingPanel:
             widget.close()
 
     def _update(self) -> None:
-        self.bar.value = self.log.done / max(1, self.log.total)
+        self.bar.value = self.log.steps_done / max(1, self.log.steps_total)
         self.status.value = f"<b>{html.escape(self.log.name)}</b> &nbsp; {self.log.status()}"
 
     def _plot(self) -> None:

@@ -1,7 +1,8 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from ctlib.display import notebook, widgets
+from ctlib.display import progress as shown
+from ctlib.display import widgets
 
 ROW = {"epoch": 1, "loss": 1.5, "train_top1": 40.0, "top1": 43.75, "seconds": 7.2}
 
@@ -19,9 +20,9 @@ class Shown:
 @pytest.fixture
 def progress(monkeypatch):
     """Progress as a person sees it; `stops` counts clicks on the button."""
-    monkeypatch.setattr(notebook, "interactive", lambda: True)
+    monkeypatch.setattr(shown, "interactive", lambda: True)
     monkeypatch.setattr(widgets, "display", Shown)
-    progress = notebook.Progress("<TSN>", 2, batch=4, on_stop=lambda: progress.stops.append(1), bound=50)
+    progress = shown.Progress("<TSN>", 2, batch=4, on_stop=lambda: progress.stops.append(1), bound=50)
     progress.stops = []
     return progress
 

@@ -8,6 +8,7 @@ import papermill
 import pytest
 
 from ctlib.display import notebook
+from ctlib.display.parameters import check_cells
 from ctlib.teaching import exercise
 from tests import ROOT
 from tests.notebooks import printed
@@ -92,7 +93,7 @@ def run_checks(name: str, **parameters) -> None:
     names |= parameters
     injected = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     with notebook.one_line_errors():
-        notebook._check([declared, f"# Parameters\n{injected}"], names)
+        check_cells([declared, f"# Parameters\n{injected}"], names)
     exec(f"{imports}\n{checks}", names)
 
 
