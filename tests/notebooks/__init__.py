@@ -1,5 +1,10 @@
 """How tests run a notebook: as papermill does, and, since a kernel takes seconds to start, in this process."""
 
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
 import papermill
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
@@ -29,15 +34,29 @@ def printed(notebook):
     return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
-def html_of(notebook):
-    """The tables of a notebook in which nothing went wrong."""
+class Ran(NamedTuple):
+    """What a notebook showed."""
+
+    text: str  # printed
+    html: list[str]  # of its tables and moving pictures
+    kinds: set[str]  # MIME types of all that it displayed
+
+
+def by_papermill(stem, **parameters) -> Ran:
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = execute(stem, Path(folder), **parameters)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
-    return [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    return ran(printed(notebook), [output.data for output in outputs if "data" in output])
 
 
-def run_here(stem, **parameters):
-    """Run a notebook's cells in this process, with papermill's cell of parameters; what it prints, and its tables.
+def ran(text, displayed) -> Ran:
+    html = [data["text/html"] for data in displayed if "text/html" in data]
+    return Ran(text, html, {kind for data in displayed for kind in data})
+
+
+def run_here(stem, **parameters) -> Ran:
+    """Run a notebook's cells in this process, with papermill's cell of parameters.
 
     Raises:
         Exception: what a cell raised; the cells after it do not run.
@@ -48,11 +67,12 @@ def run_here(stem, **parameters):
         with capture_output() as captured:
             for cell in cells:
                 if cell.cell_type == "code":
-                    ran = shell.run_cell(cell.source, store_history=True)
-                    ran.raise_error()
-                    display(ran.result)  # where a cell's last value is shown, capture_output does not look
+                    done = shell.run_cell(cell.source, store_history=True)
+                    done.raise_error()
+                    display(done.result)  # where a cell's last value is shown, capture_output does not look
     finally:
         shell.restore_sys_module_state()
         InteractiveShell.clear_instance()
-    tables = [output.data["text/html"] for output in captured.outputs if "text/html" in output.data]
-    return captured.stdout, tables
+        plt.close("all")
+    assert not captured.stderr
+    return ran(captured.stdout, [output.data for output in captured.outputs])

@@ -1,20 +1,18 @@
-"""ablation.ipynb, run as papermill runs it, on networks trained for a step or two."""
+"""ablation.ipynb on networks trained for a step or two."""
 
 import pandas as pd
 import pytest
 
 from ctlib.display.notebook import ParameterError
-from tests.notebooks import execute, html_of, printed, run_here
+from tests.notebooks import run_here
 from tests.study.conftest import TINY
 
 
-def test_ablation_trains_a_table_and_shows_what_was_published_apart(tmp_path, monkeypatch):
+def test_ablation_trains_a_table_and_shows_what_was_published_apart(run, tmp_path, monkeypatch):
     monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
-    notebook = execute(
-        "ablation", tmp_path, table="2h", custom_row="mine: excitation=none", overrides=TINY, out_dir=str(out)
-    )
-    text, (rows, scaled, plan, measured, published, differences) = printed(notebook), html_of(notebook)
+    shown = run("ablation", table="2h", custom_row="mine: excitation=none", overrides=TINY, out_dir=str(out))
+    text, (rows, scaled, plan, measured, published, differences) = shown.text, shown.html
     assert "Sizes keep the proportion of 224 to 256 pixels." in text and "3 runs, 0 of them finished" in text
     assert "1 of 3  ctnet_21px, seed 0: top-1 " in text and "3 of 3  ctnet_no-excitation, seed 0: top-1 " in text
     assert "224 pixels" in rows and "28.6" in rows and "37.3" in rows and "none" in rows and "21 pixels" in scaled

@@ -1,6 +1,4 @@
-"""evaluate.ipynb, run as papermill runs it, on checkpoints of ours and in the authors' layout."""
-
-import functools
+"""evaluate.ipynb on checkpoints of ours and in the authors' layout."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,7 @@ from ctlib.display.notebook import ParameterError
 from ctlib.models import build_model, model_config
 from ctlib.training import records
 from ctlib.training.evaluate import Scores
-from tests.notebooks import execute, printed, run_here
+from tests.notebooks import run_here
 from tests.test_checkpoints import Theirs
 from tests.training.test_records import run_of
 
@@ -42,9 +40,9 @@ def evaluated(folder, root, patterns, run=run_here, **parameters):
     return run("evaluate", checkpoints=patterns, **given)
 
 
-def test_evaluate_scores_every_network_and_view_and_their_ensemble_and_nothing_twice(trained, arrow_root, tmp_path):
+def test_every_network_and_view_and_their_ensemble_is_scored_and_nothing_twice(run, trained, arrow_root, tmp_path):
     patterns = f"{trained}/TSN/*/*.pt {trained}/CT-Net/*/*.pt"
-    shown = evaluated(tmp_path, arrow_root, patterns, functools.partial(execute, folder=tmp_path), views="1x1 1x2")
+    shown = evaluated(tmp_path, arrow_root, patterns, run, views="1x1 1x2")
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table.network.tolist() == ["TSN"] * 2 + ["CT-Net"] * 2 + ["TSN + CT-Net"] * 2
     assert table.views.tolist() == ["1 x 1", "1 x 2"] * 3
@@ -52,13 +50,13 @@ def test_evaluate_scores_every_network_and_view_and_their_ensemble_and_nothing_t
     assert table.top1[0] <= 50 and set(table.videos) == set(table.listed) == {32}
     assert (table.low <= table.top1).all() and (table.top1 <= table.high).all()
     assert table.gflops[1] == pytest.approx(2 * table.gflops[0]) and table.row.isna().all()
-    assert "No row above is in Table 6" in printed(shown) and "TSN, 1 x 1, batches: 1 of 1" in printed(shown)
+    assert "No row above is in Table 6" in shown.text and "TSN, 1 x 1, batches: 1 of 1" in shown.text
     kept = [Scores.load(path) for path in (tmp_path / "out" / "scores").iterdir()]
     assert sorted(scores.protocols[0].num_frames for scores in kept) == [4, 4, 8, 8]
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert figures == {"confusion.png", "class_accuracy.png", "confused.png"}
 
-    again, _ = evaluated(tmp_path, arrow_root, f"{trained}/TSN/*/*.pt", views="1x2 3x2", processes=2)
+    again = evaluated(tmp_path, arrow_root, f"{trained}/TSN/*/*.pt", views="1x2 3x2", processes=2).text
     assert "TSN, 1 x 2: found in" in again and "TSN, 3 x 2: found" not in again and "1 x 1" not in again
     assert pd.read_csv(tmp_path / "out" / "table.csv").top1[0] == table.top1[1]
     assert len(list((tmp_path / "out" / "scores").iterdir())) == 5
@@ -89,7 +87,7 @@ def test_evaluate_takes_the_authors_files_and_names_table_6_s_rows(tmp_path):
         path = tmp_path / f"TSM_segment{num_frames}_e45" / "ckpt.pth.tar"
         path.parent.mkdir()
         torch.save({"epoch": 45, "state_dict": Theirs(num_classes=3, num_frames=num_frames).state_dict()}, path)
-    text, tables = evaluated(
+    text, tables, _ = evaluated(
         tmp_path,
         root,
         f"{tmp_path}/TSM_*/ckpt.pth.tar",

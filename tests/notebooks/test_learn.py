@@ -113,7 +113,6 @@ def run_checks(name: str, **parameters) -> None:
         ("5_arrow_of_time", {"train_pairs": 3}, "train_pairs must be at least 4"),
     ],
 )
-@pytest.mark.usefixtures("figures_closed")
 def test_a_bad_parameter_is_one_line_before_any_work(name, parameters, text):
     with pytest.raises(notebook.ParameterError, match=text):
         run_checks(name, **parameters)

@@ -1,4 +1,4 @@
-"""report.ipynb and accuracy_vs_gflops.ipynb, run as papermill does, on the study's tables and on made-up ones."""
+"""report.ipynb and accuracy_vs_gflops.ipynb on the study's tables and on made-up ones."""
 
 import json
 
@@ -9,7 +9,7 @@ from ctlib import files
 from ctlib.display.notebook import ParameterError
 from ctlib.study import comparisons, results
 from tests import ROOT
-from tests.notebooks import execute, html_of, printed, run_here
+from tests.notebooks import run_here
 from tests.study.test_comparisons import study_of
 
 
@@ -20,13 +20,13 @@ def write_tables(folder, lines):
     files.write_csv(folder / "runs.csv", runs[results.RUNS])
 
 
-def test_the_report_of_an_unfinished_study_compares_what_it_has_and_lists_the_rest(tmp_path):
+def test_the_report_of_an_unfinished_study_compares_what_it_has_and_lists_the_rest(run, tmp_path):
     lines = study_of(["2b", "2c", "7"], noise=0.05, skip=[("2b", "4D")])
     lines.loc[(lines.table == "2b") & (lines.row == "1D"), "top1"] += 5  # the other way round than published
     write_tables(tmp_path, lines)
     out = tmp_path / "out"
-    notebook = execute("report", tmp_path, tables_dir=str(tmp_path), tables="2b 2c 7", out_dir=str(out))
-    text, html = printed(notebook), "".join(html_of(notebook))
+    shown = run("report", tables_dir=str(tmp_path), tables="2b 2c 7", out_dir=str(out))
+    text, html = shown.text, "".join(shown.html)
     compared = comparisons.pairs(lines, ("2b", "2c", "7"))
     total = comparisons.counts(compared).loc[("all", "")]
     assert total.disagrees == 2 and total.agrees > 0 and total["not run"] == 2
@@ -55,9 +55,8 @@ def test_the_tables_of_the_study_are_complete_and_consistent():
     assert len(pd.read_csv(folder / "histories.csv")) == 600
 
 
-@pytest.mark.usefixtures("figures_closed")
 def test_without_tables_the_report_says_so_and_what_would_be_compared(tmp_path):
-    text, tables = run_here("report", tables_dir=str(tmp_path), out_dir=str(tmp_path / "out"))
+    text, tables, _ = run_here("report", tables_dir=str(tmp_path), out_dir=str(tmp_path / "out"))
     assert "0 rows with 0 accuracies" in text and "NOTHING MEASURED in" in text
     assert "159 accuracies of the seeds asked for are missing" in text
     assert "0 significant comparisons" in "".join(tables) and "published: Table 8" in "".join(tables)
@@ -72,15 +71,15 @@ def test_runs_that_must_not_be_compared_stop_the_report_with_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_accuracy_against_gflops_draws_published_points_and_times_measured_networks(tmp_path):
+def test_accuracy_against_gflops_draws_published_points_and_times_measured_networks(run, tmp_path):
     lines = study_of(["2e", "6"], seeds=(0, 1)).assign(overrides="data.size=32")
     lines = lines[lines.row.isin(["+0 (TSN)", "+1 stage5", "CT-Net 8", "CT-Net 8x1x2", "CT-Net_EN 8+16"])]
     lines.loc[lines.row == "CT-Net 8", "run"] = lines.run[lines.row == "+1 stage5"].to_numpy()
     lines["size"] = 32
     write_tables(tmp_path, lines)
     out, given = tmp_path / "out", {"tables": "2e 6", "seconds": 0.01, "device": "cpu"}
-    notebook = execute("accuracy_vs_gflops", tmp_path, tables_dir=str(tmp_path), out_dir=str(out), **given)
-    text, html = printed(notebook), "".join(html_of(notebook))
+    shown = run("accuracy_vs_gflops", tables_dir=str(tmp_path), out_dir=str(out), **given)
+    text, html = shown.text, "".join(shown.html)
     assert "6 CT-Net 8" in html and "8x1x2" not in html  # one network once; no views, no ensembles
     fronts = dict(line.split(": ", 2)[1:] for line in text.splitlines() if line.startswith(("published", "measured")))
     assert "X3D-XL x30" in fronts["Kinetics-400, one view"] and "milliseconds" in fronts

@@ -1,11 +1,11 @@
-"""saliency_tubes.ipynb, run as papermill runs it, on networks trained for seconds."""
+"""saliency_tubes.ipynb on networks trained for seconds."""
 
 import pandas as pd
 import pytest
 from PIL import Image
 
 from ctlib.display.notebook import ParameterError
-from tests.notebooks import execute, html_of, printed, run_here
+from tests.notebooks import run_here
 
 TINY = (
     "model.num_frames=4 data.workers=0 recipe.epochs=1 recipe.warmup=0 arrow.train_clips=16 arrow.val_clips=16 "
@@ -14,25 +14,24 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def explained(tmp_path_factory):
+def explained(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saliency")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTLIB_CACHE", str(folder / "cache"))
-        notebook = execute(
-            "saliency_tubes", folder, networks="CSN, CT-Net", overrides=TINY, clips="3 8",
+        shown = run(
+            "saliency_tubes", networks="CSN, CT-Net", overrides=TINY, clips="3 8",
             out_dir=str(folder / "out"),
         )  # fmt: skip
-    return folder, notebook
+    return folder, shown
 
 
 def test_networks_are_trained_shown_and_measured_beside_their_controls(explained):
-    folder, notebook = explained
-    text = printed(notebook)
+    folder, (text, html, kinds) = explained
     assert "CSN, seed 0: top-1" in text and "arrow: 16 test videos, 1 clip x 1 crop, 4 frames of 64 x 64" in text
     table = pd.read_csv(folder / "out" / "localisation.csv")
     names = ["CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights"]
     assert sorted(set(table.network)) == names and len(table) == 12 and set(table.clips) == {16}
-    shown = "".join(html_of(notebook))
+    shown = "".join(html)
     for row in table[table.of == "network"].itertuples():
         assert f"{row.share:.1f} ± {row.share_margin:.1f}" in shown
     assert "CT-Net minus it, points" in shown and "against, significant" in shown and "placed where seen" in shown
@@ -44,19 +43,17 @@ def test_networks_are_trained_shown_and_measured_beside_their_controls(explained
     assert figures == stills | {"clip_3.gif", "clip_8.gif"}
     with Image.open(folder / "out" / "figures" / "clip_3.gif") as moving:
         assert moving.n_frames == 4
-    kinds = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
-    assert "image/png" in kinds and not any("widget" in kind for kind in kinds)
+    assert not any("widget" in kind for kind in kinds)
 
 
-@pytest.mark.usefixtures("figures_closed")
 def test_given_networks_are_explained_and_nothing_is_measured_where_no_object_is_known(explained):
     folder, _ = explained
     (root,) = (folder / "cache").iterdir()
-    text, _ = run_here(
+    text = run_here(
         "saliency_tubes", checkpoints=str(folder / "out" / "*" / "seed0" / "checkpoint.pt"), data="list",
         root=str(root), classes="true", overrides="data.size=32 saliency.threshold=0.3 compute.device=cpu",
         clips=f"1 {root / 'val' / '000002_backward.mp4'}", out_dir=str(folder / "other"),
-    )  # fmt: skip
+    ).text  # fmt: skip
     assert "shown, not measured" in text and "000002_backward.mp4: CT-Net_half" in text
     assert not (folder / "other" / "localisation.csv").exists()
 

@@ -1,11 +1,11 @@
-"""transfer.ipynb, run as papermill runs it, on synthetic data of a few videos."""
+"""transfer.ipynb on synthetic data of a few videos."""
 
 import pandas as pd
 import pytest
 
 from ctlib.display.notebook import ParameterError
 from ctlib.training import records as runs
-from tests.notebooks import execute, html_of, printed, run_here
+from tests.notebooks import run_here
 
 # The same for every training in the notebook, that of the start included.
 TINY = (
@@ -15,21 +15,19 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def transferred(tmp_path_factory):
+def transferred(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("transfer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTLIB_CACHE", str(folder / "cache"))
-        notebook = execute(
-            "transfer", folder, folds="1 2", overrides=f"{TINY} synthetic.groups=4", out_dir=str(folder / "out")
-        )
-    return folder, notebook
+        shown = run("transfer", folds="1 2", overrides=f"{TINY} synthetic.groups=4", out_dir=str(folder / "out"))
+    return folder, shown
 
 
 def test_transfer_trains_both_synthetic_data_sets_on_each_split_from_a_start_and_from_scratch(transferred):
-    folder, notebook = transferred
+    folder, (text, html, _) = transferred
     table = pd.read_csv(folder / "out" / "splits.csv")
     assert len(table) == 8 and set(table.fold) == {1, 2} and set(table.videos) == {6}
-    text, shown = printed(notebook), "".join(html_of(notebook))
+    shown = "".join(html)
     for _, part in table.groupby(["data", "weights"]):
         assert f"{part.top1.mean():.1f}" in shown
     assert "measured here: top-1" in shown and "gain, points" in shown
@@ -43,11 +41,10 @@ def test_transfer_trains_both_synthetic_data_sets_on_each_split_from_a_start_and
     assert {path.name for path in (folder / "out" / "figures").iterdir()} == {"splits.png"}
 
 
-@pytest.mark.usefixtures("figures_closed")
 def test_transfer_finds_what_is_finished_and_takes_data_sets_from_their_folders(transferred):
     folder, _ = transferred
     start = folder / "out" / "start" / "seed0" / "checkpoint.pt"
-    text, tables = run_here(
+    text, tables, _ = run_here(
         "transfer", start=str(start), roots=f"hmdb51={folder / 'out' / 'synthetic' / 'hmdb51_4x1'}", folds="2",
         model="ctnet_quickstart", recipe="laptop", overrides=TINY + " recipe.batch=8 recipe.lr=0.112", scratch=False,
         out_dir=str(folder / "out"),

@@ -3,15 +3,14 @@ import pytest
 
 from ctlib.display.notebook import ParameterError
 from ctlib.training import records
-from tests.notebooks import execute, printed, run_here
+from tests.notebooks import run_here
 
 SMALL = {"clips_per_class": 6, "num_frames": 4, "size": 32, "epochs": 1, "batch": 4, "overrides": "data.workers=0"}
 
 
-@pytest.mark.usefixtures("figures_closed")
-def test_it_checks_trains_tests_and_looks(tmp_path):
+def test_it_checks_trains_tests_and_looks(run, tmp_path):
     out = tmp_path / "out"
-    text = printed(execute("your_own_videos", tmp_path, out_dir=str(out), **SMALL))
+    text = run("your_own_videos", out_dir=str(out), **SMALL).text
     bad = pd.read_csv(out / "checked" / "bad.csv").path.tolist()
     assert sorted(path.rsplit("/")[-1] for path in bad) == ["broken_download.mp4", "empty.mp4"]
     result = records.load(out).iloc[0]
@@ -22,7 +21,7 @@ def test_it_checks_trains_tests_and_looks(tmp_path):
     assert "2 clip(s) x 3 crop(s): top-1" in text
     names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips", "where_it_looks")
     assert {path.name for path in (out / "figures").iterdir()} == {f"{name}.png" for name in names}
-    again, _ = run_here("your_own_videos", out_dir=str(out), **SMALL)
+    again = run_here("your_own_videos", out_dir=str(out), **SMALL).text
     assert "nothing was trained" in again
 
 
