@@ -10,7 +10,7 @@ from torch import nn
 from ctlib import checkpoints
 from ctlib.config import DataConfig, RunConfig
 from ctlib.data import arrow
-from ctlib.display.notebook import ParameterError
+from ctlib.display.parameters import ParameterError
 from ctlib.models import build_model, model_config
 from ctlib.training import records
 from ctlib.training.evaluate import Scores

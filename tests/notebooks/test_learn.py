@@ -7,11 +7,10 @@ import nbformat
 import papermill
 import pytest
 
-from ctlib.display import notebook
-from ctlib.display.parameters import check_cells
+from ctlib.display.parameters import ParameterError
 from ctlib.teaching import exercise
 from tests import ROOT
-from tests.notebooks import printed
+from tests.notebooks import printed, run_here
 
 SMALL = {
     "1_channel_tensorization": {"channels": 16, "size": 4, "num_frames": 2},
@@ -83,20 +82,6 @@ def test_its_exercises_are_current_and_blank(path):
     assert [source.split("**")[1] for source in questions] == [f"Exercise {number}" for number in mine]
 
 
-def run_checks(name: str, **parameters) -> None:
-    """Run a notebook's cells up to the check of its parameters, in this process and without a kernel."""
-    notebook_cells = nbformat.read(ROOT / "notebooks" / "learn" / f"{name}.ipynb", 4).cells
-    declared, _, imports, checks = [cell.source for cell in notebook_cells if cell.cell_type == "code"][:4]
-    names = {}
-    for source in ("from ctlib.display import notebook", declared):
-        exec(source, names)
-    names |= parameters
-    injected = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    with notebook.one_line_errors():
-        check_cells([declared, f"# Parameters\n{injected}"], names)
-    exec(f"{imports}\n{checks}", names)
-
-
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
     [
@@ -114,8 +99,8 @@ def run_checks(name: str, **parameters) -> None:
     ],
 )
 def test_a_bad_parameter_is_one_line_before_any_work(name, parameters, text):
-    with pytest.raises(notebook.ParameterError, match=text):
-        run_checks(name, **parameters)
+    with pytest.raises(ParameterError, match=text):
+        run_here(f"learn/{name}", **parameters)
 
 
 def assigned(source: str) -> set[str]:

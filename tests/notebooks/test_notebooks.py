@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from ctlib.display.notebook import ParameterError
+from ctlib.display.parameters import ParameterError
 from ctlib.training import records
 from tests.notebooks import execute, printed, run_here
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from ctlib import files
-from ctlib.display.notebook import ParameterError
+from ctlib.display.parameters import ParameterError
 from ctlib.study import comparisons, results
 from tests import ROOT
 from tests.notebooks import run_here

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ctlib.display.notebook import ParameterError
+from ctlib.display.parameters import ParameterError
 from tests.notebooks import run_here
 
 TINY = (

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ctlib.display.notebook import ParameterError
+from ctlib.display.parameters import ParameterError
 from ctlib.training import records as runs
 from tests.notebooks import run_here
 

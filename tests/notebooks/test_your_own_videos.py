@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from ctlib.display.notebook import ParameterError
+from ctlib.display.parameters import ParameterError
 from ctlib.training import records
 from tests.notebooks import run_here
 
