@@ -217,7 +217,7 @@ def test_a_compiled_network_takes_another_number_of_frames():
     network, clips = small("ctnet").eval(), torch.randn(2, 3, 4, 48, 48)
     fast = torch.compile(network, fullgraph=True, backend="eager")
     with torch.no_grad():
-        for some in (clips, clips[:, :, :3], clips[:1, :, :2]):
+        for some in (clips, clips[:1, :, :2]):
             torch.testing.assert_close(fast(some), network(some), rtol=1e-4, atol=1e-5)
 
 

@@ -74,30 +74,20 @@ def test_ci_runs_the_readme_s_test_command():
     assert "make test" in (ROOT / "README.md").read_text()
 
 
-def test_what_others_build_on_is_there_after_one_import():
-    networks = (f"ctlib.{kind}_{backbone}" for kind in ("ctnet", "tsn") for backbone in ("r50", "r101", "inception_v3"))
-    others = "cost.count cost.latency cost.interact_field paper.table runs.load data.video.read_frames".split()  # noqa: SIM905
-    others += [
-        "data.load_samples",
-        "data.ClipDataset",
-        "checkpoints.load",
-        "checkpoints.save",
-        "checkpoints.load_released",
-        "build_model",
-    ]
-    code = "import ctlib; " + ", ".join([*networks, *(f"ctlib.{name}" for name in others)])
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_importing_ctlib_gives_what_others_build_on_loads_no_decoder_and_prints_nothing():
+    names = [f"{kind}_{backbone}" for kind in ("ctnet", "tsn") for backbone in ("r50", "r101", "inception_v3")]
+    names += ["cost.count", "cost.latency", "cost.interact_field", "paper.table", "runs.load", "build_model"]
+    names += ["data.load_samples", "data.ClipDataset", "data.video.read_frames"]
+    names += ["checkpoints.load", "checkpoints.save", "checkpoints.load_released"]
+    code = "import sys, ctlib; assert not {'decord', 'av', 'IPython'} & set(sys.modules), sorted(sys.modules); "
+    code += ", ".join(f"ctlib.{name}" for name in names)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
 
 
 def test_the_laptop_s_data_are_those_that_the_command_line_writes():
     """Else `make study` would write one data set and train on another."""
     assert recipes.RECIPES["laptop"].arrow == {}
-
-
-def test_importing_ctlib_loads_no_decoder_and_prints_nothing():
-    code = "import sys, ctlib; assert not {'decord', 'av', 'IPython'} & set(sys.modules), sorted(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
 
 
 def test_imports_run_one_way():
