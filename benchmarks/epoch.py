@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 
 from ctlib.training import records
-from ctlib.training.machine import make_accelerator
 from ctlib.training.recipes import run_config
-from ctlib.training.run import resolve
+from ctlib.training.run import make_accelerator, resolve
 from ctlib.training.trainer import Trainer
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.video import VideoError
-from ctlib.training.snapshots import ResumeError
+from ctlib.training.records import ResumeError
 from ctlib.training.trainer import TrainingError
 
 Parser = argparse.ArgumentParser
@@ -199,11 +199,10 @@ def train(parser: Parser) -> Runner:
     import ctlib
     from ctlib.display.progress import Progress, counting
     from ctlib.models import MODELS
-    from ctlib.training.machine import Machine
     from ctlib.training.plan import make_plan
     from ctlib.training.recipes import RECIPES, run_config
     from ctlib.training.records import RunFolder
-    from ctlib.training.run import resolve
+    from ctlib.training.run import Machine, resolve
 
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
     parser.add_argument("--data", default="arrow", choices=DATASETS, help=", ".join(DATASETS))

@@ -19,7 +19,7 @@ from ctlib.models import (
     name_of,
     recompute_blocks,
 )
-from ctlib.training.optimizer import parameter_groups
+from ctlib.training.recipes import parameter_groups
 
 CLIP = (2, 3, 8, 64, 64)
 

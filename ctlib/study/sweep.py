@@ -17,8 +17,7 @@ from ctlib.study.jobs import Job, check_roots, jobs, state
 from ctlib.study.scales import Study
 from ctlib.study.tables import TABLES
 from ctlib.training import evaluate
-from ctlib.training.machine import Machine
-from ctlib.training.run import resolve
+from ctlib.training.run import Machine, resolve
 from ctlib.training.train import train
 
 

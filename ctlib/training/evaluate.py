@@ -22,7 +22,7 @@ from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import SKIPPED, end_workers, test_loader
 from ctlib.models import name_of
-from ctlib.training.machine import ALONE, make_accelerator
+from ctlib.training.run import ALONE, make_accelerator
 
 FORMAT = 1
 

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from ctlib import cost
 from ctlib.data.clips import train_loader
-from ctlib.training.machine import make_accelerator
-from ctlib.training.run import Run
+from ctlib.training.run import Run, make_accelerator
 from ctlib.training.trainer import make_network
 
 _CPU_CLIPS = 8  # of the timed step on a CPU, at most; the time of a batch is in proportion
@@ -59,8 +58,8 @@ class Plan:
             "cost": f"{self.model.gflops:.3g} GFLOPs per view, {self.model.params / 1e6:.2f}M parameters",
             "weights at the start": config.start or run.model.weights or "random",
             "device": f"{run.processes} process(es), {self.device}, {run.precision}",
-            "batch": f"{recipe.batch} clips = {run.processes} process(es) x {run.accumulated} micro-batch(es) of "
-            f"{run.micro_batch}",
+            "batch": f"{recipe.batch} clips = {run.processes} process(es) x {run.micro_batches_per_step} "
+            f"micro-batch(es) of {run.micro_batch}",
             "learning rate": f"peak {peak:.4g} ({recipe.lr:g} x {recipe.batch} / 64) after {recipe.warmup:g} "
             "epoch(s) of warm-up",
             "steps": f"{recipe.epochs} epochs x {self.steps_per_epoch:,} = {recipe.epochs * self.steps_per_epoch:,}",

@@ -1,8 +1,12 @@
-"""Recipes as data (appendix A.1), and the configuration of a run by name."""
+"""Recipes as data (appendix A.1), the configuration of a run by name, and what a recipe sets in the optimizer."""
 
+import math
 from typing import NamedTuple
 
-from ctlib.config import RunConfig, check_choice, parse_pairs
+from torch import nn
+
+from ctlib.config import RecipeConfig, RunConfig, check_choice, parse_pairs
+from ctlib.kernels import BATCH_NORMS
 from ctlib.models import model_config
 from ctlib.weights import PUBLISHED
 
@@ -111,3 +115,36 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
     parts["model"] = model_config(model, **parts["model"])
     parts["data"] = {"name": data, **parts["data"]}
     return RunConfig.from_dict({**fields, **parts})
+
+
+def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (from 0): linear over the warm-up epochs, then a cosine to zero.
+
+    It scales with the batch, lr * batch / 64. The authors change it once per epoch. Here it changes with every step,
+    so that recipes of few epochs follow the same curve.
+    """
+    warm = round(recipe.warmup * steps_per_epoch)
+    steps = recipe.epochs * steps_per_epoch
+    peak = recipe.lr * recipe.batch / 64
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Parameters by how they are trained: `scale` multiplies the learning rate.
+
+    As the authors do: no weight decay on batch norms and biases, and biases at twice the rate.
+    Frozen parameters are in no group.
+    """
+    weights, norms, biases = [], [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                group = norms if isinstance(module, BATCH_NORMS) else biases if name == "bias" else weights
+                group.append(parameter)
+    return [
+        {"params": weights, "weight_decay": weight_decay, "scale": 1.0},
+        {"params": norms, "weight_decay": 0.0, "scale": 1.0},
+        {"params": biases, "weight_decay": 0.0, "scale": 2.0},
+    ]

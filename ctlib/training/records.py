@@ -5,19 +5,23 @@ A run folder holds `config.json` (what was asked, and what `run.resolve` answere
 way it also holds `snapshots/`, from which it resumes. Each file is written beside its place and renamed.
 """
 
+import os
 import platform
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pandas as pd
 import torch
 
 from ctlib.config import RunConfig, as_tuples
 from ctlib.cost import hardware
-from ctlib.files import locked, read_json, write_csv, write_json
+from ctlib.files import digest, locked, read_json, write_csv, write_json
 from ctlib.training.run import Run
 
 
@@ -38,7 +42,7 @@ class RunFolder:
 
     @property
     def snapshots(self) -> Path:
-        """Where an unfinished run keeps the snapshots from which it resumes (`snapshots.Snapshots`)."""
+        """Where an unfinished run keeps the snapshots from which it resumes (`Snapshots`)."""
         return self.path / "snapshots"
 
     def is_finished(self, run: Run | RunConfig) -> bool:
@@ -106,7 +110,7 @@ class RunFolder:
         return result
 
     def record(self) -> dict:
-        """`config.json`: "asked", as `RunConfig.to_dict` gives it, and "resolved", as `Run.answers` does.
+        """`config.json`: "asked", as `RunConfig.to_dict` gives it, and "resolved", as `Run.resolved_values` does.
 
         Raises:
             ValueError: a record that is damaged, or of an earlier version of this package; it is named.
@@ -144,7 +148,7 @@ class RunFolder:
 
 
 def record_of(run: Run) -> dict:
-    return {"asked": run.config.to_dict(), "resolved": run.answers()}
+    return {"asked": run.config.to_dict(), "resolved": run.resolved_values()}
 
 
 # What changes no result beyond rounding: where files lie (digests identify them), which processes read them, how the
@@ -179,7 +183,7 @@ def differences(record: dict, wanted: Run | RunConfig) -> list[str]:
     if config.data.name != "arrow" or asked["data.root"] or stored["data.root"]:  # not written for the run
         compared = {name for name in compared if not name.startswith("arrow.")}
     if isinstance(wanted, Run):
-        answers = wanted.answers()
+        answers = wanted.resolved_values()
         stored |= {name: record["resolved"][name] for name in _ANSWERS}
         asked |= {name: answers[name] for name in _ANSWERS}
         compared = compared | set(_ANSWERS)
@@ -197,6 +201,116 @@ def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, as_tuples(value)
+
+
+_SNAPSHOT_FORMAT = 2
+
+_SNAPSHOT_NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.pt")
+
+
+class ResumeError(RuntimeError):
+    """A snapshot that cannot be written, or snapshots of which none can be used; the message says why."""
+
+
+class Snapshots:
+    """The snapshots of one run.
+
+    Args:
+        folder: where they lie; made with the first one.
+        run: a snapshot of another run is refused.
+    """
+
+    def __init__(self, folder: str | Path, run: Run):
+        self.folder, self.run = Path(folder), run
+
+    def save(self, state: dict) -> None:
+        """Write a snapshot: tensors and plain values.
+
+        Raises:
+            ResumeError: it cannot be written (a full disk, say); those before are as they were.
+        """
+        files = self._files()
+        number = self._number(files[-1]) + 1 if files else 1
+        partial = self.folder / "partial"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save({"format": _SNAPSHOT_FORMAT, "run": record_of(self.run), "state": state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / f"{number:06d}-{digest(partial)}.pt")
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            # torch's writer raises its own error after the one of the system
+            reason = error if isinstance(error, OSError) else error.__context__ or error
+            left = f"{files[-1].name} before it is whole" if files else "there is none before it"
+            raise ResumeError(f"no snapshot can be written to {self.folder} ({reason}); {left}") from error
+        for old in files[:-1]:  # the one before this stays, in case this one is damaged
+            old.unlink(missing_ok=True)
+
+    def load(self) -> dict | None:
+        """The newest snapshot that can be used, its tensors on the CPU; None if there is none at all.
+
+        Warns of each file that cannot be used, and why. Where an older one is used instead, such a file is renamed to
+        `*.refused`.
+
+        Raises:
+            ResumeError: there are snapshots, and none can be used.
+        """
+        (self.folder / "partial").unlink(missing_ok=True)  # of a run that was killed while it wrote
+        refused = {}
+        for path in reversed(self._files()):
+            try:
+                state = self._read(path)
+            except ValueError as error:
+                refused[path] = str(error)
+                warnings.warn(f"not used: {path} {error}", stacklevel=2)
+                continue
+            for other in refused:  # else the next snapshot would push out this good one and keep that
+                other.rename(other.with_suffix(".refused"))
+            return state
+        if refused:
+            reasons = "; ".join(f"{path.name} {why}" for path, why in refused.items())
+            raise ResumeError(
+                f"no snapshot in {self.folder} can be used to resume: {reasons}. Delete it to start the run again"
+            )
+        return None
+
+    def clear(self) -> None:
+        """Remove the snapshots, once the run is finished."""
+        for path in (*self._files(), self.folder / "partial"):
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        """The snapshots, the newest last."""
+        files = self.folder.glob("*.pt") if self.folder.is_dir() else ()
+        return sorted(files, key=lambda path: (self._number(path), path.name))
+
+    @staticmethod
+    def _number(path: Path) -> int:
+        match = _SNAPSHOT_NAME.fullmatch(path.name)
+        return int(match[1]) if match else 0
+
+    def _read(self, path: Path) -> dict:
+        match = _SNAPSHOT_NAME.fullmatch(path.name)
+        if not match:
+            raise ValueError("is not named as a snapshot is")
+        if digest(path) != match[2]:
+            raise ValueError("is damaged: its content is not what its name says")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            raise ValueError(f"holds no snapshot ({str(error).splitlines()[0][:120]})") from None
+        if not isinstance(content, dict) or content.keys() != {"format", "run", "state"}:
+            raise ValueError("holds something else than a snapshot")
+        if content["format"] != _SNAPSHOT_FORMAT:
+            raise ValueError(f"has format {content['format']}, this version of ctlib reads {_SNAPSHOT_FORMAT}")
+        other = differences(content["run"], self.run)
+        if other:
+            raise ValueError(f"is of another run: {'; '.join(other)}")
+        return content["state"]
 
 
 _COLUMNS = ["name", "model", "data", "top1", "top5", "gflops", "params", "num_frames", "size", "clips", "crops"]

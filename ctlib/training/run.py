@@ -1,16 +1,64 @@
 """A run resolved: the one place where what a `RunConfig` leaves open is answered, before any work."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
 from ctlib import files
-from ctlib.config import ModelConfig, RunConfig
+from ctlib.config import ComputeConfig, ModelConfig, RunConfig
 from ctlib.data import arrow
 from ctlib.data.catalog import Samples, load_samples
 from ctlib.data.sampling import SAMPLINGS
-from ctlib.training.machine import ALONE, Machine
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine that a run is resolved for: this one, with `processes` that share a batch; 0: one for each GPU."""
+
+    processes: int = 1
+
+    def on_cpu(self, compute: ComputeConfig) -> bool:
+        """Whether the CPU computes: as asked, or where there is no CUDA device (others are not supported)."""
+        return compute.device == "cpu" or not torch.cuda.is_available()
+
+    def precision(self, compute: ComputeConfig) -> str:
+        """fp32, bf16 or fp16; auto is fp32 on a CPU, and bf16 or else fp16 on a GPU."""
+        if compute.precision != "auto":
+            return compute.precision
+        if self.on_cpu(compute):
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+    def shared_by(self, compute: ComputeConfig) -> int:
+        """How many processes share a batch, on all machines.
+
+        Raises:
+            ValueError: fewer GPUs than processes, or processes asked for where a launcher has started them.
+        """
+        gpus = 0 if self.on_cpu(compute) else torch.cuda.device_count()
+        if self.processes < 0:
+            raise ValueError(f"processes must be at least 0, got {self.processes}")
+        if launched():
+            if self.processes != 1:
+                raise ValueError(f"a launcher has started the processes: processes must be 1, got {self.processes}")
+            return int(os.environ.get("WORLD_SIZE", 1))
+        if gpus and self.processes > gpus:
+            raise ValueError(f"{self.processes} processes need as many GPUs, this machine has {gpus}")
+        return self.processes or max(1, gpus)
+
+
+ALONE = Machine()  # one process
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun, `accelerate launch`, `processes.launch`) has started this process."""
+    return "LOCAL_RANK" in os.environ
 
 
 @dataclass(frozen=True)
@@ -29,7 +77,7 @@ class Run:
         _check_division(self.config.recipe.batch, self.micro_batch, self.processes)
 
     @property
-    def accumulated(self) -> int:
+    def micro_batches_per_step(self) -> int:
         """Micro-batches that each process takes in turn for one step."""
         return self.config.recipe.batch // (self.micro_batch * self.processes)
 
@@ -43,7 +91,7 @@ class Run:
         """The folder of the data set."""
         return files.portable(self.samples["train"].root)
 
-    def answers(self) -> dict:
+    def resolved_values(self) -> dict:
         """What `resolve` added to the configuration, as plain values."""
         names = ("precision", "micro_batch", "processes", "fingerprint", "start_digest", "root")
         return {"num_classes": self.model.num_classes, **{name: getattr(self, name) for name in names}}
@@ -110,3 +158,32 @@ def _load(config: RunConfig, on_clips: Callable[[int, int], None] | None) -> dic
             )
         root = arrow.ensure(config.arrow, on_clips)
     return {split: load_samples(data.name, root, split, **data.options()) for split in ("train", "val")}
+
+
+# Accelerate, set up for a run.
+
+
+def join_processes(compute: ComputeConfig) -> PartialState:
+    """Meet the processes that a launcher started, if it did.
+
+    Accelerate keeps device and precision for the life of a process, and has no public call to change them. A notebook
+    may run on another device or in another precision than before, so what is kept is reset here.
+    """
+    GradientState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # On a machine without GPUs too: else Accelerate takes several processes on CPUs for single ones.
+    return PartialState(cpu=ALONE.on_cpu(compute))
+
+
+def make_accelerator(compute: ComputeConfig, precision: str, **options) -> Accelerator:
+    """Accelerate on the device of `compute`, in a precision of `Machine.precision`; `options` are Accelerate's own."""
+    join_processes(compute)
+    accelerator = Accelerator(
+        cpu=ALONE.on_cpu(compute),
+        mixed_precision="no" if precision == "fp32" else precision,
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
+        **options,
+    )
+    if compute.threads:  # after Accelerate, which sets its own number where several processes run on CPUs
+        torch.set_num_threads(compute.threads)
+    return accelerator

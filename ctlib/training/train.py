@@ -19,10 +19,8 @@ from ctlib.models import name_of
 from ctlib.training import processes as parallel
 from ctlib.training import records
 from ctlib.training.evaluate import Scores
-from ctlib.training.machine import Machine, join_processes, launched, make_accelerator
-from ctlib.training.records import RunFolder
-from ctlib.training.run import Run, resolve
-from ctlib.training.snapshots import Snapshots
+from ctlib.training.records import RunFolder, Snapshots
+from ctlib.training.run import Machine, Run, join_processes, launched, make_accelerator, resolve
 from ctlib.training.trainer import Trainer, call
 
 

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from ctlib import checkpoints, cost
 from ctlib.config import DataConfig
 from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader
+from ctlib.kernels import BATCH_NORMS
 from ctlib.models import VideoClassifier, build_model, freeze_backbone, recompute_blocks, use_channels_last
 from ctlib.training import processes, records
 from ctlib.training.evaluate import Scores, evaluate
-from ctlib.training.optimizer import RunningStatistics, learning_rate, parameter_groups
+from ctlib.training.recipes import learning_rate, parameter_groups
 from ctlib.training.run import Run
-from ctlib.training.snapshots import Snapshots
 
 
 class TrainingError(RuntimeError):
@@ -40,7 +40,7 @@ class Trainer:
         recipe, data, frames = run.config.recipe, run.config.data, run.model.num_frames
         if accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(accelerator.device)
-        accelerator.gradient_accumulation_steps = run.accumulated
+        accelerator.gradient_accumulation_steps = run.micro_batches_per_step
         set_seed(self.config.seed)
         model = make_network(run)
         self.cost = cost.count(model, frames, data.size)
@@ -61,7 +61,7 @@ class Trainer:
             )
         self.model, self.optimizer, self.trainset, self.testset = prepared
         self.network = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        self.statistics = RunningStatistics(self.network, run.accumulated, accelerator)
+        self.statistics = RunningStatistics(self.network, run.micro_batches_per_step, accelerator)
         # How far the run is.
         self.epoch, self.step = 0, 0  # epochs finished, and steps done in the one under way
         self.totals = dict.fromkeys(("loss", "right", "read", "skipped"), 0.0)  # of the epoch under way
@@ -84,7 +84,7 @@ class Trainer:
     def open(self, folder: records.RunFolder) -> None:
         """Begin, or resume from the last snapshot in the folder."""
         self.folder = folder
-        self.snapshots = Snapshots(folder.snapshots, self.run)
+        self.snapshots = records.Snapshots(folder.snapshots, self.run)
         first = self.accelerator.is_main_process
         (state,) = broadcast_object_list([self.snapshots.load() if first else None])
         if state is not None:
@@ -154,7 +154,7 @@ class Trainer:
         self._begin_step()
         for index, (clips, labels) in enumerate(self.trainset if len(self.sampler) else ()):
             with self.accelerator.accumulate(self.model):
-                self.sums += self._forward_backward(clips, labels, index % self.run.accumulated)
+                self.sums += self._forward_backward(clips, labels, index % self.run.micro_batches_per_step)
                 if not self.accelerator.sync_gradients:
                     continue
                 loss, stopping = self._update()
@@ -279,6 +279,43 @@ class Trainer:
         if self.config.compute.tensorboard:
             tested = {f"test/{name}": row[name] for name in ("top1", "top5")}
             self.accelerator.log({**tested, "train/top1": row["train_top1"]}, step=self.steps_done)
+
+
+class RunningStatistics:
+    """Batch norms' running statistics, updated once per step with the mean over its micro-batches.
+
+    So the network is the same however a batch is shared between processes and divided into micro-batches.
+    """
+
+    def __init__(self, network: nn.Module, micro_batches: int, accelerator: Accelerator):
+        norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+        self.running = [part for norm in norms for part in (norm.running_mean, norm.running_var)]
+        self.counters = [norm.num_batches_tracked for norm in norms]
+        self.micro_batches, self.accelerator = micro_batches, accelerator
+        self.divided = micro_batches * accelerator.num_processes > 1
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        if self.divided:
+            self.before = torch.cat(self.running)
+            self.counted = torch.stack(self.counters)
+            self.sums = torch.zeros_like(self.before)
+
+    def after_micro_batch(self) -> None:
+        if self.divided:
+            self.sums += torch.cat(self.running)
+            self._set(self.before)
+
+    def after_step(self) -> None:
+        if self.divided:
+            self._set(self.accelerator.reduce(self.sums / self.micro_batches, "mean"))
+            for counter, count in zip(self.counters, self.counted + 1, strict=True):
+                counter.copy_(count)
+            self.begin_step()
+
+    def _set(self, values: torch.Tensor) -> None:
+        for part, value in zip(self.running, values.split([len(part) for part in self.running]), strict=True):
+            part.copy_(value)
 
 
 def make_network(run: Run) -> VideoClassifier:

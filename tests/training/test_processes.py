@@ -12,7 +12,7 @@ from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
 from ctlib.training import processes as parallel
 from ctlib.training import records, train
-from ctlib.training.machine import Machine
+from ctlib.training.run import Machine
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import dataclasses
 
 import pytest
+import torch
 
 from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
-from ctlib.training.machine import Machine
 from ctlib.training.recipes import run_config
-from ctlib.training.run import resolve
+from ctlib.training.run import Machine, make_accelerator, resolve
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def config(arrow_root):
 def test_what_is_left_open_is_answered_and_the_configuration_stays(config, val_samples):
     run = resolve(config, Machine(processes=2))
     assert run.config is config and run.model.num_classes == 16 and run.config.model.num_classes == 5
-    assert (run.processes, run.micro_batch, run.accumulated) == (2, 4, 1)
+    assert (run.processes, run.micro_batch, run.micro_batches_per_step) == (2, 4, 1)
     assert run.precision in ("fp32", "bf16", "fp16") and run.start_digest == ""
     assert run.fingerprint.endswith(f"-{val_samples.fingerprint}") and run.root == config.data.root
-    assert resolve(dataclasses.replace(config, compute=ComputeConfig(micro_batch=2))).accumulated == 4
+    assert resolve(dataclasses.replace(config, compute=ComputeConfig(micro_batch=2))).micro_batches_per_step == 4
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.precision = "bf16"
 
@@ -71,3 +71,26 @@ def test_what_is_wrong_is_an_error_before_any_work(tmp_path, monkeypatch, parame
     with pytest.raises((ValueError, FileNotFoundError), match=text):
         resolve(run_config(**given), machine)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "gpu", "bf16", "expected"),
+    [
+        ("auto", "auto", False, False, "fp32"),
+        ("auto", "auto", True, True, "bf16"),
+        ("auto", "auto", True, False, "fp16"),
+        ("auto", "cpu", True, True, "fp32"),
+        ("fp32", "auto", True, True, "fp32"),
+        ("fp16", "auto", True, True, "fp16"),
+    ],
+)
+def test_precision_follows_the_device(monkeypatch, precision, device, gpu, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert Machine().precision(ComputeConfig(precision=precision, device=device)) == expected
+
+
+def test_one_notebook_may_change_its_mind_about_precision():
+    for precision, name in (("bf16", "bf16"), ("fp32", "no")):
+        accelerator = make_accelerator(ComputeConfig(device="cpu"), precision)
+        assert (accelerator.mixed_precision, accelerator.device.type) == (name, "cpu")

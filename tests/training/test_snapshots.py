@@ -14,7 +14,7 @@ from ctlib import files
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
 from ctlib.training import processes as parallel
-from ctlib.training import records, snapshots, train
+from ctlib.training import records, train
 
 resource = pytest.importorskip("resource")  # and fork: not on Windows
 
@@ -170,7 +170,7 @@ def test_a_damaged_snapshot_is_refused_and_the_one_before_used(config, whole, st
     content = newest.read_bytes()
     if harm == "renamed foreign":
         torch.save({"state_dict": {}}, newest)
-        newest = newest.rename(newest.with_name(f"000099-{snapshots.digest(newest)}.pt"))
+        newest = newest.rename(newest.with_name(f"000099-{files.digest(newest)}.pt"))
         text = "holds something else than a snapshot"
     else:
         harmed = {
@@ -202,7 +202,7 @@ def test_where_no_snapshot_can_be_used_the_run_does_not_silently_start_over(conf
         path.write_bytes(b"")
     with (
         pytest.warns(UserWarning),
-        pytest.raises(snapshots.ResumeError, match="no snapshot in .* can be used to resume: .*dama"),
+        pytest.raises(records.ResumeError, match="no snapshot in .* can be used to resume: .*dama"),
     ):
         train.train(config, stopped)
     assert len(states) == 2 and all(path.exists() for path in states)
@@ -241,7 +241,7 @@ def train_on_a_disk_that_fills(config, folder, bytes_left, messages):
 
     try:
         train.train(config, folder, on_step=fill)
-    except snapshots.ResumeError as error:
+    except records.ResumeError as error:
         messages.put(str(error))
 
 
