@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ctlib.config import RunConfig, parse_words
+from ctlib.config import RunConfig, check_choice, parse_words
 from ctlib.files import read_json
 from ctlib.study.scales import REAL, SCALES, Study, Views
-from ctlib.study.tables import REFERENCES, TABLES, Network, counted
+from ctlib.study.tables import FULL, TABLES, Network, counted
 from ctlib.training.records import RunFolder, differences
 
 
@@ -36,8 +36,13 @@ class Job(NamedTuple):
 
 def parse_tables(text: str) -> tuple[str, ...]:
     """The tables that "2a 2b" names, each once; "all" for all ablations. Raises ValueError for anything else."""
+
+    def table(word: str) -> str:
+        check_choice("table", word, TABLES)
+        return word
+
     needed = f"tables must be 'all' or some of {' '.join(TABLES)}, each once"
-    return TABLES if text.split() == ["all"] else parse_words(text, {name: name for name in TABLES}.__getitem__, needed)
+    return TABLES if text.split() == ["all"] else parse_words(text, table, needed)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -56,8 +61,7 @@ def jobs(
 ) -> list[Job]:
     """The runs behind tables, each once: all runs of the first seed, then those of the next.
 
-    A run is asked for with every row and test that the study has for it, also those of other tables: its checkpoint
-    may not exist later.
+    A job lists all rows and tests of its run, also those of other tables, because its checkpoint may be deleted later.
 
     Args:
         chosen: rows of these tables; empty: all.
@@ -71,7 +75,7 @@ def jobs(
         for row, networks in study.rows(table).items():
             for network in networks:
                 config = study.run(network, table)
-                configs[config.name] = config
+                assert configs.setdefault(config.name, config) == config, f"two configurations are called {config.name}"
                 rows.setdefault(config.name, {})[table, row] = None
                 if not _is_own_test(network, networks):
                     tests.setdefault(config.name, {}).setdefault(study.views(network), []).append((table, row))
@@ -89,9 +93,9 @@ def _is_own_test(network: Network, networks: Sequence[Network]) -> bool:
     return one_view and len(networks) == 1
 
 
-def check_roots(jobs: Iterable[Job], roots: dict[str, str]) -> None:
-    """Raise ValueError unless every real data set that jobs read has its folder, naming those that lack one."""
-    needed = {job.config.data.name for job in jobs} & set(REAL)
+def check_roots(wanted: Iterable[Job], roots: dict[str, str]) -> None:
+    """Raise ValueError unless every real data set that the jobs read has its folder, naming those that lack one."""
+    needed = {job.config.data.name for job in wanted} & set(REAL)
     without = sorted(data for data in needed if not roots.get(data))
     if without:
         raise ValueError(f"the folder of {' and of '.join(without)} is needed, and was not given")
@@ -114,10 +118,10 @@ def state(job: Job, out_dir: str | Path) -> str:
         )
     folder.result(("top1", "seconds"))
     tests = folder.path / "tests.json"
-    return "finished" if tests.is_file() and _tested(tests) >= job.tests.keys() else "to be tested"
+    return "finished" if tests.is_file() and _existing_tests(tests) >= job.tests.keys() else "to be tested"
 
 
-def _tested(path: Path) -> set[Views]:
+def _existing_tests(path: Path) -> set[Views]:
     """The tests in a tests.json whose scores exist."""
     tests = read_json(path, ["classes", "tests"])["tests"]
     return {
@@ -125,23 +129,22 @@ def _tested(path: Path) -> set[Views]:
     }
 
 
-def plan(study: Study, out_dir: str | Path, jobs: Iterable[Job]) -> pd.DataFrame:
+def plan(study: Study, out_dir: str | Path, wanted: Iterable[Job]) -> pd.DataFrame:
     """Jobs and how far they are.
 
     Returns:
-        One row per job: `run` (name), `seed`, `gflops` (of one view), `state` and rough `minutes` of training: in
-        proportion to GFLOPs, from finished runs, or else from the scale.
+        One row per job: `run` (name), `seed`, `gflops` (of one view), `state` and rough `minutes` of training. These
+        are the run's own, else its GFLOPs times the median rate of finished runs on its data, else the scale's rate.
     """
     records = []
-    for job in jobs:
-        done = state(job, out_dir)
-        spent = job.folder(out_dir).result()["seconds"] / 60 if done in ("finished", "to be tested") else math.nan
+    for job in wanted:
+        progress = state(job, out_dir)
+        is_trained = progress in ("finished", "to be tested")
+        spent = job.folder(out_dir).result()["seconds"] / 60 if is_trained else math.nan
         gflops = counted(job.config.model, job.config.data.size).gflops
-        records.append((job.config.name, job.config.seed, gflops, done, spent))
-    table = pd.DataFrame(records, columns=["run", "seed", "gflops", "state", "minutes"])
-    rate = (table.minutes / table.gflops).median()
-    if math.isnan(rate):
-        (full,) = study.rows("2g", [REFERENCES["2g"]])[REFERENCES["2g"]]
-        scaled = study.sized.replace(full)
-        rate = (SCALES[study.scale].minutes or math.nan) / counted(scaled.config, scaled.size).gflops
-    return table.assign(minutes=table.minutes.fillna(rate * table.gflops))
+        records.append((job.config.name, job.config.seed, gflops, progress, spent, job.config.data.name))
+    table = pd.DataFrame(records, columns=["run", "seed", "gflops", "state", "minutes", "data"])
+    rates = (table.minutes / table.gflops).groupby(table.pop("data")).transform("median")
+    full = study.sized.replace(FULL)
+    rate_of_scale = (SCALES[study.scale].minutes or math.nan) / counted(full.config, full.size).gflops
+    return table.assign(minutes=table.minutes.fillna(rates.fillna(rate_of_scale) * table.gflops))

@@ -48,6 +48,8 @@ _TSN = {"name": "tsn_r50"}
 _KINETICS = {"num_classes": 400, "num_frames": 16}
 _1, _3, _5 = (1, 1, 1), (3, 3, 3), (5, 5, 5)  # kernels
 
+FULL = Network(model_config("ctnet_r50"))  # the full CT-Net on ResNet-50, from which the rows differ
+
 _MODULES = {
     "C3D-Module": _ctnet(module="c3d"),
     "R(2+1)D-Module": _ctnet(module="r2plus1d"),
@@ -180,7 +182,7 @@ def with_custom_row(table: str, text: str) -> Rows:
     return {**ROWS, table: {**ROWS[table], name: (Network(config),)}}
 
 
-def parts(rows: Mapping[str, tuple[Network, ...]], full: Network = ROWS["2g"]["+CT-Module+PWConv+TE"][0]):
+def parts(rows: Mapping[str, tuple[Network, ...]], full: Network = FULL) -> pd.DataFrame:
     """In which parts each row's networks differ from the full CT-Net.
 
     Returns:

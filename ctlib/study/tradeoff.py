@@ -1,7 +1,8 @@
 """Accuracy against cost: the paper's Figure 5, and the same of the study's networks, which are timed in turn."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
+from torch import nn
 
 from ctlib import cost, paper
 from ctlib.models import build_model
@@ -255,18 +257,14 @@ _ROUNDS = 3
 
 
 def timed(
-    points: pd.DataFrame,
-    scale: str,
-    overrides: str,
+    networks: Mapping[str, tuple[nn.Module, int, int]],
     seconds: float,
-    device: torch.device,
     on_timing: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Time each network in three rounds over all of them in turn, one clip per call, with random weights.
+    """Time networks in three rounds over all of them in turn, one clip per call.
 
     Args:
-        points: of `measurements.networks`. Custom rows are left out: the tables do not hold their networks.
-        scale, overrides: of the study.
+        networks: name -> the network, its number of frames, and the size of these in pixels.
         seconds: per network.
         on_timing: called with how many timings are done, and their number.
 
@@ -274,24 +272,32 @@ def timed(
         One row per network and round: `name`, `round`, and the fields of `cost.Latency`.
 
     Raises:
-        ValueError: seconds that are not positive.
+        ValueError: negative seconds.
     """
-    if seconds <= 0:
-        raise ValueError(f"seconds must be positive, got {seconds}")
-    study, networks = Study(scale, overrides), {}
+    if seconds < 0:
+        raise ValueError(f"seconds must be at least 0, got {seconds}")
+    rows, number = [], _ROUNDS * len(networks)
+    for done, (turn, (name, network)) in enumerate(itertools.product(range(_ROUNDS), networks.items()), start=1):
+        latency = cost.latency(*network, seconds=seconds / _ROUNDS)
+        rows.append({"name": name, "round": turn} | dataclasses.asdict(latency))
+        if on_timing is not None:
+            on_timing(done, number)
+    return pd.DataFrame(rows)
+
+
+def networks_of(points: pd.DataFrame, study: Study, device: torch.device) -> dict[str, tuple[nn.Module, int, int]]:
+    """The networks behind measured points, with random weights, as `timed` takes them.
+
+    Args:
+        points: of `measurements.networks`. Custom rows are left out: the tables do not hold their networks.
+    """
+    networks = {}
     for point in points.itertuples():
         if point.row in study.rows(point.table):
             (network,) = study.rows(point.table, [point.row])[point.row]
             config = dataclasses.replace(study.sized.replace(network).config, weights=None)
             networks[point.name] = build_model(config).to(device), int(point.frames), int(point.size)
-    rows, number = [], _ROUNDS * len(networks)
-    for done in range(number):
-        name = list(networks)[done % len(networks)]
-        taken = cost.latency(*networks[name], seconds=seconds / _ROUNDS)
-        rows.append({"name": name, "round": done // len(networks)} | dataclasses.asdict(taken))
-        if on_timing is not None:
-            on_timing(done + 1, number)
-    return pd.DataFrame(rows)
+    return networks
 
 
 def rounds(timed: pd.DataFrame) -> pd.DataFrame:
