@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,19 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(root: Path) -> Iterator[Path]:
+    """Give a folder beside `root` to fill, then rename it: `root` is whole or does not exist."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)  # as any folder; a temporary one is its owner's alone
+        os.rename(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_json(path: Path, needed: Iterable[str] = ()) -> dict:

@@ -83,9 +83,7 @@ def raw_maps(
     Shape:
         clips (N, 3, T, H, W), float -> maps (N, T, h, w) and scores (N, num_classes), both float32
     """
-    if isinstance(model, Checkpoint):
-        model, classes = model.model, model.classes if classes is None else classes
-    network = unwrapped(model)
+    network, classes = _network(model), _names(model, classes)
     head = _linear_head(network)
     _check_clips(clips, head.weight)
     with torch.no_grad(), last_activations(network) as seen:
@@ -122,7 +120,7 @@ def resized(maps: torch.Tensor, size: Sequence[int], stride: int | None = None) 
 
 def stride_of(model: nn.Module | Checkpoint) -> int | None:
     """Pixels between the centres of neighbouring receptive fields, the first at pixel 0; None unless a ResNet."""
-    network = unwrapped(model.model if isinstance(model, Checkpoint) else model)
+    network = _network(model)
     return 32 if isinstance(unwrapped(getattr(network, "backbone", network)), ResNetBackbone) else None
 
 
@@ -201,7 +199,7 @@ def tube_of(
         video.VideoError: a video that is missing or cannot be read.
         ValueError, TypeError: as `saliency_tubes`, or an impossible size.
     """
-    network = unwrapped(model.model if isinstance(model, Checkpoint) else model)
+    network = _network(model)
     head = _linear_head(network)
     num_frames = options.num_frames or network.config.num_frames
     short_side = options.short_side or transforms.test_short_side(size)
@@ -218,8 +216,7 @@ def tube_of(
     given = clip.to(head.weight.device, head.weight.dtype)
     look = options.threshold, options.per, options.placement
     tubes, scores = saliency_tubes(model, given, target, classes, *look)
-    names = model.classes if isinstance(model, Checkpoint) and classes is None else classes
-    label = int(target_labels(target, scores, names)[0])
+    label = int(target_labels(target, scores, _names(model, classes))[0])
     values = tubes[0].cpu().numpy(), scores[0].cpu().numpy()
     return Tube(transforms.to_pixels(clip[0]), *values, label, int(scores[0].argmax()), chosen[0])
 
@@ -279,6 +276,15 @@ def _label(target: int | str, num_classes: int, classes: Sequence[str] | None) -
     if not 0 <= target < num_classes:
         raise ValueError(f"target must be a class from 0 to {num_classes - 1}, got {target}")
     return int(target)
+
+
+def _network(model: nn.Module | Checkpoint) -> nn.Module:
+    return unwrapped(model.model if isinstance(model, Checkpoint) else model)
+
+
+def _names(model: nn.Module | Checkpoint, classes: Sequence[str] | None) -> Sequence[str] | None:
+    """The names of the classes: those given, or else a checkpoint's own."""
+    return model.classes if classes is None and isinstance(model, Checkpoint) else classes
 
 
 def _linear_head(network: nn.Module) -> nn.Linear:

@@ -13,8 +13,6 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -329,9 +327,7 @@ def write(
     root = Path(root)
     if root.exists():
         raise FileExistsError(f"{root} exists already: delete it or choose another folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
+    with files.whole_folder(root) as partial:
         done, total = 0, config.train_clips + config.val_clips
         for split, clips in (("train", config.train_clips), ("val", config.val_clips)):
             (partial / split).mkdir()
@@ -344,10 +340,6 @@ def write(
                         on_clips(done, total)
         files.write_text(partial / "classes.txt", "\n".join(CLASSES) + "\n")
         files.write_json(partial / "arrow.json", _stamp(config))
-        partial.chmod(0o755)
-        os.rename(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root
 
 

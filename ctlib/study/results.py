@@ -53,9 +53,9 @@ def measured(tables_dir: str | Path, tables: Iterable[str] | None = None, chosen
         (of the lists), `classes_digest`, `coverage` (of the listed test videos, percent), `data`, `precision`,
         `micro_batch`, `scale`, `overrides`, `hardware` and `commit`.
     """
-    lines = by_row(read_runs(Path(tables_dir)))
-    wanted = lines.table.isin(TABLES if tables is None else list(tables))
-    return lines[wanted & (lines.row.isin(chosen) | (not chosen))].reset_index(drop=True)
+    everything = by_row(read_runs(Path(tables_dir)))
+    wanted = everything.table.isin(TABLES if tables is None else list(tables))
+    return everything[wanted & (everything.row.isin(chosen) | (not chosen))].reset_index(drop=True)
 
 
 def missing(
@@ -70,15 +70,15 @@ def missing(
     Raises:
         ValueError: an unknown table, row or scale.
     """
-    there = measured(tables_dir, tables, chosen)
-    there = set(zip(there.table, there.row, there.seed, strict=True))
+    names = ["table", "row", "seed"]
+    existing = set(measured(tables_dir, tables, chosen)[names].itertuples(index=False, name=None))
     asked = [
         (table, row, seed)
         for table in (TABLES if tables is None else tables)
         for row in Study(scale).rows(table, chosen)
         for seed in seeds
     ]
-    return pd.DataFrame([line for line in asked if line not in there], columns=["table", "row", "seed"])
+    return pd.DataFrame([one for one in asked if one not in existing], columns=names)
 
 
 def correct(tables_dir: str | Path, table: str, row: str, seed: int) -> pd.Series:
@@ -109,27 +109,27 @@ def differences(tables_dir: str | Path, table: str, chosen: Sequence[str] = ()) 
     Raises:
         ValueError: as `measurements.check`.
     """
-    lines, reference = measured(tables_dir, [table], chosen), REFERENCES[table]
-    measurements.check(lines)
-    top1 = lines.pivot_table(index="seed", columns="row", values="top1", sort=False)
-    found = {}
+    of_table, reference = measured(tables_dir, [table], chosen), REFERENCES[table]
+    measurements.check(of_table)
+    top1 = of_table.pivot_table(index="seed", columns="row", values="top1", sort=False)
+    compared = {}
     for row in top1.columns.drop(reference) if reference in top1 else ():
         points = (top1[row] - top1[reference]).dropna()
         if len(points) > 1:
-            interval = statistics.mean_interval(points, least_std=100 / lines.videos.iloc[0])
+            interval = statistics.mean_interval(points, least_std=100 / of_table.videos.iloc[0])
             over, significant = "seeds", interval.significant
         elif len(points):
             ours, theirs = (correct(tables_dir, table, name, int(points.index[0])) for name in (row, reference))
             both = pd.concat([ours, theirs], axis=1, join="inner").astype(float)
-            built_in = lines.data.iloc[0] == "arrow"
+            built_in = of_table.data.iloc[0] == "arrow"
             groups = [pair_of(source) if built_in else source for source in both.index]
             interval = statistics.grouped_interval((both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(), groups)
             over, significant = "test videos", None
         else:
             continue
-        found[row] = [len(points), interval.mean, interval.low, interval.high, over, significant]
+        compared[row] = [len(points), interval.mean, interval.low, interval.high, over, significant]
     columns = ["seeds", "difference", "low", "high", "over", "significant"]
-    return pd.DataFrame.from_dict(found, orient="index", columns=columns)
+    return pd.DataFrame.from_dict(compared, orient="index", columns=columns)
 
 
 def read_runs(tables_dir: Path) -> pd.DataFrame:
@@ -149,10 +149,10 @@ def read_runs(tables_dir: Path) -> pd.DataFrame:
 
 def by_row(runs: pd.DataFrame) -> pd.DataFrame:
     """runs.csv as `measured` returns it."""
-    lines = runs.assign(rows=runs.rows.map(json.loads)).explode("rows").dropna(subset="rows")
-    lines = lines.assign(table=lines.rows.str[0], row=lines.rows.str[1])
-    places = [(*measurements.place(line.table, line.row), line.row, line.seed) for line in lines.itertuples()]
-    return lines.iloc[sorted(range(len(lines)), key=places.__getitem__)][COLUMNS].reset_index(drop=True)
+    each = runs.assign(rows=runs.rows.map(json.loads)).explode("rows").dropna(subset="rows")
+    each = each.assign(table=each.rows.str[0], row=each.rows.str[1])
+    places = [(*measurements.place(one.table, one.row), one.row, one.seed) for one in each.itertuples()]
+    return each.iloc[sorted(range(len(each)), key=places.__getitem__)][COLUMNS].reset_index(drop=True)
 
 
 def key(runs: pd.DataFrame) -> pd.Series:
@@ -170,13 +170,13 @@ def read_predictions(tables_dir: Path) -> dict[str, pd.DataFrame]:
     path = tables_dir / "predictions.npz"
     if not path.is_file():
         return {}
-    found = {}
+    predictions = {}
     with np.load(path, allow_pickle=False) as content:
         for name in map(str, content["lists"]):
             label, videos, tests, predicted = (content[f"{name}/{part}"] for part in _ARRAYS)
-            found[name] = pd.DataFrame(predicted.T, videos, tests)
-            found[name].insert(0, "label", label)
-    return found
+            predictions[name] = pd.DataFrame(predicted.T, videos, tests)
+            predictions[name].insert(0, "label", label)
+    return predictions
 
 
 def write_predictions(tables_dir: Path, predictions: dict[str, pd.DataFrame]) -> None:
@@ -236,32 +236,32 @@ def collect(runs_dir: str | Path = "results/runs", tables_dir: str | Path = "res
         outdated = old.run.map(lambda run: not set(changed.run).isdisjoint(run.split(" + "))).astype(bool)
         kept = old[~key(old).isin(key(new)) & ~outdated]
         runs = pd.concat([kept, new] if len(kept) else [new]).sort_values(["run", "test"], ignore_index=True)
-        lines = by_row(runs)
-        measurements.check(lines)
+        measured_now = by_row(runs)
+        measurements.check(measured_now)
         predictions = _merged_predictions(read_predictions(tables_dir), tests, set(key(runs)))
         write_predictions(tables_dir, predictions)
         files.write_csv(tables_dir / "histories.csv", _merged_histories(tables_dir, runs_dir, new))
         files.write_csv(tables_dir / "runs.csv", runs)
-        found = comparisons.pairs(lines, scale=runs.scale.iloc[0])
-        files.write_csv(tables_dir / "comparisons.csv", found.drop(columns="key"))
+        compared = comparisons.pairs(measured_now, scale=runs.scale.iloc[0])
+        files.write_csv(tables_dir / "comparisons.csv", compared.drop(columns="key"))
     return len(changed)
 
 
 def _finished(runs_dir: Path) -> list[_Test]:
     """The tests of all finished runs, and of the ensembles whose runs are all on disk."""
-    found, parts = [], {}
+    tests, parts = [], {}
     paths = sorted(runs_dir.glob("*/seed*/tests.json"))
     study = files.read_json(runs_dir / "study.json", ["scale", "overrides"]) if paths else {}
     for path in paths:
         if not (path.parent / "result.json").is_file():
             continue
         own, *further = _tests(RunFolder(path.parent), study)
-        found.append(own)
+        tests.append(own)
         for test in further:
             served = json.loads(test.row["rows"])
             alone = [row for row in served if _networks(*row) == 1]
             if alone:
-                found.append(test._replace(row=test.row | {"rows": json.dumps(alone)}))
+                tests.append(test._replace(row=test.row | {"rows": json.dumps(alone)}))
             for table, row in served:
                 if _networks(table, row) > 1:
                     parts.setdefault((table, row, test.row["seed"]), []).append(test)
@@ -272,7 +272,7 @@ def _finished(runs_dir: Path) -> list[_Test]:
             same = test.row["run"], test.row["test"]
             served = [*json.loads(ensembles.get(same, test).row["rows"]), [table, row]]
             ensembles[same] = test._replace(row=test.row | {"rows": json.dumps(served)})
-    return found + list(ensembles.values())
+    return tests + list(ensembles.values())
 
 
 def _networks(table: str, row: str) -> int:
@@ -297,9 +297,9 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
         "overrides": study["overrides"],
     }
     row |= {column: result[column] for column in RUNS if column in result and column not in row}
-    row |= _tested(row, result["gflops"], result["videos"] - result["skipped"], result["listed"])
+    row |= _of_protocol(row, result["gflops"], result["videos"] - result["skipped"], result["listed"])
     predictions = folder.predictions()[["source", "label", "predicted"]]
-    found = [_Test(row, predictions, None)]
+    tests = [_Test(row, predictions, None)]
     for test in listed["tests"]:
         scores = Scores.load(folder.path / test["scores"])
         (protocol,) = scores.protocols
@@ -307,9 +307,9 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
         values |= {name: getattr(protocol, name) for name in ("size", "clips", "crops")}
         if protocol.precision != row["precision"]:
             values["precision"] = f"{row['precision']}, tested in {protocol.precision}"
-        values |= _tested(values, protocol.gflops, len(scores.labels) - scores.skipped, result["listed"])
-        found.append(_Test(row | values, _predictions(predictions.source, scores), scores))
-    return found
+        values |= _of_protocol(values, protocol.gflops, len(scores.labels) - scores.skipped, result["listed"])
+        tests.append(_Test(row | values, _predictions(predictions.source, scores), scores))
+    return tests
 
 
 def _config_digest(folder: RunFolder) -> str:
@@ -319,7 +319,7 @@ def _config_digest(folder: RunFolder) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _tested(row: dict, gflops: float, videos: int, listed: int) -> dict:
+def _of_protocol(row: dict, gflops: float, videos: int, listed: int) -> dict:
     """The columns that follow from a protocol; `gflops` is of one view."""
     views = row["clips"] * row["crops"]
     return {

@@ -6,11 +6,8 @@ download, what is meant for these two. They are no benchmark.
 
 import colorsys
 import itertools
-import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ctlib import files
 from ctlib.config import Config, at_least, check_choice
 
 VERSION = 1  # of the pictures: a change of them makes another data set
@@ -195,23 +193,17 @@ def write(
     root, stamp = Path(root), {"synthetic": data, "version": VERSION, **config.to_dict()}
     if root.exists():
         stamped = root / "synthetic.json"
-        if not stamped.is_file() or json.loads(stamped.read_text()) != stamp:
+        if not stamped.is_file() or files.read_json(stamped) != stamp:
             raise ValueError(f"{root} exists and is not this synthetic data set: delete it, or choose another folder")
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
+    with files.whole_folder(root) as partial:
         videos = _LAYOUTS[data](partial, config)
         for done, (path, action, group, clip) in enumerate(videos, start=1):
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_avi(path, render(data, action, group, clip, config))
             if on_videos is not None:
                 on_videos(done, len(videos))
-        (partial / "synthetic.json").write_text(json.dumps(stamp, indent=2) + "\n")
-        partial.chmod(0o755)
-        os.rename(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        files.write_json(partial / "synthetic.json", stamp)
     return root
 
 

@@ -47,19 +47,19 @@ def published_points(table: str, column: str) -> pd.DataFrame:
     """
     if table not in ("3", "4"):
         raise ValueError(f"accuracies against GFLOPs of other networks are in Tables 3 and 4, got {table!r}")
-    lines = paper.table(table)
-    if column not in lines or not column.startswith("top1"):
-        raise ValueError(f"column must be a top-1 of Table {table}, got {column!r}: it has {', '.join(lines)}")
-    ours = lines.method.str.startswith("Our")
+    printed = paper.table(table)
+    if column not in printed or not column.startswith("top1"):
+        raise ValueError(f"column must be a top-1 of Table {table}, got {column!r}: it has {', '.join(printed)}")
+    ours = printed.method.str.startswith("Our")
     if table == "3":
-        known = lines.method.isin(_ONE_VIEW_224)
-        size = np.select([ours | (known & (lines.views > 1)), known], ["256", "224"], "")
-        name = lines.index
+        known = printed.method.isin(_ONE_VIEW_224)
+        size = np.select([ours | (known & (printed.views > 1)), known], ["256", "224"], "")
+        name = printed.index
     else:
-        size = np.where(ours | lines.method.isin(_AT_256), "256", "")
-        shown = {row: f"x{views:.0f}" if views > 0 else "(views not stated)" for row, views in lines.views.items()}
+        size = np.where(ours | printed.method.isin(_AT_256), "256", "")
+        shown = {row: f"x{views:.0f}" if views > 0 else "(views not stated)" for row, views in printed.views.items()}
         name = [f"{row} {views}" for row, views in shown.items()]
-    points = lines[["gflops_view", "gflops_total", "views", column]].reset_index(drop=True)
+    points = printed[["gflops_view", "gflops_total", "views", column]].reset_index(drop=True)
     points.columns = ["gflops", "gflops_total", "views", "top1"]
     points = points.assign(name=name, size=size, ours=ours.to_numpy())
     return points.dropna(subset="top1").reset_index(drop=True)

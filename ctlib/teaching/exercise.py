@@ -1,7 +1,8 @@
 """The exercises of the course: how an answer is judged, and how blank and solved cells are made.
 
-A question stands in its notebook; its solution and its check stand in the lesson's module. Write a teacher's copy of a
-notebook with the solutions, or write the notebook's own exercise cells again, blank, after a solution was changed:
+A question stands in its notebook; its solution and its check stand in the lesson's module, where tests run them.
+(nbgrader keeps all three in a notebook.) Write a teacher's copy of a notebook with the solutions, or write the
+notebook's own exercise cells again, blank, after a solution was changed:
 
     python -m ctlib.teaching.exercise notebooks/learn/1_channel_tensorization.ipynb solved.ipynb
     python -m ctlib.teaching.exercise --blank notebooks/learn/1_channel_tensorization.ipynb
