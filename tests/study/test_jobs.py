@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ctlib.study import jobs, scales, tables
@@ -130,3 +131,14 @@ def test_bad_input_names_what_is_needed(call, text):
 def test_tables_and_seeds_are_read_from_text():
     assert jobs.parse_tables("all") == tables.TABLES and jobs.parse_tables("2g 2a") == ("2g", "2a")
     assert jobs.parse_seeds("2 0") == (0, 2)
+
+
+def test_minutes_are_estimated_from_runs_on_the_same_data(monkeypatch):
+    monkeypatch.setattr(jobs, "state", lambda job, _: "finished" if job.config.name == "c3d" else "to be trained")
+    monkeypatch.setattr(jobs.RunFolder, "result", lambda folder: {"seconds": 600})
+    study = Study("paper")
+    plan = jobs.plan(study, "none", jobs.jobs(study, ["2a", "7"])).set_index("run")
+    kinetics = plan.index.str.endswith("mini-kinetics-200")
+    assert plan.minutes.isna().equals(pd.Series(kinetics, plan.index)) and 0 < kinetics.sum() < len(plan)
+    rate = 10 / plan.gflops["c3d"]
+    assert plan.minutes["csn"] == pytest.approx(rate * plan.gflops["csn"])

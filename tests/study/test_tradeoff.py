@@ -7,6 +7,7 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from ctlib import paper
+from ctlib.models import build_model, model_config
 from ctlib.study import measurements, tradeoff
 from tests.study.test_comparisons import study_of
 
@@ -128,3 +129,12 @@ def test_the_front_reaches_points_in_the_strip_where_they_stand():
     points.loc[0, "std"] = 30.0  # a bar that reaches further down than the strip would stand
     (axes, _), places = tradeoff.measured_tradeoff(points, "").axes, tradeoff._with_heights(points).height
     assert axes.get_ylim()[0] < places[6] < 85 - 30
+
+
+def test_networks_are_timed_in_turn():
+    network, calls = build_model(model_config("tsn_quickstart", num_classes=2)), []
+    timed = tradeoff.timed(dict.fromkeys("ab", (network, 2, 32)), 0, lambda *done: calls.append(done))
+    assert timed.name.tolist() == list("ababab") and timed["round"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert calls == [(done, 6) for done in range(1, 7)] and tradeoff.rounds(timed).index.tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="seconds must be at least 0, got -1"):
+        tradeoff.timed({}, -1)
