@@ -12,6 +12,8 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from ctlib.display import plotting
+
 HEAT = "magma"  # its lightness grows throughout, so it is readable in grey and by colour-blind readers
 OPACITY = 0.75  # of the greatest heat; at 0 the frame shows unchanged
 SCALE = "share of the clip's greatest value"
@@ -186,7 +188,5 @@ def explored(
     above = prediction._replace(tube=np.where(prediction.tube >= threshold, prediction.tube, 0))
     with plt.ioff():  # else a notebook shows it a second time
         figure = tubes_in_rows(frames, truth, {name: above}, mask)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=90)
     plt.close(figure)
-    return file.getvalue()
+    return plotting.png(figure, dpi=90)

@@ -3,7 +3,6 @@
 import base64
 import functools
 import html
-import io
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,7 +12,7 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from ctlib.display import saliency_figures
+from ctlib.display import plotting, saliency_figures
 
 
 class TrainingPanel:
@@ -105,7 +104,7 @@ class TrainingPanel:
 
 def training_curves(log, bound: float | None = None) -> bytes:
     """The loss by step and the accuracies by epoch, as a PNG."""
-    figure = Figure(figsize=(8.8, 2.9), dpi=100, layout="none")  # not pyplot's, which would show it below the cell
+    figure = Figure(figsize=(8.8, 2.9), layout="none")  # not pyplot's, which would show it below the cell
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.17, top=0.9, wspace=0.15)
     left, right = figure.subplots(1, 2)
     if log.losses:
@@ -125,9 +124,7 @@ def training_curves(log, bound: float | None = None) -> bytes:
         axes.xaxis.get_major_locator().set_params(integer=True)
     if right.get_legend_handles_labels()[0]:
         right.legend(fontsize="small", loc="upper left")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", pil_kwargs={"compress_level": 1})
-    return png.getvalue()
+    return plotting.png(figure, dpi=100)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = 512) -> np.ndarray:

@@ -151,11 +151,11 @@ def counts(compared: pd.DataFrame) -> pd.DataFrame:
     marked[NOT_RUN], marked[NOT_AT_SCALE] = compared.result == NOT_RUN, compared.result == NOT_AT_SCALE
     marked["pairs"] = ~marked[NOT_AT_SCALE]
     table = marked.groupby([compared.table, compared.data], sort=False).sum()
-    totals = {("all", ""): table.sum()}
-    others = table.drop(index="6", level="table", errors="ignore")
+    total, others = table.sum(), table.drop(index="6", level="table", errors="ignore")
     if 0 < len(others) < len(table):
-        totals = {("all but 6", ""): others.sum()} | totals
-    return pd.concat([table, pd.DataFrame(totals).T.rename_axis(["table", "data"])]).astype(int)
+        table.loc[("all but 6", ""), :] = others.sum()
+    table.loc[("all", ""), :] = total
+    return table.astype(int)
 
 
 def summary(compared: pd.DataFrame) -> pd.DataFrame:

@@ -264,17 +264,12 @@ def claim(compared: pd.DataFrame, others: Sequence[str] = ("R(2+1)D", "CSN")) ->
         significant, and whether it is `confirmed`: all differences are for it, and significant. No row if none of the
         other networks was measured.
     """
-    rows = {}
-    for of, part in compared[compared.network.isin(others)].groupby("of", sort=False):
-        ahead, behind = part["mean"] > 0, part["mean"] < 0
-        rows[of] = {
-            "for": int(ahead.sum()),
-            "for, significant": int((ahead & part.significant).sum()),
-            "against": int(behind.sum()),
-            "against, significant": int((behind & part.significant).sum()),
-            "confirmed": bool((ahead & part.significant).all()),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    compared = compared[compared.network.isin(others)]
+    sides = {"for": compared["mean"] > 0, "against": compared["mean"] < 0}
+    sides = {name: {name: side, f"{name}, significant": side & compared.significant} for name, side in sides.items()}
+    kinds = pd.DataFrame(sides["for"] | sides["against"]).groupby(compared.of, sort=False)
+    table = kinds.sum().rename_axis(None)
+    return table.assign(confirmed=table["for, significant"] == kinds.size())
 
 
 def untrained(config: ModelConfig, seed: int = 0) -> nn.Module:

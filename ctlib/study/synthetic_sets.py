@@ -214,23 +214,21 @@ def _all_videos(config: SyntheticConfig) -> list[tuple[int, int]]:
 
 def _write_ucf101(root: Path, config: SyntheticConfig) -> list[tuple]:
     """Write the lists. Groups that no split tests are always trained on, as UCF101's last ones are."""
-    folder, classes, videos = root / "ucfTrainTestlist", tuple(SHAPE_ACTIONS), []
+    folder = root / "ucfTrainTestlist"
     folder.mkdir()
-    lines = {fold: {"train": [], "test": []} for fold in FOLDS}
-    for number, action in enumerate(classes, start=1):
-        for group, clip in _all_videos(config):
-            path = f"{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
-            videos.append((root / "UCF-101" / path, action, group, clip))
-            for fold in FOLDS:
-                if group in config.tests(fold):
-                    lines[fold]["test"].append(path)
-                else:
-                    lines[fold]["train"].append(f"{path} {number}")
-    (folder / "classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(classes, start=1)))
+    listed = [
+        (f"{action}/v_{action}_g{group:02d}_c{clip:02d}.avi", number, action, group, clip)
+        for number, action in enumerate(SHAPE_ACTIONS, start=1)
+        for group, clip in _all_videos(config)
+    ]
+    (folder / "classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(SHAPE_ACTIONS, start=1)))
     for fold in FOLDS:
-        for part, listed in lines[fold].items():
-            (folder / f"{part}list{fold:02d}.txt").write_text("\n".join(listed) + "\n")
-    return videos
+        tests = config.tests(fold)
+        train = [f"{path} {number}\n" for path, number, _, group, _ in listed if group not in tests]
+        test = [f"{path}\n" for path, _, _, group, _ in listed if group in tests]
+        (folder / f"trainlist{fold:02d}.txt").write_text("".join(train))
+        (folder / f"testlist{fold:02d}.txt").write_text("".join(test))
+    return [(root / "UCF-101" / path, *key) for path, _, *key in listed]
 
 
 def _write_hmdb51(root: Path, config: SyntheticConfig) -> list[tuple]:

@@ -18,7 +18,7 @@ from ctlib.excitation import TensorExcitation
 from ctlib.kernels.layout import clips_of, frames_of
 from ctlib.teaching import anatomy
 from ctlib.teaching.anatomy import Part
-from ctlib.teaching.exercise import NotYet, expect, given, plain, same, solved_by
+from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
 from ctlib.teaching.shell import BLUE, DARK, PALE, View, by, canvas, flow_arrow, flow_step
 
 # What a replaced block holds: Figure 2(b) and 2(a), and the modules of Table 2a.
@@ -286,10 +286,9 @@ def _check_4_4(answers: dict) -> str:
             9 * sum(sizes) + between: "the temporal convolution is missing: h w + t",
             right / 3: "it replaces the 2D convolution, 9 C * C products, not a 3D one",
         }
-        if not same(mine, right):
-            known = (why for value, why in wrong.items() if same(mine, value))
-            other = f"the share is {right / 9 / channels:.4f}, your function says {mine / 9 / channels:.4f}"
-            raise NotYet(f"C = {channels} = {by(sizes)}: {next(known, other)}")
+        other = f"the share is {right / 9 / channels:.4f}, your function says {mine / 9 / channels:.4f}"
+        place = f"C = {channels} = {by(sizes)}: "
+        expect(mine, right, {value: place + why for value, why in wrong.items()}, place + other)
     return "0.44 of the 3x3 convolution at C = 64, 0.24 at C = 512: wider layers save more."
 
 

@@ -18,6 +18,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ctlib.display import plotting
 from ctlib.display.saliency_figures import Animation
 
 PALE, BLUE, DARK = "#e6e6e6", "#8fbfdd", "#0b5b8a"  # each darker than the last, so readable in grey
@@ -70,9 +71,7 @@ class Picture:
     """A figure as a PNG with a text alternative for readers who cannot see it."""
 
     def __init__(self, figure: Figure, alt: str, dpi: int = 90):
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
-        self.png, self.alt = file.getvalue(), alt
+        self.png, self.alt = plotting.png(figure, dpi), alt
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
