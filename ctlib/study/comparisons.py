@@ -7,6 +7,7 @@ comparison. Its result is read off the measured difference of the two rows, pair
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 from scipy import stats
@@ -30,11 +31,25 @@ _DATA_SETS = {
     "top1_minik": "Mini-Kinetics-200",
 }
 _PUBLISHED_AS = {"something-v1": _SOMETHING, "mini-kinetics-200": "Mini-Kinetics-200"}  # real data of a scale
-_COLUMNS = [
-    *("table", "data", "higher", "lower", "gap", "seeds", "difference", "low", "high", "p", "p_holm"),
-    *("result", "why", "key"),
-]
-_NOT_MEASURED = {"seeds": 0, "difference": math.nan, "low": math.nan, "high": math.nan, "p": math.nan, "key": ""}
+
+
+class Comparison(NamedTuple):
+    """Two rows of a table in one published column, and the measured difference between them."""
+
+    table: str
+    data: str  # of the published column
+    higher: str  # row, as published
+    lower: str
+    gap: float  # published, points of top-1
+    seeds: int = 0  # that both rows have
+    difference: float = math.nan  # higher minus lower, measured, points; the mean over these seeds
+    low: float = math.nan  # its t interval, from two seeds on
+    high: float = math.nan
+    p: float = math.nan  # of no difference, for this comparison alone
+    p_holm: float = math.nan  # corrected for the number of measurements: the same `key` counts once
+    result: str = ""  # one of the five above
+    why: str = ""  # it is inconclusive, or which rows were not run
+    key: str = ""  # the two sets of runs and their tests; equal for one measurement in several tables or columns
 
 
 def published(table: str) -> pd.DataFrame:
@@ -56,7 +71,7 @@ def published_at_scale(table: str, scale: str) -> pd.DataFrame:
 
 
 def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:
-    """Every comparison of some tables, and its result.
+    """Every comparison of some tables, and its result: "agrees" or "disagrees" if the t interval excludes zero.
 
     Each published top-1 column has its own comparisons (Tables 6 and 7 have two). On synthetic data the same
     measurements serve both.
@@ -65,19 +80,7 @@ def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "
         measured: of `results.measured`.
 
     Returns:
-        One comparison each, with the columns
-
-        `table`, `data`: of the published column.
-        `higher`, `lower`: the two rows, as published.
-        `gap`: published, points of top-1.
-        `seeds`: how many both rows have.
-        `difference`: higher minus lower, measured, points; the mean over these seeds.
-        `low`, `high`: its t interval, from two seeds on.
-        `p`: of no difference, for this comparison alone.
-        `p_holm`: corrected for the number of measured comparisons; the same `key` counts once.
-        `result`: `AGREES` or `DISAGREES` if the interval excludes zero, else `INCONCLUSIVE`; `NOT_RUN`; `NOT_AT_SCALE`.
-        `why`: of an inconclusive result the reason, or which rows were not run.
-        `key`: the two sets of runs and their tests; equal for the same measurements in other tables or columns.
+        One row per `Comparison`.
 
     Raises:
         ValueError: as `measurements.check`.
@@ -89,31 +92,32 @@ def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "
         top1 = of_table.pivot_table(index="seed", columns="row", values="top1")
         tests = {row: _tests(of_row) for row, of_row in of_table.groupby("row")}
         at_scale = published_at_scale(table, scale)
-        for data, higher, lower, gap in _published_pairs(table):
-            absent = [row for row in (higher, lower) if row not in top1]
-            if at_scale.loc[[higher, lower], data].isna().any():
-                record = _NOT_MEASURED | {"result": NOT_AT_SCALE, "why": ""}
+        for pair in _published_pairs(table):
+            both = [pair.higher, pair.lower]
+            absent = [row for row in both if row not in top1]
+            if at_scale.loc[both, pair.data].isna().any():
+                pair = pair._replace(result=NOT_AT_SCALE)
             elif absent:
-                record = _NOT_MEASURED | {"result": NOT_RUN, "why": ", ".join(absent)}
+                pair = pair._replace(result=NOT_RUN, why=", ".join(absent))
             else:
+                differences = (top1[pair.higher] - top1[pair.lower]).dropna()
                 one_video = 100 / of_table.videos.iloc[0]  # in percent
-                record = _result((top1[higher] - top1[lower]).dropna(), least_std=one_video)
-                record["key"] = " | ".join(sorted((tests[higher], tests[lower])))
-            compared.append({"table": table, "data": data, "higher": higher, "lower": lower, "gap": gap} | record)
-    compared = pd.DataFrame(compared, columns=_COLUMNS)
+                pair = _measured(pair, differences, least_std=one_video)
+                pair = pair._replace(key=" | ".join(sorted(tests[row] for row in both)))
+            compared.append(pair)
+    compared = pd.DataFrame(compared, columns=Comparison._fields)
     p = compared.dropna(subset="p").drop_duplicates("key").set_index("key").p
     return compared.assign(p_holm=compared.key.map(statistics.holm(p)))
 
 
-def _published_pairs(table: str) -> Iterable[tuple[str, str, str, float]]:
-    """Data set, higher row, lower row, gap."""
+def _published_pairs(table: str) -> Iterable[Comparison]:
     for data, column in published(table).items():
         accuracies = column.dropna()
         for one, other in itertools.combinations(accuracies.index, 2):
             higher, lower = (one, other) if accuracies[one] >= accuracies[other] else (other, one)
             gap = round(float(accuracies[higher] - accuracies[lower]), 6)  # 47.3 - 46.8 is less than 0.5 in floats
             if gap >= LEAST_GAP:
-                yield data, higher, lower, gap
+                yield Comparison(table, data, higher, lower, gap)
 
 
 def _tests(of_row: pd.DataFrame) -> str:
@@ -121,16 +125,16 @@ def _tests(of_row: pd.DataFrame) -> str:
     return ",".join(sorted(of_row[["run", *PROTOCOL]].astype(str).agg("@".join, axis=1)))
 
 
-def _result(differences: pd.Series, least_std: float) -> dict:
-    """The columns of a comparison that follow from its differences, higher minus lower, one per common seed."""
+def _measured(pair: Comparison, differences: pd.Series, least_std: float) -> Comparison:
+    """The comparison with its result, from the differences, higher minus lower, one per common seed."""
     seeds, interval = len(differences), statistics.mean_interval(differences, least_std)
     result, why = INCONCLUSIVE, "the interval includes zero"
     if seeds < 2:
         why = f"{seeds} common seed{'' if seeds == 1 else 's'}, at least 2 are needed"
     elif interval.significant:
         result, why = AGREES if interval.low > 0 else DISAGREES, ""
-    numbers = {"difference": interval.mean, "low": interval.low, "high": interval.high, "p": interval.p}
-    return {"seeds": seeds, **numbers, "result": result, "why": why}
+    mean, low, high, _, p = interval
+    return pair._replace(seeds=seeds, difference=mean, low=low, high=high, p=p, result=result, why=why)
 
 
 def counts(compared: pd.DataFrame) -> pd.DataFrame:
