@@ -48,8 +48,8 @@ class Parallel(nn.Module):
         self.excitation = _excitation(excitation, self.spatial[0])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate = self.excitation
-        return gate.channel(gate.spatial(self.spatial(x)) + gate.temporal(self.temporal(x)))
+        excitation = self.excitation
+        return excitation.channel(excitation.spatial(self.spatial(x)) + excitation.temporal(self.temporal(x)))
 
 
 class Serial(Parallel):
@@ -63,12 +63,13 @@ class Serial(Parallel):
         self, channels: int, size: int, kernel_size: Kernel, excitation: str = "none", out_channels: int | None = None
     ):
         super().__init__(channels, size, kernel_size, excitation, out_channels)
-        wide = self.spatial[0].out_channels
-        self.temporal = ConvBNReLU(wide, wide // self.spatial[0].groups, (kernel_size[0], 1, 1))
+        conv = self.spatial[0]
+        out_channels = conv.out_channels
+        self.temporal = ConvBNReLU(out_channels, out_channels // conv.groups, (kernel_size[0], 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate = self.excitation
-        return gate.channel(gate.temporal(self.temporal(gate.spatial(self.spatial(x)))))
+        excitation = self.excitation
+        return excitation.channel(excitation.temporal(self.temporal(excitation.spatial(self.spatial(x)))))
 
 
 class Coupling(nn.Module):
@@ -82,7 +83,7 @@ class Coupling(nn.Module):
         self, channels: int, size: int, kernel_size: Kernel, excitation: str = "none", out_channels: int | None = None
     ):
         super().__init__()
-        if EXCITATIONS[excitation].has_branches:
+        if EXCITATIONS[excitation].gates_branches:
             raise ValueError(
                 f"excitation {excitation!r} needs separate spatial and temporal features: "
                 "use connection 'parallel' or 'serial', not 'coupling'"
@@ -106,49 +107,39 @@ def kernel_of_each(kernels: Kernel | Sequence[Kernel], dims: tuple[int, ...]) ->
     """One kernel per sub-dimension, from one for all of them or one for each.
 
     Raises:
-        ValueError: another number of kernels than of sub-dimensions.
+        ValueError: another number of kernels than of sub-dimensions, or a kernel of other than three extents.
     """
-    if len(kernels) == 3 and isinstance(kernels[0], int):
-        return [tuple(kernels)] * len(dims)
-    if len(kernels) != len(dims):
-        raise ValueError(f"{len(dims)} sub-dimensions need as many kernels, got {len(kernels)}: {kernels}")
-    return [tuple(kernel) for kernel in kernels]
-
-
-class PointwiseConv(nn.Sequential):
-    """The dense 1x1x1 convolution between two sub-operations, with BN and ReLU (section 3.3).
-
-    Shape:
-        (N, C, T, H, W) -> the same
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(
-            TensorSeparableConv(channels, channels, (1, 1, 1)), nn.BatchNorm3d(channels), nn.ReLU(inplace=True)
-        )
+    each = [kernels] * len(dims) if all(isinstance(extent, int) for extent in kernels) else kernels
+    if any(isinstance(kernel, int) or len(kernel) != 3 for kernel in each):
+        raise ValueError(f"a kernel has three extents (t, h, w), got {kernels}")
+    if len(each) != len(dims):
+        raise ValueError(f"{len(dims)} sub-dimensions need as many kernels, got {len(each)}: {kernels}")
+    return [tuple(kernel) for kernel in each]
 
 
 class CTModule(nn.Module):
     """Channel tensorization instead of a 3x3 convolution: (N, C, T, H, W) -> (N, C_out, T, H, W).
 
-    Sub-operation k mixes C_k channels over a spatio-temporal kernel. A channel shuffle then brings
-    the sub-dimension of the next one to the front. After the last shuffle the channels are in their
-    first order, all C have interacted, and the receptive field has grown with each sub-operation
+    Sub-operation k mixes C_k channels over a spatio-temporal kernel, with stride 1. A channel shuffle
+    then lets the next sub-dimension run fastest. After the last shuffle the channels are in their
+    original order. All C have interacted, and each sub-operation has widened the receptive field
     (section 3.1).
 
     Args:
         channels: C of the input.
-        dims: K, or the sizes (C_1, ..., C_K), which multiply to C_out; see `resolve_dims`.
+        dims: K, or the sizes (C_1, ..., C_K), which multiply to C_out or are all C_out; see
+            `resolve_dims`.
         kernels: (t, h, w) for all sub-operations, or one for each.
         connection: "parallel", "serial" or "coupling" of space and time.
-        pointwise: a dense point-wise convolution after each sub-operation except the last.
+        pointwise: a dense 1x1x1 convolution after each sub-operation except the last (section 3.3).
         excitation: "te", "se" or "none".
         out_channels: C_out, where the replaced convolution changes the channels. The first
-            sub-operation does so, with as many groups as it has on C.
+            sub-operation does so. Its C_out / C_1 groups must divide C too.
 
     Raises:
-        ValueError: sizes that do not multiply to C_out, another number of kernels than of sizes, an
-            unknown connection or excitation, or "te" with "coupling".
+        ValueError: sizes that neither multiply to C_out nor are all C_out, groups that do not divide C,
+            another number of kernels than of sizes, a kernel of other than three extents, an unknown
+            connection or excitation, or "te" with "coupling".
 
     Example:
         >>> module = CTModule(64)
@@ -173,17 +164,16 @@ class CTModule(nn.Module):
         self.out_channels, self.dims = out_channels, resolve_dims(out_channels, dims)
         kernels = kernel_of_each(kernels, self.dims)
         self.sub_operations = nn.ModuleList()
-        width = channels
         for size, kernel in zip(self.dims, kernels, strict=True):
             groups = out_channels // size
-            if width % groups:
-                raise ValueError(f"{width} input channels do not divide into the {groups} groups of {out_channels}")
+            if channels % groups:
+                raise ValueError(f"{channels} input channels do not divide into the {groups} groups of {out_channels}")
             self.sub_operations.append(
-                CONNECTIONS[connection](width, width // groups, kernel, excitation, out_channels)
+                CONNECTIONS[connection](channels, channels // groups, kernel, excitation, out_channels)
             )
-            width = out_channels
+            channels = out_channels  # the later ones keep them
         between = len(self.dims) - 1 if pointwise else 0
-        self.pointwise = nn.ModuleList(PointwiseConv(out_channels) for _ in range(between))
+        self.pointwise = nn.ModuleList(ConvBNReLU(out_channels, out_channels, (1, 1, 1)) for _ in range(between))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for k, (sub_operation, size) in enumerate(zip(self.sub_operations, self.dims, strict=True)):
@@ -218,6 +208,6 @@ def special_case(name: str, channels: int, out_channels: int | None = None) -> C
     """
     check_choice("special case", name, SPECIAL_CASES)
     dims, kernels = SPECIAL_CASES[name]
-    wide = channels if out_channels is None else out_channels
-    dims = tuple(wide if size == "C" else size for size in dims)
+    out_channels = channels if out_channels is None else out_channels
+    dims = tuple(out_channels if size == "C" else size for size in dims)
     return CTModule(channels, dims, kernels, "coupling", pointwise=False, excitation="none", out_channels=out_channels)

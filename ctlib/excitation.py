@@ -2,7 +2,7 @@
 
 An excitation has three gates: `spatial` for the features of the spatial convolution, `temporal`
 for those of the temporal one, and `channel` for both together. Each takes and returns
-(N, C, T, H, W).
+(N, C, T, H, W). The connection that holds an excitation calls the gates: it has no `forward`.
 """
 
 import torch
@@ -15,7 +15,7 @@ from ctlib.tensorize import TensorSeparableConv
 class NoExcitation(nn.Module):
     """No gates: features pass unchanged."""
 
-    has_branches = False  # whether `spatial` and `temporal` gate anything
+    gates_branches = False  # whether `spatial` and `temporal` gate anything
 
     def __init__(self, channels: int, size: int):
         super().__init__()
@@ -61,15 +61,15 @@ class TensorGate(nn.Module):
 class TensorExcitation(nn.Module):
     """Spatial, temporal and channel attention along one sub-dimension, Eq. (6), (7) and (8).
 
-    The spatial gate averages over time (kernel 1x3x3), the temporal gate over the map (3x1x1). The
-    channel gate averages over the map of each frame (1x1x1): the paper's S-Pool, which keeps time.
+    The spatial gate averages over time (kernel 1x3x3), the temporal gate over the feature map
+    (3x1x1). The channel gate averages over the feature map of each frame (1x1x1): the paper's S-Pool, which keeps time.
 
     Args:
         channels: C.
         size: C_k of the sub-operation.
     """
 
-    has_branches = True
+    gates_branches = True
 
     def __init__(self, channels: int, size: int):
         super().__init__()
@@ -81,7 +81,8 @@ class TensorExcitation(nn.Module):
 class SqueezeGate(nn.Module):
     """Squeeze-and-Excitation (Hu et al., 2020) on clips: mean over T, H and W, dense C -> C/16 -> C.
 
-    The middle has at least 4 units, because a narrow backbone would get a single one, which can die.
+    The middle has at least 4 units, because a narrow backbone would get a single one, which
+    ReLU can leave at zero.
 
     Shape:
         (N, C, T, H, W) -> the same

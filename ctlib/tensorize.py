@@ -3,8 +3,8 @@
 The C channels are read as a grid of K sub-dimensions, C = C_1 x ... x C_K, in which C_1 runs
 fastest: for K = 2, channel c = c_2 * C_1 + c_1. A tensor separable convolution mixes the channels
 along one sub-dimension. Here that is always the one that runs fastest, so it is a grouped convolution
-on neighbouring channels. A channel shuffle brings the next sub-dimension to the front; after K
-shuffles the channels are in their first order again.
+on neighbouring channels. After a channel shuffle the next sub-dimension runs fastest; after K
+shuffles the channels are in their original order.
 """
 
 import math
@@ -18,8 +18,8 @@ from ctlib.kernels import operations
 def factor(channels: int, num_dims: int) -> tuple[int, ...]:
     """Factor C into K sub-dimensions of the smallest sum, the larger first.
 
-    A tensor separable convolution costs C * C_k products per position, so the smallest sum is the
-    cheapest module. For K = 2, C_2 is the largest divisor of C up to its square root: the paper's
+    A tensor separable convolution costs C * C_k * t * h * w products per position, so the smallest
+    sum is the cheapest module. For K = 2, C_2 is the largest divisor of C up to its square root: the paper's
     "rounded middle size" (section 4.1).
 
     Raises:
@@ -55,7 +55,7 @@ def resolve_dims(channels: int, dims: int | tuple[int, ...]) -> tuple[int, ...]:
             R(2+1)D (section 3.3).
 
     Raises:
-        ValueError: the sizes do not multiply to C.
+        ValueError: the sizes neither multiply to C nor are all C.
 
     Example:
         >>> resolve_dims(64, (-1, 4)), resolve_dims(64, (64, 64))
@@ -77,7 +77,7 @@ def resolve_dims(channels: int, dims: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def channel_shuffle(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Bring the next sub-dimension to the front: the one that runs fastest becomes the slowest.
+    """Let the next sub-dimension run fastest; the one that did becomes the slowest.
 
     Shuffling by C_1, then by C_2, ..., then by C_K gives back the tensor. The values are those of
     `torch.nn.functional.channel_shuffle` with C / size groups.
@@ -138,10 +138,11 @@ class TensorSeparableConv(nn.Module):
             raise ValueError(f"kernel_size must be three odd extents (t, h, w), got {tuple(kernel_size)}")
         self.channels, self.size, self.kernel_size = channels, size, tuple(kernel_size)
         self.weight = nn.Parameter(torch.empty(self.out_channels, size, *kernel_size))
-        self.register_parameter("bias", None)  # set when a batch norm is folded into the convolution
+        self.register_parameter("bias", None)  # `kernels.folded.fold_batch_norms` sets it
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        # The fan of a dense convolution, groups or not. A batch norm follows everywhere but at the end of a gate.
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

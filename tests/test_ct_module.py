@@ -108,6 +108,8 @@ def test_channels_may_change():
         ({"excitation": "SE"}, "unknown excitation 'SE'"),
         ({"connection": "coupling"}, "needs separate spatial and temporal features"),
         ({"kernels": [(3, 3, 3)]}, "2 sub-dimensions need as many kernels, got 1"),
+        ({"kernels": (3, 3)}, r"a kernel has three extents \(t, h, w\), got \(3, 3\)"),
+        ({"kernels": [(3, 3), (3, 3)]}, "a kernel has three extents"),
         ({"dims": (8, 4)}, "multiply to 32, needed 16"),
         ({"out_channels": 24}, "16 input channels do not divide into the 6 groups"),
     ],

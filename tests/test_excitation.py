@@ -79,4 +79,4 @@ def test_squeeze_and_excitation_sits_at_the_end_and_sees_all_channels(features):
     attention = excitation.channel.attention(features)
     assert attention.shape == (2, 16, 1, 1, 1)
     assert attention.min() > 0 and attention.max() < 1
-    assert not SqueezeExcitation.has_branches and not NoExcitation.has_branches and TensorExcitation.has_branches
+    assert not SqueezeExcitation.gates_branches and not NoExcitation.gates_branches and TensorExcitation.gates_branches

@@ -18,6 +18,7 @@ from ctlib.data.annotations import Row, find, find_folder, join
 from ctlib.data.check import read_check
 
 _SPLITS = ("train", "val")
+ARROW_SAMPLING = "mirrored"
 VIDEO_SUFFIXES = frozenset(".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())  # noqa: SIM905
 
 
@@ -119,7 +120,7 @@ def load_arrow(root: Path, split: str) -> Samples:
     classes = annotations.read_classes(root / "classes.txt")
     rows = annotations.read_list(root / f"{split}.txt", root, classes)
     made_from = annotations.text_of(root / "arrow.json")
-    return Samples(rows, classes, root, sampling="mirrored", flip=True, made_from=made_from)
+    return Samples(rows, classes, root, sampling=ARROW_SAMPLING, flip=True, made_from=made_from)
 
 
 def load_list(root: Path, split: str, lists: str | None = None) -> Samples:

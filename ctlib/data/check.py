@@ -1,8 +1,8 @@
 """Which videos of a data set can be read completely: each is decoded once, in a worker process, under a time limit.
 
-Results are kept in two files, `good.csv` (path, frames) and `bad.csv` (path, reason), which grow by one row per
-video, so that a run killed at any moment resumes where it was. Paths are below the data set's root, with forward
-slashes. No video is ever changed or deleted.
+Two files keep the results: `good.csv` (path, frames) and `bad.csv` (path, reason). They grow by one row per video, so a
+killed check resumes where it was. Paths are below the data set's root, with forward slashes. No video is ever changed
+or deleted.
 """
 
 import csv
@@ -33,7 +33,7 @@ MISSING = "missing"
 class Summary(NamedTuple):
     """The result for a list of videos."""
 
-    checked: int  # videos checked by this call; the others had been before
+    checked: int  # videos checked by this call; the rest were checked earlier
     listed: int
     good: int
     bad: dict[str, int]  # videos per reason, the most frequent first
@@ -59,9 +59,14 @@ def check(
 ) -> Summary:
     """Check every video of a list that has no result in `folder` yet.
 
-    A video is good if it decodes from the first frame to the last, the way training reads it, is as long as its
-    container states and has as many frames as the annotation lists. Otherwise the reason is one of: missing,
-    unreadable, no video stream, fewer frames than listed, truncated, hangs, crash.
+    A good video
+
+    - decodes from the first frame to the last, the way training reads it,
+    - is as long as its container states,
+    - has at least as many frames as the annotation lists.
+
+    Otherwise the reason is one of: missing, unreadable, no video stream, fewer frames than listed, truncated, hangs,
+    crash.
 
     Args:
         samples: one split of a data set (`catalog.Samples`). Several splits and folds may share a folder.
@@ -190,16 +195,17 @@ def run_each(
     try:
         while True:
             # A few at a time, so that a list of any length is never in the pool as a whole.
-            for job in itertools.islice(jobs, 2 * workers - len(running)):
-                running[pool.schedule(_call, (limit_seconds, function, job), timeout=limit_seconds)] = job
+            try:
+                for job in itertools.islice(jobs, 2 * workers - len(running)):
+                    running[pool.schedule(_call, (limit_seconds, function, job), timeout=limit_seconds)] = job
+            except RuntimeError as error:  # of a pool that broke
+                raise ChildProcessError(f"the worker processes ended before their work: {error}") from error
             if not running:
                 return
             if not pool.active:
-                raise BrokenProcessPool("their pool broke")
+                raise ChildProcessError("the worker processes ended before their work: their pool broke")
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), _result(future, limit_seconds)
-    except BrokenProcessPool as error:
-        raise ChildProcessError(f"the worker processes ended before their work: {error}") from error
     finally:
         pool.stop()
         pool.join()
@@ -208,6 +214,8 @@ def run_each(
 def _result(future: Future, limit_seconds: float) -> tuple[int, str]:
     try:
         return future.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(f"the worker processes ended before their work: {error}") from error
     except TimeoutError:
         return 0, f"hangs: not done after {limit_seconds:g} seconds"
     except ProcessExpired as error:
@@ -232,7 +240,7 @@ def _call(limit_seconds: float, function: Callable, job: tuple) -> tuple[int, st
 
 
 class Journal:
-    """A CSV file that grows by one row at a time, each written whole or not at all.
+    """A CSV file that grows by one row at a time.
 
     Opening it drops a last line that was cut off in writing.
     """
@@ -241,7 +249,7 @@ class Journal:
         with open(path, "a+b") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-        # A file name need not be text; its bytes survive.
+        # File names that are not UTF-8 are kept byte for byte.
         self._file = open(path, "a", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
         self._rows = csv.writer(self._file, lineterminator="\n")
         if self._file.tell() == 0:

@@ -1,6 +1,7 @@
 """From samples to batches of clips: one path of sampling, decoding and transforms, and its loaders."""
 
 import atexit
+import dataclasses
 import multiprocessing
 import signal
 import warnings
@@ -10,12 +11,26 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ctlib.config import DataConfig, check_choice
+from ctlib.config import DataConfig
 from ctlib.data import transforms, video
 from ctlib.data.catalog import Samples
-from ctlib.data.sampling import SAMPLINGS
+from ctlib.data.sampling import SAMPLINGS, check_fits
 
 SKIPPED = -1  # the label of an unreadable video, with on_error="skip"
+
+
+def resolve_data(config: DataConfig, samples: Samples) -> DataConfig:
+    """The configuration with an answer to what it leaves to the data set: sampling, flips, a test frame's short side.
+
+    Raises:
+        ValueError: a short side below the size.
+    """
+    short_side = transforms.test_short_side(config.size) if config.short_side is None else config.short_side
+    if short_side < config.size:
+        raise ValueError(f"short_side must be at least size, got {short_side} and {config.size}")
+    sampling = samples.sampling if config.sampling is None else config.sampling
+    flip = samples.flip if config.flip is None else config.flip
+    return dataclasses.replace(config, sampling=sampling, flip=flip, short_side=short_side)
 
 
 class ClipDataset(Dataset):
@@ -53,18 +68,13 @@ class ClipDataset(Dataset):
         seed: int = 0,
         **options,
     ):
-        config = DataConfig(size=size, sampling=sampling, **options)
-        name = samples.sampling if sampling is None else sampling
-        check_choice("sampling", name, SAMPLINGS)
-        self.short_side = transforms.test_short_side(size) if config.short_side is None else config.short_side
-        if self.short_side < size:
-            raise ValueError(f"short_side must be at least size, got {config.short_side} and {size}")
-        self.samples, self.num_frames, self.size, self.sampling = samples, num_frames, size, SAMPLINGS[name]
-        self.sampling.test(max(1, num_frames), num_frames, config.clips)  # raises now what it would raise later
+        config = resolve_data(DataConfig(size=size, sampling=sampling, **options), samples)
+        check_fits(config.sampling, num_frames, config.clips)
+        self.samples, self.num_frames, self.size, self.short_side = samples, num_frames, size, config.short_side
+        self.sampling = SAMPLINGS[config.sampling]
         self.train, self.clips, self.crops, self.seed = train, config.clips, config.crops, seed
-        flip = samples.flip if config.flip is None else config.flip
         labels = np.arange(len(samples.classes))
-        self.flipped = transforms.flipped_labels(samples.classes) if flip else np.full_like(labels, -1)
+        self.flipped = transforms.flipped_labels(samples.classes) if config.flip else np.full_like(labels, -1)
         self.on_error, self.decoder = config.on_error, config.decoder
 
     def __len__(self) -> int:

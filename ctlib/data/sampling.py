@@ -6,6 +6,8 @@ release repeats the first frame instead).
 
 import numpy as np
 
+from ctlib.config import check_choice
+
 
 class Sparse:
     """TSN's segments (Wang et al., 2016): T equal parts of the video, one frame from each."""
@@ -102,3 +104,9 @@ def _segments(num_frames: int, clip_frames: int, offset) -> np.ndarray:
 
 
 SAMPLINGS = {"sparse": Sparse(), "mirrored": Mirrored(), "dense": Dense(), "dense-windows": DenseWindows()}
+
+
+def check_fits(name: str, clip_frames: int, clips: int) -> None:
+    """Raise ValueError unless the sampling of this name has so many test clips of so many frames."""
+    check_choice("sampling", name, SAMPLINGS)
+    SAMPLINGS[name].test(max(1, clip_frames), clip_frames, clips)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from ctlib import checkpoints, cost, files
 from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
-from ctlib.data.clips import SKIPPED, end_workers, test_loader
+from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader
 from ctlib.models import name_of
 from ctlib.training.run import ALONE, make_accelerator
 
@@ -223,7 +223,7 @@ class Evaluation:
             num_frames=dataset.num_frames,
             size=dataset.size,
             short_side=dataset.short_side,
-            sampling=self.data.sampling or self.samples.sampling,
+            sampling=resolve_data(self.data, self.samples).sampling,
             clips=dataset.clips,
             crops=dataset.crops,
             precision=ALONE.precision(self.compute),

@@ -44,7 +44,7 @@ class Plan:
 
     def table(self) -> pd.Series:
         """The plan, one row per question."""
-        run, config, recipe, data = self.run, self.run.config, self.run.config.recipe, self.run.config.data
+        run, config, recipe, data = self.run, self.run.config, self.run.config.recipe, self.run.data
         train, test = run.samples["train"], run.samples["val"]
         hours, seconds = divmod(round(self.seconds), 3600)
         estimated = f"{hours} h {seconds // 60} min" if hours else f"{seconds // 60} min {seconds % 60} s"
@@ -82,7 +82,7 @@ def make_plan(run: Run, seconds: float = 0.5) -> Plan:
         video.VideoError: a video that cannot be read.
     """
     config, frames = run.config, run.model.num_frames
-    loader = train_loader(run.samples["train"], frames, config.data, config.recipe.batch, config.seed, run.micro_batch)
+    loader = train_loader(run.samples["train"], frames, run.data, config.recipe.batch, config.seed, run.micro_batch)
     device = make_accelerator(config.compute, run.precision).device
     model = make_network(run)
     counted = cost.count(model, frames, config.data.size)

@@ -204,7 +204,6 @@ def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 _SNAPSHOT_FORMAT = 2
-
 _SNAPSHOT_NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.pt")
 
 
@@ -213,7 +212,11 @@ class ResumeError(RuntimeError):
 
 
 class Snapshots:
-    """The snapshots of one run.
+    """The snapshots of one unfinished run, from which it resumes after a kill and comes to the same end.
+
+    Random numbers derive from seed, epoch, step and video. So a snapshot is weights, momentum, counters and the
+    history, without the state of a generator. Its file is written whole, then named by a number and a digest of its
+    content. The one before is kept.
 
     Args:
         folder: where they lie; made with the first one.
@@ -229,8 +232,8 @@ class Snapshots:
         Raises:
             ResumeError: it cannot be written (a full disk, say); those before are as they were.
         """
-        files = self._files()
-        number = self._number(files[-1]) + 1 if files else 1
+        earlier = self._files()
+        number = int(_SNAPSHOT_NAME.fullmatch(earlier[-1].name)[1]) + 1 if earlier else 1
         partial = self.folder / "partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -238,14 +241,15 @@ class Snapshots:
                 torch.save({"format": _SNAPSHOT_FORMAT, "run": record_of(self.run), "state": state}, file)
                 file.flush()
                 os.fsync(file.fileno())
+            # Not `write_atomically`, as the name holds the digest.
             os.replace(partial, self.folder / f"{number:06d}-{digest(partial)}.pt")
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
             # torch's writer raises its own error after the one of the system
             reason = error if isinstance(error, OSError) else error.__context__ or error
-            left = f"{files[-1].name} before it is whole" if files else "there is none before it"
+            left = f"the one before it, {earlier[-1].name}, is kept" if earlier else "there is none before it"
             raise ResumeError(f"no snapshot can be written to {self.folder} ({reason}); {left}") from error
-        for old in files[:-1]:  # the one before this stays, in case this one is damaged
+        for old in earlier[:-1]:  # the one before this stays, in case this one is damaged
             old.unlink(missing_ok=True)
 
     def load(self) -> dict | None:
@@ -258,8 +262,10 @@ class Snapshots:
             ResumeError: there are snapshots, and none can be used.
         """
         (self.folder / "partial").unlink(missing_ok=True)  # of a run that was killed while it wrote
+        snapshots = self._files()
+        others = sorted(set(self.folder.glob("*.pt")) - set(snapshots))
         refused = {}
-        for path in reversed(self._files()):
+        for path in (*reversed(snapshots), *others):
             try:
                 state = self._read(path)
             except ValueError as error:
@@ -272,7 +278,8 @@ class Snapshots:
         if refused:
             reasons = "; ".join(f"{path.name} {why}" for path, why in refused.items())
             raise ResumeError(
-                f"no snapshot in {self.folder} can be used to resume: {reasons}. Delete it to start the run again"
+                f"no snapshot in {self.folder} can be used to resume: {reasons}. "
+                "Delete that folder to start the run again"
             )
         return None
 
@@ -284,14 +291,8 @@ class Snapshots:
             self.folder.rmdir()
 
     def _files(self) -> list[Path]:
-        """The snapshots, the newest last."""
-        files = self.folder.glob("*.pt") if self.folder.is_dir() else ()
-        return sorted(files, key=lambda path: (self._number(path), path.name))
-
-    @staticmethod
-    def _number(path: Path) -> int:
-        match = _SNAPSHOT_NAME.fullmatch(path.name)
-        return int(match[1]) if match else 0
+        """The snapshots, the newest last; not what else lies in the folder."""
+        return sorted(path for path in self.folder.glob("*.pt") if _SNAPSHOT_NAME.fullmatch(path.name))
 
     def _read(self, path: Path) -> dict:
         match = _SNAPSHOT_NAME.fullmatch(path.name)
@@ -302,7 +303,8 @@ class Snapshots:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-            raise ValueError(f"holds no snapshot ({str(error).splitlines()[0][:120]})") from None
+            reason = str(error).partition("\n")[0][:120]
+            raise ValueError(f"holds no snapshot ({reason})") from None
         if not isinstance(content, dict) or content.keys() != {"format", "run", "state"}:
             raise ValueError("holds something else than a snapshot")
         if content["format"] != _SNAPSHOT_FORMAT:

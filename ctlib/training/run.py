@@ -1,4 +1,4 @@
-"""A run resolved: the one place where what a `RunConfig` leaves open is answered, before any work."""
+"""A run resolved: what a `RunConfig` leaves open is answered from its data and its machine, before any work."""
 
 import dataclasses
 import os
@@ -11,10 +11,11 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ctlib import files
-from ctlib.config import ComputeConfig, ModelConfig, RunConfig
+from ctlib.config import ComputeConfig, DataConfig, ModelConfig, RunConfig
 from ctlib.data import arrow
-from ctlib.data.catalog import Samples, load_samples
-from ctlib.data.sampling import SAMPLINGS
+from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_samples
+from ctlib.data.clips import resolve_data
+from ctlib.data.sampling import check_fits
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,23 @@ class Run:
     config: RunConfig  # as asked
     samples: dict[str, Samples]  # "train" and "val"
     model: ModelConfig  # with the number of classes of the lists
+    data: DataConfig  # with sampling, flips and short side
     precision: str  # fp32, bf16 or fp16
     micro_batch: int  # clips that a process takes at once
     processes: int  # that share a batch
-    start_digest: str  # of the checkpoint that training starts from; empty: none
+    start_digest: str  # of the checkpoint whose weights training starts from; empty: none
 
     def __post_init__(self):
         _check_division(self.config.recipe.batch, self.micro_batch, self.processes)
 
     @property
     def micro_batches_per_step(self) -> int:
-        """Micro-batches that each process takes in turn for one step."""
+        """Of each process, which takes them in turn."""
         return self.config.recipe.batch // (self.micro_batch * self.processes)
 
     @property
     def fingerprint(self) -> str:
-        """Of both lists."""
+        """Those of both lists, joined."""
         return f"{self.samples['train'].fingerprint}-{self.samples['val'].fingerprint}"
 
     @property
@@ -92,13 +94,13 @@ class Run:
         return files.portable(self.samples["train"].root)
 
     def resolved_values(self) -> dict:
-        """What `resolve` added to the configuration, as plain values."""
+        """The answers that a record keeps, as plain values."""
         names = ("precision", "micro_batch", "processes", "fingerprint", "start_digest", "root")
         return {"num_classes": self.model.num_classes, **{name: getattr(self, name) for name in names}}
 
 
 def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int, int], None] | None = None) -> Run:
-    """Answer what a configuration leaves open: lists, classes, precision, micro-batch, digest of the start.
+    """Read the lists, and answer what a configuration leaves open.
 
     The built-in data set is written to the cache if `data.root` is empty and it does not exist yet.
 
@@ -118,10 +120,9 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         raise ValueError("sync_batch_norm needs GPUs, and there is none")
     processes = machine.shared_by(compute)
     micro_batch = compute.micro_batch or max(1, recipe.batch // processes)
-    _check_division(recipe.batch, micro_batch, processes)
+    _check_division(recipe.batch, micro_batch, processes)  # before the minutes of writing the built-in data
     samples = _load(config, on_clips)
-    if len(samples["train"]) < recipe.batch:
-        raise ValueError(f"batch must be at most the {len(samples['train'])} training videos, got {recipe.batch}")
+    _check_batch(recipe.batch, len(samples["train"]))
     model = dataclasses.replace(config.model, num_classes=len(samples["train"].classes))
     if config.start:  # its weights take the place of published ones
         model = dataclasses.replace(model, weights=None)
@@ -129,6 +130,7 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         config=config,
         samples=samples,
         model=model,
+        data=resolve_data(config.data, samples["train"]),
         precision=machine.precision(compute),
         micro_batch=micro_batch,
         processes=processes,
@@ -144,18 +146,19 @@ def _check_division(batch: int, micro_batch: int, processes: int) -> None:
         )
 
 
+def _check_batch(batch: int, videos: int) -> None:
+    if batch > videos:
+        raise ValueError(f"batch must be at most the {videos} training videos, got {batch}")
+
+
 def _load(config: RunConfig, on_clips: Callable[[int, int], None] | None) -> dict[str, Samples]:
     data, root = config.data, config.data.root
     if not root:
         if data.name != "arrow":
             raise ValueError(f"root must be the folder in which {data.name} lies, got ''")
         # Errors that would otherwise come after the minutes of writing it.
-        frames = config.model.num_frames
-        SAMPLINGS[data.sampling or "mirrored"].test(max(frames, config.arrow.num_frames), frames, data.clips)
-        if config.recipe.batch > config.arrow.train_clips:
-            raise ValueError(
-                f"batch must be at most the {config.arrow.train_clips} training videos, got {config.recipe.batch}"
-            )
+        check_fits(ARROW_SAMPLING if data.sampling is None else data.sampling, config.model.num_frames, data.clips)
+        _check_batch(config.recipe.batch, config.arrow.train_clips)
         root = arrow.ensure(config.arrow, on_clips)
     return {split: load_samples(data.name, root, split, **data.options()) for split in ("train", "val")}
 

@@ -37,7 +37,7 @@ class Trainer:
 
     def __init__(self, run: Run, accelerator: Accelerator):
         self.run, self.config, self.accelerator = run, run.config, accelerator
-        recipe, data, frames = run.config.recipe, run.config.data, run.model.num_frames
+        recipe, data, frames = run.config.recipe, run.data, run.model.num_frames
         if accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(accelerator.device)
         accelerator.gradient_accumulation_steps = run.micro_batches_per_step

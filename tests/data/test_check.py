@@ -9,7 +9,7 @@ import pytest
 
 from ctlib.data import video
 from ctlib.data.catalog import Samples
-from ctlib.data.check import check, read_check
+from ctlib.data.check import ProcessPool, check, read_check, run_each
 from tests.data.videos import cut, encode, encode_sound, everything, moving, save_images
 
 LENGTH = 12
@@ -193,3 +193,12 @@ def test_there_must_be_a_folder_of_lists(tmp_path):
     with pytest.raises(FileNotFoundError, match="check-videos"):
         read_check(tmp_path / "none")
     assert read_check(tmp_path) == ({}, {})
+
+
+def test_a_pool_that_broke_is_an_error_that_says_so(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Unexpected error within the Pool")
+
+    monkeypatch.setattr(ProcessPool, "schedule", refuse)
+    with pytest.raises(ChildProcessError, match="the worker processes ended before their work: Unexpected"):
+        next(run_each(count_or_fail, [("n1",)], workers=1, limit_seconds=1))

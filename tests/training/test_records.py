@@ -8,6 +8,7 @@ import torch
 from ctlib import files
 from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data.catalog import Samples
+from ctlib.data.clips import resolve_data
 from ctlib.training import records
 from ctlib.training.run import Run
 
@@ -22,6 +23,7 @@ def run_of(config: RunConfig, fingerprint_of: str = "") -> Run:
         config=config,
         samples={"train": samples, "val": samples},
         model=dataclasses.replace(config.model, num_classes=2),
+        data=resolve_data(config.data, samples),
         precision="fp32" if compute.precision == "auto" else compute.precision,
         micro_batch=compute.micro_batch or config.recipe.batch,
         processes=1,

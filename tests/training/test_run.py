@@ -24,6 +24,8 @@ def test_what_is_left_open_is_answered_and_the_configuration_stays(config, val_s
     run = resolve(config, Machine(processes=2))
     assert run.config is config and run.model.num_classes == 16 and run.config.model.num_classes == 5
     assert (run.processes, run.micro_batch, run.micro_batches_per_step) == (2, 4, 1)
+    assert (run.data.sampling, run.data.flip, run.data.short_side) == ("mirrored", True, 32)
+    assert run.config.data.sampling is None and run.config.data.flip is None
     assert run.precision in ("fp32", "bf16", "fp16") and run.start_digest == ""
     assert run.fingerprint.endswith(f"-{val_samples.fingerprint}") and run.root == config.data.root
     assert resolve(dataclasses.replace(config, compute=ComputeConfig(micro_batch=2))).micro_batches_per_step == 4

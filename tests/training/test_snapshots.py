@@ -210,6 +210,13 @@ def test_where_no_snapshot_can_be_used_the_run_does_not_silently_start_over(conf
     assert train.train(config, stopped)["epochs"] == 2
 
 
+def test_a_file_beside_the_snapshots_is_never_deleted(config, stopped):
+    mine = stopped / "snapshots" / "mine.pt"
+    mine.write_bytes(b"not a snapshot")
+    assert train.train(config, stopped)["epochs"] == 2
+    assert [path.name for path in (stopped / "snapshots").iterdir()] == ["mine.pt"]
+
+
 def train_and_die_within_the_fourth_snapshot(config, folder):
     write, written = torch.save, []
 
@@ -252,7 +259,7 @@ def test_a_full_disk_ends_in_an_error_and_leaves_the_last_snapshot_whole(config,
     process.join()
     assert process.exitcode == 0
     text = messages.get()
-    assert "no snapshot can be written to" in text and "File too large" in text and "is whole" in text
+    assert "no snapshot can be written to" in text and "File too large" in text and "is kept" in text
     assert len(list((tmp_path / "run" / "snapshots").iterdir())) == 2
     train.train(config, tmp_path / "run")
     assert_the_same(tmp_path / "run", whole)
