@@ -1,7 +1,7 @@
 """The command line: `python -m ctlib COMMAND --help`.
 
 A command is a function that declares its arguments and returns what runs it. Its docstring is its help text.
-What only one command needs is imported in it.
+What is slow to import is imported by the command that needs it.
 """
 
 import argparse
@@ -13,9 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm import tqdm
+
+import ctlib
+from ctlib import checkpoints, deploy
+from ctlib.config import ArrowConfig, unknown_name
+from ctlib.data import arrow as arrow_data
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.video import VideoError
-from ctlib.training.records import ResumeError
+from ctlib.display.progress import Progress, counting
+from ctlib.models import MODELS
+from ctlib.training.plan import make_plan
+from ctlib.training.recipes import RECIPES, run_config
+from ctlib.training.records import RunFolder, SnapshotError
+from ctlib.training.run import Machine, resolve
 from ctlib.training.trainer import TrainingError
 
 Parser = argparse.ArgumentParser
@@ -37,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed = f"python -m ctlib {options.command}:"
     try:
         return run(options)
-    except (ValueError, TypeError, ImportError, OSError, ResumeError, TrainingError, VideoError) as error:
+    except (ValueError, TypeError, ImportError, OSError, SnapshotError, TrainingError, VideoError) as error:
         print(failed, error, file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
@@ -50,10 +61,6 @@ def arrow(parser: Parser) -> Runner:
 
     The data set is written as video files and file lists; its folder is printed.
     """
-    from ctlib.config import ArrowConfig
-    from ctlib.data import arrow
-    from ctlib.display.progress import counting
-
     defaults = ArrowConfig().to_dict()
     parser.add_argument("--root", type=Path, help="the folder to make (default: one in the cache, written once)")
     for name, default in defaults.items():
@@ -64,7 +71,8 @@ def arrow(parser: Parser) -> Runner:
     def run(options: Options) -> int:
         config = ArrowConfig(**{name: getattr(options, name) for name in defaults})
         show = counting("Arrow of Time, clips written")
-        print(arrow.ensure(config, show) if options.root is None else arrow.write(config, options.root, on_clips=show))
+        root = options.root
+        print(arrow_data.write(config, root, on_clips=show) if root else arrow_data.ensure(config, show))
         return 0
 
     return run
@@ -91,10 +99,6 @@ def samples_by_split(options: Options) -> dict:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A callback (done, total) that shows a bar on a terminal, otherwise a line at each quarter."""
-    from tqdm import tqdm
-
-    from ctlib.display.progress import counting
-
     if not sys.stderr.isatty():
         yield counting(what)
         return
@@ -196,14 +200,6 @@ def train(parser: Parser) -> Runner:
     The record is written to OUT/NAME/seedK. A stopped run resumes when the same command is given again. On several
     machines: `torchrun --nnodes ... --nproc-per-node ... -m ctlib train ...`, with --processes left at 1.
     """
-    import ctlib
-    from ctlib.display.progress import Progress, counting
-    from ctlib.models import MODELS
-    from ctlib.training.plan import make_plan
-    from ctlib.training.recipes import RECIPES, run_config
-    from ctlib.training.records import RunFolder
-    from ctlib.training.run import Machine, resolve
-
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
     parser.add_argument("--data", default="arrow", choices=DATASETS, help=", ".join(DATASETS))
     parser.add_argument("--root", default="", help="the data set's folder; arrow is written if it is not given")
@@ -281,8 +277,6 @@ def export(parser: Parser) -> Runner:
     The network is optimized for inference and takes clips (N, 3, T, SIZE, SIZE), with any N. This needs the extra:
     pip install 'ctlib[onnx]'.
     """
-    from ctlib import checkpoints, deploy
-
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a checkpoint of this project")
     parser.add_argument("out", metavar="OUT", type=Path, help="the file to write; an existing one is replaced")
     parser.add_argument("--size", type=int, required=True, help="pixels, height and width of a frame")
@@ -305,8 +299,6 @@ def ablations(parser: Parser) -> Runner:
     the study are written to OUT, or, if OUT is called `runs`, beside it to `ablations`. The exit code is 1 if a run
     failed.
     """
-    from ctlib.config import unknown_name
-    from ctlib.display.progress import counting
     from ctlib.study import jobs, results, scales, sweep, tables
 
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
@@ -360,7 +352,6 @@ def list_runs(jobs: list, study) -> int:
 
 
 def do_runs(jobs: list, study, out: Path) -> int:
-    from ctlib.display.progress import Progress, counting
     from ctlib.study import sweep
 
     sweep.open_study(study, out)

@@ -1,8 +1,8 @@
 """The cost of a network: counted in the paper's convention, by formula, and timed; and its interact field.
 
 GFLOPs are multiply-accumulates of convolutions and linear layers, plus 2 operations per output
-element of every batch norm, in 1e9, for one view (one clip, one crop). In this convention the
-counts equal the published ones. Other papers and tools leave batch norm out, or count a
+element of every batch norm. They are in 1e9, for one view (one clip, one crop). In this convention
+the counts equal the published ones. Other papers and tools leave batch norm out, or count a
 multiply-accumulate as two.
 """
 
@@ -238,9 +238,9 @@ def latency(
     autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
     with eval_with_hooks(model), torch.inference_mode(), autocast:
         for _ in range(2):
-            _timed(model, clips)
+            timed(lambda: model(clips), device)
         while not times or sum(times) < 1000 * seconds:
-            times.append(_timed(model, clips))
+            times.append(1000 * timed(lambda: model(clips), device))
     low, median, high = torch.tensor(times).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
     if precision == "fp32" and device.type == "cuda" and torch.backends.cudnn.allow_tf32:
         precision = "tf32"
@@ -250,15 +250,15 @@ def latency(
     )  # fmt: skip
 
 
-def _timed(model: nn.Module, clips: torch.Tensor) -> float:
-    """Milliseconds of one call, until the device has finished."""
-    if clips.is_cuda:
-        torch.cuda.synchronize(clips.device)
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call, until the device has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     began = time.perf_counter()
-    model(clips)
-    if clips.is_cuda:
-        torch.cuda.synchronize(clips.device)
-    return 1000 * (time.perf_counter() - began)
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
 
 
 def hardware(device: torch.device) -> str:

@@ -116,7 +116,7 @@ class TensorSeparableConv(nn.Module):
 
     Raises:
         ValueError: when built, `size` does not divide C, the groups do not divide `out_channels`,
-            or a kernel extent is even; when called, another number of channels or of axes.
+            or a kernel extent is even. When called, another number of channels or of axes.
 
     Example:
         >>> conv = TensorSeparableConv(128, size=16, kernel_size=(3, 1, 1))

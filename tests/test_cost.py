@@ -195,7 +195,7 @@ def test_latency_says_what_was_timed_and_restores_the_mode(precision):
 
 def test_latency_is_the_median_of_single_calls(monkeypatch):
     times = iter([50.0, 50.0, 1.0, 9.0, 2.0, 3.0, 100.0])  # two to warm up
-    monkeypatch.setattr(cost, "_timed", lambda model, clips: next(times))
+    monkeypatch.setattr(cost, "timed", lambda call, device: next(times) / 1000)
     timed = cost.latency(ctlib.build_model(model_config("tsn_quickstart", num_classes=2)), 2, 32, seconds=0.115)
     assert (timed.milliseconds, timed.low, timed.high, timed.calls) == (3, 2, 9, 5)
 

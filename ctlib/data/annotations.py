@@ -88,11 +88,11 @@ def find(root: Path, *names: str) -> Path:
     raise FileNotFoundError(f"no annotation file {' or '.join(names)} in {root}")
 
 
-def find_folder(root: Path, *names: str) -> Path:
+def find_folder(root: Path, *names: str) -> str:
     """The first of `names` that is a folder below `root`; "" is the root itself."""
     for name in names:
         if (root / name).is_dir():
-            return root / name
+            return name
     raise FileNotFoundError(f"no folder {' or '.join(names)} in {root}")
 
 

@@ -4,7 +4,7 @@ The two classes of a pair share every single frame; only the order of the frames
 averages frame scores, such as TSN, cannot pass 50 %: anything above is temporal modelling.
 
 Synthetic data, not a benchmark: textured shapes on textured backgrounds, random in position, size, speed, phase and
-orientation, written as real video files with a training and a validation list.
+orientation. They are written as real video files, with a training and a validation list.
 """
 
 import colorsys

@@ -219,7 +219,7 @@ def load_something_v1(root: Path, split: str) -> Samples:
     files = [f"{folder}something-something-v1-{{}}.csv" for folder in ("", "labels/", "annotations/")]
     classes = sorted(annotations.read_classes(find(root, *(name.format("labels") for name in files))))
     file = find(root, *(name.format(part) for name in files))
-    folder = _video_folder(root, "20bn-something-something-v1", "frames", "rawframes", "")
+    folder = find_folder(root, "20bn-something-something-v1", "frames", "rawframes", "")
     return Samples(annotations.read_something_v1(file, root, classes, folder), classes, root)
 
 
@@ -230,7 +230,7 @@ def load_something_v2(root: Path, split: str) -> Samples:
     files = [f"{folder}{kind}" for kind in kinds for folder in ("", "labels/", "annotations/")]
     classes = annotations.read_something_v2_classes(find(root, *(name.format("labels") for name in files)))
     file = find(root, *(name.format(part) for name in files))
-    folder = _video_folder(root, "20bn-something-something-v2", "videos", "frames", "rawframes", "")
+    folder = find_folder(root, "20bn-something-something-v2", "videos", "frames", "rawframes", "")
     return Samples(_as_folders(annotations.read_something_v2(file, root, classes, folder), root), classes, root)
 
 
@@ -282,7 +282,7 @@ class _KineticsVideos:
     def __init__(self, root: Path, split: str, classes: Sequence[str]):
         kinds = ("{}", "{}_256", "videos_{}", "videos/{}", "rawframes_{}")
         names = {"train": ("train",), "val": ("val", "validation", "validate")}[split]
-        self.below = _video_folder(root, *(kind.format(name) for name in names for kind in kinds))
+        self.below = find_folder(root, *(kind.format(name) for name in names for kind in kinds))
         self.folder = root / self.below
         self.files, self.asked, self.missing = {}, 0, 0
         spellings = {spelling for name in classes for spelling in (name, name.replace(" ", "_"))}
@@ -319,34 +319,28 @@ def _kinetics_csv(root: Path, split: str) -> Path:
 def load_ucf101(root: Path, split: str, fold: int = 1) -> Samples:
     """UCF101: `classInd.txt`, `trainlist0N.txt`, `testlist0N.txt`, and AVI files in class folders."""
     check_choice("fold", fold, (1, 2, 3))
-    lists = find_folder(root, "ucfTrainTestlist", "annotations", "")
+    lists = root / find_folder(root, "ucfTrainTestlist", "annotations", "")
     classes = annotations.read_ucf101_classes(find(lists, "classInd.txt"))
     file = find(lists, f"{'train' if split == 'train' else 'test'}list{fold:02d}.txt")
-    folder = _video_folder(root, "UCF-101", "UCF101", "videos", "rawframes", "")
+    folder = find_folder(root, "UCF-101", "UCF101", "videos", "rawframes", "")
     return Samples(_as_folders(annotations.read_ucf101(file, root, classes, folder), root), classes, root, flip=True)
 
 
 def load_hmdb51(root: Path, split: str, fold: int = 1) -> Samples:
     """HMDB51: `<class>_test_splitN.txt` files, and AVI files in class folders."""
     check_choice("fold", fold, (1, 2, 3))
-    lists = find_folder(root, "testTrainMulti_7030_splits", "splits", "annotations", "")
+    lists = root / find_folder(root, "testTrainMulti_7030_splits", "splits", "annotations", "")
     ending = f"_test_split{fold}.txt"
     classes = sorted(file.name.removesuffix(ending) for file in lists.glob(f"*{ending}"))
     if not classes:
         raise FileNotFoundError(f"no annotation file *{ending} in {lists}")
-    folder = _video_folder(root, "hmdb51_org", "videos", "rawframes", "")
+    folder = find_folder(root, "hmdb51_org", "videos", "rawframes", "")
     use, rows = 1 if split == "train" else 2, []
     for name in classes:
         rows += annotations.read_hmdb51(lists / f"{name}{ending}", root, classes, folder, name, use)
     if not rows:
         raise ValueError(f"{lists}: the lists have no video for {split}")
     return Samples(_as_folders(rows, root), classes, root, flip=True)
-
-
-def _video_folder(root: Path, *names: str) -> str:
-    """The first of `names` that is a folder, as a path below the root; "" for the root itself."""
-    below = find_folder(root, *names).relative_to(root).as_posix()
-    return "" if below == "." else below
 
 
 def _as_folders(rows: list[Row], root: Path) -> list[Row]:

@@ -1,7 +1,7 @@
 """Re-encode a data set so that clips load fast: a short side no longer than needed, and key frames close together.
 
-Each video becomes an H.264 file with a key frame every few frames and no B-frames, so that any frame costs the
-decoding of a few. The number of frames stays.
+Each video becomes an H.264 file with a key frame every few frames and no B-frames. To read a frame, a few are decoded.
+The number of frames stays.
 """
 
 import errno

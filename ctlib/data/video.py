@@ -2,16 +2,16 @@
 
 A source is a video file, or a folder of numbered JPEG or PNG files, one per frame.
 
-In a video file a frame is identified by its time stamp. The compressed frames are read into memory and sorted by
-time; decoding starts at the last key frame not after the wanted frame, and the frame with its time is it. No
-container seeks, which go wrong with B-frames and open groups of pictures. If a packet need not be a frame (VP8 hides
-some, MPEG-4 packs two in one) or has no time (AVI), frames are counted from the first one.
+In a video file a frame is identified by its time stamp. The compressed frames are read into memory and sorted by time.
+Decoding starts at the last key frame not after the wanted frame, and ends at the frame with the wanted time. No
+container seeks, which go wrong with B-frames and open groups of pictures. Some packets are no frame (VP8 hides some,
+MPEG-4 packs two in one) or have no time (AVI). Frames are then counted from the first one.
 
 `decoder="decord"` uses decord for the files on which its random access is exact. It gives the same pixels and takes
 1.2 to 2 times as long, so it is not the default.
 
-Damage is an error wherever the container or the decoder detects it. VP8, VP9, JPEG and in part HEVC have no checksums:
-changed bytes within a frame can go unnoticed, and a damaged WebM file can lose frames in its middle.
+Damage is an error wherever the container or the decoder detects it. VP8, VP9, JPEG and in part HEVC have no checksums,
+so changed bytes within a frame can go unnoticed. A damaged WebM file can lose frames in its middle.
 """
 
 import os
@@ -20,7 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import chain
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +83,7 @@ def count_frames(source: str | os.PathLike) -> int:
         VideoError: the source is missing, empty, truncated or not a video.
     """
     with _opened(source) as video:
-        return len(video)
+        return video.length
 
 
 def read_frames(
@@ -98,11 +98,11 @@ def read_frames(
         decoder: "pyav", or "decord" for files on which that is exact.
 
     Raises:
-        VideoError: the source is missing, empty, truncated, damaged where it was decoded or not a video, has no
-            frame at an index or fewer than `listed`, or is one on which decord is not exact.
+        VideoError: the source is missing, empty, truncated, damaged where it was decoded or not a video. Or it has no
+            frame at an index, fewer than `listed`, or is one on which decord is not exact.
     """
     with _opened(source, decoder) as video:
-        count = len(video)
+        count = video.length
         if listed is not None and count < listed:
             raise VideoError(f"{os.fspath(source)}: has {count} frames, its list says {listed}")
         chosen = np.asarray(indices(count if listed is None else listed) if callable(indices) else indices)
@@ -126,13 +126,13 @@ def iterate_frames(source: str | os.PathLike) -> Iterator[np.ndarray]:
         VideoError: as `read_frames`, when the iteration reaches the fault.
     """
     with _opened(source) as video:
-        for _, frame in video.frames(range(len(video))):
+        for _, frame in video.frames(range(video.length)):
             yield frame
 
 
 @contextmanager
 def _opened(source: str | os.PathLike, decoder: str = "pyav"):
-    """The reader of a source, for one call: it has a length, and `frames(ascending indices)`."""
+    """The reader of a source, for one call: it has `length` and `frames(ascending indices)`."""
     check_choice("decoder", decoder, DECODERS)
     source = os.fspath(source)
     if os.path.isdir(source):
@@ -147,28 +147,19 @@ def _opened(source: str | os.PathLike, decoder: str = "pyav"):
             raise VideoError(f"{source}: decord's random access is not exact in it ({codec}): use the decoder 'pyav'")
         reader = _TimedFrames if timed and codec in _TIMED_CODECS else _CountedFrames
         video = reader(source, stream.codec_context, packets)
-        yield _DecordFrames(source, len(video)) if decoder == "decord" else video
+        yield _DecordFrames(source, video.length) if decoder == "decord" else video
 
 
 def _has_open_groups(packets: list) -> bool:
     """Whether a frame is shown before the key frame that it is decoded after."""
-    key = None
-    for packet in packets:
-        key = packet.pts if packet.is_keyframe else key
-        if key is not None and packet.pts < key:
-            return True
-    return False
-
-
-# ---------------------------------------------------------------- folders of images
+    keys = accumulate(packets, lambda key, packet: packet if packet.is_keyframe else key)
+    return any(key.is_keyframe and packet.pts < key.pts for key, packet in zip(keys, packets, strict=True))
 
 
 class _Images:
     def __init__(self, source: str):
         self.files = _image_files(source)
-
-    def __len__(self) -> int:
-        return len(self.files)
+        self.length = len(self.files)
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         return ((index, _read_image(self.files[index])) for index in indices)
@@ -179,21 +170,19 @@ def _image_files(folder: str) -> list[str]:
     numbered, prefixes = {}, set()
     for name in os.listdir(folder):
         if match := _NUMBERED.fullmatch(name):
-            number = int(match[2])
-            if number in numbered:
+            prefixes.add(match[1])
+            if (number := int(match[2])) in numbered:
                 raise VideoError(f"{folder}: frame number {number} exists twice, {numbered[number]} and {name}")
             numbered[number] = name
-            prefixes.add(match[1])
     if not numbered:
         raise VideoError(f"{folder}: a folder without numbered JPEG or PNG files")
     if len(prefixes) > 1:
         raise VideoError(f"{folder}: numbered files of several kinds, {sorted(prefixes)}")
-    numbers = sorted(numbered)
-    first = min(numbers[0], 1)
-    for expected, number in enumerate(numbers, start=first):
-        if number != expected:
-            raise VideoError(f"{folder}: frame number {expected} is missing, of {first} to {numbers[-1]}")
-    return [os.path.join(folder, numbered[number]) for number in numbers]
+    first, last = min(1, *numbered), max(numbered)
+    for number in range(first, last):
+        if number not in numbered:
+            raise VideoError(f"{folder}: frame number {number} is missing, of {first} to {last}")
+    return [os.path.join(folder, numbered[number]) for number in range(first, last + 1)]
 
 
 def _read_image(path: str) -> np.ndarray:
@@ -206,9 +195,6 @@ def _read_image(path: str) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(repr(path), "it").replace(path, "it")
         raise VideoError(f"{path}: not a readable image ({reason})") from None
-
-
-# ---------------------------------------------------------------- video files
 
 
 @contextmanager
@@ -291,9 +277,7 @@ class _TimedFrames:
         shown = (packet.pts for packet in packets[min(self.key_places) :] if not packet.is_discard)
         self.times = sorted(time for time in shown if time >= self.key_times[0])
         self.places = {packet.pts: place for place, packet in enumerate(packets)}
-
-    def __len__(self) -> int:
-        return len(self.times)
+        self.length = len(self.times)
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         runs, end = [], -1  # a run: a key frame, and {time: index} of what is wanted after it
@@ -337,9 +321,6 @@ class _CountedFrames:
         if not self.length:
             raise VideoError(f"{path}: no frame could be decoded")
 
-    def __len__(self) -> int:
-        return self.length
-
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         wanted, last = set(indices), max(indices)
         for index, frame in enumerate(self._decoded()):
@@ -372,9 +353,6 @@ class _DecordFrames:
             raise VideoError(f"{path}: decord cannot read it ({_first_line(error)})") from None
         if len(self.reader) != length:
             raise VideoError(f"{path}: has {length} frames, and {len(self.reader)} by decord: use the decoder 'pyav'")
-
-    def __len__(self) -> int:
-        return self.length
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in indices:

@@ -145,8 +145,8 @@ def evaluate(
 ) -> Scores:
     """Score all videos of a test loader: logits averaged over their views.
 
-    Every process returns the scores of all videos, and they equal those of one process alone: each batch is scored by
-    one process, and the copies that fill up the last batch are not.
+    Every process returns the scores of all videos, which equal those of one process alone. Each batch is scored by one
+    process; the copies that fill up the last batch are not scored.
 
     Args:
         model: takes (N, 3, T, H, W); in evaluation mode while it is scored.

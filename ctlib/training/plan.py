@@ -139,18 +139,16 @@ def time_step(model: torch.nn.Module, run: Run) -> tuple[float, float | None]:
 
 
 def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, run: Run, clips: int) -> float:
-    """Seconds of a forward and a backward pass and an update, until the device has finished."""
+    """Seconds of a forward and a backward pass and an update."""
     device, size = next(model.parameters()).device, run.config.data.size
     noise = torch.randn(clips, 3, run.model.num_frames, size, size, device=device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    with torch.autocast(device.type, cost.PRECISIONS[run.precision], enabled=run.precision != "fp32"):
-        logits = model(noise)
-        loss = F.cross_entropy(logits, logits.new_zeros(clips, dtype=torch.long))
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+
+    def step() -> None:
+        with torch.autocast(device.type, cost.PRECISIONS[run.precision], enabled=run.precision != "fp32"):
+            logits = model(noise)
+            loss = F.cross_entropy(logits, logits.new_zeros(clips, dtype=torch.long))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return cost.timed(step, device)

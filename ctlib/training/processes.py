@@ -69,8 +69,8 @@ def signals_request_stop(alone: bool = True) -> Iterator[None]:
 def launch(function: Callable, *arguments, processes: int, listen: Callable | None = None):
     """Run `function(*arguments, send)` in several processes, which torch elastic starts and watches.
 
-    `stop` here asks all of them to stop. `accelerate.notebook_launcher` will not do: it starts no second process on a
-    CPU, refuses to start once CUDA has been used (`plan.make_plan` does), and returns neither results nor messages.
+    `stop` here asks all of them to stop. `accelerate.notebook_launcher` will not do. It starts no second process on a
+    CPU, and none at all once CUDA has been used, as `plan.make_plan` does. It returns neither results nor messages.
 
     Args:
         function: importable by name; what it prints appears here. What the process of rank 0 gives to

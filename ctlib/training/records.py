@@ -1,8 +1,15 @@
 """A run's record on disk, and all records as one table.
 
-A run folder holds `config.json` (what was asked, and what `run.resolve` answered), `history.csv` (one line per epoch),
-`predictions.csv` (one line per test video), `checkpoint.pt` and, written last, `result.json`. While the run is under
-way it also holds `snapshots/`, from which it resumes. Each file is written beside its place and renamed.
+A run's folder holds
+
+- `config.json`: what was asked, and what `run.resolve` answered,
+- `history.csv`: one line per epoch,
+- `predictions.csv`: one line per test video,
+- `checkpoint.pt`,
+- `result.json`, written last,
+- `snapshots/`, from which an unfinished run resumes.
+
+Each file is written beside its place and renamed.
 """
 
 import os
@@ -151,9 +158,8 @@ def record_of(run: Run) -> dict:
     return {"asked": run.config.to_dict(), "resolved": run.resolved_values()}
 
 
-# What changes no result beyond rounding: where files lie (digests identify them), which processes read them, how the
-# arithmetic is carried out, how often a snapshot is saved; what happens to unreadable videos, which the history counts;
-# the rows that a run serves; and the number of classes asked, as the lists' own is compared.
+# What changes no result beyond rounding. Digests identify files, wherever they lie. The history counts unreadable
+# videos. The lists' own number of classes is compared.
 _NOT_COMPARED = {"data.root", "data.lists", "data.checked", "data.workers", "data.on_error", "data.max_skipped"}
 _NOT_COMPARED |= {"start", "rows", "model.num_classes"}
 _NOT_COMPARED |= {
@@ -207,8 +213,8 @@ _SNAPSHOT_FORMAT = 2
 _SNAPSHOT_NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.pt")
 
 
-class ResumeError(RuntimeError):
-    """A snapshot that cannot be written, or snapshots of which none can be used; the message says why."""
+class SnapshotError(RuntimeError):
+    """A snapshot that cannot be written, or none that can be used; the message says why."""
 
 
 class Snapshots:
@@ -230,7 +236,7 @@ class Snapshots:
         """Write a snapshot: tensors and plain values.
 
         Raises:
-            ResumeError: it cannot be written (a full disk, say); those before are as they were.
+            SnapshotError: it cannot be written (a full disk, say); those before are as they were.
         """
         earlier = self._files()
         number = int(_SNAPSHOT_NAME.fullmatch(earlier[-1].name)[1]) + 1 if earlier else 1
@@ -248,7 +254,7 @@ class Snapshots:
             # torch's writer raises its own error after the one of the system
             reason = error if isinstance(error, OSError) else error.__context__ or error
             left = f"the one before it, {earlier[-1].name}, is kept" if earlier else "there is none before it"
-            raise ResumeError(f"no snapshot can be written to {self.folder} ({reason}); {left}") from error
+            raise SnapshotError(f"no snapshot can be written to {self.folder} ({reason}); {left}") from error
         for old in earlier[:-1]:  # the one before this stays, in case this one is damaged
             old.unlink(missing_ok=True)
 
@@ -259,7 +265,7 @@ class Snapshots:
         `*.refused`.
 
         Raises:
-            ResumeError: there are snapshots, and none can be used.
+            SnapshotError: there are snapshots, and none can be used.
         """
         (self.folder / "partial").unlink(missing_ok=True)  # of a run that was killed while it wrote
         snapshots = self._files()
@@ -277,7 +283,7 @@ class Snapshots:
             return state
         if refused:
             reasons = "; ".join(f"{path.name} {why}" for path, why in refused.items())
-            raise ResumeError(
+            raise SnapshotError(
                 f"no snapshot in {self.folder} can be used to resume: {reasons}. "
                 "Delete that folder to start the run again"
             )
@@ -322,8 +328,7 @@ _COLUMNS += ["seed", "epochs", "seconds", "folder"]
 def load(folder: str | Path) -> pd.DataFrame:
     """All finished runs below a folder, one row per run, ordered by path.
 
-    Columns, among others: name, model, data, top1 and top5 (percent), gflops (of one view), params (a
-    count), num_frames, size, clips, crops, seed, epochs, seconds, and `folder`.
+    The columns are the keys of `result.json`, and `folder`. Accuracies are in percent, `gflops` is of one view.
 
     Raises:
         FileNotFoundError: the folder does not exist; ValueError: a damaged record, or one of an earlier version.

@@ -41,8 +41,8 @@ def train(
     Args:
         config: the run, or what `run.resolve` made of it.
         folder: where the record goes.
-        processes: how many to start on this machine, each on its own GPU or, without GPUs, on the CPU; 0: as many as
-            there are GPUs. A `Run` says it by itself.
+        processes: how many to start on this machine, each on its own GPU, or on the CPU where there is none. 0: as many
+            as there are GPUs. A `Run` says it by itself.
         on_step: called with the steps done, their number, and the step's loss; with several processes from another
             thread, as `on_epoch` is.
         on_epoch: called with each row of the history; when a run resumes, first with the rows that it has.
@@ -53,7 +53,7 @@ def train(
     Raises:
         ValueError: parameters that do not fit the data or the machine, or a folder that holds another run.
         TrainingError: a loss that is not finite, or more unreadable videos than may be skipped.
-        ResumeError: a snapshot that cannot be written, or snapshots of which none can be used.
+        SnapshotError: a snapshot that cannot be written, or snapshots of which none can be used.
         Interrupted: it was asked to stop (`processes.stop`, SIGINT, SIGTERM), and has saved a snapshot.
         video.VideoError: a video that cannot be read.
     """

@@ -1,8 +1,8 @@
 """The trainer: one run under way, in each of its processes, step by step (appendix A.1).
 
-A batch is divided into micro-batches, which the processes share and take in turn. Everything random is keyed by what
-it is drawn for, so neither the division of a batch nor a stop and a resumption changes what a step learns. Only the
-size of a micro-batch does, as a batch norm sees one micro-batch.
+A batch is divided into micro-batches, which the processes share and take in turn. Everything random is keyed by what it
+is drawn for. So a step learns the same however its batch is divided, and after a resumption. Only the size of a
+micro-batch matters, as a batch norm sees one micro-batch.
 """
 
 import math

@@ -202,7 +202,7 @@ def test_where_no_snapshot_can_be_used_the_run_does_not_silently_start_over(conf
         path.write_bytes(b"")
     with (
         pytest.warns(UserWarning),
-        pytest.raises(records.ResumeError, match="no snapshot in .* can be used to resume: .*dama"),
+        pytest.raises(records.SnapshotError, match="no snapshot in .* can be used to resume: .*dama"),
     ):
         train.train(config, stopped)
     assert len(states) == 2 and all(path.exists() for path in states)
@@ -248,7 +248,7 @@ def train_on_a_disk_that_fills(config, folder, bytes_left, messages):
 
     try:
         train.train(config, folder, on_step=fill)
-    except records.ResumeError as error:
+    except records.SnapshotError as error:
         messages.put(str(error))
 
 
