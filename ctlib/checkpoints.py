@@ -267,6 +267,19 @@ def find(patterns: str, root: str | Path) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
+def read_tensors(path: Path):
+    """The tensors and plain values of a file, on the CPU; nothing else is loaded.
+
+    Raises:
+        ValueError: it holds something else or is damaged; the message is one line.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise ValueError(reason.splitlines()[0][:120]) from error
+
+
 def _renamed(key: str, table: list[tuple[str, str]]) -> str:
     for pattern, name in table:
         key = re.sub(pattern, name, key)
@@ -278,11 +291,10 @@ def _read(path: str | Path) -> dict:
     if not file.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        content = read_tensors(file)
+    except ValueError as error:
         raise CheckpointError(
-            f"{path} cannot be read as tensors and plain values ({reason[:120]}); nothing else is loaded from a file"
+            f"{path} cannot be read as tensors and plain values ({error}); nothing else is loaded from a file"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, needed a dict with a state dict")

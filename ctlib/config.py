@@ -195,11 +195,7 @@ class ModelConfig(Config):
     blocks: str | tuple[tuple[int, ...], ...] | tuple[str, ...] = "stage2-5"
     module: str = "ct"  # what replaces it: ct (the CT-Module, with the five parts below), c3d, r2plus1d, csn
     dims: int | tuple[int, ...] = 2  # K, or the sizes (C_1, ..., C_K); -1 takes the rest
-    kernels: tuple[int, int, int] | tuple[tuple[int, int, int], ...] = (
-        3,
-        3,
-        3,
-    )  # (t, h, w), for all sizes or per size
+    kernels: tuple[int, int, int] | tuple[tuple[int, int, int], ...] = (3, 3, 3)  # (t, h, w), of all sizes or of each
     connection: str = "parallel"  # of space and time: parallel, serial, coupling
     pointwise: bool = True  # a dense point-wise convolution between sub-operations
     excitation: str = "te"  # te, se, none

@@ -142,7 +142,8 @@ class TensorSeparableConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        # The fan of a dense convolution, groups or not. A batch norm follows everywhere but at the end of a gate.
+        # The fan ignores the groups, as in torchvision. A batch norm makes up for it, except at the end
+        # of a gate.
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

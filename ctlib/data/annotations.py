@@ -19,11 +19,7 @@ Row = tuple[str, int, int | None]
 class Rows:
     """The rows of one annotation file, checked as they are added.
 
-    Args:
-        file: the annotation file, for error messages.
-        root: the folder that all paths are below.
-        classes: names in label order.
-        unit: what is numbered, for error messages.
+    All paths are below `root`. `unit` is what the error messages number.
     """
 
     def __init__(self, file: Path, root: Path, classes: Sequence[str], unit: str = "line"):

@@ -86,9 +86,9 @@ def check(
     folder.mkdir(parents=True, exist_ok=True)
     listed = {samples.path(index): samples[index].num_frames for index in range(len(samples))}
     good, bad = read_check(folder)
+    stale = {"none": set(), "bad": listed.keys() & bad.keys(), "all": set(listed)}[again]
     # This list may state more frames than the one that a video was checked with.
-    stale = {path for path in listed if again == "all" or good.get(path, math.inf) < (listed[path] or 0)}
-    stale |= listed.keys() & bad.keys() if again == "bad" else set()
+    stale |= {path for path, frames in good.items() if frames < (listed.get(path) or 0)}
     if stale:
         for name in (GOOD, BAD):
             drop_rows(folder / name, COLUMNS[name], stale)

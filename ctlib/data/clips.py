@@ -148,7 +148,7 @@ def train_loader(
     """
     if len(samples) < batch:
         raise ValueError(f"a batch of {batch} needs as many training videos, the list has {len(samples)}")
-    dataset = _dataset(samples, num_frames, config, train=True, seed=seed)
+    dataset = ClipDataset(samples, num_frames, train=True, seed=seed, **config.to_dict())
     sampler = EpochSampler(len(samples), batch, seed)
     return _loader(dataset, config, batch_size=micro_batch or batch, sampler=sampler, drop_last=True)
 
@@ -158,14 +158,8 @@ def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: in
 
     `batch` counts views, so that a batch needs no more memory than in training.
     """
-    dataset = _dataset(samples, num_frames, config)
+    dataset = ClipDataset(samples, num_frames, **config.to_dict())
     return _loader(dataset, config, batch_size=max(1, batch // (config.clips * config.crops)))
-
-
-def _dataset(samples: Samples, num_frames: int, config: DataConfig, train: bool = False, seed: int = 0) -> ClipDataset:
-    names = ("flip", "short_side", "clips", "crops", "on_error", "decoder")
-    options = {name: getattr(config, name) for name in names}
-    return ClipDataset(samples, num_frames, config.size, config.sampling, train, seed, **options)
 
 
 def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:

@@ -21,11 +21,11 @@ import warnings
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 
 import pandas as pd
 import torch
 
+from ctlib.checkpoints import read_tensors
 from ctlib.config import RunConfig, as_tuples
 from ctlib.cost import hardware
 from ctlib.files import digest, locked, read_json, write_csv, write_json
@@ -307,10 +307,9 @@ class Snapshots:
         if digest(path) != match[2]:
             raise ValueError("is damaged: its content is not what its name says")
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-            reason = str(error).partition("\n")[0][:120]
-            raise ValueError(f"holds no snapshot ({reason})") from None
+            content = read_tensors(path)
+        except ValueError as error:
+            raise ValueError(f"holds no snapshot ({error})") from None
         if not isinstance(content, dict) or content.keys() != {"format", "run", "state"}:
             raise ValueError("holds something else than a snapshot")
         if content["format"] != _SNAPSHOT_FORMAT:

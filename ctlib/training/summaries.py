@@ -1,4 +1,8 @@
-"""Tables of what records and scores hold: accuracies with intervals, class by class, and rows like those of Table 6."""
+"""Tables of what records and scores hold: accuracies with intervals, class by class, and rows like those of Table 6.
+
+`predictions` are those of `Scores.predictions` or `RunFolder.predictions`, `data` is the name of the data set, and
+`classes` are names in label order.
+"""
 
 import re
 from collections.abc import Sequence
@@ -20,11 +24,7 @@ def accuracy(predictions: pd.DataFrame, data: str) -> Interval:
     """Top-1 over the videos that were read, in percent, with its interval over the choice of videos.
 
     It is Wilson's, which takes videos as independent. Of Arrow of Time it is over mirrored pairs, as their two videos
-    are one piece of evidence. Another training is no part of it.
-
-    Args:
-        predictions: of `Scores.predictions` or `RunFolder.predictions`.
-        data: name of the data set.
+    are one piece of evidence. It does not cover another training.
     """
     read = predictions[predictions.label != SKIPPED]
     right = read.label == read.predicted
@@ -62,15 +62,7 @@ def run_summary(result: dict, predictions: pd.DataFrame) -> pd.Series:
 
 
 def by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Accuracy of each class, in label order.
-
-    Args:
-        predictions: of `Scores.predictions` or `RunFolder.predictions`.
-        classes: names in label order.
-
-    Returns:
-        One row per class: `class`, `videos` (that were read), `top1` (percent; missing where there are no videos).
-    """
+    """One row per class: `class`, `videos` (that were read), `top1` (percent; missing where there are no videos)."""
     read = predictions[predictions.label != SKIPPED]
     right = 100.0 * (read.label == read.predicted)
     grouped = right.groupby(read.label).agg(["size", "mean"]).reindex(range(len(classes)))
@@ -79,12 +71,7 @@ def by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def most_confused(predictions: pd.DataFrame, classes: Sequence[str], most: int = 10) -> pd.DataFrame:
-    """The pairs of classes that most videos were confused in.
-
-    Args:
-        predictions: columns label, predicted and confidence.
-        classes: names in label order.
-        most: how many pairs.
+    """The pairs of classes that most videos were confused in, at most so many.
 
     Returns:
         One row per pair, the most videos first and then the largest share: `true` and `confused_with` (names),
@@ -207,14 +194,14 @@ def tested(scores: dict[str, list[Scores]], samples: Samples, data: str) -> pd.D
     """What was scored, in the form of Table 6: one row per network or ensemble, and views.
 
     Args:
-        scores: name of a network -> its scores, one per protocol.
-        samples: the list.
-        data: name of the data set.
+        scores: name of a network -> its scores of the list, one per protocol.
 
     Returns:
-        Columns `network`, `frames`, `views` (crops x clips), `size` (pixels), `gflops` (of all views and networks),
-        `top1` with its 95 % interval from `low` to `high`, `top5` (percent), `videos` (that were read), `listed`,
-        `precision`, and `row`: the name in Table 6, empty where the network is not the paper's.
+        - `network`, `frames`, `views` (crops x clips), `size` (pixels), `precision`
+        - `gflops`: of all views and networks
+        - `top1` with its 95 % interval from `low` to `high`, and `top5`: percent
+        - `videos` (that were read), `listed`
+        - `row`: the name in Table 6, empty where the network is not the paper's
     """
     rows = []
     for network, parts in scores.items():
@@ -245,13 +232,9 @@ def tested(scores: dict[str, list[Scores]], samples: Samples, data: str) -> pd.D
 def published_6(data: str, rows: Sequence[str]) -> pd.DataFrame:
     """Table 6 as the paper prints it, for one of its two data sets: the authors' own training, at 256 x 256.
 
-    Args:
-        data: name of the data set.
-        rows: of `tested`, to say which rows of the table were run here.
-
     Returns:
-        Indexed by row: `frames`, `views` (crops x clips), `gflops` (of all views and networks), `top1`, `top5`
-        (percent), `run` (bool); no row for a data set that the table is not about.
+        `frames`, `views`, `gflops`, `top1` and `top5` as in `tested`, and `run`: whether the row is among `rows`. It is
+        indexed by row, and empty for a data set that the table is not about.
     """
     table = paper.table("6")
     version = {"something-v1": "v1", "something-v2": "v2"}.get(data)
