@@ -65,6 +65,7 @@ class Serial(Parallel):
         super().__init__(channels, size, kernel_size, excitation, out_channels)
         conv = self.spatial[0]
         out_channels = conv.out_channels
+        # In place of the parallel one, whose random draws belong to what a seed gives.
         self.temporal = ConvBNReLU(out_channels, out_channels // conv.groups, (kernel_size[0], 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -137,9 +138,9 @@ class CTModule(nn.Module):
             sub-operation does so. Its C_out / C_1 groups must divide C too.
 
     Raises:
-        ValueError: sizes that neither multiply to C_out nor are all C_out, groups that do not divide C,
-            another number of kernels than of sizes, a kernel of other than three extents, an unknown
-            connection or excitation, or "te" with "coupling".
+        ValueError: sizes that neither multiply to C_out nor are all C_out, or groups that do not divide
+            C. Another number of kernels than of sizes, or a kernel of other than three extents. An
+            unknown connection or excitation, or "te" with "coupling".
 
     Example:
         >>> module = CTModule(64)

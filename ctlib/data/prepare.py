@@ -81,8 +81,8 @@ def prepare(
         on_done: called with the number of finished videos and of all, first before any work.
 
     Raises:
-        ValueError: invalid parameters, or others than `out` was begun with; an `out` that is something else or
-            lies in the data set's folder; names that lists or files cannot hold; a split without a readable video.
+        ValueError: invalid parameters, or others than `out` was begun with. An `out` that is something else or
+            lies in the data set's folder. Names that lists or files cannot hold. A split without a readable video.
         OSError: `out` cannot be written to; the disk is full.
     """
     out, parameters = Path(out), {"short_side": short_side, "gop": gop}
