@@ -21,6 +21,7 @@ from ctlib import checkpoints, cost, files
 from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader
+from ctlib.data.sampling import check_fits
 from ctlib.models import name_of
 from ctlib.training.run import ALONE, make_accelerator
 
@@ -212,20 +213,21 @@ class Evaluation:
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
-            ValueError: a checkpoint that cannot be read or has other classes than the list.
+            ValueError: a checkpoint that cannot be read or has other classes than the list, or data that do not fit.
         """
         network = self.load().model
-        dataset = self.loader(network.config.num_frames).dataset
-        counted = cost.count(network, dataset.num_frames, dataset.size)
+        num_frames, data = network.config.num_frames, resolve_data(self.data, self.samples)
+        check_fits(data.sampling, num_frames, data.clips)
+        counted = cost.count(network, num_frames, data.size)
         return Protocol(
             model=name_of(network.config),
             checkpoint=files.digest(self.checkpoint),
-            num_frames=dataset.num_frames,
-            size=dataset.size,
-            short_side=dataset.short_side,
-            sampling=resolve_data(self.data, self.samples).sampling,
-            clips=dataset.clips,
-            crops=dataset.crops,
+            num_frames=num_frames,
+            size=data.size,
+            short_side=data.short_side,
+            sampling=data.sampling,
+            clips=data.clips,
+            crops=data.crops,
             precision=ALONE.precision(self.compute),
             gflops=counted.gflops,
             params=counted.params,
