@@ -9,6 +9,7 @@ import papermill
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 from IPython.utils.capture import capture_output
+from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
@@ -40,6 +41,8 @@ class Ran(NamedTuple):
     text: str  # printed
     html: list[str]  # of its tables and moving pictures
     kinds: set[str]  # MIME types of all that it displayed
+    alts: list[str]  # the text alternative of each picture
+    last: str  # printed by its last cell
 
 
 def by_papermill(stem, **parameters) -> Ran:
@@ -47,12 +50,16 @@ def by_papermill(stem, **parameters) -> Ran:
         notebook = execute(stem, Path(folder), **parameters)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
-    return ran(printed(notebook), [output.data for output in outputs if "data" in output])
+    printed_by_cell = [printed(NotebookNode(cells=[cell])) for cell in notebook.cells]
+    return ran(printed_by_cell, [output for output in outputs if "data" in output])
 
 
-def ran(text, displayed) -> Ran:
-    html = [data["text/html"] for data in displayed if "text/html" in data]
-    return Ran(text, html, {kind for data in displayed for kind in data})
+def ran(printed_by_cell, displayed) -> Ran:
+    html = [output.data["text/html"] for output in displayed if "text/html" in output.data]
+    kinds = {kind for output in displayed for kind in output.data}
+    pictures = [output for output in displayed if "image/png" in output.data]
+    alts = [output.metadata.get("image/png", {}).get("alt", "") for output in pictures]
+    return Ran("".join(printed_by_cell), html, kinds, alts, printed_by_cell[-1])
 
 
 def run_here(stem, **parameters) -> Ran:
@@ -61,18 +68,21 @@ def run_here(stem, **parameters) -> Ran:
     Raises:
         Exception: what a cell raised; the cells after it do not run.
     """
-    cells = parameterize_notebook(load_notebook_node(str(ROOT / "notebooks" / f"{stem}.ipynb")), parameters).cells
+    source = load_notebook_node(str(ROOT / "notebooks" / f"{stem}.ipynb"))
+    code = [cell for cell in parameterize_notebook(source, parameters).cells if cell.cell_type == "code"]
     shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    printed_by_cell, displayed = [], []
     try:
-        with capture_output() as captured:
-            for cell in cells:
-                if cell.cell_type == "code":
-                    done = shell.run_cell(cell.source, store_history=True)
-                    done.raise_error()
-                    display(done.result)  # where a cell's last value is shown, capture_output does not look
+        for cell in code:
+            with capture_output() as captured:
+                done = shell.run_cell(cell.source, store_history=True)
+                done.raise_error()
+                display(done.result)  # where a cell's last value is shown, capture_output does not look
+            assert not captured.stderr
+            printed_by_cell.append(captured.stdout)
+            displayed += captured.outputs
     finally:
         shell.restore_sys_module_state()
         InteractiveShell.clear_instance()
         plt.close("all")
-    assert not captured.stderr
-    return ran(captured.stdout, [output.data for output in captured.outputs])
+    return ran(printed_by_cell, displayed)

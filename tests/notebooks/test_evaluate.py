@@ -87,7 +87,7 @@ def test_evaluate_takes_the_authors_files_and_names_table_6_s_rows(tmp_path):
         path = tmp_path / f"TSM_segment{num_frames}_e45" / "ckpt.pth.tar"
         path.parent.mkdir()
         torch.save({"epoch": 45, "state_dict": Theirs(num_classes=3, num_frames=num_frames).state_dict()}, path)
-    text, tables, _ = evaluated(
+    text, tables, *_ = evaluated(
         tmp_path,
         root,
         f"{tmp_path}/TSM_*/ckpt.pth.tar",

@@ -56,7 +56,7 @@ def test_the_tables_of_the_study_are_complete_and_consistent():
 
 
 def test_without_tables_the_report_says_so_and_what_would_be_compared(tmp_path):
-    text, tables, _ = run_here("report", tables_dir=str(tmp_path), out_dir=str(tmp_path / "out"))
+    text, tables, *_ = run_here("report", tables_dir=str(tmp_path), out_dir=str(tmp_path / "out"))
     assert "0 rows with 0 accuracies" in text and "NOTHING MEASURED in" in text
     assert "159 accuracies of the seeds asked for are missing" in text
     assert "0 significant comparisons" in "".join(tables) and "published: Table 8" in "".join(tables)

@@ -24,7 +24,7 @@ def transferred(run, tmp_path_factory):
 
 
 def test_transfer_trains_both_synthetic_data_sets_on_each_split_from_a_start_and_from_scratch(transferred):
-    folder, (text, html, _) = transferred
+    folder, (text, html, *_) = transferred
     table = pd.read_csv(folder / "out" / "splits.csv")
     assert len(table) == 8 and set(table.fold) == {1, 2} and set(table.videos) == {6}
     shown = "".join(html)
@@ -44,7 +44,7 @@ def test_transfer_trains_both_synthetic_data_sets_on_each_split_from_a_start_and
 def test_transfer_finds_what_is_finished_and_takes_data_sets_from_their_folders(transferred):
     folder, _ = transferred
     start = folder / "out" / "start" / "seed0" / "checkpoint.pt"
-    text, tables, _ = run_here(
+    text, tables, *_ = run_here(
         "transfer", start=str(start), roots=f"hmdb51={folder / 'out' / 'synthetic' / 'hmdb51_4x1'}", folds="2",
         model="ctnet_quickstart", recipe="laptop", overrides=TINY + " recipe.batch=8 recipe.lr=0.112", scratch=False,
         out_dir=str(folder / "out"),

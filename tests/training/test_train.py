@@ -246,7 +246,14 @@ def plain(config, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "compute", [{"channels_last": False}, {"recompute": True}, {"compile": "eager"}, {"threads": 2}], ids=str
+    "compute",
+    [
+        {"channels_last": False},
+        {"recompute": True},
+        {"compile": "eager"},
+        pytest.param({"threads": 2}, marks=pytest.mark.slow),  # threads wait for each other where cores are busy
+    ],
+    ids=str,
 )
 def test_how_a_step_is_computed_changes_no_more_than_rounding(plain, tmp_path, compute):
     config, first = plain
