@@ -213,6 +213,7 @@ def test_compiled_and_exported_networks_give_the_same(name, way):
         torch.testing.assert_close(way(network, clips)(clips), network(clips), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_takes_another_number_of_frames():
     network, clips = small("ctnet").eval(), torch.randn(2, 3, 4, 48, 48)
     fast = torch.compile(network, fullgraph=True, backend="eager")
@@ -353,6 +354,7 @@ def test_training_a_compiled_network_is_the_same_for_any_batch():
         torch.testing.assert_close(training_step(other, clips, compiled), training_step(network, clips), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_compiler_that_plans_the_backward_pass_recomputes_blocks_too():
     """On TSN: in the backward pass of CT-Net, "aot_eager" assumes other layouts than convolutions return."""
     network = small("tsn").double()

@@ -222,6 +222,7 @@ def test_a_compiled_network_is_explained_by_the_network_inside(model, clips):
     )
 
 
+@pytest.mark.slow
 def test_a_backbone_that_is_compiled_alone_is_explained_too(model, clips):
     other = network()
     other.backbone.compile(backend="eager")

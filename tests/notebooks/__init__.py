@@ -82,7 +82,13 @@ def run_here(stem, **parameters) -> Ran:
             printed_by_cell.append(captured.stdout)
             displayed += captured.outputs
     finally:
+        plt.uninstall_repl_displayhook()  # pyplot has put one into the shell
         shell.restore_sys_module_state()
         InteractiveShell.clear_instance()
         plt.close("all")
     return ran(printed_by_cell, displayed)
+
+
+def processes(run) -> int:
+    """How many processes a notebook starts: two among the slow tests, as each takes seconds to start."""
+    return 2 if run is by_papermill else 1

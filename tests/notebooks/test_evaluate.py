@@ -14,7 +14,7 @@ from ctlib.display.parameters import ParameterError
 from ctlib.models import build_model, model_config
 from ctlib.training import records
 from ctlib.training.evaluate import Scores
-from tests.notebooks import run_here
+from tests.notebooks import processes, run_here
 from tests.test_checkpoints import Theirs
 from tests.training.test_records import run_of
 
@@ -56,7 +56,7 @@ def test_every_network_and_view_and_their_ensemble_is_scored_and_nothing_twice(r
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert figures == {"confusion.png", "class_accuracy.png", "confused.png"}
 
-    again = evaluated(tmp_path, arrow_root, f"{trained}/TSN/*/*.pt", views="1x2 3x2", processes=2).text
+    again = evaluated(tmp_path, arrow_root, f"{trained}/TSN/*/*.pt", views="1x2 3x2", processes=processes(run)).text
     assert "TSN, 1 x 2: found in" in again and "TSN, 3 x 2: found" not in again and "1 x 1" not in again
     assert pd.read_csv(tmp_path / "out" / "table.csv").top1[0] == table.top1[1]
     assert len(list((tmp_path / "out" / "scores").iterdir())) == 5

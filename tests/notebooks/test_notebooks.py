@@ -6,19 +6,19 @@ from papermill.exceptions import PapermillExecutionError
 
 from ctlib.display.parameters import ParameterError
 from ctlib.training import records
-from tests.notebooks import execute, printed, run_here
+from tests.notebooks import execute, processes, run_here
 
 SMALL = "model.num_frames=4 data.size=32 data.workers=0 recipe.batch=8 recipe.lr=0.05"
 
 
 @pytest.fixture(scope="module")
-def trained(arrow_root, tmp_path_factory):
+def trained(run, arrow_root, tmp_path_factory):
     """TSN and CT-Net trained for two epochs by the notebook, and what it printed."""
     folder = tmp_path_factory.mktemp("results")
     given = {"root": str(arrow_root), "epochs": 2, "overrides": SMALL, "out_dir": str(folder)}
     text = {
         "TSN": run_here("train", name="TSN", model="tsn_quickstart", **given).text,
-        "CT-Net": printed(execute("train", folder, name="CT-Net", processes=2, **given)),
+        "CT-Net": run("train", name="CT-Net", processes=processes(run), **given).text,
     }
     return folder, text
 

@@ -57,6 +57,7 @@ def test_two_processes_and_one_that_resumes_train_the_network_of_one_alone(confi
     assert records.RunFolder(tmp_path / "one").predictions().equals(records.RunFolder(tmp_path / "two").predictions())
 
 
+@pytest.mark.slow
 def test_two_processes_in_turns_differ_from_one_by_the_order_of_sums(config, tmp_path):
     turns = dataclasses.replace(
         config,
