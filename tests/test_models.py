@@ -346,6 +346,7 @@ def test_recomputing_blocks_of_a_distributed_network():
         distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_training_a_compiled_network_is_the_same_for_any_batch():
     network = small("ctnet").double()
     other = copy.deepcopy(network)

@@ -198,6 +198,7 @@ def test_the_layout_in_memory_changes_nothing(model, clips, channels_last):
     torch.testing.assert_close(saliency.saliency_tubes(other, given, 1)[0], saliency.saliency_tubes(model, clips, 1)[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_explained_by_the_network_inside(model, clips):
     compiled = torch.compile(network(), backend="eager")
     with torch.no_grad():

@@ -55,7 +55,7 @@ def test_quickstart_shows_what_the_records_say(run, trained):
 
 
 def test_costs_counts_measures_and_draws(run, tmp_path):
-    text = run("costs", size=64, num_frames=4, seconds=0.1, out_dir=str(tmp_path)).text
+    text = run("costs", size=64, num_frames=4, seconds=0.01, out_dir=str(tmp_path)).text
     assert "67 of 68 published GFLOPs" in text and "19 of 19 published numbers of parameters" in text
     assert "Not met: Table 6, CT-Net 16x1x2: 151 GFLOPs, counted 149.1." in text
     assert "K = 1 to 4: 11, 45, 119, 249" in text

@@ -9,7 +9,7 @@ from ctlib.study.scales import Study
 
 TINY = (
     "data.size=24 data.workers=0 recipe.epochs=1 recipe.warmup=0 recipe.batch=8 arrow.train_clips=16 "
-    "arrow.val_clips=32 arrow.size=24"
+    "arrow.val_clips=16 arrow.size=24"
 )
 STUDY = Study("laptop", TINY)
 

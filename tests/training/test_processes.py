@@ -106,6 +106,7 @@ def test_a_listener_that_fails_is_raised_and_nobody_waits():
         parallel.launch(ends, "messages", processes=1, listen=listen)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_named():
     with pytest.raises(RuntimeError, match=r"killed from outside: process 1 by signal 9 .9: out of memory"):
         parallel.launch(ends, "killed", processes=2)
