@@ -23,7 +23,7 @@ RESULTS, SOURCES = ROOT / "results", ROOT / "notebooks"
 NOTEBOOKS = {  # published name -> executed notebook
     "quickstart": "quickstart/quickstart.ipynb",
     "train": "quickstart/train_CT-Net_seed0.ipynb",
-    "ablation": "ablation/ablation.ipynb",  # papermill ... -p table 2g -p train false
+    "ablation": "ablation/ablation.ipynb",  # papermill ... -p table 2g -p train False
     **{
         name: f"{name}/{name}.ipynb"
         for name in "evaluate costs your_own_videos report accuracy_vs_gflops saliency_tubes transfer".split()  # noqa: SIM905
