@@ -47,6 +47,7 @@ RENAMED = {
     "placement": 'overrides="saliency.placement=..."',
     "threshold": 'overrides="saliency.threshold=..."',
     "jobs": "nothing: one network is trained per CPU core at once",
+    "settings": "num_seeds, classes, released_model, and overrides for the rest",
     "seeds": "num_seeds in saliency_tubes, else seed",
     "runs_dir": "tables_dir, the folder of the tables of the study",
     "videos": 'clips="..."',
