@@ -7,7 +7,6 @@ Synthetic data, not a benchmark: textured shapes on textured backgrounds, random
 orientation. They are written as real video files, with a training and a validation list.
 """
 
-import colorsys
 import hashlib
 import json
 import math
@@ -19,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ctlib import files
 from ctlib.config import ArrowConfig
+from ctlib.data import drawing
 from ctlib.data.encoding import write_frames
 
 VERSION = 1  # of the drawing: other pixels are another data set
@@ -42,11 +41,6 @@ class Rendered(NamedTuple):
 # picture, with 0 at its centre and y downwards; angles in radians, clockwise on the screen.
 
 
-def _pose(s, x=0.0, y=0.0, scale_x=1.0, scale_y=1.0, angle=0.0, opacity=1.0) -> np.ndarray:
-    """(n, 6): x, y, scale_x, scale_y, angle, opacity."""
-    return np.stack([np.broadcast_to(value, s.shape) for value in (x, y, scale_x, scale_y, angle, opacity)], axis=1)
-
-
 def _path(s, rng, extent, angle):
     """Positions along a line of length `extent` in direction `angle` through a random place."""
     room = max(0.0, 0.38 - extent / 2)
@@ -57,43 +51,46 @@ def _path(s, rng, extent, angle):
 
 def _push_right(s, rng, reach):
     x, y = _path(s, rng, 0.6 * reach, 0.0)
-    return [_pose(s, x, y)]
+    return [drawing.pose(s, x, y)]
 
 
 def _fall(s, rng, reach):
     x, y = _path(s, rng, 0.6 * reach, math.pi / 2)
-    return [_pose(s, x, y)]
+    return [drawing.pose(s, x, y)]
 
 
 def _grow(s, rng, reach):
     scale = 0.7 * (1 + 1.2 * reach) ** s
-    return [_pose(s, *_place(rng), scale, scale)]
+    return [drawing.pose(s, *_place(rng), scale, scale)]
 
 
 def _turn_clockwise(s, rng, reach):
-    return [_pose(s, *_place(rng), 1.9, 0.65, s * math.radians(150) * reach)]
+    return [drawing.pose(s, *_place(rng), 1.9, 0.65, s * math.radians(150) * reach)]
 
 
 def _appear(s, rng, reach):
-    return [_pose(s, *_place(rng), opacity=1 - reach * (1 - s))]
+    return [drawing.pose(s, *_place(rng), opacity=1 - reach * (1 - s))]
 
 
 def _come_together(s, rng, reach):
     angle, (x, y) = rng.uniform(0, math.pi), _place(rng, 0.1)
     gap = 0.14 + (1 - s) * 0.22 * reach
     dx, dy = gap * math.cos(angle), gap * math.sin(angle)
-    return [_pose(s, x + dx, y + dy, 0.8, 0.8), _pose(s, x - dx, y - dy, 0.8, 0.8)]
+    return [drawing.pose(s, x + dx, y + dy, 0.8, 0.8), drawing.pose(s, x - dx, y - dy, 0.8, 0.8)]
 
 
 def _cover(s, rng, reach):
     angle, (x, y) = rng.uniform(0, 2 * math.pi), _place(rng, 0.1)
     gap = (1 - s) * 0.38 * reach
-    still, over = _pose(s, x, y), _pose(s, x + gap * math.cos(angle), y + gap * math.sin(angle), 1.15, 1.15)
+    still, over = (
+        drawing.pose(s, x, y),
+        drawing.pose(s, x + gap * math.cos(angle), y + gap * math.sin(angle), 1.15, 1.15),
+    )
     return [still, over]
 
 
 def _stretch(s, rng, reach):
-    return [_pose(s, *_place(rng), 0.8 * (1 + 1.4 * reach) ** s, 0.8, rng.uniform(0, math.pi))]
+    return [drawing.pose(s, *_place(rng), 0.8 * (1 + 1.4 * reach) ** s, 0.8, rng.uniform(0, math.pi))]
 
 
 def _place(rng, room: float = 0.22):
@@ -115,55 +112,6 @@ CLASSES = tuple(name for forward, backward, _ in ACTIONS for name in (forward, b
 
 
 # ---------------------------------------------------------------- drawing
-
-
-def _noise(rng, channels: int, size: int, cells: tuple[int, ...]) -> torch.Tensor:
-    """Smooth random texture, (channels, size, size), roughly in [-1, 1]: one octave per entry of `cells`."""
-    octaves = [
-        F.interpolate(
-            torch.from_numpy(rng.uniform(-1, 1, (1, channels, n, n)).astype(np.float32)), (size, size), mode="bicubic"
-        )
-        for n in cells
-    ]
-    return torch.cat(octaves).mean(0)
-
-
-def _sprite(rng, size: int) -> torch.Tensor:
-    """A textured shape, (4, size, size): RGB in [0, 1] and coverage."""
-    axis = torch.linspace(-1.25, 1.25, size)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    radius, angle = torch.hypot(x, y), torch.atan2(y, x)
-    lobes, depth, phase = int(rng.integers(2, 6)), rng.uniform(0.1, 0.3), rng.uniform(0, 2 * math.pi)
-    outline = 1 - depth * (1 + torch.cos(lobes * angle + phase)) / 2
-    coverage = ((outline - radius) * size / 4).clamp(0, 1)
-    colour = torch.tensor(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.6, 1.0)))
-    texture = 0.5 * _noise(rng, 3, size, (3, 5))
-    return torch.cat([(colour[:, None, None] + texture).clamp(0, 1), coverage[None]])
-
-
-def _drift(rng, n: int, reach: float) -> np.ndarray:
-    """A smooth random path, (n, 2), within about `reach` of 0."""
-    t = np.linspace(0, 2 * math.pi, n)[:, None]
-    waves = [np.sin(t * rng.uniform(0.3, 2.0, 2) + rng.uniform(0, 2 * math.pi, 2)) for _ in range(2)]
-    return reach * (waves[0] + waves[1]) / 2
-
-
-def _layer(sprite: torch.Tensor, poses: np.ndarray, radius: float, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a sprite at each pose: RGB (n, 3, size, size) and coverage (n, 1, size, size)."""
-    x, y, scale_x, scale_y, angle, opacity = torch.from_numpy(poses.astype(np.float32)).unbind(1)
-    cos, sin = angle.cos(), angle.sin()
-    # From a point of the picture, in [-1, 1], to one of the sprite: shift, rotate back, scale back.
-    to_x, to_y = 0.4 / (radius * scale_x), 0.4 / (radius * scale_y)  # the sprite's shape spans 0.8 of its picture
-    theta = torch.stack(
-        [
-            torch.stack([cos, sin, -2 * (cos * x + sin * y)], 1) * to_x[:, None],
-            torch.stack([-sin, cos, -2 * (cos * y - sin * x)], 1) * to_y[:, None],
-        ],
-        dim=1,
-    )
-    grid = F.affine_grid(theta, [len(poses), 4, size, size], align_corners=False)
-    drawn = F.grid_sample(sprite.expand(len(poses), -1, -1, -1), grid, align_corners=False)
-    return drawn[:, :3], drawn[:, 3:] * opacity[:, None, None, None]
 
 
 def _progress(rng, n: int, difficulty: float) -> np.ndarray:
@@ -192,35 +140,35 @@ def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
 
     wide = int(size * MARGIN)
     contrast = 0.2 + 0.4 * hard
-    texture = 0.6 * _noise(rng, 1, wide, (3, 6, 12)) + 0.4 * _noise(rng, 3, wide, (3, 6, 12))
+    texture = 0.6 * drawing.noise(rng, 1, wide, (3, 6, 12)) + 0.4 * drawing.noise(rng, 3, wide, (3, 6, 12))
     background = rng.uniform(0.35, 0.65) + contrast * texture
     background = torch.cat([background, torch.ones(1, wide, wide)]).clamp(0, 1)
-    shake = _drift(rng, n, 0.05 * hard)
+    shake = drawing.drift(rng, n, 0.05 * hard)
 
     def moved(poses: np.ndarray, reach: float) -> np.ndarray:
         poses = poses.copy()
-        poses[:, :2] += shake + _drift(rng, n, reach)
+        poses[:, :2] += shake + drawing.drift(rng, n, reach)
         return poses
 
     layers = []
     for _ in range(rng.binomial(4, hard)):
-        where = _pose(np.zeros(n), *rng.uniform(-0.45, 0.45, 2), angle=rng.uniform(0, 2 * math.pi))
-        layers.append((_sprite(rng, 24), moved(where, 0.1 * hard), rng.uniform(0.04, 0.08), False))
+        where = drawing.pose(np.zeros(n), *rng.uniform(-0.45, 0.45, 2), angle=rng.uniform(0, 2 * math.pi))
+        layers.append((drawing.sprite(rng, 24), moved(where, 0.1 * hard), rng.uniform(0.04, 0.08), False))
     reach = rng.uniform(0.75, 1.0) * (1 - 0.6 * hard)
     turn, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.16, 0.22)
     progress = _progress(rng, n, hard)
     for poses in action(progress, rng, reach):
         poses[:, 4] += turn
-        layers.append((_sprite(rng, 32), moved(poses, 0.02 * hard), radius, True))
+        layers.append((drawing.sprite(rng, 32), moved(poses, 0.02 * hard), radius, True))
     return _Scene(background, shake, layers, progress, rng)
 
 
 def _painted(scene: _Scene, size: int, layers: list | None = None) -> torch.Tensor:
     """The scene without noise, with all layers or those given: (n, 3, size, size), 0 to 1."""
-    poses = _pose(np.zeros(len(scene.shake))) + np.pad(scene.shake, ((0, 0), (0, 4)))
-    picture, _ = _layer(scene.background, poses, 0.4 * MARGIN, size)
+    poses = drawing.pose(np.zeros(len(scene.shake))) + np.pad(scene.shake, ((0, 0), (0, 4)))
+    picture, _ = drawing.layer(scene.background, poses, 0.4 * MARGIN, size)
     for sprite, poses, radius, _ in scene.layers if layers is None else layers:
-        colour, coverage = _layer(sprite, poses, radius, size)
+        colour, coverage = drawing.layer(sprite, poses, radius, size)
         picture = picture + coverage * (colour - picture)
     return picture
 
@@ -230,7 +178,7 @@ def _mask(scene: _Scene, size: int) -> np.ndarray:
     mask = torch.zeros(len(scene.shake), 1, size, size, dtype=torch.bool)
     for sprite, poses, radius, acting in scene.layers:
         if acting:
-            mask |= _layer(sprite, poses, radius, size)[1] > 0.25
+            mask |= drawing.layer(sprite, poses, radius, size)[1] > 0.25
     return mask[:, 0].numpy()
 
 

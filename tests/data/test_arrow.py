@@ -2,8 +2,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from ctlib.data import arrow, video
+from ctlib.data import arrow, drawing, video
 
 CONFIG = arrow.ArrowConfig(train_clips=4, val_clips=4, size=32, difficulty=0.4)
 
@@ -54,8 +55,8 @@ def test_clockwise_is_clockwise_on_the_screen():
     """The pose's angle turns a mark at the right of the object downwards."""
     sprite = np.zeros((4, 32, 32), np.float32)
     sprite[3, 14:18, 16:26] = 1  # a hand from the centre to the right
-    poses = arrow._pose(np.array([0.0, 1.0]), angle=np.array([0.0, np.pi / 2]))
-    _, coverage = arrow._layer(arrow.torch.from_numpy(sprite), poses, radius=0.3, size=64)
+    poses = drawing.pose(np.array([0.0, 1.0]), angle=np.array([0.0, np.pi / 2]))
+    _, coverage = drawing.layer(torch.from_numpy(sprite), poses, radius=0.3, size=64)
     (y0, x0), (y1, x1) = (centre(frame[0].numpy() > 0.5) for frame in coverage)
     assert x0 > 35 and abs(y0 - 31.5) < 1.5  # at three o'clock
     assert y1 > 35 and abs(x1 - 31.5) < 1.5  # a quarter on: six o'clock, lower on the screen
