@@ -111,14 +111,16 @@ class ResNetBackbone(Backbone):
     Args:
         depths: blocks of the four stages; (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) ResNet-101.
         width: channels of the stem and bottleneck width of the first stage; 64 is ResNet's.
+        last_stride: of the last stage; 1 keeps its maps as large as those of the stage before.
 
     Shape:
-        frames (N * T, 3, H, W) and T -> features (N * T, 32 * width, H / 32, W / 32), rounded up
+        frames (N * T, 3, H, W) and T -> features (N * T, 32 * width, H / 32, W / 32), rounded up; with a last
+        stride of 1, H / 16 and W / 16
     """
 
     smallest = 1  # pixels, the smallest height and width of a frame
 
-    def __init__(self, depths: tuple[int, int, int, int], width: int = 64):
+    def __init__(self, depths: tuple[int, int, int, int], width: int = 64, last_stride: int = 2):
         super().__init__()
         self.depths, self.out_channels = depths, 8 * width * Bottleneck.expansion
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -126,11 +128,11 @@ class ResNetBackbone(Backbone):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = width
-        for stage, depth in enumerate(depths):
+        for stage, (depth, first_stride) in enumerate(zip(depths, (1, 2, 2, last_stride), strict=True)):
             planes = width * 2**stage
             blocks = []
             for index in range(depth):
-                stride = 2 if index == 0 and stage > 0 else 1
+                stride = first_stride if index == 0 else 1
                 blocks.append(Bottleneck(channels, planes, stride, self._shortcut(channels, planes, stride, index)))
                 channels = planes * Bottleneck.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
@@ -312,6 +314,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "resnet101": lambda: ResNetBackbone((3, 4, 23, 3)),
     "inception_v3": InceptionBackbone,
     "quickstart": lambda: ResNetBackbone((2, 2, 2, 2), width=16),
-    "laptop": lambda: ResNetBackbone((3, 4, 6, 3), width=16),
+    # Its last stage has no stride: 64 pixels give maps of 16, 8, 4 and 4 pixels, as 2 would leave no space to model.
+    "laptop": lambda: ResNetBackbone((3, 4, 6, 3), width=16, last_stride=1),
     "laptop_inception": lambda: InceptionBackbone(width=8),
 }

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 import ctlib
-from ctlib.backbones import INCEPTION_BLOCKS, ClipModule, CTBlock, InceptionBackbone
+from ctlib.backbones import BACKBONES, INCEPTION_BLOCKS, ClipModule, CTBlock, InceptionBackbone
 from ctlib.config import ModelConfig
 from ctlib.models import build_model, model_config
 
@@ -44,6 +44,14 @@ def replaced(backbone):
 def test_which_blocks_are_replaced(blocks, expected):
     with torch.device("meta"):
         assert replaced(build_model(ModelConfig(blocks=blocks)).backbone) == expected
+
+
+def test_the_laptop_s_maps_keep_their_size_in_the_last_stage():
+    backbone = BACKBONES["laptop"]()
+    sizes = []
+    for stage in backbone.stages:
+        stage[-1].register_forward_hook(lambda block, inputs, maps: sizes.append(maps.shape[-1]))
+    assert backbone(torch.randn(1, 3, 64, 64), 1).shape == (1, 512, 4, 4) and sizes == [16, 8, 4, 4]
 
 
 def test_sub_dimensions_follow_the_bottleneck_width():

@@ -139,10 +139,7 @@ def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
     action = ACTIONS[pair % len(ACTIONS)][2]
 
     wide = int(size * MARGIN)
-    contrast = 0.2 + 0.4 * hard
-    texture = 0.6 * drawing.noise(rng, 1, wide, (3, 6, 12)) + 0.4 * drawing.noise(rng, 3, wide, (3, 6, 12))
-    background = rng.uniform(0.35, 0.65) + contrast * texture
-    background = torch.cat([background, torch.ones(1, wide, wide)]).clamp(0, 1)
+    background = drawing.background(rng, wide, 0.2 + 0.4 * hard)
     shake = drawing.drift(rng, n, 0.05 * hard)
 
     def moved(poses: np.ndarray, reach: float) -> np.ndarray:

@@ -5,6 +5,7 @@ Lengths are in heights of the picture, with 0 at its centre and y downwards; ang
 
 import colorsys
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,17 +28,70 @@ def noise(rng, channels: int, size: int, cells: tuple[int, ...]) -> torch.Tensor
     return torch.cat(octaves).mean(0)
 
 
-def sprite(rng, size: int) -> torch.Tensor:
-    """A textured shape, (4, size, size): RGB in [0, 1] and coverage."""
+def background(rng, size: int, contrast: float) -> torch.Tensor:
+    """A texture around a random grey, (4, size, size): RGB in [0, 1] and full coverage."""
+    texture = 0.6 * noise(rng, 1, size, (3, 6, 12)) + 0.4 * noise(rng, 3, size, (3, 6, 12))
+    colour = rng.uniform(0.35, 0.65) + contrast * texture
+    return torch.cat([colour, torch.ones(1, size, size)]).clamp(0, 1)
+
+
+class Look(NamedTuple):
+    """How a shape looks, apart from its texture."""
+
+    lobes: int  # of its outline, 2 to 5
+    depth: float  # of the lobes, as a share of the radius
+    phase: float  # the outline is deepest at the angles a with cos(lobes * a + phase) = 1
+    hue: float  # 0 to 1
+    saturation: float
+    value: float
+
+
+def random_look(rng) -> Look:
+    outline = int(rng.integers(2, 6)), rng.uniform(0.1, 0.3), rng.uniform(0, 2 * math.pi)
+    return Look(*outline, rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.6, 1.0))
+
+
+# In a sprite's own lengths: its shape's largest radius is 1, and its picture spans -1.25 to 1.25.
+MARK_AT, MARK_RADIUS = 0.75, 0.25
+
+
+def _plane(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and y of each point of a sprite's picture, (size, size) each."""
     axis = torch.linspace(-1.25, 1.25, size)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    radius, angle = torch.hypot(x, y), torch.atan2(y, x)
-    lobes, depth, phase = int(rng.integers(2, 6)), rng.uniform(0.1, 0.3), rng.uniform(0, 2 * math.pi)
-    outline = 1 - depth * (1 + torch.cos(lobes * angle + phase)) / 2
-    coverage = ((outline - radius) * size / 4).clamp(0, 1)
-    colour = torch.tensor(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.6, 1.0)))
+    return x, y
+
+
+def sprite(rng, size: int, look: Look | None = None) -> torch.Tensor:
+    """A textured shape, of a random look unless one is given, (4, size, size): RGB in [0, 1] and coverage."""
+    look = look or random_look(rng)
+    x, y = _plane(size)
+    outline = 1 - look.depth * (1 + torch.cos(look.lobes * torch.atan2(y, x) + look.phase)) / 2
+    coverage = ((outline - torch.hypot(x, y)) * size / 4).clamp(0, 1)
+    colour = torch.tensor(colorsys.hsv_to_rgb(look.hue, look.saturation, look.value))
     texture = 0.5 * noise(rng, 3, size, (3, 5))
     return torch.cat([(colour[:, None, None] + texture).clamp(0, 1), coverage[None]])
+
+
+def mark(sprites: torch.Tensor, angles: np.ndarray) -> torch.Tensor:
+    """Paint a small spot on the rim of each sprite, white on dark ones and black on bright ones.
+
+    Args:
+        sprites: (4, size, size), one for all angles, or (n, 4, size, size).
+        angles: of the spots as seen from the sprite's centre, (n,).
+
+    Returns:
+        (n, 4, size, size)
+    """
+    x, y = _plane(sprites.shape[-1])
+    angle = torch.from_numpy(np.asarray(angles, dtype=np.float32))[:, None, None]
+    distance = torch.hypot(x - MARK_AT * angle.cos(), y - MARK_AT * angle.sin())
+    spot = ((MARK_RADIUS - distance) * sprites.shape[-1] / 4).clamp(0, 1)[:, None]
+    colour, coverage = sprites[..., :3, :, :], sprites[..., 3:, :, :]
+    brightness = (colour * coverage).sum((-3, -2, -1)) / (3 * coverage.sum((-3, -2, -1)))
+    contrasting = (brightness < 0.5).float()[..., None, None, None]
+    marked = colour + spot * (contrasting - colour)
+    return torch.cat([marked, torch.maximum(coverage.expand_as(spot), spot)], dim=1)
 
 
 def drift(rng, n: int, reach: float) -> np.ndarray:
@@ -47,9 +101,17 @@ def drift(rng, n: int, reach: float) -> np.ndarray:
     return reach * (waves[0] + waves[1]) / 2
 
 
-def layer(sprite: torch.Tensor, poses: np.ndarray, radius: float, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a sprite at each pose: RGB (n, 3, size, size) and coverage (n, 1, size, size)."""
+def layer(sprite: torch.Tensor, poses: np.ndarray, radius, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a sprite at each pose: RGB (n, 3, size, size) and coverage (n, 1, size, size).
+
+    Args:
+        sprite: (4, s, s), the same at every pose, or (n, 4, s, s), one for each.
+        poses: (n, 6), as from `pose`.
+        radius: of the sprite's shape at scale 1, or (n,) radii.
+        size: pixels of the picture, height and width.
+    """
     x, y, scale_x, scale_y, angle, opacity = torch.from_numpy(poses.astype(np.float32)).unbind(1)
+    radius = torch.as_tensor(radius, dtype=torch.float32)
     cos, sin = angle.cos(), angle.sin()
     # From a point of the picture, in [-1, 1], to one of the sprite: shift, rotate back, scale back.
     to_x, to_y = 0.4 / (radius * scale_x), 0.4 / (radius * scale_y)  # the sprite's shape spans 0.8 of its picture

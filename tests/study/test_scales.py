@@ -27,7 +27,7 @@ def test_the_laptop_keeps_resnet_50_s_blocks_at_a_quarter_of_its_width():
     small, full = (
         tables.counted(dataclasses.replace(config, backbone=backbone), 64) for backbone in ("laptop", "resnet50")
     )
-    assert 14 < full.params / small.params < 17 and 12 < full.gflops / small.gflops < 17
+    assert 14 < full.params / small.params < 17 and 8 < full.gflops / small.gflops < 11  # the last stage has no stride
     assert run_of("2b", "4D", "laptop").model.dims == 4
     assert run_of("8", "CT-Net InceptionV3", "laptop").data.size == 80
 
