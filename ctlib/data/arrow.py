@@ -12,12 +12,14 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
 from ctlib import files
@@ -254,7 +256,10 @@ def pair_of(source: str) -> str:
 
 
 def write(
-    config: ArrowConfig, root: str | Path, workers: int = 2, on_clips: Callable[[int, int], None] | None = None
+    config: ArrowConfig,
+    root: str | Path,
+    workers: int | None = None,
+    on_clips: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the data set: videos, `classes.txt`, `train.txt`, `val.txt` and `arrow.json`.
 
@@ -263,7 +268,7 @@ def write(
     Args:
         config: the data set to make.
         root: the folder to make; must not exist.
-        workers: processes that draw and encode.
+        workers: processes that draw and encode; None: one for each core that this process may use. Files are the same.
         on_clips: called with the number of clips written and of all.
 
     Raises:
@@ -272,13 +277,14 @@ def write(
     root = Path(root)
     if root.exists():
         raise FileExistsError(f"{root} exists already: delete it or choose another folder")
+    workers = _cores() if workers is None else workers
     with files.whole_folder(root) as partial:
         done, total = 0, config.train_clips + config.val_clips
         for split, clips in (("train", config.train_clips), ("val", config.val_clips)):
             (partial / split).mkdir()
             writer = _PairWriter(config, split, clips // 2, partial)
             with open(partial / f"{split}.txt", "w", encoding="utf-8") as lines:
-                for pair_lines in DataLoader(writer, batch_size=None, num_workers=workers):
+                for pair_lines in DataLoader(writer, batch_size=None, num_workers=min(workers, len(writer))):
                     lines.writelines(pair_lines)
                     done += len(pair_lines)
                     if on_clips is not None:
@@ -291,18 +297,25 @@ def write(
 def ensure(config: ArrowConfig, on_clips: Callable[[int, int], None] | None = None) -> Path:
     """The folder of this data set in the cache, written now if it does not exist.
 
-    The cache is `$CTLIB_CACHE`, or `~/.cache/ctlib`; each configuration has a folder of its own.
+    The cache is `$CTLIB_CACHE`, or `~/.cache/ctlib`; each configuration has a folder of its own. Of several processes
+    that call this at once, one writes and the others wait for it.
     """
     cache = Path(os.environ.get("CTLIB_CACHE") or Path.home() / ".cache" / "ctlib")
     digest = hashlib.sha256(json.dumps(_stamp(config), sort_keys=True).encode()).hexdigest()[:10]
     root = cache / f"arrow-{digest}"
     if not root.exists():
-        try:
-            write(config, root, on_clips=on_clips)
-        except OSError:
-            if not root.exists():  # else another process has just written it
-                raise
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f".{root.name}.lock"):
+            if not root.exists():
+                for left in cache.glob(f".{root.name}-*"):  # by a writer that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                write(config, root, on_clips=on_clips)
     return root
+
+
+def _cores() -> int:
+    """The cores that this process may use, which a cluster may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stamp(config: ArrowConfig) -> dict:

@@ -1,4 +1,9 @@
 import json
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -106,6 +111,38 @@ def test_it_is_written_once_and_cached(tmp_path, monkeypatch):
     assert (root / "arrow.json").stat().st_mtime_ns == stamp
     with pytest.raises(FileExistsError, match="exists already"):
         arrow.write(CONFIG, root)
+
+
+def test_two_calls_at_once_write_it_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(arrow, "_cores", lambda: 0)
+    begun, written = threading.Barrier(2), []
+
+    def call(_):
+        begun.wait()
+        return arrow.ensure(CONFIG, on_clips=lambda done, total: written.append(done))
+
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(call, range(2))
+    assert first == second and written == [2, 4, 6, 8]
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == [first]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_writer_that_is_killed_blocks_nothing_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(arrow, "_cores", lambda: 0)  # the loader's processes would end, and unlock, seconds later
+
+    def die(done, total):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    writer = multiprocessing.get_context("fork").Process(target=arrow.ensure, args=(CONFIG, die))
+    writer.start()
+    writer.join()
+    (partial,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    root = arrow.ensure(CONFIG)
+    assert partial.name.startswith(f".{root.name}-") and not partial.exists()
+    assert len((root / "val.txt").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(
