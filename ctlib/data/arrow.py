@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ctlib import files
 from ctlib.config import ArrowConfig
-from ctlib.data import drawing
+from ctlib.data import actions, drawing
 from ctlib.data.encoding import write_frames
 
-VERSION = 1  # of the drawing: other pixels are another data set
+VERSION = 2  # of the drawing: other pixels are another data set
 MARGIN = 1.3  # the background is wider than the picture, since the camera shakes
 
 
@@ -36,84 +36,6 @@ class Rendered(NamedTuple):
 
     frames: np.ndarray  # uint8 (n, H, W, 3)
     mask: np.ndarray  # bool (n, H, W), where the acting object is
-
-
-# ---------------------------------------------------------------- the actions
-# An action maps progress s, (n,) from 0 to 1, to the poses of one or two objects. Lengths are in heights of the
-# picture, with 0 at its centre and y downwards; angles in radians, clockwise on the screen.
-
-
-def _path(s, rng, extent, angle):
-    """Positions along a line of length `extent` in direction `angle` through a random place."""
-    room = max(0.0, 0.38 - extent / 2)
-    along, across = rng.uniform(-room, room), rng.uniform(-0.25, 0.25)
-    x, y = (s - 0.5) * extent + along, across
-    return x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
-
-
-def _push_right(s, rng, reach):
-    x, y = _path(s, rng, 0.6 * reach, 0.0)
-    return [drawing.pose(s, x, y)]
-
-
-def _fall(s, rng, reach):
-    x, y = _path(s, rng, 0.6 * reach, math.pi / 2)
-    return [drawing.pose(s, x, y)]
-
-
-def _grow(s, rng, reach):
-    scale = 0.7 * (1 + 1.2 * reach) ** s
-    return [drawing.pose(s, *_place(rng), scale, scale)]
-
-
-def _turn_clockwise(s, rng, reach):
-    return [drawing.pose(s, *_place(rng), 1.9, 0.65, s * math.radians(150) * reach)]
-
-
-def _appear(s, rng, reach):
-    return [drawing.pose(s, *_place(rng), opacity=1 - reach * (1 - s))]
-
-
-def _come_together(s, rng, reach):
-    angle, (x, y) = rng.uniform(0, math.pi), _place(rng, 0.1)
-    gap = 0.14 + (1 - s) * 0.22 * reach
-    dx, dy = gap * math.cos(angle), gap * math.sin(angle)
-    return [drawing.pose(s, x + dx, y + dy, 0.8, 0.8), drawing.pose(s, x - dx, y - dy, 0.8, 0.8)]
-
-
-def _cover(s, rng, reach):
-    angle, (x, y) = rng.uniform(0, 2 * math.pi), _place(rng, 0.1)
-    gap = (1 - s) * 0.38 * reach
-    still, over = (
-        drawing.pose(s, x, y),
-        drawing.pose(s, x + gap * math.cos(angle), y + gap * math.sin(angle), 1.15, 1.15),
-    )
-    return [still, over]
-
-
-def _stretch(s, rng, reach):
-    return [drawing.pose(s, *_place(rng), 0.8 * (1 + 1.4 * reach) ** s, 0.8, rng.uniform(0, math.pi))]
-
-
-def _place(rng, room: float = 0.22):
-    return rng.uniform(-room, room, 2)
-
-
-# The pairs: the action's name, its name when played backwards, and its poses.
-ACTIONS: list[tuple[str, str, Callable]] = [
-    ("Pushing something from left to right", "Pushing something from right to left", _push_right),
-    ("Something falling down", "Something rising up", _fall),
-    ("Something growing", "Something shrinking", _grow),
-    ("Turning something clockwise", "Turning something counter-clockwise", _turn_clockwise),
-    ("Something appearing", "Something disappearing", _appear),
-    ("Two things coming together", "Two things moving apart", _come_together),
-    ("Covering something", "Uncovering something", _cover),
-    ("Stretching something", "Squeezing something", _stretch),
-]
-CLASSES = tuple(name for forward, backward, _ in ACTIONS for name in (forward, backward))
-
-
-# ---------------------------------------------------------------- drawing
 
 
 def _progress(rng, n: int, difficulty: float) -> np.ndarray:
@@ -138,27 +60,26 @@ class _Scene(NamedTuple):
 def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
     rng = np.random.default_rng([VERSION, config.seed, ("train", "val").index(split), pair])
     n, size, hard = config.num_frames, config.size, config.difficulty
-    action = ACTIONS[pair % len(ACTIONS)][2]
+    chosen = actions.choose(config.actions)
+    action = chosen[pair % len(chosen)]
 
     wide = int(size * MARGIN)
     background = drawing.background(rng, wide, 0.2 + 0.4 * hard)
     shake = drawing.drift(rng, n, 0.05 * hard)
 
-    def moved(poses: np.ndarray, reach: float) -> np.ndarray:
-        poses = poses.copy()
-        poses[:, :2] += shake + drawing.drift(rng, n, reach)
-        return poses
-
     layers = []
     for _ in range(rng.binomial(4, hard)):
         where = drawing.pose(np.zeros(n), *rng.uniform(-0.45, 0.45, 2), angle=rng.uniform(0, 2 * math.pi))
-        layers.append((drawing.sprite(rng, 24), moved(where, 0.1 * hard), rng.uniform(0.04, 0.08), False))
-    reach = rng.uniform(0.75, 1.0) * (1 - 0.6 * hard)
+        where[:, :2] += shake + drawing.drift(rng, n, 0.1 * hard)
+        layers.append((drawing.sprite(rng, 24), where, rng.uniform(0.04, 0.08), False))
+    plain = rng.uniform(0.75, 1.0) * action.plain**hard
     turn, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.16, 0.22)
     progress = _progress(rng, n, hard)
-    for poses in action(progress, rng, reach):
+    drifting = shake + drawing.drift(rng, n, 0.02 * hard)  # all objects of an action alike
+    for poses in action.poses(progress, rng, plain):
+        poses[:, :2] += drifting
         poses[:, 4] += turn
-        layers.append((drawing.sprite(rng, 32), moved(poses, 0.02 * hard), radius, True))
+        layers.append((drawing.sprite(rng, 32), poses, radius, True))
     return _Scene(background, shake, layers, progress, rng)
 
 
@@ -182,7 +103,7 @@ def _mask(scene: _Scene, size: int) -> np.ndarray:
 
 
 def render(config: ArrowConfig, split: str, pair: int) -> Rendered:
-    """Draw the forward clip of a pair, deterministic in (seed, split, pair). Pair i shows action i mod 8."""
+    """Draw the forward clip of a pair, deterministic in (seed, split, pair). The actions take turns."""
     scene = _scene(config, split, pair)
     n, size = config.num_frames, config.size
     noise = torch.from_numpy(scene.rng.standard_normal((n, 1, size, size), dtype=np.float32))
@@ -236,6 +157,7 @@ class _PairWriter(Dataset):
 
     def __init__(self, config: ArrowConfig, split: str, pairs: int, folder: Path):
         self.config, self.split, self.pairs, self.folder = config, split, pairs, folder
+        self.actions = len(actions.choose(config.actions))
 
     def __len__(self) -> int:
         return self.pairs
@@ -246,7 +168,7 @@ class _PairWriter(Dataset):
         for backward, (direction, shown) in enumerate({"forward": frames, "backward": frames[::-1]}.items()):
             name = f"{self.split}/{pair:06d}_{direction}.mp4"
             write_frames(self.folder / name, shown)
-            lines.append(f"{name} {len(shown)} {2 * (pair % len(ACTIONS)) + backward}\n")
+            lines.append(f"{name} {len(shown)} {2 * (pair % self.actions) + backward}\n")
         return lines
 
 
@@ -289,7 +211,7 @@ def write(
                     done += len(pair_lines)
                     if on_clips is not None:
                         on_clips(done, total)
-        files.write_text(partial / "classes.txt", "\n".join(CLASSES) + "\n")
+        files.write_text(partial / "classes.txt", "\n".join(actions.class_names(config.actions)) + "\n")
         files.write_json(partial / "arrow.json", _stamp(config))
     return root
 

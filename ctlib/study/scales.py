@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctlib import files
-from ctlib.config import Config, ModelConfig, RunConfig, check_choice, parse_pairs
-from ctlib.data.arrow import CLASSES
+from ctlib.config import ArrowConfig, Config, ModelConfig, RunConfig, check_choice, parse_pairs
+from ctlib.data.actions import class_names
 from ctlib.models import MODELS, model_config
 from ctlib.study.tables import PARTS, ROWS, TABLES, Network, Rows
-from ctlib.training.recipes import run_config
+from ctlib.training.recipes import RECIPES, run_config
 
 REAL = ("something-v1", "mini-kinetics-200")  # the data sets of the scale paper; each needs its folder
 
@@ -52,7 +52,9 @@ class Scale(NamedTuple):
             dims = tuple(size if size < 0 else max(1, round(size * math.sqrt(self.width / 64))) for size in dims)
         if isinstance(kernels[0], tuple) and len(set(kernels)) == 1:
             kernels = kernels[0]
-        classes = len(CLASSES) if self.data == "arrow" else config.num_classes
+        classes = config.num_classes
+        if self.data == "arrow":
+            classes = len(class_names(RECIPES[self.recipe].arrow.get("actions", ArrowConfig.actions)))
         backbone = self.backbones[config.backbone]
         scaled = dataclasses.replace(config, num_classes=classes, backbone=backbone, dims=dims, kernels=kernels)
         train_size = network.train_size and self.pixels(network.train_size, config.backbone)

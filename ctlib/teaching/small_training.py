@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ctlib.config import check_choice
 from ctlib.cost import eval_with_hooks
+from ctlib.data import actions as known
 from ctlib.data import arrow
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.transforms import test_views
@@ -29,16 +30,13 @@ class Clips(NamedTuple):
 
 
 def check(
-    actions: list[int], train_pairs: int, test_pairs: int, num_frames: int, size: int, epochs: int, min_size: int = 32
+    actions: list[str], train_pairs: int, test_pairs: int, num_frames: int, size: int, epochs: int, min_size: int = 32
 ) -> None:
     """Raise ValueError for parameters that `draw` or `train` would refuse, before either has begun.
 
     Pairs are those of each action. The networks accept at least `min_size` pixels.
     """
-    for action in actions:
-        check_choice("action", action, range(len(arrow.ACTIONS)))
-    if not actions or len(set(actions)) < len(actions):
-        raise ValueError(f"actions must be at least one, each named once, got {actions}")
+    known.choose(tuple(actions))
     if num_frames < 2 or num_frames % 2:
         raise ValueError(f"num_frames must be even, as a clip and its reverse share their frames, got {num_frames}")
     pairs = math.ceil(BATCH / 2 / len(actions))  # for one batch
@@ -48,7 +46,7 @@ def check(
 
 
 def draw(
-    actions: list[int],
+    actions: list[str],
     count: int,
     split: str,
     num_frames: int = 8,
@@ -59,31 +57,28 @@ def draw(
     """Draw clips of some actions of Arrow of Time, without writing videos.
 
     Args:
-        actions: indices of `arrow.ACTIONS`.
+        actions: names of `actions.ACTIONS`.
         count: time-reversed pairs of clips of each action.
         split: "train" or "val", whose clips differ.
         num_frames: T, even; taken from 48 by the sampling "mirrored", as in testing.
         size: pixels, height and width.
         on_clips: called with the number of pairs drawn and of all pairs.
     """
-    for action in actions:
-        check_choice("action", action, range(len(arrow.ACTIONS)))
+    names = known.class_names(tuple(actions))
     check_choice("split", split, ("train", "val"))
-    if count < 1 or not actions:
-        raise ValueError(f"at least one action and one pair of clips are needed, got {actions} and {count}")
-    config = arrow.ArrowConfig(size=size, difficulty=0.0, seed=seed)
+    check_minimum(count=(count, 1))
+    config = arrow.ArrowConfig(size=size, difficulty=0.0, actions=tuple(actions), seed=seed)
     chosen = SAMPLINGS["mirrored"].test(config.num_frames, num_frames, 1).ravel()
     clips, labels, masks = [], [], []
     for index in range(count):
-        for label, action in enumerate(actions):
-            drawn = arrow.render(config, split, index * len(arrow.ACTIONS) + action)
+        for label in range(len(actions)):
+            drawn = arrow.render(config, split, index * len(actions) + label)
             forward, mask = test_views(drawn.frames[chosen], size, size, 1)[0], drawn.mask[chosen]
             clips += [forward, forward.flip(1)]
             masks += [mask, mask[::-1]]
             labels += [2 * label, 2 * label + 1]
         if on_clips is not None:
             on_clips((index + 1) * len(actions), count * len(actions))
-    names = tuple(name for action in actions for name in arrow.ACTIONS[action][:2])
     return Clips(torch.stack(clips), torch.tensor(labels), names, np.stack(masks))
 
 

@@ -57,14 +57,14 @@ RECIPES: dict[str, Recipe] = {
         model={"dropout": 0.1, "num_frames": 8},
         data={"size": 48, "workers": 1},
         compute={"threads": 1},
-        arrow={"train_clips": 4000, "val_clips": 2000, "difficulty": 0.2},
+        arrow={"train_clips": 4000, "val_clips": 2000, "difficulty": 0.5, "actions": "all"},
     ),
     "single-gpu": Recipe(
         "Arrow of Time at its hardest on one GPU, for the paper's networks without ImageNet weights",
         recipe={"epochs": 30, "lr": 0.04, "weight_decay": 1e-4, "warmup": 2},
         model={"dropout": 0.3, "num_frames": 8},
         data={"size": 112, "workers": 8},
-        arrow={"train_clips": 16_000, "val_clips": 2000, "size": 128, "difficulty": 0.6},
+        arrow={"train_clips": 16_000, "val_clips": 2000, "size": 128, "difficulty": 0.6, "actions": "all"},
     ),
 }
 

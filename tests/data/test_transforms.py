@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ctlib.data import transforms
-from ctlib.data.arrow import CLASSES
+from ctlib.data.actions import ACTIONS, class_names
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (64, 64), (100, 176)])
@@ -53,15 +53,13 @@ def test_test_views_are_crops_of_the_resized_clip():
 
 
 def test_flips_swap_labels_by_name():
-    flipped = transforms.flipped_labels(CLASSES)
-    names = {CLASSES[a]: CLASSES[b] for a, b in enumerate(flipped) if a != b}
-    assert names == {
-        "Pushing something from left to right": "Pushing something from right to left",
-        "Pushing something from right to left": "Pushing something from left to right",
-        "Turning something clockwise": "Turning something counter-clockwise",
-        "Turning something counter-clockwise": "Turning something clockwise",
-    }
-    assert list(flipped[flipped]) == list(range(len(CLASSES)))
+    classes = class_names("all")
+    flipped = transforms.flipped_labels(classes)
+    names = {classes[a]: classes[b] for a, b in enumerate(flipped) if a != b}
+    sided = [ACTIONS[name] for name in ("push", "turn", "hop", "pass", "mark")]
+    forward, backward = ({action[side]: action[1 - side] for action in sided} for side in (0, 1))
+    assert names == forward | backward
+    assert list(flipped[flipped]) == list(range(len(classes)))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_its_exercises_are_current_and_blank(path):
         ("2_interaction", {"seed": 1}, "unknown parameter 'seed': did you mean 'seeds'"),
         ("2_interaction", {"channels": 8}, "channels must split into 4 sizes above 1, got 8"),
         ("3_tensor_excitation", {"num_frames": 7}, "num_frames must be even"),
-        ("3_tensor_excitation", {"actions": [99]}, "unknown action"),
+        ("3_tensor_excitation", {"actions": ["pull"]}, "unknown action"),
         ("3_tensor_excitation", {"train_pairs": 1}, "train_pairs must be at least 8"),
         ("4_from_block_to_network", {"num_frame": 8}, "unknown parameter 'num_frame': did you mean 'num_frames'"),
         ("4_from_block_to_network", {"size": 16}, "size must be at least 32, got 16"),

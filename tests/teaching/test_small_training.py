@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from ctlib import models
-from ctlib.data import arrow
+from ctlib.data.actions import ACTIONS
 from ctlib.teaching import small_training
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return small_training.draw([0, 2], 2, "train", num_frames=4, size=16)
+    return small_training.draw(["push", "grow"], 2, "train", num_frames=4, size=16)
 
 
 def build(blocks):
@@ -23,28 +23,28 @@ def test_clips_come_in_mirrored_pairs_of_the_actions_asked_for(drawn):
     assert torch.equal(drawn.clips[0::2].flip(2), drawn.clips[1::2])
     assert (drawn.masks[0::2, ::-1] == drawn.masks[1::2]).all()
     assert drawn.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert drawn.classes == (arrow.CLASSES[0], arrow.CLASSES[1], arrow.CLASSES[4], arrow.CLASSES[5])
+    assert drawn.classes == (*ACTIONS["push"][:2], *ACTIONS["grow"][:2])
 
 
 def test_training_and_test_clips_differ_and_each_is_drawn_the_same_again(drawn):
-    again = small_training.draw([0, 2], 1, "train", num_frames=4, size=16)
+    again = small_training.draw(["push", "grow"], 1, "train", num_frames=4, size=16)
     assert torch.equal(again.clips, drawn.clips[:4])
-    assert not torch.equal(small_training.draw([0, 2], 1, "val", num_frames=4, size=16).clips, again.clips)
+    assert not torch.equal(small_training.draw(["push", "grow"], 1, "val", num_frames=4, size=16).clips, again.clips)
 
 
 def test_drawing_reports_its_progress():
     reports = []
-    small_training.draw([0, 1], 2, "val", 4, 16, on_clips=lambda done, total: reports.append((done, total)))
+    small_training.draw(["push", "fall"], 2, "val", 4, 16, on_clips=lambda done, total: reports.append((done, total)))
     assert reports == [(2, 4), (4, 4)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (([8], 1, "train"), "unknown action '8'|unknown action 8"),
-        (([0], 1, "test"), "unknown split 'test'"),
-        (([0], 0, "train"), "at least one action and one pair"),
-        (([], 1, "train"), "at least one action and one pair"),
+        ((["pull"], 1, "train"), "unknown action 'pull'"),
+        ((["push"], 1, "test"), "unknown split 'test'"),
+        ((["push"], 0, "train"), "count must be at least 1, got 0"),
+        (([], 1, "train"), "at least one, each named once"),
     ],
 )
 def test_drawing_refuses_unknown_actions_and_splits(arguments, text):
@@ -52,15 +52,15 @@ def test_drawing_refuses_unknown_actions_and_splits(arguments, text):
         small_training.draw(*arguments)
 
 
-FINE = {"actions": [0], "train_pairs": 8, "test_pairs": 1, "num_frames": 4, "size": 32, "epochs": 1}
+FINE = {"actions": ["push"], "train_pairs": 8, "test_pairs": 1, "num_frames": 4, "size": 32, "epochs": 1}
 
 
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"actions": [99]}, "unknown action"),
+        ({"actions": ["pull"]}, "unknown action"),
         ({"actions": []}, "at least one, each named once"),
-        ({"actions": [1, 1]}, "at least one, each named once"),
+        ({"actions": ["fall", "fall"]}, "at least one, each named once"),
         ({"num_frames": 7}, "num_frames must be even.*got 7"),
         ({"num_frames": 0}, "num_frames must be even"),
         ({"size": 31}, "size must be at least 32"),
