@@ -277,12 +277,18 @@ class RecipeConfig(Config):
     weight_decay: float = at_least(0, 5e-4)  # not on biases and batch norms
     clip_norm: float = at_least(0, 20.0)  # bound on the norm of all gradients together
     label_smoothing: float = at_least(0, 0.0)
+    test_epochs: int = at_least(0, 0)  # how many of the last epochs end with a test; 0: all of them
     frozen: str = one_of(("none", "backbone"), "none")  # backbone: `models.freeze_backbone`, as the authors' code does
 
     def __post_init__(self):
         super().__post_init__()
         if self.warmup > self.epochs:
             raise ValueError(f"warmup must be at most the {self.epochs} epochs, got {self.warmup}")
+
+    @property
+    def first_tested(self) -> int:
+        """The first epoch, from 1, that ends with a test; all after it do."""
+        return max(1, self.epochs + 1 - (self.test_epochs or self.epochs))
 
 
 @dataclass(frozen=True)

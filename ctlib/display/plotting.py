@@ -35,7 +35,7 @@ def learning_curves(histories: dict[str, pd.DataFrame], bound: float | None = No
     """Loss and accuracy by epoch, one line per run.
 
     Args:
-        histories: run -> its history (epoch, loss, train_top1, top1).
+        histories: run -> its history (epoch, loss, train_top1, top1; the last is missing where it was not tested).
         bound: the bound of frame averaging in testing, percent; drawn as a line.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))

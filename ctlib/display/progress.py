@@ -1,6 +1,7 @@
 """Progress of what takes long: live where a person has the notebook open, else a few lines of text."""
 
 import importlib.util
+import math
 import sys
 import time
 from collections import deque
@@ -57,7 +58,8 @@ class TrainingLog:
         if not self.steps_done:
             self.resumed += 1
         elif self._recent:
-            self._test_seconds = self.clock() - self._recent[-1][0]
+            if _is_tested(row):
+                self._test_seconds = self.clock() - self._recent[-1][0]
             self._recent.clear()
 
     @property
@@ -71,10 +73,15 @@ class TrainingLog:
 
     @property
     def test_seconds(self) -> float | None:
-        """Seconds of an epoch's test: of the last one, or estimated from the rows of an earlier training."""
-        if self._test_seconds is None and self.resumed and self.step_seconds is not None:
+        """Seconds of an epoch's test: of the last one, or estimated from the rows of an earlier training.
+
+        None before the first test. All epochs after a tested one are tested too.
+        """
+        if self._test_seconds is not None or self.step_seconds is None:
+            return self._test_seconds
+        if self.resumed and _is_tested(self.rows[-1]):
             return max(0.0, self.rows[-1]["seconds"] - self.step_seconds * self.steps_total / self.epochs)
-        return self._test_seconds
+        return None
 
     @property
     def seconds_left(self) -> float | None:
@@ -120,8 +127,13 @@ class TrainingLog:
         return f"{text}\n{self.line(self.rows[-1])}" if self.rows else text
 
 
+def _is_tested(row: dict) -> bool:
+    return not math.isnan(row["top1"])
+
+
 def _measures(row: dict) -> str:
-    return f"loss {row['loss']:.3f}  train {row['train_top1']:5.1f} %  test {row['top1']:5.1f} %"
+    trained = f"loss {row['loss']:.3f}  train {row['train_top1']:5.1f} %"
+    return f"{trained}  test {row['top1']:5.1f} %" if _is_tested(row) else trained
 
 
 def _duration(seconds: float) -> str:

@@ -36,7 +36,8 @@ class Plan:
         views = len(self.run.samples["val"]) * config.data.clips * config.data.crops
         forward = self.compute_seconds / config.recipe.batch / 3  # a backward pass costs twice a forward pass
         test = max(views * forward, self.loading(views))
-        return config.recipe.epochs * (self.steps_per_epoch * step + test)
+        tests = config.recipe.epochs + 1 - config.recipe.first_tested
+        return config.recipe.epochs * self.steps_per_epoch * step + tests * test
 
     def loading(self, clips: int) -> float:
         """Seconds to load clips in all loader processes together."""

@@ -3,7 +3,7 @@
 A run's folder holds
 
 - `config.json`: what was asked, and what `run.resolve` answered,
-- `history.csv`: one line per epoch,
+- `history.csv`: one line per epoch; `top1` and `top5` are empty where the epoch was not tested,
 - `predictions.csv`: one line per test video,
 - `checkpoint.pt`,
 - `result.json`, written last,

@@ -31,7 +31,7 @@ def train(
     on_step: Callable[[int, int, float], None] | None = None,
     on_epoch: Callable[[dict], None] | None = None,
 ) -> dict:
-    """Train a network, test it after each epoch, and record the run. Resume it if it was begun; read it if finished.
+    """Train a network, test it after its epochs, and record the run. Resume it if it was begun; read it if finished.
 
     What is reported is the network after the last epoch: none is chosen by its test accuracy. Under `torchrun` or
     `accelerate launch`, call it in each process. Everything random depends on the seed and on what it is drawn for.
@@ -111,7 +111,7 @@ def _run_epochs(trainer: Trainer, folder: RunFolder, on_step, on_epoch) -> dict:
         call(on_epoch, row)
     while trainer.epoch < trainer.config.recipe.epochs:
         trainer.train_epoch(on_step)
-        trainer.test_epoch()
+        trainer.end_epoch()
         call(on_epoch, trainer.history[-1])
     scores = trainer.test()
     result = _result(trainer, scores)

@@ -252,11 +252,14 @@ class Trainer:
         if processes.stop_requested() and self.run.processes == 1:
             self._stop()
 
-    def test_epoch(self) -> None:
-        """Test the network and close the epoch with its row of the history."""
+    def end_epoch(self) -> None:
+        """Test the network, if this epoch is to be tested, and close the epoch with its row of the history."""
         began = time.perf_counter()
         self.scores = None
-        scores = self.test()
+        tested = {"top1": math.nan, "top5": math.nan}
+        if self.epoch + 1 >= self.config.recipe.first_tested:
+            scores = self.test()
+            tested = {"top1": scores.topk(1), "top5": scores.topk(5)}
         totals, steps = self.totals, self.steps_per_epoch
         row = {
             "epoch": self.epoch + 1,
@@ -264,8 +267,7 @@ class Trainer:
             "loss": totals["loss"] / totals["read"] if totals["read"] else math.nan,
             "train_top1": 100 * totals["right"] / totals["read"] if totals["read"] else math.nan,
             "skipped": int(totals["skipped"]),
-            "top1": scores.topk(1),
-            "top5": scores.topk(5),
+            **tested,
             "seconds": self.seconds["epoch"] + time.perf_counter() - began,
             "clips_per_second": (totals["read"] + totals["skipped"]) / self.seconds["steps"],
         }
@@ -277,8 +279,9 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.folder.write_history(self.history)
         if self.config.compute.tensorboard:
-            tested = {f"test/{name}": row[name] for name in ("top1", "top5")}
-            self.accelerator.log({**tested, "train/top1": row["train_top1"]}, step=self.steps_done)
+            accuracies = {"train/top1": row["train_top1"], "test/top1": row["top1"], "test/top5": row["top5"]}
+            known = {name: value for name, value in accuracies.items() if not math.isnan(value)}
+            self.accelerator.log(known, step=self.steps_done)
 
 
 class RunningStatistics:

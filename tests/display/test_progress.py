@@ -1,3 +1,4 @@
+import math
 import sys
 from types import SimpleNamespace
 
@@ -114,6 +115,28 @@ def test_time_left_after_resuming_in_an_epoch():
         log.summary("stopped").splitlines()[0]
         == "TSN: stopped, step 31 of 40, 3 of 4 epochs (2 from an earlier training), 0:01:04"
     )
+
+
+def test_epochs_without_a_test_have_no_test_accuracy_and_take_no_time_to_test(capsys):
+    clock = Clock()
+    log = TrainingLog("TSN", 4, batch=16, clock=clock)
+    untested = row(1, top1=math.nan)
+    run_epoch(log, clock, 1, test=None)
+    log.on_epoch(untested)
+    assert log.line(untested) == "   TSN  epoch 1/4  loss 1.500  train  40.0 %  7 s"
+    assert log.test_seconds is None and log.seconds_left == pytest.approx(30 * 0.5)
+    run_epoch(log, clock, 2, test=None)
+    log.on_epoch(row(2, top1=math.nan))
+    run_epoch(log, clock, 3)
+    assert log.seconds_left == pytest.approx(10 * 0.5 + 3.0)
+    resumed = TrainingLog("TSN", 4, batch=16, clock=clock)
+    resumed.on_epoch(untested)
+    run_epoch(resumed, clock, 2, begin=7, test=None)
+    assert resumed.test_seconds is None and resumed.seconds_left == pytest.approx(20 * 0.5)
+    with Progress("TSN", 4, batch=16) as shown:
+        shown.on_epoch(untested)
+        shown.on_step(11, 40, 1.5)
+    assert capsys.readouterr().out == "   TSN  resumed after 1 of 4 epochs  loss 1.500  train  40.0 %\n"
 
 
 def test_speed_is_of_the_last_seconds():

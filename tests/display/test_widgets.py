@@ -1,3 +1,5 @@
+import math
+
 import matplotlib.pyplot as plt
 import pytest
 
@@ -39,9 +41,11 @@ def test_the_panel_shows_the_log_and_leaves_text(progress, capsys):
         assert bytes(panel.curves.value).startswith(b"\x89PNG") and bytes(panel.curves.value) != first
         progress.on_step(2, 4, 2.5)
         assert "testing" in panel.status.value  # at once, as nothing comes until the test is done
+        progress.on_epoch({**ROW, "top1": math.nan})
+        panel._plot()  # epochs that were not tested
         progress.on_epoch(ROW)
     (text,) = panel._shown.bundle.items()
-    assert text[0] == "text/plain" and "finished, step 2 of 4, 1 of 2 epochs" in text[1] and "epoch 1/2" in text[1]
+    assert text[0] == "text/plain" and "finished, step 2 of 4, 2 of 2 epochs" in text[1] and "epoch 1/2" in text[1]
     assert all(widget.comm is None for widget in (panel.box, *panel.box.children, panel.button, panel.hint))
     assert plt.get_fignums() == [] and capsys.readouterr().out == ""
     progress.on_step(3, 4, 2.5)  # too late: it does no harm

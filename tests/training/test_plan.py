@@ -36,6 +36,15 @@ def test_a_plan_says_what_a_run_will_do_and_estimates_its_time(run):
     assert plan.model.params == sum(weights.numel() for weights in build_model(run.model).parameters())
 
 
+def test_only_tested_epochs_take_the_time_of_a_test(run):
+    plan = dataclasses.replace(make_plan(run, seconds=0), load_seconds=0.1, compute_seconds=0.0)
+    recipe = dataclasses.replace(run.config.recipe, test_epochs=2)
+    last = dataclasses.replace(
+        plan, run=dataclasses.replace(run, config=dataclasses.replace(run.config, recipe=recipe))
+    )
+    assert plan.seconds == pytest.approx(3 * (32 + 32) * 0.1) and last.seconds == pytest.approx((3 + 2) * 32 * 0.1)
+
+
 def test_more_processes_and_workers_load_faster(run):
     plan = dataclasses.replace(make_plan(run, seconds=0), load_seconds=0.1)
     data = dataclasses.replace(run.config.data, workers=4)

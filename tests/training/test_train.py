@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import multiprocessing
 import shutil
 from types import SimpleNamespace
@@ -98,6 +99,17 @@ def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_p
     result = train.train(dataclasses.replace(config, data=checked), tmp_path / "checked run")
     assert (result["train_videos"], result["train_listed"], result["videos"], result["listed"]) == (31, 32, 32, 32)
     assert (result["sampling"], result["flip"]) == ("mirrored", True)
+
+
+def test_only_the_last_epochs_are_tested_where_asked_for(config, finished, tmp_path):
+    rows = []
+    result = train.train(replaced(config, recipe={"test_epochs": 1}), tmp_path, on_epoch=rows.append)
+    history, every = records.RunFolder(tmp_path).history(), finished.folder.history()
+    numbers = ["loss", "train_top1", "top1", "top5"]
+    assert history[numbers].iloc[1].equals(every[numbers].iloc[1]) and result["top1"] == finished.result["top1"]
+    assert history.loc[0, ["top1", "top5"]].isna().all() and math.isnan(rows[0]["top1"])
+    assert history.loss.equals(every.loss)
+    assert [RecipeConfig(epochs=20, test_epochs=n).first_tested for n in (0, 1, 2, 20, 30)] == [1, 20, 19, 1, 1]
 
 
 def test_a_frozen_backbone_stays_as_it_was_and_the_rest_learns(config, finished, tmp_path):
@@ -312,10 +324,11 @@ def test_training_starts_from_a_checkpoint(config, finished, tmp_path):
 
 def test_a_tensorboard_log_holds_what_was_learned(config, tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    logged = replaced(config, compute={"tensorboard": True})
+    logged = replaced(config, compute={"tensorboard": True}, recipe={"test_epochs": 1})
     train.train(logged, tmp_path)
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("train/loss")) == 8
     history = records.RunFolder(tmp_path).history()
-    assert [event.value for event in events.Scalars("test/top1")] == pytest.approx(history.top1.tolist())
+    assert [event.value for event in events.Scalars("train/top1")] == pytest.approx(history.train_top1.tolist())
+    assert [event.value for event in events.Scalars("test/top1")] == pytest.approx(history.top1.tolist()[1:])
