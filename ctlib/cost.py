@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctlib.config import check_choice
 from ctlib.ct_module import Kernel, kernel_of_each
+from ctlib.excitation import reduction_of
 from ctlib.kernels import BATCH_NORMS
 from ctlib.tensorize import TensorSeparableConv, resolve_dims
 
@@ -152,7 +153,7 @@ def ct_block_formula(
     parts["point-wise"] = (len(dims) - 1) * positions * (c * c + 2 * c) if pointwise else 0
     parts["excitation"] = 0
     for c_k in dims if excitation == "te" else ():
-        hidden = c // max(r for r in (1, 2, 3, 4) if c_k % r == 0)
+        hidden = c // reduction_of(c_k)
         for taps, places in ((9, area), (3, num_frames), (1, num_frames)):  # spatial, temporal, channel
             # Reducing takes C/r outputs of C_k inputs, expanding C outputs of C_k/r: the same number.
             parts["excitation"] += places * (2 * hidden * c_k * taps + 2 * hidden)

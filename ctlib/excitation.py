@@ -22,12 +22,20 @@ class NoExcitation(nn.Module):
         self.spatial, self.temporal, self.channel = nn.Identity(), nn.Identity(), nn.Identity()
 
 
+def reduction_of(size: int) -> int:
+    """By how much a gate reduces the channels: the largest r <= 4 that divides C_k and leaves a group 2 channels.
+
+    It is 4 in every published network, and less in narrow ones: a single channel could be left at zero by ReLU.
+    """
+    return max(r for r in (1, 2, 3, 4) if r == 1 or (size % r == 0 and size // r >= 2))
+
+
 class TensorGate(nn.Module):
     """One branch of Tensor Excitation: X * sigmoid(TSConv(ReLU(BN(TSConv(Pool(X)))))).
 
     Both convolutions mix the sub-dimension of the convolution before them, "essentially different
     from the SE mechanism" (section 3.2). The batch norm is from appendix A.2. The first convolution
-    divides C by the largest r <= 4 that divides C_k: 4 in every published network.
+    divides C by `reduction_of(C_k)`.
 
     Args:
         channels: C.
@@ -41,7 +49,7 @@ class TensorGate(nn.Module):
 
     def __init__(self, channels: int, size: int, pooled: tuple[int, ...], kernel_size: tuple[int, int, int]):
         super().__init__()
-        reduction = max(r for r in (1, 2, 3, 4) if size % r == 0)
+        reduction = reduction_of(size)
         hidden = channels // reduction
         self.pooled = pooled
         self.reduce = TensorSeparableConv(channels, size, kernel_size, hidden)
