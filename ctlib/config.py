@@ -201,7 +201,8 @@ class ModelConfig(Config):
     pointwise: bool = True  # a dense point-wise convolution between sub-operations
     excitation: str = "te"  # te, se, none
     dropout: float = between(0, 1, 0.3)  # before the classifier
-    weights: str | None = None  # of the backbone: None (random) or "imagenet"
+    # Of the backbone: None (random), "imagenet", "shapes" (`weights.SHAPES`), or a file of `notebooks/pretrain.ipynb`.
+    weights: str | None = None
 
     def __post_init__(self):
         super().__post_init__()

@@ -13,7 +13,7 @@ from ctlib.backbones import BACKBONES, INCEPTION_BLOCKS, RESNET101_BLOCKS
 from ctlib.config import ModelConfig, check_choice, unknown_name
 from ctlib.ct_module import SPECIAL_CASES, CTModule, special_case
 from ctlib.kernels.layout import clips_of, frames_of, use_channels_last
-from ctlib.weights import published
+from ctlib.weights import check_weights, published, shapes
 
 
 class VideoClassifier(nn.Module):
@@ -63,17 +63,19 @@ def build_model(config: ModelConfig) -> VideoClassifier:
     """The network that `config` describes, on the CPU, in training mode.
 
     With `weights="imagenet"` the backbone starts from torchvision's weights, read from torch.hub's
-    cache or downloaded into it. Replaced blocks are new in either case.
+    cache or downloaded into it; with "shapes", from the package's own. Replaced blocks are new in either case.
 
     Raises:
         ValueError: an unknown backbone, module, placement or weights, or parts that do not fit together.
     """
     check_choice("backbone", config.backbone, BACKBONES)
     check_choice("module", config.module, ("ct", *SPECIAL_CASES))
-    check_choice("weights", config.weights, (None, "imagenet"))
+    check_weights(config.weights, config.backbone)
     backbone = BACKBONES[config.backbone]()
     if config.weights == "imagenet":
         backbone.load_published(published(config.backbone))
+    elif config.weights is not None:
+        backbone.load_state_dict(shapes(config.backbone, config.weights))
 
     def make_module(channels: int, out_channels: int) -> nn.Module:
         if config.module != "ct":
@@ -168,7 +170,8 @@ def _constructor(name: str, summary: str) -> Callable[..., VideoClassifier]:
 _ARGUMENTS = """Args:
     num_classes: the classifier's outputs.
     num_frames: T, frames per clip in training; the network takes any other T too.
-    weights: of the backbone: None (random) or "imagenet".
+    weights: of the backbone: None (random), or "imagenet", which the networks of the paper have; the small ones have
+        "shapes".
     **parts: other fields of `ModelConfig`, such as `excitation="none"`.
 
 Shape:

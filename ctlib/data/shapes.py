@@ -21,10 +21,11 @@ SPLITS = ("train", "test")  # pools of other shapes and backgrounds
 
 # The questions and their possible answers. Those from "lobes" to "mark" are about a lone object; the others, except
 # "objects", are about two.
+HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "objects": ("one", "two"),
     "lobes": ("2", "3", "4", "5"),
-    "hue": ("red", "yellow", "green", "cyan", "blue", "magenta"),
+    "hue": HUES,
     "across": ("far left", "left", "centre", "right", "far right"),
     "down": ("top", "high", "centre", "low", "bottom"),
     "size": ("tiny", "small", "medium", "large"),
@@ -34,14 +35,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "mark": ("none", "0", "45", "90", "135", "180", "225", "270", "315"),  # its direction, degrees clockwise
     "gap": ("overlapping", "close", "apart", "far"),
     "line": ("0", "45", "90", "135"),  # of the line through both, degrees clockwise
-    "front": (
-        "red",
-        "yellow",
-        "green",
-        "cyan",
-        "blue",
-        "magenta",
-    ),  # the hue of the object in front, of two that overlap
+    "front": HUES,  # of the object in front, of two that overlap
 }
 UNANSWERED = -1  # the label of a question that a picture has no answer to
 
@@ -51,22 +45,40 @@ class Pool(NamedTuple):
 
     shapes: torch.Tensor  # (shapes, 4, 32, 32)
     looks: tuple[drawing.Look, ...]
+    spread: np.ndarray  # (shapes, 2, 2), the covariance of the points of each shape, in its own lengths
     backgrounds: torch.Tensor  # (backgrounds, 4, wide, wide)
 
 
+MARGIN = 1.3  # a background is wider than the picture, which shows a part of it
+DISTRACTORS = 3  # at most, on a background
+
+
 def make_pool(seed: int, split: str, shapes: int = 2400, backgrounds: int = 800, size: int = 64) -> Pool:
-    """Draw the shapes and the backgrounds, these for pictures of about `size` pixels."""
+    """Draw the shapes, and the backgrounds with their distractors for pictures of about `size` pixels."""
     rng = np.random.default_rng([SEED, seed, SPLITS.index(split)])
     looks = tuple(drawing.random_look(rng) for _ in range(shapes))
     drawn = torch.stack([drawing.sprite(rng, 32, look) for look in looks])
     wide = int(size * MARGIN)
     behind = torch.stack([drawing.background(rng, wide, rng.uniform(0.2, 0.6)) for _ in range(backgrounds)])
-    return Pool(drawn, looks, behind)
+    shown = rng.integers(DISTRACTORS + 1, size=backgrounds)
+    for index in range(DISTRACTORS):
+        place, angle = rng.uniform(-0.5, 0.5, (2, backgrounds)), rng.uniform(0, 2 * math.pi, backgrounds)
+        poses = drawing.pose(shown, *place, angle=angle, opacity=index < shown)
+        small = rng.uniform(0.03, 0.07, backgrounds) / MARGIN
+        behind[:, :3] = _over(behind[:, :3], drawn[rng.integers(shapes, size=backgrounds)], poses, small)
+    return Pool(drawn, looks, _spread(drawn[:, 3].numpy()), behind)
 
 
-MARGIN = 1.3  # a background is wider than the picture, which shows a part of it
-DISTRACTORS = 3  # at most
-HALF = 0.4  # centres of objects lie within this of the picture's
+def _spread(coverage: np.ndarray) -> np.ndarray:
+    """The covariances of points that are weighted by coverage: (n, size, size) -> (n, 2, 2)."""
+    axis = np.linspace(-1.25, 1.25, coverage.shape[-1])
+    points = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    weight = coverage.reshape(len(coverage), -1) / coverage.sum((1, 2))[:, None]
+    centred = points - (weight @ points)[:, None]
+    return np.einsum("np,npi,npj->nij", weight, centred, centred)
+
+
+ROOM = 0.4  # centres of objects lie within this of the picture's, across and down
 
 
 class Scenes(NamedTuple):
@@ -90,7 +102,7 @@ def random_scenes(pool: Pool, rng: np.random.Generator, count: int) -> Scenes:
     # As wide as `stretch` is narrow, so that the area says the size and not how far it is stretched.
     stretch = np.exp(rng.uniform(0, math.log(STRETCHES[-1]), (2, count)) * (rng.uniform(size=(2, count)) < 0.7))
     angle = rng.uniform(0, 2 * math.pi, (2, count))
-    centre = rng.uniform(-HALF, HALF, (2, 2, count))
+    centre = rng.uniform(-ROOM, ROOM, (2, 2, count))
     # Of two objects, the second lies at a random distance and in a random direction of the first; they are smaller.
     radius[:, two] = np.minimum(radius[:, two], SIZES[-2])
     middle, distance, direction = 0.5 * centre[0], rng.uniform(0.05, 0.6, count), rng.uniform(0, 2 * math.pi, count)
@@ -101,38 +113,44 @@ def random_scenes(pool: Pool, rng: np.random.Generator, count: int) -> Scenes:
     opacity[1] = two
     wide, narrow = stretch**0.5, stretch**-0.5
     pose = np.stack([drawing.pose(angle[i], *centre[i], wide[i], narrow[i], angle[i], opacity[i]) for i in (0, 1)])
-    marked = ~two & (rng.uniform(size=count) < 0.6)
+    marked = ~two & (radius[0] >= SIZES[1]) & (rng.uniform(size=count) < 0.6)
     mark = np.where(marked, rng.uniform(0, 2 * math.pi, count), np.nan)
     return Scenes(shape, pose, radius, mark)
 
 
-# Edges between answers.
-SIZES = np.array([0.1, 0.14, 0.19, 0.255, 0.34])
-STRETCHES = np.array([1.0, 1.25, 2.0, 3.5])
+# Edges between answers, with the least and the largest value of what is drawn.
+SIZES = np.array([0.12, 0.16, 0.21, 0.275, 0.36])
+STRETCHES = np.array([1.0, 1.4, 2.2, 3.5])
 OPACITIES = np.array([0.25, 0.5, 0.75, 1.0])
-PLACES = np.linspace(-HALF, HALF, 6)
+PLACES = np.linspace(-ROOM, ROOM, 6)
 GAPS = np.array([0.0, 0.08, 0.2])  # between the rims of two objects
+SHALLOW = 0.17  # the least depth of lobes that can be counted
 
 
 def answers(scenes: Scenes, pool: Pool) -> np.ndarray:
     """The label of each question, int64 (n, questions); `UNANSWERED` where the scene has no answer."""
     (x, y, wide, narrow, angle, opacity), second = scenes.pose[0].T, scenes.pose[1].T
-    lobes, hue = (np.array([getattr(look, part) for look in pool.looks])[scenes.shape] for part in ("lobes", "hue"))
-    hue = _sector(2 * math.pi * hue, 6)
-    stretch = wide / narrow
-    round_ = stretch < STRETCHES[1]
+    lobes, depth, _, hue, _, _ = np.array(pool.looks).T[:, scenes.shape]
+    hue = _sector(2 * math.pi * hue, len(HUES))
+    # A shape of two lobes is longer than wide before it is stretched.
+    turned = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1).reshape(-1, 2, 2)
+    turned = turned * np.stack([wide, narrow], -1)[:, None]
+    spread = turned @ pool.spread[scenes.shape[0]] @ turned.transpose(0, 2, 1)
+    across, down, both = spread[:, 0, 0], spread[:, 1, 1], spread[:, 0, 1]
+    shortest, longest = np.linalg.eigvalsh(spread).T
+    stretch = np.sqrt(longest / shortest)
     # Where the mark is seen: stretched with the object, then turned with it.
     seen = np.arctan2(narrow * np.sin(scenes.mark), wide * np.cos(scenes.mark)) + angle
     dx, dy = second[0] - x, second[1] - y
     gap = np.hypot(dx, dy) - scenes.radius.sum(0)
     lone = {
-        "lobes": lobes[0] - 2,
+        "lobes": np.where(depth[0] < SHALLOW, UNANSWERED, lobes[0] - 2),
         "hue": hue[0],
         "across": _between(x, PLACES[1:-1]),
         "down": _between(y, PLACES[1:-1]),
         "size": _between(scenes.radius[0], SIZES[1:-1]),
         "stretch": _between(stretch, STRETCHES[1:-1]),
-        "angle": np.where(round_, 0, 1 + _sector(2 * angle, 6)),
+        "angle": np.where(stretch < STRETCHES[1], 0, 1 + _sector(np.arctan2(2 * both, across - down), 6)),
         "opacity": _between(opacity, OPACITIES[1:-1]),
         "mark": np.where(np.isnan(scenes.mark), 0, 1 + _sector(np.nan_to_num(seen), 8)),
     }
@@ -157,33 +175,27 @@ def _sector(angle: np.ndarray, sectors: int) -> np.ndarray:
 
 
 def paint(scenes: Scenes, pool: Pool, rng: np.random.Generator, size: int) -> torch.Tensor:
-    """Draw the scenes on random backgrounds among random distractors, with noise: (n, 3, size, size), 0 to 1."""
-    count = len(scenes.mark)
-    zero = np.zeros(count)
-    backgrounds = pool.backgrounds[rng.integers(len(pool.backgrounds), size=count)]
-    room = (MARGIN - 1) / 2
-    # A turn by a multiple of 90 degrees, or mirrored, makes other backgrounds of each.
+    """Draw the scenes on random backgrounds, with noise: (n, 3, size, size), 0 to 1."""
+    count, hidden = len(scenes.mark), (MARGIN - 1) / 2
+    # Turned by a multiple of 90 degrees or mirrored, a background is another one.
     turn, mirrored = rng.integers(4, size=count) * math.pi / 2, rng.choice([-1.0, 1.0], count)
-    shown = drawing.pose(zero, *rng.uniform(-room, room, (2, count)), mirrored, 1.0, turn)
+    shown = drawing.pose(turn, *rng.uniform(-hidden, hidden, (2, count)), mirrored, 1.0, turn)
+    backgrounds = pool.backgrounds[rng.integers(len(pool.backgrounds), size=count)]
     picture, _ = drawing.layer(backgrounds, shown, 0.4 * MARGIN, size)
-    layers = []
-    there = rng.integers(DISTRACTORS + 1, size=count)
-    for index in range(DISTRACTORS):
-        place, angle = rng.uniform(-0.45, 0.45, (2, count)), rng.uniform(0, 2 * math.pi, count)
-        shape = pool.shapes[rng.integers(len(pool.shapes), size=count)]
-        layers.append(
-            (shape, drawing.pose(zero, *place, angle=angle, opacity=index < there), rng.uniform(0.03, 0.07, count))
-        )
     first, second = (pool.shapes[indices] for indices in scenes.shape)
-    marked = torch.from_numpy(~np.isnan(scenes.mark))
-    first[marked] = drawing.mark(first[marked], scenes.mark[marked.numpy()])
-    layers += [(first, scenes.pose[0], scenes.radius[0]), (second, scenes.pose[1], scenes.radius[1])]
-    for shape, pose, radius in layers:
-        colour, coverage = drawing.layer(shape, pose, radius, size)
-        picture = picture + coverage * (colour - picture)
+    marked, two = ~np.isnan(scenes.mark), scenes.two
+    first[marked] = drawing.mark(first[marked], scenes.mark[marked])
+    picture = _over(picture, first, scenes.pose[0], scenes.radius[0])
+    if two.any():
+        picture[two] = _over(picture[two], second[two], scenes.pose[1, two], scenes.radius[1, two])
     noise = torch.from_numpy(rng.standard_normal((count, 1, size, size), dtype=np.float32))
     strength = torch.from_numpy(rng.uniform(0, 6 / 255, (count, 1, 1, 1)).astype(np.float32))
     return (picture + strength * noise).clamp(0, 1)
+
+
+def _over(pictures: torch.Tensor, shapes: torch.Tensor, poses: np.ndarray, radius: np.ndarray) -> torch.Tensor:
+    colour, coverage = drawing.layer(shapes, poses, radius, pictures.shape[-1])
+    return pictures + coverage * (colour - pictures)
 
 
 def pictures(pool: Pool, rng: np.random.Generator, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -112,14 +112,14 @@ def question_losses(logits: tuple[torch.Tensor, ...], labels: torch.Tensor) -> t
 
 
 @torch.no_grad()
-def accuracies(model: nn.Module, size: int, count: int = TEST_PICTURES) -> pd.Series:
+def accuracies(model: nn.Module, size: int) -> pd.Series:
     """Percent right of each question on test pictures, of other shapes and backgrounds than any in training."""
     pool, rng = shapes.make_pool(0, "test", 600, 200, size), np.random.default_rng([shapes.SEED, 0, 1])
     training = model.training
     model.eval()
     right, answered = torch.zeros(len(shapes.QUESTIONS)), torch.zeros(len(shapes.QUESTIONS))
-    for begin in range(0, count, 128):
-        pictures, labels = shapes.pictures(pool, rng, min(128, count - begin), size)
+    for begin in range(0, TEST_PICTURES, 128):
+        pictures, labels = shapes.pictures(pool, rng, min(128, TEST_PICTURES - begin), size)
         predicted = torch.stack([scores.argmax(1) for scores in model(pictures)], dim=1)
         right += (predicted == labels).sum(0)
         answered += (labels != shapes.UNANSWERED).sum(0)

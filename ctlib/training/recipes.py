@@ -8,7 +8,7 @@ from torch import nn
 from ctlib.config import RecipeConfig, RunConfig, check_choice, parse_pairs
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import model_config
-from ctlib.weights import PUBLISHED
+from ctlib.weights import having
 
 
 class Recipe(NamedTuple):
@@ -101,6 +101,9 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
     recipe = recipe or DEFAULTS[data]
     check_choice("recipe", recipe, RECIPES)
     parts = {part: dict(getattr(RECIPES[recipe], part)) for part in Recipe._fields[1:]}
+    known = having(parts["model"].get("weights"))
+    if known is not None and model_config(model).backbone not in known:
+        del parts["model"]["weights"]  # a recipe's weights are for the backbones that have them
     fields = {"name": model}
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in {**given, **parse_pairs(overrides)}.items():
@@ -110,8 +113,6 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
             parts[part][name] = value
         else:
             fields[key] = value
-    if model_config(model).backbone not in PUBLISHED:
-        parts["model"].pop("weights", None)  # no ImageNet weights are published for the small backbones
     parts["model"] = model_config(model, **parts["model"])
     parts["data"] = {"name": data, **parts["data"]}
     return RunConfig.from_dict({**fields, **parts})

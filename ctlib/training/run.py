@@ -16,6 +16,7 @@ from ctlib.data import arrow
 from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_samples
 from ctlib.data.clips import resolve_data
 from ctlib.data.sampling import check_fits
+from ctlib.weights import check_weights, start_digest
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Run:
     precision: str  # fp32, bf16 or fp16
     micro_batch: int  # clips that a process takes at once
     processes: int  # that share a batch
-    start_digest: str  # of the checkpoint whose weights training starts from; empty: none
+    start_digest: str  # of the checkpoint or of the file of Still Shapes that training starts from; empty: none
 
     def __post_init__(self):
         _check_division(self.config.recipe.batch, self.micro_batch, self.processes)
@@ -118,6 +119,8 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         raise FileNotFoundError(f"no checkpoint {config.start}")
     if compute.sync_batch_norm and machine.on_cpu(compute):
         raise ValueError("sync_batch_norm needs GPUs, and there is none")
+    if not config.start:
+        check_weights(config.model.weights, config.model.backbone)
     processes = machine.shared_by(compute)
     micro_batch = compute.micro_batch or max(1, recipe.batch // processes)
     _check_division(recipe.batch, micro_batch, processes)  # before the minutes of writing the built-in data
@@ -134,7 +137,7 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         precision=machine.precision(compute),
         micro_batch=micro_batch,
         processes=processes,
-        start_digest=files.digest(config.start) if config.start else "",
+        start_digest=files.digest(config.start) if config.start else start_digest(model.backbone, model.weights),
     )
 
 

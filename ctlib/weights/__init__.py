@@ -1,12 +1,47 @@
-"""Published weights: ImageNet's, from torchvision."""
+"""Weights that a backbone starts from: ImageNet's, from torchvision, and those of Still Shapes, which lie here.
 
+A file of Still Shapes holds the backbone's state dict as safetensors, convolutions in float16 and the rest as it is.
+Its metadata say which backbone it is of and how it was made. `notebooks/pretrain.ipynb` makes one again.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torchvision.models import get_model_weights
 
+from ctlib import files
+from ctlib.config import check_choice
+
 PUBLISHED = ("resnet50", "resnet101", "inception_v3")  # the backbones with ImageNet weights
+# The backbones with weights of Still Shapes, and the digest of each one's file.
+SHAPES: dict[str, str] = {}
+SUFFIX = ".safetensors"  # ends the name of a file of one's own, given in place of "shapes"
+
+
+def having(weights: str | None) -> tuple[str, ...] | None:
+    """The backbones that have these weights: "imagenet", "shapes", a safetensors file, or None; None: any may.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if weights is None or weights.endswith(SUFFIX):
+        return None
+    check_choice("weights", weights, (None, "imagenet", "shapes", f"a {SUFFIX} file"))
+    return PUBLISHED if weights == "imagenet" else tuple(SHAPES)
+
+
+def check_weights(weights: str | None, backbone: str) -> None:
+    """Raise ValueError unless `backbone` has these weights, and a file that is named exists."""
+    known = having(weights)
+    if known is None and weights is not None and not shapes_file(backbone, weights).is_file():
+        raise ValueError(f"no weights for {backbone!r}: {shapes_file(backbone, weights)} does not exist")
+    if known is not None and backbone not in known:
+        kind = "ImageNet weights" if weights == "imagenet" else "weights of Still Shapes"
+        raise ValueError(f"the backbone {backbone!r} has no {kind}: {', '.join(known) or 'none'} have")
 
 
 def published(backbone: str) -> dict[str, torch.Tensor]:
@@ -15,8 +50,7 @@ def published(backbone: str) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: a backbone that has none, or weights that cannot be read or downloaded.
     """
-    if backbone not in PUBLISHED:
-        raise ValueError(f"the backbone {backbone!r} has no ImageNet weights: {', '.join(PUBLISHED)} have")
+    check_weights("imagenet", backbone)
     weights = get_model_weights(backbone).IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
@@ -25,3 +59,55 @@ def published(backbone: str) -> dict[str, torch.Tensor]:
         state = "holds no weights" if cached.is_file() else f"does not exist and {weights.url} cannot be downloaded"
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"no ImageNet weights for {backbone!r}: {cached} {state} ({reason})") from error
+
+
+def shapes_file(backbone: str, weights: str = "shapes") -> Path:
+    """The file of Still Shapes weights: the package's own, or the file that is named, below the project's root."""
+    if weights == "shapes":
+        return Path(__file__).with_name(f"shapes_{backbone}{SUFFIX}")
+    return files.project_root() / Path(weights).expanduser()
+
+
+def shapes(backbone: str, weights: str = "shapes") -> dict[str, torch.Tensor]:
+    """The state dict of a backbone that was pretrained on Still Shapes.
+
+    Args:
+        backbone: a name of `backbones.BACKBONES`.
+        weights: "shapes", the package's own, checked by their digest; or a file that `save_shapes` wrote.
+
+    Raises:
+        ValueError: a backbone that has none, or a file that does not exist, is damaged or is of another backbone.
+    """
+    check_weights(weights, backbone)
+    path = shapes_file(backbone, weights)
+    if weights == "shapes" and files.digest(path) != SHAPES[backbone]:
+        raise ValueError(f"{path} is damaged: its digest is {files.digest(path)}, not {SHAPES[backbone]}")
+    try:
+        with safe_open(path, "pt") as file:
+            of = (file.metadata() or {}).get("backbone")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, as it is no dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if of != backbone:
+        raise ValueError(f"{path} holds weights of the backbone {of!r}, not of {backbone!r}")
+    return state
+
+
+def save_shapes(path: Path, state: Mapping[str, torch.Tensor], made: Mapping[str, object]) -> str:
+    """Write a backbone's state dict, and return the digest of the file.
+
+    Args:
+        path: ends in ".safetensors".
+        state: of the backbone.
+        made: how; "backbone" is its name in `backbones.BACKBONES`.
+    """
+    # Batch norms are small, and a variance may lie outside float16's range.
+    tensors = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in state.items()}
+    metadata = {key: str(value) for key, value in made.items()}
+    files.write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
+    return files.digest(path)
+
+
+def start_digest(backbone: str, weights: str | None) -> str:
+    """The digest of the file of Still Shapes that training starts from; empty for other weights."""
+    return "" if weights in (None, "imagenet") else files.digest(shapes_file(backbone, weights))

@@ -35,10 +35,20 @@ def test_what_is_left_open_is_answered_and_the_configuration_stays(config, val_s
 
 def test_a_start_takes_the_place_of_published_weights(config, tmp_path):
     (tmp_path / "start.pt").write_bytes(b"weights")
-    model = dataclasses.replace(config.model, weights="imagenet")
+    model = dataclasses.replace(config.model, backbone="resnet50", weights="imagenet")
     started = resolve(dataclasses.replace(config, model=model, start=str(tmp_path / "start.pt")))
     assert started.model.weights is None and len(started.start_digest) == 16
     assert resolve(dataclasses.replace(config, model=model)).model.weights == "imagenet"
+
+
+def test_the_file_of_still_shapes_is_part_of_what_was_asked(config, tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes(b"weights")
+    model = dataclasses.replace(config.model, weights=str(tmp_path / "mine.safetensors"))
+    assert len(resolve(dataclasses.replace(config, model=model)).start_digest) == 16
+    with pytest.raises(ValueError, match="the backbone 'quickstart' has no ImageNet weights"):
+        resolve(dataclasses.replace(config, model=dataclasses.replace(model, weights="imagenet")))
+    with pytest.raises(ValueError, match="none.safetensors does not exist"):
+        resolve(dataclasses.replace(config, model=dataclasses.replace(model, weights="none.safetensors")))
 
 
 def test_the_built_in_data_is_written_where_no_folder_is_given(config, tmp_path, monkeypatch):
