@@ -1,4 +1,4 @@
-"""Intervals of accuracies and their differences: the only place where they are computed.
+"""Intervals and tests of accuracies and their differences: the only place where they are computed.
 
 All intervals are at 95 %. None of them covers what was chosen with the same videos in view.
 """
@@ -21,7 +21,6 @@ class Interval(NamedTuple):
     low: float
     high: float
     margin: float  # half of the interval's width
-    p: float = math.nan  # two-sided, of a mean of zero
 
     @property
     def significant(self) -> bool:
@@ -29,24 +28,14 @@ class Interval(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def mean_interval(values: Sequence[float], least_std: float = 0.0) -> Interval:
-    """The mean of independent values with its t interval, in their unit; of paired differences, give these.
-
-    Args:
-        values: one per seed, say; two or more for an interval.
-        least_std: a smaller standard deviation counts as this one. A few seeds that happen to give the very same
-            difference are no proof.
-    """
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of independent values (two or more for an interval) with its t interval, in their unit."""
     count = len(values)
     mean = float(np.mean(values)) if count else math.nan
     if count < 2:
         return Interval(mean, math.nan, math.nan, math.nan)
-    error = max(float(np.std(values, ddof=1)), least_std) / math.sqrt(count)
-    if error == 0:
-        return Interval(mean, mean, mean, 0.0, float(mean == 0))
-    low, high = stats.t.interval(LEVEL, count - 1, loc=mean, scale=error)
-    p = 2 * stats.t.sf(abs(mean) / error, count - 1)
-    return Interval(mean, float(low), float(high), _t_margin(error, count), float(p))
+    margin = _t_margin(float(stats.sem(values)), count)
+    return Interval(mean, mean - margin, mean + margin, margin)
 
 
 def grouped_interval(values: np.ndarray, groups: Sequence[str]) -> Interval:
@@ -70,6 +59,65 @@ def proportion_interval(right: int, count: int) -> Interval:
     """A share of independent videos with its Wilson interval, in percent."""
     low, high = stats.binomtest(right, count).proportion_ci(LEVEL, method="wilson")
     return Interval(100 * right / count, 100 * low, 100 * high, 50 * (high - low))
+
+
+class BlockModel(NamedTuple):
+    """accuracy ~ network + block by ordinary least squares, with one variance for all networks.
+
+    A block is a seed. What its runs share (order of clips, augmentation, initial values of like parts) is the block's
+    effect, and no error of a difference. What is left, the residual, is pooled over networks.
+    """
+
+    effects: pd.Series  # of each network in the first block, percent
+    covariance: pd.DataFrame  # of these effects, in units of the residual variance
+    std: float  # residual standard deviation, points
+    df: int  # residual degrees of freedom
+
+    def contrasts(self, pairs: Sequence[tuple[str, str]], margin: float) -> pd.DataFrame:
+        """The difference of each pair of networks, the first minus the second, in points.
+
+        Args:
+            pairs: two networks each, with common blocks.
+            margin: points; differences within it are equality.
+
+        Returns:
+            One row per pair: `difference`, `low` and `high` (its t interval), `p` (two-sided, of no difference) and
+            `p_equal` (the larger of two one-sided p values, of a difference beyond either margin).
+        """
+        first, second = map(list, zip(*pairs, strict=True)) if pairs else ([], [])
+        difference = self.effects[first].to_numpy() - self.effects[second].to_numpy()
+        own = pd.Series(np.diag(self.covariance), self.covariance.index)
+        places = self.covariance.index.get_indexer
+        shared = self.covariance.to_numpy()[places(first), places(second)]
+        error = self.std * np.sqrt(own[first].to_numpy() + own[second].to_numpy() - 2 * shared)
+        low, high = stats.t.interval(LEVEL, self.df, difference, error)
+        p = 2 * stats.t.sf(np.abs(difference) / error, self.df)
+        p_equal = stats.t.sf((margin - np.abs(difference)) / error, self.df)
+        return pd.DataFrame({"difference": difference, "low": low, "high": high, "p": p, "p_equal": p_equal})
+
+
+def block_model(accuracies: pd.DataFrame, least_std: float) -> BlockModel:
+    """The model of a table of accuracies in percent.
+
+    Args:
+        accuracies: one row per block, one column per network, missing where it was not run. Two networks with two
+            blocks in common, at least.
+        least_std: a smaller residual standard deviation counts as this one. A few blocks that happen to give the very
+            same differences are no proof.
+    """
+    from statsmodels.regression.linear_model import OLS  # its import takes longer than most commands
+
+    values = accuracies.stack().dropna()
+    blocks, networks = (pd.get_dummies(values.index.get_level_values(level), dtype=float) for level in (0, 1))
+    design = np.hstack([networks, blocks.iloc[:, 1:]])  # networks' effects are those in the first block
+    fit = OLS(values.to_numpy(), design).fit()
+    kept = range(networks.shape[1])
+    return BlockModel(
+        effects=pd.Series(fit.params[kept], networks.columns),
+        covariance=pd.DataFrame(fit.normalized_cov_params[np.ix_(kept, kept)], networks.columns, networks.columns),
+        std=max(math.sqrt(fit.mse_resid), least_std),
+        df=round(fit.df_resid),
+    )
 
 
 def holm(p: pd.Series) -> pd.Series:
