@@ -1,27 +1,37 @@
-"""Comparisons: pairs of rows of the paper's tables, and which of their differences the measurements confirm.
+"""Comparisons: pairs of rows of the paper's tables, and what the measurements say about them.
 
 Two rows of one table whose published top-1 accuracies, on one data set, are at least `LEAST_GAP` points apart are a
-comparison. Its result is read off the measured difference of the two rows, paired over seeds.
+comparison. Its result comes from a model of the whole table: accuracy ~ network + block, where a block is a seed.
+Results are about the test videos that were used, not about others.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ctlib import paper
-from ctlib.study.measurements import PROTOCOL, check
+from ctlib.study.measurements import check
 from ctlib.study.scales import SCALES, Study
-from ctlib.study.tables import TABLES
+from ctlib.study.tables import REFERENCES, ROWS, TABLES, Network
 from ctlib.training import statistics
 
-AGREES, DISAGREES, INCONCLUSIVE = "agrees", "disagrees", "inconclusive"
+AGREES, DISAGREES = "agrees", "disagrees"  # significant, by its sign
+EQUAL = "equal"  # within the margin
+EQUAL_HERE = "equal, the paper differs"  # and the published gap is beyond the margin
+DECIDED = (AGREES, DISAGREES, EQUAL, EQUAL_HERE)
+INCONCLUSIVE = "inconclusive"
 NOT_RUN = "not run"  # one of the rows, or both
 NOT_AT_SCALE = "not at this scale"  # the scale has no such row, or has other real data than the published column
+
 LEAST_GAP = 0.5  # points of top-1 between two published rows that are compared
+MARGIN = 1.0  # points; differences within it are equality
+LOOKS = (5, 10, 20)  # blocks after which comparisons are tested
+ERROR = 0.05  # of each test, over all looks
 
 _SOMETHING = "Something-Something V1"
 _DATA_SETS = {
@@ -34,22 +44,37 @@ _PUBLISHED_AS = {"something-v1": _SOMETHING, "mini-kinetics-200": "Mini-Kinetics
 
 
 class Comparison(NamedTuple):
-    """Two rows of a table in one published column, and the measured difference between them."""
+    """Two rows of a table in one published column, and the measured difference between them at the newest look.
+
+    A comparison keeps the look, and so the numbers, at which it was decided.
+    """
 
     table: str
     data: str  # of the published column
     higher: str  # row, as published
     lower: str
     gap: float  # published, points of top-1
-    seeds: int = 0  # that both rows have
-    difference: float = math.nan  # higher minus lower, measured, points; the mean over these seeds
-    low: float = math.nan  # its t interval, from two seeds on
+    blocks: int = 0  # that both rows have, at the look
+    difference: float = math.nan  # higher minus lower, measured, points
+    low: float = math.nan  # its 95 % interval, from two common blocks on
     high: float = math.nan
     p: float = math.nan  # of no difference, for this comparison alone
-    p_holm: float = math.nan  # corrected for the number of measurements: the same `key` counts once
-    result: str = ""  # one of the five above
-    why: str = ""  # it is inconclusive, or which rows were not run
-    key: str = ""  # the two sets of runs and their tests; equal for one measurement in several tables or columns
+    p_holm: float = math.nan  # corrected for the number of distinct comparisons of the table
+    p_equal: float = math.nan  # of a difference beyond the margin
+    look: int = 0  # blocks after which it was tested; 0: before the first look, when no result is a test of the plan
+    result: str = INCONCLUSIVE  # one of those above
+    counted: bool = False  # at this scale, and the first in the paper with these runs and tests
+    key: str = ""  # the two sets of runs and their tests, whatever their table, column and seeds
+
+
+def error_share(look: int) -> float:
+    """The error of each test at a look: the shares of all looks add up to `ERROR`.
+
+    It is in proportion to the blocks that the look adds. By Bonferroni's inequality the error over all looks is then at
+    most `ERROR`, for tests of a difference and of equality alike, however their looks depend on each other.
+    """
+    before = max((earlier for earlier in LOOKS if earlier < look), default=0)
+    return ERROR * (look - before) / LOOKS[-1]
 
 
 def published(table: str) -> pd.DataFrame:
@@ -71,10 +96,10 @@ def published_at_scale(table: str, scale: str) -> pd.DataFrame:
 
 
 def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:
-    """Every comparison of some tables, and its result: "agrees" or "disagrees" if the t interval excludes zero.
+    """Every comparison of some tables, and its result at the newest look.
 
     Each published top-1 column has its own comparisons (Tables 6 and 7 have two). On synthetic data the same
-    measurements serve both.
+    measurements serve both, and count once (`counted`).
 
     Args:
         measured: of `results.measured`.
@@ -86,28 +111,33 @@ def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "
         ValueError: as `measurements.check`.
     """
     check(measured, scale)
+    compared = [_of_table(measured[measured.table == table], table, scale) for table in tables]
+    compared = pd.concat([part for part in compared if len(part)] or compared[:1], ignore_index=True)
+    return compared.assign(counted=(compared.result != NOT_AT_SCALE) & ~compared.key.duplicated())
+
+
+def _of_table(of_table: pd.DataFrame, table: str, scale: str) -> pd.DataFrame:
+    top1, at_scale, alike = _top1(of_table), published_at_scale(table, scale), _measurements(scale)
     compared = []
-    for table in tables:
-        of_table = measured[measured.table == table]
-        top1 = of_table.pivot_table(index="seed", columns="row", values="top1")
-        tests = {row: _tests(of_row) for row, of_row in of_table.groupby("row")}
-        at_scale = published_at_scale(table, scale)
-        for pair in _published_pairs(table):
-            both = [pair.higher, pair.lower]
-            absent = [row for row in both if row not in top1]
-            if at_scale.loc[both, pair.data].isna().any():
-                pair = pair._replace(result=NOT_AT_SCALE)
-            elif absent:
-                pair = pair._replace(result=NOT_RUN, why=", ".join(absent))
-            else:
-                differences = (top1[pair.higher] - top1[pair.lower]).dropna()
-                one_video = 100 / of_table.videos.iloc[0]  # in percent
-                pair = _measured(pair, differences, least_std=one_video)
-                pair = pair._replace(key=" | ".join(sorted(tests[row] for row in both)))
-            compared.append(pair)
+    for pair in _published_pairs(table):
+        both = [pair.higher, pair.lower]
+        if at_scale.loc[both, pair.data].isna().any():
+            compared.append(pair._replace(result=NOT_AT_SCALE, key=f"{table} {both} {pair.data}"))
+        else:
+            key = " | ".join(sorted(alike[table, row] for row in both))
+            compared.append(pair._replace(result=INCONCLUSIVE if set(both) <= set(top1) else NOT_RUN, key=key))
     compared = pd.DataFrame(compared, columns=Comparison._fields)
-    p = compared.dropna(subset="p").drop_duplicates("key").set_index("key").p
-    return compared.assign(p_holm=compared.key.map(statistics.holm(p)))
+    measurable = compared.result == INCONCLUSIVE
+    if measurable.any():
+        rows = [row for row in at_scale.index if row in top1]  # a custom row does not change the paper's comparisons
+        results = tested(top1[rows], compared[measurable], least_std=100 / of_table.videos.iloc[0])
+        compared = pd.concat([results, compared[~measurable]]).sort_index()
+    return compared
+
+
+def _top1(of_table: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies of a table: one row per block, one column per row."""
+    return of_table.pivot_table(index="seed", columns="row", values="top1", sort=False).sort_index()
 
 
 def _published_pairs(table: str) -> Iterable[Comparison]:
@@ -120,104 +150,156 @@ def _published_pairs(table: str) -> Iterable[Comparison]:
                 yield Comparison(table, data, higher, lower, gap)
 
 
-def _tests(of_row: pd.DataFrame) -> str:
-    """What the accuracies of a row come from: its runs, and their test protocol."""
-    return ",".join(sorted(of_row[["run", *PROTOCOL]].astype(str).agg("@".join, axis=1)))
+@functools.cache
+def _measurements(scale: str) -> dict[tuple[str, str], str]:
+    """What is measured for each table and row of a scale: its runs, and how they are tested."""
+    study = Study(scale)
+
+    def measurement(network: Network, table: str) -> str:
+        return f"{study.run(network, table).name} {tuple(study.views(network))}"
+
+    return {
+        (table, row): " + ".join(measurement(network, table) for network in networks)
+        for table in TABLES
+        for row, networks in study.rows(table).items()
+    }
 
 
-def _measured(pair: Comparison, differences: pd.Series, least_std: float) -> Comparison:
-    """The comparison with its result, from the differences, higher minus lower, one per common seed."""
-    seeds, interval = len(differences), statistics.mean_interval(differences, least_std)
-    result, why = INCONCLUSIVE, "the interval includes zero"
-    if seeds < 2:
-        why = f"{seeds} common seed{'' if seeds == 1 else 's'}, at least 2 are needed"
-    elif interval.significant:
-        result, why = AGREES if interval.low > 0 else DISAGREES, ""
-    mean, low, high, _, p = interval
-    return pair._replace(seeds=seeds, difference=mean, low=low, high=high, p=p, result=result, why=why)
+def tested(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float) -> pd.DataFrame:
+    """Comparisons of one table with their results, at every look that the blocks allow; the first decision stands.
+
+    A look takes the blocks with seeds below it. It needs all of them, of every row with an undecided comparison.
+
+    Args:
+        top1: percent, one row per block (its seed), one column per row of the table, missing where it was not run.
+        compared: the columns `higher`, `lower`, `gap` and `key` of `Comparison`.
+        least_std: as in `statistics.block_model`.
+    """
+    results = None
+    for look in LOOKS:
+        undecided = compared if results is None else results[~results.result.isin(DECIDED)]
+        rows = list({*undecided.higher, *undecided.lower})
+        blocks = top1[top1.index < look]
+        if not rows or len(blocks) < look or blocks[rows].isna().any(axis=None):
+            break
+        now = _results(blocks, compared, least_std, error_share(look)).assign(look=look)
+        results = now if results is None else pd.concat([results.drop(undecided.index), now.loc[undecided.index]])
+    if results is None:
+        return _results(top1, compared, least_std, error_share(LOOKS[0])).assign(look=0)
+    return results.loc[compared.index]
+
+
+def _results(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float, error: float) -> pd.DataFrame:
+    """Comparisons with their results from all blocks in `top1`, each test at `error`."""
+    differences = top1[compared.higher].to_numpy() - top1[compared.lower].to_numpy()
+    blocks = np.isfinite(differences).sum(axis=0)
+    alone = np.nansum(differences, axis=0) / np.where(blocks > 0, blocks, np.nan)
+    compared = compared.assign(blocks=blocks, difference=alone)
+    enough = compared.index[blocks > 1]
+    if enough.empty:
+        return compared.assign(result=INCONCLUSIVE)
+    both = compared.loc[enough, ["higher", "lower"]].itertuples(index=False, name=None)
+    contrasts = statistics.block_model(top1, least_std).contrasts(list(both), MARGIN).set_axis(enough)
+    compared.loc[enough, list(contrasts)] = contrasts
+    distinct = compared.loc[enough].groupby("key").p.first()
+    compared["p_holm"] = compared.key.map(statistics.holm(distinct)).where(blocks > 1)
+    significant, equal = compared.p_holm <= error, compared.p_equal <= error
+    kinds = [significant & (compared.difference > 0), significant, equal & (compared.gap > MARGIN), equal]
+    return compared.assign(result=np.select(kinds, [AGREES, DISAGREES, EQUAL_HERE, EQUAL], INCONCLUSIVE))
+
+
+def differences(measured: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Each row of a table against its reference (`REFERENCES`), from all blocks; no test of the plan.
+
+    Returns:
+        Indexed by row: `blocks` (common), `difference` (points of top-1), `low` and `high` (95 % interval by the
+        table's model, from two common blocks on).
+
+    Raises:
+        ValueError: as `measurements.check`.
+    """
+    check(measured)
+    of_table, reference = measured[measured.table == table], REFERENCES[table]
+    top1, columns = _top1(of_table), ["blocks", "difference", "low", "high"]
+    rows = top1.columns.drop(reference) if reference in top1 else []
+    compared = pd.DataFrame({"higher": rows, "lower": reference, "gap": 0.0, "key": rows}, index=rows)
+    if compared.empty:
+        return pd.DataFrame(columns=columns)
+    results = _results(top1, compared, 100 / of_table.videos.iloc[0], ERROR)
+    return results[results.blocks > 0].reindex(columns=columns)
+
+
+def residuals(measured: pd.DataFrame) -> pd.DataFrame:
+    """How much a row's accuracy varies beyond network and block: the model of each table, over all blocks.
+
+    Returns:
+        Indexed by table, without those that have too few blocks: `std` (residual standard deviation, points), `df`
+        (its degrees of freedom), `rows` and `blocks`.
+
+    Raises:
+        ValueError: as `measurements.check`.
+    """
+    check(measured)
+    records = {}
+    for table, of_table in measured.groupby("table", sort=False):
+        top1 = _top1(of_table)
+        if top1.count().sum() > sum(top1.shape) - 1:
+            model = statistics.block_model(top1, 100 / of_table.videos.iloc[0])
+            records[table] = model.std, model.df, *top1.shape[::-1]
+    table = pd.DataFrame.from_dict(records, orient="index", columns=["std", "df", "rows", "blocks"])
+    return table.rename_axis("table")
+
+
+def is_decided(compared: pd.DataFrame) -> pd.Series:
+    """Which comparisons of `pairs` are decided: by a test of the plan, so not before the first look."""
+    return compared.result.isin(DECIDED) & (compared["look"] > 0)
+
+
+def with_tsn(compared: pd.DataFrame) -> pd.Series:
+    """Which comparisons are with a row whose network is TSN."""
+    return pd.Series([_is_tsn(one.table, one.higher, one.lower) for one in compared.itertuples()], compared.index, bool)
+
+
+def _is_tsn(table: str, *rows: str) -> bool:
+    return any(network.config.blocks == "none" for row in rows for network in ROWS[table].get(row, ()))
+
+
+BEFORE = "before the first look"
 
 
 def counts(compared: pd.DataFrame) -> pd.DataFrame:
-    """How many comparisons have each result, per table and data set, then in all.
+    """How many distinct comparisons have each result, per table.
 
-    Table 6 has 16 rows from 4 networks, and four in five of all comparisons, so there is also a total without it.
+    A comparison counts once, where the paper has it first, though other columns and tables may have it too.
 
     Args:
         compared: of `pairs`.
 
     Returns:
-        Indexed by `table` and `data` (empty for "all but 6" and "all"): `agrees`, `disagrees`, `inconclusive`, of which
-        `too few seeds` (fewer than two common ones), `not run`, `not at this scale`, and `pairs`: all that are at this
-        scale.
+        Indexed by table: `comparisons` (at this scale), `decided`, `agrees`, `disagrees`, `equal`, of which
+        `equal, the paper differs`, `inconclusive`, `before the first look` and `not run`.
     """
-    marked = pd.DataFrame({result: compared.result == result for result in (AGREES, DISAGREES, INCONCLUSIVE)})
-    marked["too few seeds"] = marked[INCONCLUSIVE] & (compared.seeds < 2)
-    marked[NOT_RUN], marked[NOT_AT_SCALE] = compared.result == NOT_RUN, compared.result == NOT_AT_SCALE
-    marked["pairs"] = ~marked[NOT_AT_SCALE]
-    table = marked.groupby([compared.table, compared.data], sort=False).sum()
-    total, others = table.sum(), table.drop(index="6", level="table", errors="ignore")
-    if 0 < len(others) < len(table):
-        table.loc[("all but 6", ""), :] = others.sum()
-    table.loc[("all", ""), :] = total
-    return table.astype(int)
+    return _marked(compared).groupby(compared.table, sort=False).sum()
 
 
 def summary(compared: pd.DataFrame) -> pd.DataFrame:
-    """The results of all comparisons of `pairs`, in numbers.
+    """`counts` of all tables but Table 6, of these without and with TSN, and of Table 6.
 
-    Several comparisons can be of one measurement: the same two sets of runs, in two tables or against two published
-    columns. So each number is given twice. `comparisons` counts all of them; `pairs of run sets` counts each
-    measurement once, as the correction (Holm's) does. Comparisons without a measurement are in the first alone.
+    Table 6 has 16 rows from 4 networks, and most of all comparisons. TSN sees each frame alone.
     """
-    result, difference = compared.result, compared.difference
-    inconclusive, corrected = result == INCONCLUSIVE, compared.p_holm < 1 - statistics.LEVEL
-    statements = {
-        "at this scale": result != NOT_AT_SCALE,
-        "significant: measured order agrees": result == AGREES,
-        "significant: measured order disagrees": result == DISAGREES,
-        "significant after correction: agrees": (result == AGREES) & corrected,
-        "significant after correction: disagrees": (result == DISAGREES) & corrected,
-        "inconclusive": inconclusive,
-        "inconclusive: fewer than 2 common seeds": inconclusive & (compared.seeds < 2),
-        "inconclusive: mean difference in the published order": inconclusive & (difference > 0),
-        "inconclusive: mean difference in the other order": inconclusive & (difference < 0),
-        "inconclusive: the interval includes the published gap": inconclusive
-        & (compared.low <= compared.gap)
-        & (compared.gap <= compared.high),
-        NOT_RUN: result == NOT_RUN,
-        NOT_AT_SCALE: result == NOT_AT_SCALE,
-    }
-    keys = compared.key.where(compared.key != "")
-    numbers = {name: (chosen.sum(), keys[chosen].nunique()) for name, chosen in statements.items()}
-    return pd.DataFrame.from_dict(numbers, orient="index", columns=["comparisons", "pairs of run sets"])
+    tsn, six = with_tsn(compared), compared.table == "6"
+    groups = {"outside Table 6": ~six, "without TSN": ~six & ~tsn, "with TSN": ~six & tsn, "Table 6": six}
+    return pd.DataFrame({name: _marked(compared[chosen]).sum() for name, chosen in groups.items()}).T
 
 
-def rank_agreement(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "laptop") -> pd.DataFrame:
-    """Kendall's tau-b between published and measured accuracies: means over the seeds that all these rows have.
-
-    Returns:
-        Indexed by `table` and `data`.
-        `tau`: 1 is the same order, -1 the reverse; missing below two rows, without a common seed, or if all are equal.
-        `p`: two-sided; with three rows even tau = 1 has p = 1/3.
-        `rows`, `of`: how many are measured, and how many the paper has.
-        `seeds`: how many the rows have in common.
-
-    Raises:
-        ValueError: as `measurements.check`.
-    """
-    check(measured, scale)
-    records = {}
-    for table in tables:
-        top1 = measured[measured.table == table].pivot_table(index="seed", columns="row", values="top1")
-        for data, column in published_at_scale(table, scale).items():
-            both = [row for row in column.dropna().index if row in top1]
-            common = top1[both].dropna()
-            tau, p = math.nan, math.nan
-            if len(both) > 1 and len(common):  # rounded, so that means of the same numbers in another order are ties
-                tau, p = stats.kendalltau(column[both], common.mean().round(9))
-            seeds, printed = len(common) if both else 0, published(table)[data].count()
-            records[table, data] = {"tau": tau, "p": p, "rows": len(both), "of": printed, "seeds": seeds}
-    return pd.DataFrame.from_dict(records, orient="index").rename_axis(["table", "data"])
+def _marked(compared: pd.DataFrame) -> pd.DataFrame:
+    early = (compared["look"] == 0) & ~compared.result.isin([NOT_RUN, NOT_AT_SCALE])
+    result = compared.result.mask(early, BEFORE)
+    marked = {"comparisons": True, "decided": is_decided(compared)}
+    marked |= {kind: result == kind for kind in (AGREES, DISAGREES)}
+    marked |= {EQUAL: result.isin([EQUAL, EQUAL_HERE])}
+    marked |= {kind: result == kind for kind in (EQUAL_HERE, INCONCLUSIVE, BEFORE, NOT_RUN)}
+    return pd.DataFrame(marked, compared.index)[compared.counted.astype(bool)].astype(int)
 
 
 # The tables of the report.
@@ -242,15 +324,16 @@ def measured_table(means: pd.DataFrame, table: str) -> pd.DataFrame:
     costs = {"GFLOPs, all views": rows.gflops, "params, M": rows.params / 1e6}
     views = rows.crops.astype(str) + " x " + rows.clips.astype(str)
     protocol = {"frames": rows.frames, "size": rows["size"], "crops x clips": views}
-    return pd.DataFrame({"top-1, %": rows.top1, "std": rows["std"], "seeds": rows.seeds} | costs | protocol)
+    return pd.DataFrame({"top-1, %": rows.top1, "std": rows["std"], "blocks": rows.seeds} | costs | protocol)
 
 
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons of `pairs` as text, differences in points of top-1; empty where more seeds are needed."""
+    """Comparisons of `pairs` as text, differences in points of top-1; empty where more blocks are needed."""
 
-    def text(column: str, form: str, least_seeds: int = 0) -> pd.Series:
-        return compared[column].map(form.format).astype(object).where(compared.seeds >= least_seeds, "")
+    def text(column: str, form: str, least_blocks: int = 0) -> pd.Series:
+        return compared[column].map(form.format).astype(object).where(compared.blocks >= least_blocks, "")
 
+    early = (compared["look"] == 0) & (compared.blocks > 0)
     return pd.DataFrame(
         {
             "table": compared.table,
@@ -260,9 +343,9 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
             "published gap": text("gap", "{:.1f}"),
             "measured": text("difference", "{:+.1f}", 1),
             f"{100 * statistics.LEVEL:.0f} % interval": text("low", "{:+.1f} to ", 2) + text("high", "{:+.1f}", 2),
-            "seeds": compared.seeds,
-            "p": text("p", "{:.2g}", 2),
+            "blocks": compared.blocks,
             "p, corrected": text("p_holm", "{:.2g}", 2),
-            "result": compared.result + text("why", " ({})").where(compared.why != "", ""),
+            "p, equal": text("p_equal", "{:.2g}", 2),
+            "result": compared.result.mask(early, compared.result + f" ({BEFORE})"),
         }
     )

@@ -5,12 +5,14 @@ import itertools
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from adjustText import adjust_text
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from ctlib.display.plotting import marker
+from ctlib.study.comparisons import EQUAL, EQUAL_HERE
 from ctlib.study.localisation import OWN, RANDOM, SEEN, SHUFFLED
 from ctlib.training.statistics import mean_interval
 
@@ -41,80 +43,68 @@ def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> 
     return figure
 
 
-# The parts of a bar: column of `comparisons.counts`, lightness and hatching, which also differ in grey.
-_PARTS = {
+# How each result is drawn: colour and hatching, which also differ in grey.
+_RESULTS = {
     "agrees": ("#0f4c6e", ""),
-    "inconclusive": ("0.85", ""),
-    "too few seeds": ("white", "...."),
+    "equal": ("#7fb2d0", "\\\\\\\\"),
     "disagrees": ("#e08214", "////"),
+    "inconclusive": ("0.85", ""),
+    "before the first look": ("white", "...."),
     "not run": ("white", ""),
 }
-_SHORT = {"Something-Something V1": "Sth V1", "Something-Something V2": "Sth V2", "Mini-Kinetics-200": "Mini-K"}
 
 
 def reproduced(counts: pd.DataFrame, title: str) -> Figure:
-    """The shares of comparisons with each result: one stacked bar per table, totals on top.
+    """The shares of comparisons with each result: one stacked bar per group of comparisons.
 
     Args:
-        counts: of `comparisons.counts`. Tables without a comparison have no bar.
+        counts: rows of `comparisons.summary` and `comparisons.counts`. Groups without a comparison have no bar.
     """
-    counts = counts[counts.pairs > 0]
-    total = counts.index.get_level_values("data") == ""
-    counts = pd.concat([counts[total][::-1], counts[~total]])
-    parts = counts.assign(inconclusive=counts["inconclusive"] - counts["too few seeds"])
+    counts = counts[counts.comparisons > 0]
     places, start = np.arange(len(counts)), np.zeros(len(counts))
-    drawn = {column: look for column, look in _PARTS.items() if column != "not run" or parts[column].any()}
+    drawn = {result: look for result, look in _RESULTS.items() if counts[result].any()}
     figure, axes = plt.subplots(figsize=(9.5, 1.6 + 0.38 * max(len(counts), 1)))
-    for column, (colour, hatch) in drawn.items():
-        share = (100 * parts[column] / counts.pairs).to_numpy()
+    for result, (colour, hatch) in drawn.items():
+        share = (100 * counts[result] / counts.comparisons).to_numpy(float)
         axes.barh(places, share, left=start, color=colour, hatch=hatch, edgecolor="0.25", lw=0.6)
-        look = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if column == "agrees" else "black"}
+        look = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if result == "agrees" else "black"}
         if hatch:
             look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        for place in places[share > 4]:
-            axes.text(start[place] + share[place] / 2, place, parts[column].iloc[place], **look)
+        for place in places[share > 3]:
+            axes.text(start[place] + share[place] / 2, place, counts[result].iloc[place], **look)
         start += share
-    for place, line in zip(places, counts.itertuples(), strict=True):
-        axes.text(101.5, place, f"{line.agrees} : {line.disagrees}", va="center", fontsize=8)
-    axes.text(101.5, -1, "agree : disagree", va="center", fontsize=8, style="italic")
-    names = [f"Table {table} ({_SHORT[data]})" if data else table for table, data in counts.index]
-    axes.set_yticks(places, [f"{name}: {pairs}" for name, pairs in zip(names, counts.pairs, strict=True)])
+    axes.set_yticks(places, [f"{name}: {total}" for name, total in counts.comparisons.items()])
     axes.set(xlim=(0, 100), ylim=(max(len(counts), 1) - 0.45, -0.55), xlabel="% of the comparisons", title=title)
     axes.grid(False)
-    labels = {"too few seeds": "inconclusive: fewer than 2 common seeds"}
-    handles = [
-        Patch(fc=colour, hatch=hatch, ec="0.25", label=labels.get(column, column))
-        for column, (colour, hatch) in drawn.items()
-    ]
-    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=len(handles))
+    handles = [Patch(fc=colour, hatch=hatch, ec="0.25", label=result) for result, (colour, hatch) in drawn.items()]
+    if handles:
+        figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=len(handles))
     return figure
 
 
-def gaps(compared: pd.DataFrame) -> Figure:
+def gaps(compared: pd.DataFrame, margin: float) -> Figure:
     """The measured difference of every comparison, with its interval, against the published gap.
 
     Above zero the measured order is the paper's. The axis is linear up to 2 points, logarithmic from there.
-    Comparisons with one common seed have no interval; the ends of wide intervals (two seeds) lie outside the picture.
+    Comparisons with one common block have no interval; the ends of wide intervals lie outside the picture.
 
     Args:
-        compared: of `comparisons.pairs`; those without a common seed are left out.
+        compared: of `comparisons.pairs`; those without a common block are left out.
+        margin: of equality, points; drawn as a band.
     """
-    drawn = compared[compared.seeds >= 1]
-    kinds = drawn.result.mask(drawn.seeds < 2, "one seed")
+    drawn = compared[compared.blocks >= 1]
+    kinds = drawn.result.replace(EQUAL_HERE, EQUAL).mask(drawn["look"] == 0, "before the first look")
     figure, axes = plt.subplots(figsize=(8, 4.8))
-    looks = {
-        "one seed": (".", "0.6"),
-        "inconclusive": ("o", "white"),
-        "agrees": ("o", "#0f4c6e"),
-        "disagrees": ("X", "#e08214"),
-    }
-    for kind, (shape, face) in looks.items():
+    shapes = {"agrees": "o", "equal": "s", "disagrees": "X", "inconclusive": "o", "before the first look": "."}
+    for kind, shape in shapes.items():
         part = drawn[kinds == kind]
         error = [part.difference - part.low, part.high - part.difference]
-        bars = "0.8" if kind == "inconclusive" else "0.35"
+        bars = "0.35" if kind in ("agrees", "equal", "disagrees") else "0.8"
         axes.errorbar(part.gap, part.difference, error, fmt="none", ecolor=bars, elinewidth=0.9, zorder=1)
-        axes.plot(part.gap, part.difference, shape, ls="", mfc=face, mec="0.2", ms=6, label=f"{kind} ({len(part)})")
+        look = {"mfc": "white" if kind == "inconclusive" else _RESULTS[kind][0], "mec": "0.2", "ms": 6, "ls": ""}
+        axes.plot(part.gap, part.difference, shape, label=f"{kind} ({len(part)})", **look)
     axes.axhline(0, color="0.3", lw=1.2)
+    axes.axhspan(-margin, margin, color="0.93", zorder=0)
     least, most = (drawn.difference.min(), drawn.difference.max()) if len(drawn) else (-1, 1)
     axes.set(xscale="log", xlabel="published gap, points of top-1", ylabel="measured difference, points of top-1")
     axes.set_yscale("symlog", linthresh=2)  # a few differences are of tens of points
@@ -126,7 +116,27 @@ def gaps(compared: pd.DataFrame) -> Figure:
     axes.set_xticks([0.5, 1, 2, 5, 10, 30])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(fontsize="small", loc="outside lower center", ncols=4)
+    figure.legend(fontsize="small", loc="outside lower center", ncols=len(shapes))
+    return figure
+
+
+def actions(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
+    """How often networks name the right pair of each action, and then its direction: two heat maps, in percent.
+
+    Args:
+        table: of `predictions.by_action`.
+        names: (table, row) -> the name of a network; other rows are left out.
+    """
+    panels = {"right_pair": "right pair of actions", "direction": "right direction, if the pair is right"}
+    figure, axes = plt.subplots(1, 2, figsize=(15, 3 + 0.24 * len(names)), sharey=True)
+    for axis, (measure, title) in zip(axes, panels.items(), strict=True):
+        values = table.pivot_table(index=["table", "row"], columns="action", values=measure, sort=False, dropna=False)
+        values = values.reindex(list(names)).set_axis(list(names.values()))
+        look = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 7}, "cmap": "viridis", "cbar": False}
+        sns.heatmap(values, vmin=0, vmax=100, ax=axis, **look)
+        axis.set(title=f"{title}, %", xlabel="", ylabel="")
+        axis.set_xticklabels(axis.get_xticklabels(), rotation=60, ha="right", fontsize="x-small")
+        axis.tick_params(axis="y", rotation=0)
     return figure
 
 

@@ -3,7 +3,7 @@
 runs.csv         one row per test: of a run, or of an ensemble of runs, under one protocol
 histories.csv    one row per run and epoch
 predictions.npz  the predicted class of every test video, a byte each, for every row of runs.csv
-comparisons.csv  every comparison of the paper's tables, and what was measured
+comparisons.csv  every comparison of the paper's tables: published and measured difference, result
 
 `collect` writes them from run folders. They stay complete when these are deleted.
 """
@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from ctlib import files
-from ctlib.data.arrow import pair_of
 from ctlib.data.clips import SKIPPED
-from ctlib.study import comparisons, measurements
+from ctlib.study import comparisons, measurements, predictions
+from ctlib.study.predictions import NOT_READ
 from ctlib.study.scales import Study
-from ctlib.study.tables import REFERENCES, ROWS, TABLES
-from ctlib.training import evaluate, statistics
+from ctlib.study.tables import ROWS, TABLES
+from ctlib.training import evaluate
 from ctlib.training.evaluate import Scores
 from ctlib.training.records import RunFolder
 
@@ -34,8 +34,6 @@ fingerprint classes_digest coverage data precision micro_batch scale overrides h
 """.split()  # noqa: SIM905
 COLUMNS = ["table", "row", "seed"] + [name for name in RUNS if name not in ("seed", "rows", "test", "epochs", "config")]
 _TEXT = ("frames", "micro_batch", "overrides", "commit", "config", "fingerprint", "classes_digest")
-_ARRAYS = ("label", "videos", "tests", "predicted")  # in predictions.npz, of each test list
-NOT_READ = 255  # in predictions.npz: a video that could not be read
 
 
 def measured(tables_dir: str | Path, tables: Iterable[str] | None = None, chosen: Sequence[str] = ()) -> pd.DataFrame:
@@ -87,49 +85,12 @@ def correct(tables_dir: str | Path, table: str, row: str, seed: int) -> pd.Serie
     Raises:
         ValueError: the tables have no such row and seed.
     """
-    runs = read_runs(Path(tables_dir))
-    of_row = runs[(runs.seed == seed) & runs.rows.map(lambda served: [table, row] in json.loads(served))]
+    of_row = measured(tables_dir, [table], [row])
+    of_row = of_row[of_row.seed == seed]
     if of_row.empty:
         raise ValueError(f"{tables_dir} has no test of Table {table}, row {row!r}, seed {seed}")
-    frame = read_predictions(Path(tables_dir))[test_list(of_row.fingerprint.iloc[0])]
-    predicted = frame[key(of_row).iloc[0]]
-    return (predicted == frame.label)[predicted != NOT_READ]
-
-
-def differences(tables_dir: str | Path, table: str, chosen: Sequence[str] = ()) -> pd.DataFrame:
-    """Each row against the table's reference (`REFERENCES`), in points of top-1, on the same test videos.
-
-    With two seeds or more the interval is Student's t over the seeds that both have, paired. With one seed it is
-    over the test videos (of the built-in data over mirrored pairs), and does not cover another training.
-
-    Returns:
-        Indexed by row: `seeds` (how many), `difference` (their mean), `low` and `high` (95 % interval), `over`
-        ("seeds" or "test videos") and `significant`: whether the interval excludes zero; missing with one seed.
-
-    Raises:
-        ValueError: as `measurements.check`.
-    """
-    of_table, reference = measured(tables_dir, [table], chosen), REFERENCES[table]
-    measurements.check(of_table)
-    top1 = of_table.pivot_table(index="seed", columns="row", values="top1", sort=False)
-    compared = {}
-    for row in top1.columns.drop(reference) if reference in top1 else ():
-        points = (top1[row] - top1[reference]).dropna()
-        if len(points) > 1:
-            interval = statistics.mean_interval(points, least_std=100 / of_table.videos.iloc[0])
-            over, significant = "seeds", interval.significant
-        elif len(points):
-            ours, theirs = (correct(tables_dir, table, name, int(points.index[0])) for name in (row, reference))
-            both = pd.concat([ours, theirs], axis=1, join="inner").astype(float)
-            built_in = of_table.data.iloc[0] == "arrow"
-            groups = [pair_of(source) if built_in else source for source in both.index]
-            interval = statistics.grouped_interval((both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(), groups)
-            over, significant = "test videos", None
-        else:
-            continue
-        compared[row] = [len(points), interval.mean, interval.low, interval.high, over, significant]
-    columns = ["seeds", "difference", "low", "high", "over", "significant"]
-    return pd.DataFrame.from_dict(compared, orient="index", columns=columns)
+    frame = predictions.of_line(predictions.read(tables_dir), next(of_row.itertuples()))
+    return frame.label == frame.predicted
 
 
 def read_runs(tables_dir: Path) -> pd.DataFrame:
@@ -158,39 +119,6 @@ def by_row(runs: pd.DataFrame) -> pd.DataFrame:
 def key(runs: pd.DataFrame) -> pd.Series:
     """What a row of runs.csv is called in predictions.npz."""
     return runs.run + " " + runs.test
-
-
-def test_list(fingerprint: str) -> str:
-    """The fingerprint of the test list, from that of both lists."""
-    return fingerprint.split("-")[-1]
-
-
-def read_predictions(tables_dir: Path) -> dict[str, pd.DataFrame]:
-    """Test list -> one row per video: `label`, and the predicted classes of each test (`key`)."""
-    path = tables_dir / "predictions.npz"
-    if not path.is_file():
-        return {}
-    predictions = {}
-    with np.load(path, allow_pickle=False) as content:
-        for name in map(str, content["lists"]):
-            label, videos, tests, predicted = (content[f"{name}/{part}"] for part in _ARRAYS)
-            predictions[name] = pd.DataFrame(predicted.T, videos, tests)
-            predictions[name].insert(0, "label", label)
-    return predictions
-
-
-def write_predictions(tables_dir: Path, predictions: dict[str, pd.DataFrame]) -> None:
-    content = {"lists": np.array(list(predictions))}
-    for name, frame in predictions.items():
-        tests = sorted(frame.columns.drop("label"))
-        arrays = frame.label.to_numpy(), frame.index.to_numpy(str), np.array(tests), frame[tests].to_numpy().T
-        content |= {f"{name}/{part}": array for part, array in zip(_ARRAYS, arrays, strict=True)}
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **content)
-
-    files.write_atomically(tables_dir / "predictions.npz", write)
 
 
 # What is needed of a run's result.
@@ -238,8 +166,7 @@ def collect(runs_dir: str | Path = "results/runs", tables_dir: str | Path = "res
         runs = pd.concat([kept, new] if len(kept) else [new]).sort_values(["run", "test"], ignore_index=True)
         measured_now = by_row(runs)
         measurements.check(measured_now)
-        predictions = _merged_predictions(read_predictions(tables_dir), tests, set(key(runs)))
-        write_predictions(tables_dir, predictions)
+        predictions.write(tables_dir, _merged_predictions(predictions.read(tables_dir), tests, set(key(runs))))
         files.write_csv(tables_dir / "histories.csv", _merged_histories(tables_dir, runs_dir, new))
         files.write_csv(tables_dir / "runs.csv", runs)
         compared = comparisons.pairs(measured_now, scale=runs.scale.iloc[0])
@@ -291,15 +218,15 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
         "frames": str(result["num_frames"]),
         "micro_batch": str(result["micro_batch"]),
         "train_seconds": result["seconds"],
-        "classes_digest": hashlib.sha256("\n".join(listed["classes"]).encode()).hexdigest()[:12],
+        "classes_digest": predictions.classes_digest(listed["classes"]),
         "config": _config_digest(folder),
         "scale": study["scale"],
         "overrides": study["overrides"],
     }
     row |= {column: result[column] for column in RUNS if column in result and column not in row}
     row |= _of_protocol(row, result["gflops"], result["videos"] - result["skipped"], result["listed"])
-    predictions = folder.predictions()[["source", "label", "predicted"]]
-    tests = [_Test(row, predictions, None)]
+    own = folder.predictions()[["source", "label", "predicted"]]
+    tests = [_Test(row, own, None)]
     for test in listed["tests"]:
         scores = Scores.load(folder.path / test["scores"])
         (protocol,) = scores.protocols
@@ -308,7 +235,7 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
         if protocol.precision != row["precision"]:
             values["precision"] = f"{row['precision']}, tested in {protocol.precision}"
         values |= _of_protocol(values, protocol.gflops, len(scores.labels) - scores.skipped, result["listed"])
-        tests.append(_Test(row | values, _predictions(predictions.source, scores), scores))
+        tests.append(_Test(row | values, _predictions(own.source, scores), scores))
     return tests
 
 
@@ -323,7 +250,7 @@ def _of_protocol(row: dict, gflops: float, videos: int, listed: int) -> dict:
     """The columns that follow from a protocol; `gflops` is of one view."""
     views = row["clips"] * row["crops"]
     return {
-        "test": f"{row['size']}px {row['crops']}x{row['clips']}",
+        "test": predictions.test_name(row["size"], row["crops"], row["clips"]),
         "views": views,
         "gflops": views * gflops,
         "videos": videos,
@@ -365,7 +292,7 @@ def _merged_predictions(old: dict[str, pd.DataFrame], tests: Iterable[_Test], ke
         if max(frame.label.max(), frame.predicted.max()) >= NOT_READ:
             raise ValueError(f"a byte per prediction holds {NOT_READ} classes, {test.row['run']} has more")
         frame = frame.where(frame.label != SKIPPED, NOT_READ).astype(np.uint8)
-        of_list = columns.setdefault(test_list(test.row["fingerprint"]), {"label": frame.label})
+        of_list = columns.setdefault(predictions.test_list(test.row["fingerprint"]), {"label": frame.label})
         of_list["label"] = of_list["label"].where(of_list["label"] != NOT_READ, frame.label)
         of_list[f"{test.row['run']} {test.row['test']}"] = frame.predicted
     return {

@@ -107,14 +107,16 @@ def block_model(accuracies: pd.DataFrame, least_std: float) -> BlockModel:
     """
     from statsmodels.regression.linear_model import OLS  # its import takes longer than most commands
 
-    values = accuracies.stack().dropna()
-    blocks, networks = (pd.get_dummies(values.index.get_level_values(level), dtype=float) for level in (0, 1))
-    design = np.hstack([networks, blocks.iloc[:, 1:]])  # networks' effects are those in the first block
-    fit = OLS(values.to_numpy(), design).fit()
-    kept = range(networks.shape[1])
+    accuracies = accuracies.dropna(how="all").dropna(how="all", axis=1)
+    block, network = np.nonzero(accuracies.notna())
+    blocks, networks = np.eye(len(accuracies))[block], np.eye(len(accuracies.columns))[network]
+    design = np.hstack([networks, blocks[:, 1:]])  # networks' effects are those in the first block
+    fit = OLS(accuracies.to_numpy()[block, network], design).fit()
+    names = accuracies.columns
+    covariance = fit.normalized_cov_params[: len(names), : len(names)]
     return BlockModel(
-        effects=pd.Series(fit.params[kept], networks.columns),
-        covariance=pd.DataFrame(fit.normalized_cov_params[np.ix_(kept, kept)], networks.columns, networks.columns),
+        effects=pd.Series(fit.params[: len(names)], names),
+        covariance=pd.DataFrame(covariance, names, names),
         std=max(math.sqrt(fit.mse_resid), least_std),
         df=round(fit.df_resid),
     )

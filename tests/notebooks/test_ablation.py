@@ -19,7 +19,7 @@ def test_ablation_trains_a_table_and_shows_what_was_published_apart(run, tmp_pat
     assert plan.count("to be trained") == 3 and "not measured" not in text
     assert "measured here: laptop scale" in measured and "mine" in measured and "50.1" not in measured
     assert "published: top-1" in published and "50.1" in published and "mine" not in published
-    assert "test videos" in differences and "mine" in differences
+    assert "blocks" in differences and "mine" in differences
     lines = pd.read_csv(out / "runs.csv").set_index("rows")
     line = lines.loc['[["2h", "train 224, test 256"]]']
     assert (line.run, line["size"]) == ("ctnet_21px/seed0", 24)

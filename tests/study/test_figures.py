@@ -39,18 +39,18 @@ def test_localisation_has_its_controls_in_every_panel():
 
 
 def test_the_bars_are_the_counts_and_differ_in_grey():
-    counts = comparisons.counts(comparisons.pairs(study_of(noise=3, skip=[("7", "CSN-Module")])))
+    found = comparisons.pairs(study_of(["2b", "2e"], seeds=range(5), noise=1.5, skip=[("2b", "4D")]), ["2b", "2e"])
+    waiting = comparisons.pairs(study_of(["8"], seeds=range(3)), ["8"])
+    counts = comparisons.counts(pd.concat([found, waiting], ignore_index=True))
+    counts.loc["2e", ["agrees", "disagrees", "equal"]] = counts.loc["2e", "agrees"] - 2, 1, 1
     axes = figures.reproduced(counts, "at a scale").axes[0]
-    labels = [text.get_text() for text in axes.get_yticklabels()]
-    assert labels[:3] == ["all: 139", "all but 6: 48", "Table 2a (Sth V1): 4"] and "Table 2c" not in " ".join(labels)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["2b: 4", "2e: 12", "8: 6"]
     widths = np.array([[bar.get_width() for bar in part] for part in axes.containers])
     assert widths.sum(axis=0) == pytest.approx(100)
-    total = counts.loc[("all", "")]
-    shares = [total.agrees, total.inconclusive - total["too few seeds"], total["too few seeds"], total.disagrees]
-    shares.append(total["not run"])
-    assert widths[:, 0] == pytest.approx([100 * share / 139 for share in shares])
+    shares = 100 * counts.loc["2e", ["agrees", "equal", "disagrees", "inconclusive"]] / 12
+    assert widths[:4, 1] == pytest.approx(shares.to_numpy(float))
     looks = {(round(np.mean(to_rgb(part[0].get_facecolor())), 1), part[0].get_hatch()) for part in axes.containers}
-    assert len(looks) == 5 and f"{total.agrees} : {total.disagrees}" in [text.get_text() for text in axes.texts]
+    assert len(looks) == 6
 
 
 def test_nothing_measured_still_gives_bars():
@@ -58,18 +58,28 @@ def test_nothing_measured_still_gives_bars():
     axes = figures.reproduced(comparisons.counts(nothing), "none").axes[0]
     assert all(bar.get_width() == 100 for bar in axes.containers[-1])
     assert not figures.reproduced(comparisons.counts(nothing[:0]), "none").axes[0].patches
-    assert figures.gaps(nothing).axes[0].get_ylim()[0] < 0
+    assert figures.gaps(nothing, 1).axes[0].get_ylim()[0] < 0
 
 
-def test_gaps_show_results_and_comparisons_of_one_seed_without_an_interval():
-    found = comparisons.pairs(study_of(noise=3))
-    labels = [text.get_text() for text in figures.gaps(found).legends[0].get_texts()]
-    counted = [f"{kind} ({(found.result == kind).sum()})" for kind in ("inconclusive", "agrees", "disagrees")]
-    assert labels == ["one seed (0)", *counted]
+def test_gaps_show_results_and_what_is_before_the_first_look():
+    found = comparisons.pairs(study_of(["2b", "2e"], seeds=range(5), noise=0.3), ["2b", "2e"])
+    labels = [text.get_text() for text in figures.gaps(found, 1).legends[0].get_texts()]
+    kinds = [f"{kind} ({found.result.str.startswith(kind).sum()})" for kind in ("agrees", "equal", "disagrees")]
+    assert labels[:3] == kinds and labels[-1] == "before the first look (0)"
     first = comparisons.pairs(study_of(["2b"], seeds=[0]), ["2b"])
-    figure = figures.gaps(first)
-    assert figure.legends[0].get_texts()[0].get_text() == f"one seed ({len(first)})"
-    assert figure.axes[0].lines[0].get_ydata().tolist() == first.difference.tolist()
+    figure = figures.gaps(first, 1)
+    assert figure.legends[0].get_texts()[-1].get_text() == f"before the first look ({len(first)})"
+    assert figure.axes[0].lines[4].get_ydata().tolist() == first.difference.tolist()
+
+
+def test_a_heat_map_has_a_row_per_network_and_a_column_per_action():
+    rows = [(table, row, action) for table, row in (("2a", "CT"), ("2a", "CSN")) for action in ("push", "turn")]
+    table = pd.DataFrame(rows, columns=["table", "row", "action"])
+    table = table.assign(top1=50.0, right_pair=[90.0, 0.0, 80.0, 70.0], direction=[60.0, np.nan, 50.0, 55.0])
+    pair, direction = figures.actions(table, {("2a", "CSN"): "CSN-Module", ("2a", "CT"): "CT-Module"}).axes
+    assert texts(pair) == ["80", "70", "90", "0"] and texts(direction) == ["50", "55", "60"]
+    assert [label.get_text() for label in pair.get_yticklabels()] == ["CSN-Module", "CT-Module"]
+    assert [label.get_text() for label in direction.get_xticklabels()] == ["push", "turn"]
 
 
 def texts(axes):

@@ -117,6 +117,7 @@ def test_the_tables_are_complete_without_the_run_folders(study):
     assert len(histories) == 2 * 9 and set(histories.loss) == {0.1 + 0.2, 1 / 3}
     found = pd.read_csv(tables / "comparisons.csv", dtype={"table": str})
     assert found.result.tolist() == comparisons.pairs(after).result.tolist() and len(found) == 250
+    assert "key" not in found and found.counted.sum() == 90
 
 
 def test_a_run_that_was_trained_again_replaces_its_rows_and_outdated_ensembles(study):
@@ -187,17 +188,3 @@ def test_nothing_collected_is_no_error(tmp_path):
     assert len(results.missing(tmp_path, "laptop", [0], ["2c"])) == 3
     with pytest.raises(ValueError, match="has no test of Table 2b, row '1D', seed 0"):
         results.correct(tmp_path, "2b", "1D", 0)
-
-
-def test_differences_are_over_seeds_or_with_one_seed_over_pairs_of_videos(study):
-    runs, tables = study
-    collect(runs, tables)
-    found = results.differences(tables, "2b")
-    points = [scores_of(8, seed).topk(1) - scores_of(8, seed).topk(1) for seed in (0, 1)]
-    assert found.loc["1D", ["seeds", "difference", "over"]].tolist() == [2, np.mean(points), "seeds"]
-    assert not found.loc["1D", "significant"] and found.low["1D"] < 0 < found.high["1D"]
-    one = results.differences(tables, "6").loc["CT-Net 16"]
-    ours, theirs = (results.correct(tables, "6", f"CT-Net {frames}", 0) for frames in (16, 8))
-    assert one.difference == pytest.approx(100 * (ours.mean() - theirs.mean())) and one.seeds == 1
-    assert one.over == "test videos" and one.significant is None and one.low < one.difference < one.high
-    assert results.differences(tables, "2a").empty and results.differences(tables, "2b", ["1D"]).empty

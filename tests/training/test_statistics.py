@@ -98,7 +98,7 @@ def test_networks_may_have_fewer_blocks_than_others():
     table = table_of(4, 6)
     table.loc[4:, "A"] = table.loc[0, "B"] = table.loc[:3, "D"] = np.nan
     model = block_model(table, 0)
-    long = table.rename_axis(index="block", columns="network").stack().rename("top1").reset_index()
+    long = table.reset_index(names="block").melt("block", var_name="network", value_name="top1").dropna()
     theirs = ols("top1 ~ C(network) + C(block)", long).fit()
     assert (model.std, model.df) == (pytest.approx(theirs.mse_resid**0.5), theirs.df_resid)
     found = model.contrasts([("B", "A"), ("D", "C")], margin=1)

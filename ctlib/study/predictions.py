@@ -1,0 +1,113 @@
+"""The stored predictions: what networks answered, video by video, a byte each (predictions.npz).
+
+`measured` is the table of `results.measured`. A line of it, as `itertuples` gives it, is one row with one seed.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctlib import files
+from ctlib.data.arrow import CLASSES
+from ctlib.training.summaries import by_pair
+
+NOT_READ = 255  # a video that could not be read
+_ARRAYS = ("label", "videos", "tests", "predicted")  # of each test list
+
+
+def read(tables_dir: str | Path) -> dict[str, pd.DataFrame]:
+    """Test list -> one row per video: `label`, and the predicted classes of each test (`results.key`)."""
+    path = Path(tables_dir) / "predictions.npz"
+    if not path.is_file():
+        return {}
+    predictions = {}
+    with np.load(path, allow_pickle=False) as content:
+        for name in map(str, content["lists"]):
+            label, videos, tests, predicted = (content[f"{name}/{part}"] for part in _ARRAYS)
+            predictions[name] = pd.DataFrame(predicted.T, videos, tests)
+            predictions[name].insert(0, "label", label)
+    return predictions
+
+
+def write(tables_dir: str | Path, predictions: dict[str, pd.DataFrame]) -> None:
+    content = {"lists": np.array(list(predictions))}
+    for name, frame in predictions.items():
+        tests = sorted(frame.columns.drop("label"))
+        arrays = frame.label.to_numpy(), frame.index.to_numpy(str), np.array(tests), frame[tests].to_numpy().T
+        content |= {f"{name}/{part}": array for part, array in zip(_ARRAYS, arrays, strict=True)}
+
+    def save(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **content)
+
+    files.write_atomically(Path(tables_dir) / "predictions.npz", save)
+
+
+def test_name(size: int, crops: int, clips: int) -> str:
+    """A test in runs.csv."""
+    return f"{size}px {crops}x{clips}"
+
+
+def classes_digest(classes: Sequence[str]) -> str:
+    """12 hex digits of the names of classes and their order."""
+    return hashlib.sha256("\n".join(classes).encode()).hexdigest()[:12]
+
+
+def test_list(fingerprint: str) -> str:
+    """The fingerprint of the test list, from that of both lists."""
+    return fingerprint.split("-")[-1]
+
+
+def of_line(predictions: dict[str, pd.DataFrame], line) -> pd.DataFrame:
+    """`label` and `predicted` of the videos that were read, for a line of `measured`.
+
+    Args:
+        predictions: of `read`.
+    """
+    frame = predictions[test_list(line.fingerprint)]
+    frame = frame[["label", f"{line.run} {test_name(line.size, line.crops, line.clips)}"]]
+    return frame.set_axis(["label", "predicted"], axis=1)[(frame != NOT_READ).all(axis=1)].astype(int)
+
+
+def agreement(tables_dir: str | Path, measured: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
+    """How often only one of two rows is right, video by video: what their difference in accuracy consists of.
+
+    Args:
+        compared: of `comparisons.pairs`; those without a common block are left out.
+
+    Returns:
+        With the index of `compared`: `only_higher` and `only_lower`, percent of the test videos that only this row is
+        right on, the mean over all common blocks. Their difference is that of the accuracies.
+    """
+    predictions, right = read(tables_dir), {}
+    for line in measured[measured.table.isin(compared.table)].itertuples():
+        frame = of_line(predictions, line)
+        right.setdefault((line.table, line.row), {})[line.seed] = frame.label == frame.predicted
+    shares = {}
+    for index, pair in compared.iterrows():
+        higher, lower = (right.get((pair.table, pair[side]), {}) for side in ("higher", "lower"))
+        if common := higher.keys() & lower.keys():
+            both = [pd.concat([higher[seed], lower[seed]], axis=1, join="inner").to_numpy() for seed in common]
+            shares[index] = [100 * np.mean([(one[:, k] & ~one[:, 1 - k]).mean() for one in both]) for k in (0, 1)]
+    return pd.DataFrame.from_dict(shares, orient="index", columns=["only_higher", "only_lower"])
+
+
+def by_action(tables_dir: str | Path, measured: pd.DataFrame) -> pd.DataFrame:
+    """What each row gets right of each action of Arrow of Time: the means over its blocks, in percent.
+
+    Returns:
+        One row per table, row and action (its two classes are a pair): `top1`, `right_pair` (whichever the direction)
+        and `direction` (of the videos whose pair is right). Empty for other data, as the record's class names tell.
+    """
+    predictions, columns = read(tables_dir), ["top1", "right_pair", "direction"]
+    lines = measured[measured.classes_digest == classes_digest(CLASSES)]
+    parts = [
+        by_pair(of_line(predictions, line), CLASSES).assign(table=line.table, row=line.row)
+        for line in lines.itertuples()
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["table", "row", "action", *columns])
+    return pd.concat(parts).groupby(["table", "row", "action"], sort=False)[columns].mean().reset_index()
