@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ctlib import files
-from ctlib.data.arrow import CLASSES
+from ctlib.data.actions import SETS, class_names
 from ctlib.training.summaries import by_pair
 
 NOT_READ = 255  # a video that could not be read
@@ -99,14 +99,14 @@ def by_action(tables_dir: str | Path, measured: pd.DataFrame) -> pd.DataFrame:
     """What each row gets right of each action of Arrow of Time: the means over its blocks, in percent.
 
     Returns:
-        One row per table, row and action (its two classes are a pair): `top1`, `right_pair` (whichever the direction)
+        One row per table, row and action (a name of `actions.ACTIONS`): `top1`, `right_pair` (whichever the direction)
         and `direction` (of the videos whose pair is right). Empty for other data, as the record's class names tell.
     """
     predictions, columns = read(tables_dir), ["top1", "right_pair", "direction"]
-    lines = measured[measured.classes_digest == classes_digest(CLASSES)]
+    known = {classes_digest(class_names(chosen)): chosen for chosen in SETS.values()}
     parts = [
-        by_pair(of_line(predictions, line), CLASSES).assign(table=line.table, row=line.row)
-        for line in lines.itertuples()
+        by_pair(of_line(predictions, line), known[line.classes_digest]).assign(table=line.table, row=line.row)
+        for line in measured[measured.classes_digest.isin(known)].itertuples()
     ]
     if not parts:
         return pd.DataFrame(columns=["table", "row", "action", *columns])

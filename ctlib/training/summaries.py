@@ -70,22 +70,23 @@ def by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({"class": list(classes), "videos": videos, "top1": grouped["mean"]}).rename_axis("label")
 
 
-def by_pair(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """One row per action of Arrow of Time, whose classes 2i and 2i + 1 are action i forwards and backwards.
+def by_pair(predictions: pd.DataFrame, actions: Sequence[str]) -> pd.DataFrame:
+    """One row per action of Arrow of Time: class 2j is action j, class 2j + 1 the same played backwards.
+
+    Args:
+        actions: their names, in order.
 
     Returns:
-        `action` (both names), `videos` (that were read), and in percent `top1`, `right_pair` (whichever the direction)
-        and `direction` (of the videos whose pair is right; missing where there are none).
+        `action`, `videos` (that were read), and in percent `top1`, `right_pair` (whichever the direction) and
+        `direction` (of the videos whose pair is right; missing where there are none).
     """
     read = predictions[predictions.label != SKIPPED]
-    right = read.label == read.predicted
-    pair = read.label // 2 == read.predicted // 2
+    right, pair = read.label == read.predicted, read.label // 2 == read.predicted // 2
     marked = pd.DataFrame({"top1": right, "right_pair": pair, "direction": right.astype(float).where(pair)})
     grouped = marked.groupby(read.label // 2)
-    names = [" / ".join(classes[2 * index : 2 * index + 2]) for index in range(len(classes) // 2)]
-    table = (100 * grouped.mean()).reindex(range(len(names)))
+    table = (100 * grouped.mean()).reindex(range(len(actions)))
     table.insert(0, "videos", grouped.size().reindex(table.index, fill_value=0))
-    table.insert(0, "action", names)
+    table.insert(0, "action", list(actions))
     return table.rename_axis(None)
 
 

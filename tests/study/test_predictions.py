@@ -1,12 +1,10 @@
 """The stored predictions, of runs that are written without training."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from ctlib.data.arrow import CLASSES
+from ctlib.data.actions import EASY, class_names
 from ctlib.study import comparisons, predictions, results
 from tests.study.test_comparisons import lines
 
@@ -16,7 +14,7 @@ VIDEOS = [f"val/{index:06d}.mp4" for index in range(4)]
 def stored(folder, answers, labels=(0, 1, 2, 3)):
     """The measured lines of Table 2b, and their predictions: row -> the answers of each block."""
     measured = lines({row: [50.0] * len(blocks) for row, blocks in answers.items()})
-    measured["classes_digest"] = predictions.classes_digest(CLASSES)
+    measured["classes_digest"] = predictions.classes_digest(class_names(EASY))
     frame = pd.DataFrame({"label": np.array(labels, np.uint8)}, VIDEOS)
     for row, blocks in answers.items():
         for seed, answer in enumerate(blocks):
@@ -39,11 +37,11 @@ def test_agreement_counts_the_videos_that_only_one_row_is_right_on(tmp_path):
 def test_actions_are_pairs_of_classes_and_blocks_are_averaged(tmp_path):
     measured = stored(tmp_path, {"2D": [[0, 0, 3, 3], [0, 1, 0, 3]]})
     found = predictions.by_action(tmp_path, measured).set_index("action")
-    push = found.loc[" / ".join(CLASSES[:2])]
+    push = found.loc["push"]
     assert push[["table", "row", "top1", "right_pair", "direction"]].tolist() == ["2b", "2D", 75, 100, 75]
-    fall = found.loc[" / ".join(CLASSES[2:4])]
+    fall = found.loc["fall"]
     assert fall[["top1", "right_pair", "direction"]].tolist() == [50, 75, 75]  # direction: 1 of 2, then 1 of 1
-    assert len(found) == len(CLASSES) // 2 and found.top1.isna().sum() == len(CLASSES) // 2 - 2
+    assert found.index.tolist() == list(EASY) and found.top1.isna().sum() == len(EASY) - 2
 
 
 def test_other_data_have_no_actions(tmp_path):
@@ -61,9 +59,9 @@ def test_videos_that_were_not_read_are_left_out(tmp_path):
 def test_the_committed_study_says_what_its_accuracies_say():
     folder = "results/ablations"
     measured = results.measured(folder, ["2g"])
-    if measured.empty or not (measured.classes_digest == predictions.classes_digest(CLASSES)).all():
-        pytest.skip("no records of the present classes are committed")
     found = predictions.by_action(folder, measured)
+    if found.empty:
+        pytest.skip("the committed records are not of a set of actions")
     means = found.groupby("row").top1.mean()
     assert means.to_dict() == pytest.approx(measured.groupby("row").top1.mean().to_dict(), abs=1e-3)
-    assert json.dumps(found.action.unique().tolist()) and found.right_pair.between(0, 100).all()
+    assert found.right_pair.between(0, 100).all()

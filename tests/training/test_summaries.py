@@ -38,6 +38,16 @@ def test_other_accuracies_have_wilson_s_interval_over_the_videos_that_were_read(
     assert summaries.accuracy(predictions, "something-v1").high == pytest.approx(100)
 
 
+def test_an_action_is_right_in_its_pair_and_then_in_its_direction():
+    predictions = pd.DataFrame({"label": [0, 1, 1, 2, 3, -1], "predicted": [0, 0, 3, 4, 5, 0]})
+    table = summaries.by_pair(predictions, ["push", "fall", "grow"]).set_index("action")
+    assert table.loc["push"].tolist() == pytest.approx([3, 100 / 3, 200 / 3, 50])
+    assert table.loc["fall", ["videos", "top1", "right_pair"]].tolist() == [2, 0, 0] and np.isnan(
+        table.direction["fall"]
+    )
+    assert table.videos["grow"] == 0 and np.isnan(table.top1["grow"])
+
+
 def test_run_labels_have_seeds_where_names_repeat():
     table = pd.DataFrame({"name": ["TSN", "CT-Net", "CT-Net"], "seed": [0, 0, 1]})
     assert summaries.run_labels(table) == ["TSN", "CT-Net, seed 0", "CT-Net, seed 1"]
