@@ -67,7 +67,8 @@ def test_what_each_branch_can_see(features):
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "reduction"), [(64, 16, 4), (16, 8, 4), (16, 4, 2), (18, 6, 3), (16, 2, 1), (16, 1, 1), (35, 7, 1)]
+    ("channels", "size", "reduction"),
+    [(64, 16, 4), (16, 8, 4), (16, 4, 2), (18, 6, 3), (16, 2, 1), (16, 1, 1), (35, 7, 1)],
 )
 def test_the_reduction_is_the_largest_up_to_4_that_divides_the_size_and_leaves_two_channels(channels, size, reduction):
     assert TensorExcitation(channels, size).spatial.reduce.out_channels == channels // reduction

@@ -72,13 +72,14 @@ def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
         where = drawing.pose(np.zeros(n), *rng.uniform(-0.45, 0.45, 2), angle=rng.uniform(0, 2 * math.pi))
         where[:, :2] += shake + drawing.drift(rng, n, 0.1 * hard)
         layers.append((drawing.sprite(rng, 24), where, rng.uniform(0.04, 0.08), False))
-    plain = rng.uniform(0.75, 1.0) * action.plain**hard
-    turn, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.16, 0.22)
+    plain = math.exp(
+        -action.fades * hard * rng.uniform()
+    )  # some clips of each action are plain, some hardly to be seen
+    radius = rng.uniform(0.16, 0.22)
     progress = _progress(rng, n, hard)
     drifting = shake + drawing.drift(rng, n, 0.02 * hard)  # all objects of an action alike
     for poses in action.poses(progress, rng, plain):
         poses[:, :2] += drifting
-        poses[:, 4] += turn
         layers.append((drawing.sprite(rng, 32), poses, radius, True))
     return _Scene(background, shake, layers, progress, rng)
 
