@@ -305,7 +305,15 @@ INCEPTION_BLOCKS = (
 def _initialise(backbone: nn.Module) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            draw_weights(module)
+
+
+def draw_weights(layer: nn.Module) -> None:
+    """Give a layer its random start: torchvision's for a 2D convolution of a ResNet, else the layer's own."""
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        layer.reset_parameters()
 
 
 # Backbones by name. Those with ImageNet weights have torchvision's names.

@@ -4,16 +4,27 @@ Clips are (N, 3, T, H, W). The backbone runs on their N * T frames, as in TSN. T
 frame, classifies it, and averages the scores over the T frames.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Set
 
+import numpy as np
 import torch
 from torch import nn
 
-from ctlib.backbones import BACKBONES, INCEPTION_BLOCKS, RESNET101_BLOCKS
+from ctlib.backbones import BACKBONES, INCEPTION_BLOCKS, RESNET101_BLOCKS, draw_weights
 from ctlib.config import ModelConfig, check_choice, unknown_name
 from ctlib.ct_module import SPECIAL_CASES, CTModule, special_case
+from ctlib.kernels import BATCH_NORMS
 from ctlib.kernels.layout import clips_of, frames_of, use_channels_last
 from ctlib.weights import check_weights, published, shapes
+
+
+class Classifier(nn.Linear):
+    """The last layer, which starts at scores near 0."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.001)
+        nn.init.zeros_(self.bias)
 
 
 class VideoClassifier(nn.Module):
@@ -34,9 +45,7 @@ class VideoClassifier(nn.Module):
         self.config = config
         self.backbone = backbone
         self.dropout = nn.Dropout(config.dropout)
-        self.fc = nn.Linear(backbone.out_channels, config.num_classes)
-        nn.init.normal_(self.fc.weight, std=0.001)
-        nn.init.zeros_(self.fc.bias)
+        self.fc = Classifier(backbone.out_channels, config.num_classes)
         use_channels_last(self)  # sets `memory_format`
 
     def features(self, clips: torch.Tensor) -> torch.Tensor:
@@ -59,11 +68,15 @@ class VideoClassifier(nn.Module):
         return self.fc(self.dropout(pooled)).mean(1)
 
 
-def build_model(config: ModelConfig) -> VideoClassifier:
+def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier:
     """The network that `config` describes, on the CPU, in training mode.
 
     With `weights="imagenet"` the backbone starts from torchvision's weights, read from torch.hub's
     cache or downloaded into it; with "shapes", from the package's own. Replaced blocks are new in either case.
+
+    Args:
+        config: the network.
+        seed: of what starts at random (`initialise`); None: it is drawn from torch's generator, as it is built.
 
     Raises:
         ValueError: an unknown backbone, module, placement or weights, or parts that do not fit together.
@@ -76,6 +89,7 @@ def build_model(config: ModelConfig) -> VideoClassifier:
         backbone.load_published(published(config.backbone))
     elif config.weights is not None:
         backbone.load_state_dict(shapes(config.backbone, config.weights))
+    loaded = set() if config.weights is None else set(backbone.parameters())
 
     def make_module(channels: int, out_channels: int) -> nn.Module:
         if config.module != "ct":
@@ -84,7 +98,26 @@ def build_model(config: ModelConfig) -> VideoClassifier:
         return CTModule(channels, *parts, out_channels)
 
     backbone.replace(config.blocks, make_module)
-    return VideoClassifier(backbone, config)
+    model = VideoClassifier(backbone, config)
+    if seed is not None:
+        initialise(model, seed, loaded)
+    return model
+
+
+def initialise(model: nn.Module, seed: int, keep: Set[nn.Parameter] = frozenset()) -> None:
+    """Draw each layer's random weights anew, from the seed, the layer's name and its shapes alone.
+
+    So two networks start alike wherever they have a layer of the same name and shapes, whatever else they have.
+    Distributions are those of building. Batch norms stay as they are, and so does what `keep` holds.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for name, layer in model.named_modules():
+            own = list(layer.parameters(recurse=False))
+            if own and not isinstance(layer, BATCH_NORMS) and keep.isdisjoint(own):
+                key = f"{name} {[tuple(parameter.shape) for parameter in own]}"
+                digest = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
+                torch.manual_seed(int(np.random.SeedSequence([seed, digest]).generate_state(1, np.uint64)[0]))
+                draw_weights(layer)
 
 
 def recompute_blocks(model: VideoClassifier, enabled: bool = True) -> None:

@@ -142,6 +142,12 @@ def test_imagenet_weights_come_from_the_cache_and_stay_around_the_module(tmp_pat
     for part in ("conv1", "bn1", "conv3", "bn3"):
         assert torch.equal(getattr(block, part).weight, getattr(source, part).weight)
     assert torch.equal(network.backbone.conv1.weight, theirs.conv1.weight)
+    seeded = build_model(network.config, seed=1)  # draws what is new, and only that
+    for name, weight in seeded.named_parameters():
+        source = name.removeprefix("backbone.")
+        new = name.startswith("fc.") or ".conv2.sub_operations." in name or ".conv2.pointwise." in name
+        assert new or torch.equal(weight, theirs.get_parameter(source)), name
+    assert not torch.equal(seeded.fc.weight, network.fc.weight)
 
 
 def test_imagenet_weights_that_cannot_be_read_or_downloaded_name_the_file(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from ctlib.models import (
     VideoClassifier,
     build_model,
     freeze_backbone,
+    initialise,
     model_config,
     name_of,
     recompute_blocks,
@@ -28,6 +29,41 @@ CLIP = (2, 3, 8, 64, 64)
 def network(request):
     torch.manual_seed(0)
     return build_model(model_config(request.param, num_classes=5))
+
+
+def test_networks_of_one_seed_start_alike_where_they_have_the_same_part():
+    differences = ({"excitation": "none"}, {"module": "c3d"}, {"module": "csn"}, {"blocks": "none"}, {"num_classes": 9})
+    networks = [
+        build_model(ModelConfig(**{"backbone": "quickstart", "num_classes": 5, **parts}), seed=3).state_dict()
+        for parts in ({}, *differences)
+    ]
+    first = networks[0]
+    for other in networks[1:]:
+        same = {key for key in first.keys() & other.keys() if first[key].shape == other[key].shape}
+        assert {"backbone.conv1.weight", "backbone.layer4.1.conv3.weight"} <= same
+        assert all(torch.equal(first[key], other[key]) for key in same)
+    assert not torch.equal(first["fc.weight"][:5], networks[-1]["fc.weight"][:5])  # another shape is another part
+    again, other = (build_model(model_config("ctnet_quickstart", num_classes=5), seed).state_dict() for seed in (3, 4))
+    random = {key for key, value in first.items() if value.numel() > 1 and value.float().std() > 0}
+    assert all(torch.equal(first[key], again[key]) and not torch.equal(first[key], other[key]) for key in random)
+
+
+def test_weights_drawn_by_name_are_distributed_as_those_drawn_in_order():
+    config = ModelConfig(backbone="quickstart", excitation="se", num_classes=50)
+    before = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    in_order = build_model(config)
+    drawn = torch.random.get_rng_state()
+    by_name = copy.deepcopy(in_order)
+    initialise(by_name, 0)
+    assert torch.equal(torch.random.get_rng_state(), drawn)  # the global generator is left alone
+    torch.random.set_rng_state(before)
+    for (name, one), two in zip(in_order.named_parameters(), by_name.parameters(), strict=True):
+        assert bool(one.std() > 0) == bool(two.std() > 0), name
+        if one.numel() >= 1000:
+            assert 0.8 < one.std() / two.std() < 1.25 and not torch.equal(one, two), name
+    flat = [parameter.flatten() for parameter in by_name.parameters() if parameter.numel() == 2304]
+    assert torch.corrcoef(torch.stack(flat)).fill_diagonal_(0).abs().max() < 0.1  # layers of one shape differ
 
 
 def test_logits_are_finite_and_every_parameter_gets_a_gradient(network):

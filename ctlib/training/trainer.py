@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.nn import functional as F
 
@@ -41,7 +41,6 @@ class Trainer:
         if accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(accelerator.device)
         accelerator.gradient_accumulation_steps = run.micro_batches_per_step
-        set_seed(self.config.seed)
         model = make_network(run)
         self.cost = cost.count(model, frames, data.size)
         if self.config.compute.sync_batch_norm:
@@ -323,7 +322,7 @@ class RunningStatistics:
 
 def make_network(run: Run) -> VideoClassifier:
     """The network that a run begins with, laid out and frozen as its configuration says."""
-    model = build_model(run.model)
+    model = build_model(run.model, run.config.seed)
     if run.config.start:
         checkpoints.start_from(run.config.start, model, run.samples["train"].classes)
     use_channels_last(model, run.config.compute.channels_last)

@@ -115,8 +115,7 @@ def test_only_the_last_epochs_are_tested_where_asked_for(config, finished, tmp_p
 def test_a_frozen_backbone_stays_as_it_was_and_the_rest_learns(config, finished, tmp_path):
     frozen = replaced(config, recipe={"frozen": "backbone", "epochs": 1})
     folder = records.RunFolder(tmp_path)
-    trainer.set_seed(config.seed)
-    start = trainer.build_model(config.model).state_dict()
+    start = trainer.build_model(config.model, config.seed).state_dict()
     train.train(frozen, folder.path)
 
     def unchanged(folder):
@@ -197,11 +196,37 @@ def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config,
     assert not first.history().loss.equals(records.RunFolder(tmp_path / "c").history().loss)
 
 
+def test_dropout_draws_the_same_in_every_network(config, tmp_path, monkeypatch):
+    class Recorded(nn.Module):
+        def forward(self, features):
+            kept = nn.functional.dropout(torch.ones_like(features), 0.5, self.training)
+            if self.training:
+                masks.append(kept.bool())
+            return features * kept
+
+    build = trainer.build_model
+
+    def recording(model, seed):
+        network = build(model, seed)
+        network.dropout = Recorded()
+        return network
+
+    monkeypatch.setattr(trainer, "build_model", recording)
+    drawn = []
+    for name, parts in (("tsn", {"blocks": "none"}), ("c3d", {"module": "c3d"}), ("ctnet", {})):
+        masks = []
+        train.train(replaced(config, model=parts, recipe={"epochs": 1}), tmp_path / name)
+        drawn.append(torch.stack(masks))
+    assert drawn[0].shape == (4, 8, 4, 512) and 0.45 < drawn[0].double().mean() < 0.55
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, monkeypatch):
     build = trainer.build_model
 
-    def broken(model):
-        network = build(model)
+    def broken(model, seed):
+        network = build(model, seed)
         nn.init.constant_(network.fc.bias, float("nan"))
         return network
 
