@@ -236,6 +236,9 @@ class DataConfig(Config):
     crops: int = one_of((1, 3), 1)  # test crops per clip
     decoder: str = one_of(("pyav", "decord"), "pyav")  # of video files; decord: only for files on which it is exact
     workers: int = at_least(0, 2)  # loader processes
+    # Where a run keeps its decoded videos, so that each is decoded once: none, ram (which loader processes share), or
+    # gpu, which then cuts the clips.
+    cache: str = one_of(("none", "ram", "gpu"), "none")
 
     def options(self) -> dict:
         """What `data.catalog.load_samples` takes beside name, root and split."""

@@ -5,14 +5,14 @@ import dataclasses
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ctlib.config import DataConfig
-from ctlib.data import transforms, video
+from ctlib.data import cache, transforms, video
 from ctlib.data.catalog import Samples
 from ctlib.data.sampling import SAMPLINGS, check_fits
 
@@ -58,6 +58,8 @@ class ClipDataset(Dataset):
         video.VideoError: a video is missing, unreadable, or has fewer frames than its list states.
     """
 
+    kept: cache.Videos | None = None  # what `samples` lists, decoded; None: it is decoded when asked for
+
     def __init__(
         self,
         samples: Samples,
@@ -94,25 +96,76 @@ class ClipDataset(Dataset):
             return torch.zeros(*views, 3, self.num_frames, self.size, self.size), SKIPPED
 
     def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
-        source, label, listed = self.samples[index]
+        frames = self._read(index, lambda length: self.sampling.train(length, self.num_frames, rng))
+        box, flip, label = self._augmentation(index, *frames.shape[1:3], rng)
+        return transforms.train_view(frames, self.size, box, flip), label
 
-        def choose(length: int) -> np.ndarray:
-            return self.sampling.train(length, self.num_frames, rng)
-
-        frames = video.read_frames(source, choose, listed, self.decoder)
-        box = transforms.random_crop(*frames.shape[1:3], self.size, rng)
-        flip = self.flipped[label] >= 0 and rng.random() < 0.5
-        clip = transforms.train_view(frames, self.size, box, flip)
-        return clip, int(self.flipped[label]) if flip else label
+    def _augmentation(self, index: int, height: int, width: int, rng) -> tuple[transforms.Box, bool, int]:
+        """The box of a training view, whether it is flipped, and its label then."""
+        label = self.samples[index].label
+        box = transforms.random_crop(height, width, self.size, rng)
+        flip = bool(self.flipped[label] >= 0 and rng.random() < 0.5)
+        return box, flip, int(self.flipped[label]) if flip else label
 
     def _test_item(self, index: int) -> tuple[torch.Tensor, int]:
-        source, label, listed = self.samples[index]
+        clips = np.split(self._read(index, self._test_indices), self.clips)
+        views = [transforms.test_views(clip, self.size, self.short_side, self.crops) for clip in clips]
+        return torch.cat(views), self.samples[index].label
 
-        def choose(length: int) -> np.ndarray:
-            return self.sampling.test(length, self.num_frames, self.clips).ravel()
+    def _test_indices(self, length: int) -> np.ndarray:
+        return self.sampling.test(length, self.num_frames, self.clips).ravel()
 
-        clips = np.split(video.read_frames(source, choose, listed, self.decoder), self.clips)
-        return torch.cat([transforms.test_views(clip, self.size, self.short_side, self.crops) for clip in clips]), label
+    def _read(self, index: int, choose: Callable[[int], np.ndarray]) -> np.ndarray:
+        if self.kept is not None:
+            return self.kept.read(index, choose)
+        source, _, listed = self.samples[index]
+        return video.read_frames(source, choose, listed, self.decoder)
+
+
+class DeviceClips(ClipDataset):
+    """The same clips by the batch, cut on the device where the frames lie (`cache.VideosOnDevice`, set as `kept`).
+
+    What is drawn is the same, and so are the pixels, within 1 of 255 where a device rounds sums otherwise.
+
+    Shape:
+        keys of N items -> (N, 3, T, size, size), or (N, clips * crops, 3, T, size, size) in testing; labels, (N,)
+    """
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
+        clips, labels = self.__getitems__([key])
+        return clips[0], int(labels[0])
+
+    def __getitems__(self, keys: Sequence) -> tuple[torch.Tensor, torch.Tensor]:
+        device, views = self.kept.frames.device, () if self.train else (self.clips * self.crops,)
+        clips = torch.zeros(len(keys), *views, 3, self.num_frames, self.size, self.size, device=device)
+        labels, draws = [SKIPPED] * len(keys), {}
+        for place, key in enumerate(keys):
+            try:
+                draws[place] = self._draw(key)
+                labels[place] = draws[place][-1]
+            except video.VideoError as error:  # where it is to stop, decoding has stopped
+                warnings.warn(f"skipped: {error}", stacklevel=1)
+        if draws:
+            clips[list(draws)] = self._cut(*zip(*draws.values(), strict=True))
+        return clips, torch.tensor(labels, device=device)
+
+    def _draw(self, key: int | tuple[int, int]) -> tuple[int, np.ndarray, transforms.Box, bool, int]:
+        """Index of the video, frames of it, box, flip and label; box and flip mean nothing in testing."""
+        if not self.train:
+            return key, self._test_indices(self.kept.shape(key)[0]), (0, 0, 0, 0), False, self.samples[key].label
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        length, height, width = self.kept.shape(index)
+        frames = self.sampling.train(length, self.num_frames, rng)
+        return index, frames, *self._augmentation(index, height, width, rng)
+
+    def _cut(self, indices: Sequence[int], frames: Sequence[np.ndarray], boxes, flips, _labels) -> torch.Tensor:
+        clips = self.kept.clips(indices, np.stack(frames))
+        if self.train:
+            return transforms.train_views_of_batch(clips, self.size, boxes, flips)
+        clips = clips.unflatten(1, (self.clips, self.num_frames)).flatten(0, 1)
+        views = transforms.test_views_of_batch(clips, self.size, self.short_side, self.crops)
+        return views.unflatten(0, (-1, self.clips)).flatten(1, 2)
 
 
 class EpochSampler(Sampler):
@@ -136,43 +189,66 @@ class EpochSampler(Sampler):
         return ((self.epoch, int(index)) for index in order[self.first : self.first + len(self)])
 
 
+Kept = cache.Videos | cache.VideosOnDevice | None
+
+
 def train_loader(
-    samples: Samples, num_frames: int, config: DataConfig, batch: int, seed: int, micro_batch: int | None = None
+    samples: Samples,
+    num_frames: int,
+    config: DataConfig,
+    batch: int,
+    seed: int,
+    micro_batch: int | None = None,
+    kept: Kept = None,
 ) -> DataLoader:
     """Micro-batches (micro_batch, 3, T, size, size) and labels, in an order drawn for whole batches.
 
-    A last batch that is not full is left out. `micro_batch` is the batch by default.
+    A last batch that is not full is left out. `micro_batch` is the batch by default. `kept`: of `cache.keep`, the
+    decoded videos.
 
     Raises:
         ValueError: fewer samples than one batch.
     """
     if len(samples) < batch:
         raise ValueError(f"a batch of {batch} needs as many training videos, the list has {len(samples)}")
-    dataset = ClipDataset(samples, num_frames, train=True, seed=seed, **config.to_dict())
+    dataset = _dataset(kept, samples, num_frames, train=True, seed=seed, **config.to_dict())
     sampler = EpochSampler(len(samples), batch, seed)
     return _loader(dataset, config, batch_size=micro_batch or batch, sampler=sampler, drop_last=True)
 
 
-def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: int) -> DataLoader:
+def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: int, kept: Kept = None) -> DataLoader:
     """Batches (n, clips * crops, 3, T, size, size) and labels, every video once, in order.
 
     `batch` counts views, so that a batch needs no more memory than in training.
     """
-    dataset = ClipDataset(samples, num_frames, **config.to_dict())
+    dataset = _dataset(kept, samples, num_frames, **config.to_dict())
     return _loader(dataset, config, batch_size=max(1, batch // (config.clips * config.crops)))
 
 
-def _loader(dataset: Dataset, config: DataConfig, **options) -> DataLoader:
+def _dataset(kept: Kept, *given, **options) -> ClipDataset:
+    dataset = (DeviceClips if isinstance(kept, cache.VideosOnDevice) else ClipDataset)(*given, **options)
+    dataset.kept = kept
+    return dataset
+
+
+def _loader(dataset: ClipDataset, config: DataConfig, **options) -> DataLoader:
+    on_device = isinstance(dataset, DeviceClips)  # only numbers are drawn here, and batches come as such
+    workers = 0 if on_device else config.workers
     return DataLoader(
         dataset,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-        timeout=600 if config.workers else 0,  # seconds; a decoder that hangs must not stop training silently
-        pin_memory=torch.cuda.is_available(),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        timeout=600 if workers else 0,  # seconds; a decoder that hangs must not stop training silently
+        pin_memory=torch.cuda.is_available() and not on_device,
+        collate_fn=_as_it_is if on_device else None,
         generator=torch.Generator(),  # loaders sometimes draw from the global one, which would change dropout
         worker_init_fn=_leave_signals_to_the_trainer,
         **options,
     )
+
+
+def _as_it_is(batch):
+    return batch
 
 
 def end_workers(loader: DataLoader) -> None:

@@ -1,6 +1,7 @@
 """From decoded frames, uint8 (T, H, W, 3), to a clip, float32 (3, T, size, size): crop, resize, flip, normalise."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -68,8 +69,56 @@ _MEAN, _STD = (255 * torch.tensor(values)[:, None, None, None] for values in (IM
 
 
 def _normalised(clips: torch.Tensor) -> torch.Tensor:
-    """(..., 3, T, H, W) uint8 -> the same in float32, less ImageNet's mean and over its standard deviation."""
-    return clips.contiguous().float().sub_(_MEAN).div_(_STD)
+    """(..., 3, T, H, W) from 0 to 255 -> the same in float32, less ImageNet's mean and over its standard deviation."""
+    return clips.contiguous().float().sub_(_MEAN.to(clips.device)).div_(_STD.to(clips.device))
+
+
+# The same for a batch, on its device: the same pixels, or 1 of 255 beside them where sums are rounded otherwise.
+
+
+def train_views_of_batch(frames: torch.Tensor, size: int, boxes: Sequence[Box], flips: Sequence[bool]) -> torch.Tensor:
+    """A box of each clip: (N, T, 3, H, W) uint8 -> (N, 3, T, size, size) float32."""
+    top, left, height, width = torch.tensor(boxes, dtype=torch.float32, device=frames.device).unbind(1)
+    rows = _resizing(top, height, frames.shape[3], size)
+    columns = _resizing(left, width, frames.shape[4], size)
+    flipped = torch.tensor(flips, device=frames.device)[:, None, None]
+    return _normalised(_resized(frames, rows, torch.where(flipped, columns.flip(1), columns)))
+
+
+def test_views_of_batch(frames: torch.Tensor, size: int, short_side: int, crops: int) -> torch.Tensor:
+    """The crops of each clip: (N, T, 3, H, W) uint8 -> (N, crops, 3, T, size, size) float32."""
+    sides = frames.shape[3:]
+    high, wide = (short_side * side // min(sides) for side in sides)
+    zero = torch.zeros(len(frames), device=frames.device)
+    rows, columns = (_resizing(zero, zero + side, side, out) for side, out in zip(sides, (high, wide), strict=True))
+    boxes = test_crops(high, wide, size, crops)
+    views = [_resized(frames, rows[:, top : top + size], columns[:, left : left + size]) for top, left, *_ in boxes]
+    return _normalised(torch.stack(views, 1))
+
+
+def _resizing(first: torch.Tensor, extent: torch.Tensor, total: int, size: int) -> torch.Tensor:
+    """How much of each pixel along a side goes into each pixel of the resized part of it: (N, size, total).
+
+    Bilinear with antialiasing: the weights are a triangle as wide as two pixels, of the input or the output, whichever
+    are larger. As PyTorch does for uint8 on a CPU, they are rounded to 15 bits.
+    """
+    first, extent = first.double()[:, None, None], extent.double()[:, None, None]
+    scale = extent / size
+    pixels = torch.arange(total, device=first.device) + 0.5 - first
+    into = (torch.arange(size, device=first.device)[:, None] + 0.5) * scale
+    weights = (1 - (pixels - into).abs() / scale.clamp(min=1)).clamp(min=0) * ((pixels > 0) & (pixels < extent))
+    weights = weights / weights.sum(2, keepdim=True)
+    unit = 2 ** (torch.log2((2**15 - 0.5) / weights.amax((1, 2), keepdim=True)).ceil() - 1)
+    return ((weights * unit + 0.5).floor() / unit).float()
+
+
+def _resized(frames: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """(N, T, 3, H, W) and the weights of (N, h, H) rows and (N, w, W) columns -> (N, 3, T, h, w), whole numbers."""
+    num_frames, height = frames.shape[1], frames.shape[3]
+    across = torch.bmm(frames.flatten(1, 3).float(), columns.mT).add_(0.5).floor_()  # rounded as on the CPU
+    across = across.unflatten(1, (-1, height)).transpose(2, 3).flatten(1, 2)  # (N, T * 3 * w, H)
+    down = torch.bmm(across, rows.mT).add_(0.5).floor_().clamp_(0, 255)
+    return down.unflatten(1, (num_frames, 3, -1)).permute(0, 2, 1, 4, 3)
 
 
 def to_pixels(clip: torch.Tensor) -> np.ndarray:

@@ -240,9 +240,10 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
 
 
 def _config_digest(folder: RunFolder) -> str:
-    """12 hex digits of everything that was asked of a run, except where its data are and which rows it is for."""
+    """12 hex digits of everything that was asked of a run, except where its data are kept and which rows it is for."""
     config = folder.record()["asked"]
-    config = {name: part for name, part in config.items() if name != "rows"} | {"data": config["data"] | {"root": ""}}
+    data = {name: value for name, value in config["data"].items() if name not in ("root", "cache")} | {"root": ""}
+    config = {name: part for name, part in config.items() if name != "rows"} | {"data": data}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -30,14 +30,16 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run: the slower of loading and computing, training and testing."""
+        """Of the whole run: the slower of loading and computing, training and testing. A cache is loaded once."""
         config = self.run.config
-        step = max(self.compute_seconds, self.loading(config.recipe.batch))
         views = len(self.run.samples["val"]) * config.data.clips * config.data.crops
         forward = self.compute_seconds / config.recipe.batch / 3  # a backward pass costs twice a forward pass
-        test = max(views * forward, self.loading(views))
+        step, test = self.compute_seconds, views * forward
+        once = self.loading(sum(map(len, self.run.samples.values())))
+        if config.data.cache == "none":
+            step, test, once = max(step, self.loading(config.recipe.batch)), max(test, self.loading(views)), 0.0
         tests = config.recipe.epochs + 1 - config.recipe.first_tested
-        return config.recipe.epochs * self.steps_per_epoch * step + tests * test
+        return once + config.recipe.epochs * self.steps_per_epoch * step + tests * test
 
     def loading(self, clips: int) -> float:
         """Seconds to load clips in all loader processes together."""

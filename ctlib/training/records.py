@@ -161,7 +161,7 @@ def record_of(run: Run) -> dict:
 # What changes no result beyond rounding. Digests identify files, wherever they lie. The history counts unreadable
 # videos. The lists' own number of classes is compared.
 _NOT_COMPARED = {"data.root", "data.lists", "data.checked", "data.workers", "data.on_error", "data.max_skipped"}
-_NOT_COMPARED |= {"start", "rows", "model.num_classes"}
+_NOT_COMPARED |= {"data.cache", "start", "rows", "model.num_classes"}
 _NOT_COMPARED |= {
     f"compute.{part}"
     for part in ("device", "threads", "channels_last", "compile", "recompute", "save_minutes", "tensorboard")

@@ -121,6 +121,8 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         raise ValueError("sync_batch_norm needs GPUs, and there is none")
     if not config.start:
         check_weights(config.model.weights, config.model.backbone)
+    if config.data.cache == "gpu" and machine.on_cpu(compute):
+        raise ValueError("data.cache 'gpu' needs a GPU, and there is none: set it to 'ram'")
     processes = machine.shared_by(compute)
     micro_batch = compute.micro_batch or max(1, recipe.batch // processes)
     _check_division(recipe.batch, micro_batch, processes)  # before the minutes of writing the built-in data

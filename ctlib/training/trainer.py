@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ctlib import checkpoints, cost
 from ctlib.config import DataConfig
+from ctlib.data import cache
 from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import VideoClassifier, build_model, freeze_backbone, recompute_blocks, use_channels_last
@@ -48,7 +49,11 @@ class Trainer:
         optimizer = torch.optim.SGD(
             parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum
         )
-        trainset = train_loader(run.samples["train"], frames, data, recipe.batch, self.config.seed, run.micro_batch)
+        cache.check_room(run.samples.values(), data)
+        kept = {split: cache.keep(samples, data) for split, samples in run.samples.items()}
+        trainset = train_loader(
+            run.samples["train"], frames, data, recipe.batch, self.config.seed, run.micro_batch, kept["train"]
+        )
         self.sampler = trainset.sampler
         self.steps_per_epoch = len(self.sampler) // recipe.batch
         if run.processes > 1:  # where strides differ, it is in sizes of 1
@@ -56,7 +61,7 @@ class Trainer:
         with warnings.catch_warnings():  # torch renames broadcast_buffers, Accelerate does not yet
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             prepared = accelerator.prepare(
-                model, optimizer, trainset, test_loader(run.samples["val"], frames, data, run.micro_batch)
+                model, optimizer, trainset, test_loader(run.samples["val"], frames, data, run.micro_batch, kept["val"])
             )
         self.model, self.optimizer, self.trainset, self.testset = prepared
         self.network = accelerator.unwrap_model(self.model, keep_torch_compile=False)

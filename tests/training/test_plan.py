@@ -45,6 +45,13 @@ def test_only_tested_epochs_take_the_time_of_a_test(run):
     assert plan.seconds == pytest.approx(3 * (32 + 32) * 0.1) and last.seconds == pytest.approx((3 + 2) * 32 * 0.1)
 
 
+def test_a_cached_video_is_loaded_once(run):
+    plan = dataclasses.replace(make_plan(run, seconds=0), load_seconds=0.1, compute_seconds=0.0)
+    data = dataclasses.replace(run.config.data, cache="ram")
+    cached = dataclasses.replace(plan, run=dataclasses.replace(run, config=dataclasses.replace(run.config, data=data)))
+    assert cached.seconds == pytest.approx((32 + 32) * 0.1)
+
+
 def test_more_processes_and_workers_load_faster(run):
     plan = dataclasses.replace(make_plan(run, seconds=0), load_seconds=0.1)
     data = dataclasses.replace(run.config.data, workers=4)

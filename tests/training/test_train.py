@@ -222,6 +222,35 @@ def test_dropout_draws_the_same_in_every_network(config, tmp_path, monkeypatch):
     assert not torch.equal(drawn[0][0], drawn[0][1])
 
 
+def test_training_from_memory_is_the_same_to_the_last_digit(config, finished, tmp_path):
+    train.train(replaced(config, data={"cache": "ram", "workers": 1}), tmp_path)
+    first, second = finished.folder, records.RunFolder(tmp_path)
+    numbers = ["loss", "train_top1", "top1", "top5"]
+    assert first.history()[numbers].equals(second.history()[numbers])
+    assert first.predictions().equals(second.predictions())
+    weights = [torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert train.train(config, tmp_path)["top1"] == finished.result["top1"]  # finished: the cache is no difference
+
+
+def test_training_on_clips_cut_by_the_device_is_the_same_but_for_rounding(config, finished, tmp_path, monkeypatch):
+    """As on a GPU, with the CPU for it."""
+    keep = trainer.cache.keep
+    monkeypatch.setattr(trainer.cache, "keep", lambda *given: trainer.cache.VideosOnDevice(keep(*given), "cpu"))
+    train.train(replaced(config, data={"cache": "ram"}), tmp_path)
+    first, second = finished.folder.history(), records.RunFolder(tmp_path).history()
+    assert second.loss[0] == pytest.approx(first.loss[0], rel=0.02) and len(second) == 2
+
+
+def test_a_cache_that_cannot_be_is_refused_before_work(config, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="data.cache 'gpu' needs a GPU, and there is none"):
+        train.train(replaced(config, data={"cache": "gpu"}, compute={"device": "cpu"}), tmp_path)
+    monkeypatch.setattr(trainer.cache.psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    with pytest.raises(ValueError, match="data.cache 'ram' needs 0.00944 GB"):
+        train.train(replaced(config, data={"cache": "ram"}), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, monkeypatch):
     build = trainer.build_model
 

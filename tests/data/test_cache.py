@@ -1,0 +1,173 @@
+import shutil
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ctlib.config import DataConfig
+from ctlib.data import cache, clips, encoding, transforms, video
+from ctlib.data.catalog import Samples
+
+RAM = DataConfig(size=24, flip=True, workers=0, cache="ram", clips=2, crops=3, short_side=28)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How often each video was read from its file."""
+    counts, read = Counter(), video.read_frames
+
+    def counted(source, *arguments):
+        counts[str(source)] += 1
+        return read(source, *arguments)
+
+    monkeypatch.setattr(video, "read_frames", counted)
+    return counts
+
+
+def of_each_epoch(loader, epochs=(0, 1)):
+    batches = []
+    for epoch in epochs:
+        if isinstance(loader.sampler, clips.EpochSampler):
+            loader.sampler.set_epoch(epoch)
+        batches += list(loader)
+    clips.end_workers(loader)
+    return batches
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clips_from_memory_are_those_from_files(train_samples, val_samples, workers, monkeypatch):
+    monkeypatch.setattr(cache, "_BLOCK", 1_000_000)  # several blocks
+    config = DataConfig(**{**RAM.to_dict(), "workers": workers})
+    kept = [cache.keep(samples, config) for samples in (train_samples, val_samples)]
+    assert len(kept[0].blocks) > 3 and all(block.is_shared() for block in kept[0].blocks)
+    train, test = (
+        [
+            of_each_epoch(clips.train_loader(train_samples, 4, config, batch=8, seed=1, kept=in_memory[0])),
+            of_each_epoch(clips.test_loader(val_samples, 4, config, batch=24, kept=in_memory[1])),
+        ]
+        for in_memory in (kept, (None, None))
+    )
+    for one, two in zip(train + test, test + train, strict=True):
+        assert len(one) == len(two) > 0
+        for (first, labels), (second, others) in zip(one, two, strict=True):
+            assert torch.equal(first, second) and torch.equal(labels, others)
+
+
+def test_each_video_is_decoded_once(train_samples, decoded):
+    kept = cache.keep(train_samples, RAM)
+    for _ in range(3):
+        of_each_epoch(clips.train_loader(train_samples, 4, RAM, batch=8, seed=1, kept=kept))
+    assert len(decoded) == 32 and set(decoded.values()) == {1}
+    assert cache.keep(train_samples, DataConfig(cache="none")) is None
+
+
+def several_kinds(folder):
+    rng = np.random.default_rng(0)
+    shapes = {"short": (5, 32, 32), "long": (40, 32, 32), "wide": (9, 24, 48)}
+    for name, shape in shapes.items():
+        encoding.write_frames(folder / f"{name}.mp4", rng.integers(0, 255, (*shape, 3), dtype=np.uint8))
+    return Samples([(f"{name}.mp4", 0, 7 if name == "long" else None) for name in shapes], ("a",), folder)
+
+
+def test_videos_may_differ_in_length_and_size(tmp_path):
+    samples = several_kinds(tmp_path)
+    kept = cache.keep(samples, RAM)
+    assert [kept.shape(index) for index in range(3)] == [(5, 32, 32), (7, 32, 32), (9, 24, 48)]  # 7: as listed
+    for index in range(3):
+        frames = kept.read(index, lambda length: np.array([length - 1, 0, 2, 2]))
+        last = kept.shape(index)[0] - 1
+        assert np.array_equal(frames, video.read_frames(samples[index].source, [last, 0, 2, 2]))
+    with pytest.raises(ValueError, match="gpu.* needs frames of one size: .*long.mp4 has 32 x 32 .*wide.mp4 24 x 48"):
+        cache.VideosOnDevice(kept, "cpu")
+
+
+def test_a_video_that_cannot_be_read_stops_at_once_or_is_skipped(tmp_path, arrow_root, val_samples):
+    shutil.copytree(arrow_root, tmp_path / "data")
+    (tmp_path / "data" / "val" / "000002_forward.mp4").write_bytes(b"")
+    samples = Samples(
+        [(s.source.split("arrow/")[-1], s.label, 48) for s in val_samples],
+        val_samples.classes,
+        tmp_path / "data",
+        "mirrored",
+    )
+    with pytest.raises(video.VideoError, match="000002_forward.mp4: the file is empty"):
+        cache.keep(samples, RAM)
+    skipping = DataConfig(**{**RAM.to_dict(), "on_error": "skip"})
+    with pytest.warns(UserWarning, match="skipped"):
+        plain = of_each_epoch(clips.test_loader(samples, 4, skipping, 12), (0,))
+    for kept in (cache.keep(samples, skipping), cache.VideosOnDevice(cache.keep(samples, skipping), "cpu")):
+        with pytest.warns(UserWarning, match="skipped: .*000002_forward.mp4: the file is empty"):
+            batches = of_each_epoch(clips.test_loader(samples, 4, skipping, 12, kept), (0,))
+        labels = torch.cat([labels for _, labels in batches])
+        assert (labels == clips.SKIPPED).nonzero().tolist() == [[4]]
+        assert torch.equal(labels, torch.cat([labels for _, labels in plain]))
+        assert all(len(one) == len(other) for (one, _), (other, _) in zip(batches, plain, strict=True))
+
+
+def pixels_apart(one, two):
+    """The largest difference of normalised clips, in 255ths."""
+    std = 255 * torch.tensor(transforms.IMAGENET_STD)[:, None, None, None]
+    return ((one - two) * std).abs().max().item()
+
+
+def test_clips_cut_on_the_device_are_those_of_the_cpu_within_1_of_255(train_samples, val_samples):
+    """The same code as on a GPU, on the CPU as the device."""
+    config = DataConfig(**{**RAM.to_dict(), "cache": "gpu"})
+    kept = [cache.VideosOnDevice(cache.Videos(samples, config), "cpu") for samples in (train_samples, val_samples)]
+    pairs = [
+        (clips.train_loader(train_samples, 4, config, 8, 1, None, on_device) for on_device in (kept[0], None)),
+        (clips.test_loader(val_samples, 4, config, 24, on_device) for on_device in (kept[1], None)),
+    ]
+    for loaders in pairs:
+        ours, plain = map(of_each_epoch, loaders)
+        assert len(ours) == len(plain) > 0
+        for (one, labels), (two, others) in zip(ours, plain, strict=True):
+            assert one.shape == two.shape and one.dtype == two.dtype and torch.equal(labels, others)
+            assert pixels_apart(one, two) < 1.001
+            assert (one - two).abs().mean() < 2e-3
+
+
+@pytest.mark.parametrize("size", [20, 32, 56])
+@pytest.mark.parametrize("shape", [(32, 32), (40, 56), (56, 41)])
+def test_any_box_is_resized_as_on_the_cpu_within_1_of_255(size, shape):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (12, 2, *shape, 3), dtype=np.uint8)  # noise: neighbours differ as much as they can
+    boxes = [transforms.random_crop(*shape, size, rng) for _ in frames]
+    flips = (rng.random(12) < 0.5).tolist()
+    batch = torch.from_numpy(frames).permute(0, 1, 4, 2, 3)
+    ours = transforms.train_views_of_batch(batch, size, boxes, flips)
+    plain = [transforms.train_view(*item[:1], size, *item[1:]) for item in zip(frames, boxes, flips, strict=True)]
+    assert pixels_apart(ours, torch.stack(plain)) < 1.001
+    for short_side, crops in ((size, 1), (size + 7, 3)):
+        ours = transforms.test_views_of_batch(batch, size, short_side, crops)
+        plain = [transforms.test_views(clip, size, short_side, crops) for clip in frames]
+        assert pixels_apart(ours, torch.stack(plain)) < 1.001
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_decoded(train_samples, val_samples, monkeypatch, decoded):
+    assert cache.needed_bytes(train_samples) == 32 * 48 * 32 * 32 * 3
+    cache.check_room((train_samples, val_samples), RAM)
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: SimpleNamespace(available=9_000_000))
+    with pytest.raises(
+        ValueError, match="data.cache 'ram' needs 0.00944 GB for the decoded videos, and 0.009 GB of mem"
+    ):
+        cache.check_room((train_samples, val_samples), RAM)
+    cache.check_room((train_samples,), RAM)
+    cache.check_room((train_samples, val_samples), DataConfig(cache="none"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # each process has its own copy
+    with pytest.raises(ValueError, match="needs 0.00944 GB"):
+        cache.check_room((train_samples,), RAM)
+    assert not decoded
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_clips_cut_on_a_gpu_are_those_of_the_cpu_within_1_of_255(train_samples):
+    config = DataConfig(**{**RAM.to_dict(), "cache": "gpu"})
+    kept = cache.keep(train_samples, config)
+    ours, plain = (
+        of_each_epoch(clips.train_loader(train_samples, 4, config, 8, 1, None, on_device)) for on_device in (kept, None)
+    )
+    for (one, labels), (two, others) in zip(ours, plain, strict=True):
+        assert one.is_cuda and torch.equal(labels.cpu(), others) and pixels_apart(one.cpu(), two) < 1.001
