@@ -7,6 +7,7 @@ What is slow to import is imported by the command that needs it.
 import argparse
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -293,22 +294,28 @@ def export(parser: Parser) -> Runner:
 
 
 def ablations(parser: Parser) -> Runner:
-    """Train and test every row of the paper's ablations.
+    """Train and test the rows of the paper's ablations, as the study's plan says.
 
-    Some runs go side by side: the first seed of every row, then the next. Finished runs are not repeated. The tables of
-    the study are written to OUT, or, if OUT is called `runs`, beside it to `ablations`. The exit code is 1 if a run
-    failed.
+    The plan is in blocks: all networks with seed 0, then with seed 1. After 5, 10 and 20 blocks comparisons are tested,
+    and networks whose comparisons are all decided stop. One call does the runs up to the next look. Finished runs are
+    not repeated, nor are those in the tables of the study. These are written to OUT, or, if OUT is called `runs`,
+    beside it to `ablations`. The exit code is 1 if a run failed.
     """
     from ctlib.study import jobs, results, scales, sweep, tables
 
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
     parser.add_argument("--scale", default="laptop", choices=scales.SCALES)
     parser.add_argument("--tables", nargs="+", default=tables.TABLES, choices=tables.TABLES, metavar="TABLE")
-    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    parser.add_argument("--seeds", nargs="+", default=[], help="do these blocks, whatever the plan says")
     for data in scales.REAL:
         parser.add_argument(f"--{data}-root", default="", metavar="FOLDER", help="of the data set, for --scale paper")
     parser.add_argument("--side-by-side", type=int, default=2, help="how many runs at once (default: 2)")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="do what fits into this time, and save the rest"
+    )
+    parser.add_argument("--device", default="", choices=("auto", "cpu", "cuda"), help="default: as the recipe says")
     parser.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE", help="changes to the recipe")
+    parser.add_argument("--status", action="store_true", help="print how far the study is, and do no run")
     parser.add_argument("--list", action="store_true", help="print the runs as JSON, and do none")
     parser.add_argument("--run", metavar="NAME", default="", help="only the run of this name, in this process")
     parser.set_defaults(after_interrupt="finished runs are kept, and the same command resumes the others")
@@ -316,22 +323,31 @@ def ablations(parser: Parser) -> Runner:
     def run(options: Options) -> int:
         roots = {data: getattr(options, f"{data.replace('-', '_')}_root") for data in scales.REAL}
         roots = {data: root for data, root in roots.items() if root}
-        study = scales.Study(options.scale, " ".join(options.set), roots)
-        seeds = jobs.parse_seeds(" ".join(options.seeds))
+        study = scales.Study(options.scale, " ".join(options.set), roots, device=options.device)
+
+        def wanted() -> list[jobs.Job]:
+            if options.seeds:
+                return jobs.jobs(study, options.tables, seeds=jobs.parse_seeds(" ".join(options.seeds)))
+            return jobs.next_runs(study, options.out, options.tables)
+
         if options.list or options.run:
-            every = jobs.jobs(study, options.tables, seeds=seeds)
+            every = wanted()
             chosen = [job for job in every if options.run in ("", job.config.name)]
-            if not chosen:
+            if options.run and not chosen:
                 raise ValueError(unknown_name("run", options.run, [job.config.name for job in every]))
             jobs.check_roots(chosen, roots)
             return list_runs(chosen, study) if options.list else do_runs(chosen, study, options.out)
+        tables_dir = jobs.tables_dir(options.out)
+        results.collect(options.out, tables_dir)
+        if options.status:
+            sweep.show_status(study, options.out, options.tables)
+            return 0
         show, clips = functools.partial(print, flush=True), counting("Arrow of Time, clips written")
-        swept = sweep.sweep(study, options.out, options.tables, seeds, options.side_by_side, show, clips)
-        results.collect(options.out, sweep.tables_dir(options.out))
-        for label in swept.locked:
-            print(f"skipped, because another process runs it: {label}", file=sys.stderr)
-        for label in swept.failed:
-            print(f"failed: {label}", file=sys.stderr)
+        swept = sweep.sweep(study, options.out, wanted(), options.side_by_side, options.minutes, show, clips)
+        results.collect(options.out, tables_dir)
+        for what, labels in swept._asdict().items():
+            for label in labels:
+                print(f"{what}: {label}", file=sys.stderr)
         return int(bool(swept.failed))
 
     return run

@@ -303,7 +303,7 @@ class ComputeConfig(Config):
     rest changes no more than rounding. The number of processes is not here: see `train.train`.
     """
 
-    device: str = one_of(("auto", "cpu"), "auto")  # auto: a GPU if there is one
+    device: str = one_of(("auto", "cpu", "cuda"), "auto")  # auto: a GPU if there is one
     precision: str = one_of(("auto", "fp32", "bf16", "fp16"), "auto")  # auto: fp32 on CPU; bf16, else fp16, on GPU
     # Clips that a device takes at once; None: batch / processes. Where a batch does not fit, its gradients are summed
     # over several micro-batches.

@@ -1,4 +1,4 @@
-"""The runs that the paper's tables need, and which of them are finished.
+"""The runs that the paper's tables need, which of them are finished, and which the study's plan needs next.
 
 out_dir/study.json                  the scale of the study, and its overrides
 out_dir/<name>/seed<k>/             the record of a run (`records.RunFolder`); it names the rows that it is for
@@ -6,19 +6,24 @@ out_dir/<name>/seed<k>/scores/      its network tested in other ways, and for en
 out_dir/<name>/seed<k>/tests.json   those tests with their rows, and the class names; written last
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import torch
 
-from ctlib.config import RunConfig, check_choice, parse_words
+from ctlib.config import ComputeConfig, RunConfig, check_choice, parse_words
+from ctlib.cost import hardware
 from ctlib.files import read_json
+from ctlib.study import comparisons, results
 from ctlib.study.scales import REAL, SCALES, Study, Views
 from ctlib.study.tables import FULL, TABLES, Network, counted
 from ctlib.training.records import RunFolder, differences
+from ctlib.training.run import ALONE
 
 
 class Job(NamedTuple):
@@ -129,22 +134,152 @@ def _existing_tests(path: Path) -> set[Views]:
     }
 
 
-def plan(study: Study, out_dir: str | Path, wanted: Iterable[Job]) -> pd.DataFrame:
-    """Jobs and how far they are.
+def tables_dir(out_dir: str | Path) -> Path:
+    """Where the tables of a study go: `ablations` beside a folder of records called `runs`, else that folder itself."""
+    out_dir = Path(out_dir)
+    return out_dir.parent / "ablations" if out_dir.name == "runs" else out_dir
+
+
+def recorded(study: Study, out_dir: str | Path) -> pd.DataFrame:
+    """What the tables of a study hold, as `results.measured` gives it.
+
+    Raises:
+        ValueError: they hold another scale or other overrides.
+    """
+    measured, asked = results.measured(tables_dir(out_dir)), " ".join(sorted(study.overrides.split()))
+    for name, value in {"scale": study.scale, "overrides": asked}.items():
+        if len(measured) and measured[name].iloc[0] != value:
+            held = f"{name} {measured[name].iloc[0]!r}, and {value!r} was asked for"
+            raise ValueError(f"{tables_dir(out_dir)} holds another study ({held}): choose another folder")
+    return measured
+
+
+def is_finished(study: Study, job: Job, out_dir: str | Path, measured: pd.DataFrame) -> bool:
+    """Whether a run is finished in its folder, or the tables have it, whose folder may be gone.
+
+    It is not if its record is damaged or of another run, as its own process will report.
+
+    Args:
+        measured: of `recorded`.
+    """
+    alone = {(table, row) for table, row in job.config.rows if len(study.all_rows[table][row]) == 1}
+    of_seed = measured[measured.seed == job.config.seed]
+    if alone and alone <= set(zip(of_seed.table, of_seed.row, strict=True)):
+        return True
+    try:
+        return state(job, out_dir) == "finished"
+    except ValueError:
+        return False
+
+
+# The plan: blocks, one after the other, and after each look only networks with an undecided comparison.
+
+
+def undecided(study: Study, compared: pd.DataFrame) -> set[str]:
+    """The networks (names of runs) that still need blocks: one of their comparisons is not decided.
+
+    Args:
+        compared: of `comparisons.pairs`.
+    """
+    needing = compared[compared.counted & ~comparisons.is_decided(compared)]
+    return {
+        study.run(network, pair.table).name
+        for pair in needing.itertuples()
+        for row in (pair.higher, pair.lower)
+        for network in study.rows(pair.table)[row]
+    }
+
+
+def next_runs(study: Study, out_dir: str | Path, tables: Sequence[str] = TABLES) -> list[Job]:
+    """The unfinished runs up to the plan's next look (`comparisons.LOOKS`), in order of blocks.
+
+    Every network runs to the first look, and after that those that are `undecided`. Empty: the plan is at its end.
+
+    Raises:
+        ValueError: as `recorded` and `comparisons.pairs`.
+    """
+    measured = recorded(study, out_dir)
+    names = undecided(study, comparisons.pairs(measured, tables, study.scale))
+    for look in comparisons.LOOKS:
+        wanted = jobs(study, tables, seeds=range(look))
+        wanted = [job for job in wanted if look == comparisons.LOOKS[0] or job.config.name in names]
+        if left := [job for job in wanted if not is_finished(study, job, out_dir, measured)]:
+            return left
+    return []
+
+
+def kind(name: str) -> str:
+    """The kind of hardware in a record: the GPU or the processor, whatever their number ("2 x AMD EPYC")."""
+    return name.split(" x ")[-1]
+
+
+def kind_here(compute: ComputeConfig) -> str:
+    """The kind of hardware that would compute here. Raises ValueError if CUDA is asked for, and there is none."""
+    return kind(hardware(torch.device("cpu" if ALONE.on_cpu(compute) else "cuda")))
+
+
+def begun_elsewhere(wanted: Sequence[Job], out_dir: str | Path, measured: pd.DataFrame) -> dict[int, str]:
+    """The blocks (seeds) of some jobs that have runs on another kind of hardware than this, and on which.
+
+    A block is never split, as its networks are compared with one another.
+
+    Args:
+        measured: of `recorded`.
+    """
+    kinds = {(seed, kind(name)) for seed, name in zip(measured.seed, measured.hardware, strict=True)}
+    kinds |= {(result["seed"], kind(result["hardware"])) for _, result in _finished(out_dir)}
+    seeds = {job.config.seed for job in wanted}
+    here = kind_here(wanted[0].config.compute) if wanted else ""
+    return {seed: name for seed, name in sorted(kinds) if name != here and seed in seeds}
+
+
+def plan(
+    study: Study, out_dir: str | Path, wanted: Sequence[Job], measured: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Jobs, how far they are, and how long they take on this kind of hardware.
+
+    Args:
+        measured: of `recorded`: runs in it count as finished, and tell times; None: only the folders count.
 
     Returns:
-        One row per job: `run` (name), `seed`, `gflops` (of one view), `state` and rough `minutes` of training. These
-        are the run's own, else its GFLOPs times the median rate of finished runs on its data, else the scale's rate.
+        One row per job: `run` (name), `seed`, `gflops` (of one view), `state`, and rough `minutes` of training. These
+        are the median of the network's finished runs, else its GFLOPs times the median rate of finished runs on its
+        data, else the scale's rate; of a run that has begun, those of the epochs that remain. Missing where nothing
+        is known.
     """
-    records = []
+    measured = results.measured(tables_dir(out_dir))[:0] if measured is None else measured
+    records, spent = [], _minutes(out_dir, wanted, measured)
     for job in wanted:
-        progress = state(job, out_dir)
-        is_trained = progress in ("finished", "to be tested")
-        spent = job.folder(out_dir).result()["seconds"] / 60 if is_trained else math.nan
-        gflops = counted(job.config.model, job.config.data.size).gflops
-        records.append((job.config.name, job.config.seed, gflops, progress, spent, job.config.data.name))
-    table = pd.DataFrame(records, columns=["run", "seed", "gflops", "state", "minutes", "data"])
+        config = job.config
+        progress = "finished" if len(measured) and is_finished(study, job, out_dir, measured) else state(job, out_dir)
+        share = 1 - len(job.folder(out_dir).history()) / config.recipe.epochs if progress == "begun" else 1
+        gflops = counted(config.model, config.data.size).gflops
+        own = spent.get(config.name, math.nan)
+        records.append((config.name, config.seed, gflops, progress, own, config.data.name, share))
+    table = pd.DataFrame(records, columns=["run", "seed", "gflops", "state", "minutes", "data", "share"])
     rates = (table.minutes / table.gflops).groupby(table.pop("data")).transform("median")
-    full = study.sized.replace(FULL)
-    rate_of_scale = (SCALES[study.scale].minutes or math.nan) / counted(full.config, full.size).gflops
-    return table.assign(minutes=table.minutes.fillna(rates.fillna(rate_of_scale) * table.gflops))
+    rate_of_scale = math.nan
+    if SCALES[study.scale].minutes and wanted and ALONE.on_cpu(wanted[0].config.compute):
+        full = study.sized.replace(FULL)
+        rate_of_scale = SCALES[study.scale].minutes / counted(full.config, full.size).gflops
+    minutes = table.minutes.fillna(rates.fillna(rate_of_scale) * table.gflops)
+    return table.assign(minutes=minutes * table.pop("share"))
+
+
+def _minutes(out_dir: str | Path, wanted: Sequence[Job], measured: pd.DataFrame) -> dict[str, float]:
+    """The median minutes of each network's finished runs, with any seed, on this kind of hardware."""
+    if not wanted:
+        return {}
+    single = measured[~measured.run.str.contains(" + ", regex=False)].drop_duplicates("run")
+    runs = list(zip(single.run, single.train_seconds, single.hardware, strict=True))
+    runs += [(run, result["seconds"], result["hardware"]) for run, result in _finished(out_dir)]
+    times, here = pd.DataFrame(runs, columns=["run", "seconds", "hardware"]), kind_here(wanted[0].config.compute)
+    times = times[times.hardware.map(kind) == here].drop_duplicates("run", keep="last")
+    return (times.seconds / 60).groupby(times.run.str.rsplit("/", n=1).str[0]).median().to_dict()
+
+
+def _finished(out_dir: str | Path) -> Iterator[tuple[str, dict]]:
+    """The finished runs in a folder, as "<name>/seed<k>", and their results; damaged ones are left to their runs."""
+    for path in Path(out_dir).glob("*/seed*/result.json"):
+        with contextlib.suppress(ValueError):
+            yield f"{path.parts[-3]}/{path.parts[-2]}", read_json(path, ["seed", "seconds", "hardware"])

@@ -139,6 +139,7 @@ class Study:
     scale: str = "laptop"  # a name of `SCALES`
     overrides: str = ""  # as in `recipes.run_config`; of these, data.size replaces the paper's 256, and scales the rest
     roots: dict[str, str] = field(default_factory=dict)  # real data set -> its folder
+    device: str = ""  # of `config.ComputeConfig`; empty: as the recipe says. It makes no other study
     all_rows: Rows = field(default_factory=lambda: ROWS)  # or `tables.with_custom_row`
 
     def __post_init__(self):
@@ -207,6 +208,7 @@ class Study:
         if clashing:
             raise ValueError(f"overrides may not set what the rows say: leave out {' '.join(clashing)}")
         given = {"data.root": self.roots.get(data), "model.num_classes": model.num_classes}
+        given["compute.device"] = self.device or None
         given["name"] = _name(model, scale, set_here["data.size"], data)
         return run_config(data, _base(model), recipe, " ".join(others), seed=seed, **given, **set_here)
 

@@ -1,21 +1,24 @@
 """The study's runs done: one run with its tests, or all runs in a loop on one machine."""
 
 import dataclasses
+import math
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from ctlib import files
 from ctlib.data import arrow
-from ctlib.study.jobs import Job, check_roots, jobs, state
+from ctlib.study import comparisons
+from ctlib.study.jobs import Job, begun_elsewhere, check_roots, is_finished, next_runs, plan, recorded, state
 from ctlib.study.scales import Study
-from ctlib.study.tables import TABLES
 from ctlib.training import evaluate
 from ctlib.training.run import Machine, resolve
 from ctlib.training.train import train
@@ -36,12 +39,6 @@ def open_study(study: Study, out_dir: str | Path) -> None:
     differing = [f"{key} {held[key]!r}, and {asked[key]!r} was asked for" for key in asked if held[key] != asked[key]]
     if differing:
         raise ValueError(f"{path.parent} holds another study ({'; '.join(differing)}): choose another folder")
-
-
-def tables_dir(out_dir: str | Path) -> Path:
-    """Where the tables of a study go: `ablations` beside a folder of records called `runs`, else that folder itself."""
-    out_dir = Path(out_dir)
-    return out_dir.parent / "ablations" if out_dir.name == "runs" else out_dir
 
 
 def complete(
@@ -97,79 +94,134 @@ class Swept(NamedTuple):
 
     failed: list[str]
     locked: list[str]  # another process holds their folders
+    stopped: list[str]  # and saved, as the time was over
+    not_begun: list[str]  # they do not fit into the time, or their block is on another kind of hardware
 
 
 def sweep(
     study: Study,
     out_dir: str | Path,
-    tables: Sequence[str] = TABLES,
-    seeds: Sequence[int] = (0, 1, 2),
+    wanted: Sequence[Job],
     side_by_side: int = 2,
+    minutes: float = math.inf,
     show: Callable[[str], None] = print,
     on_clips: Callable[[int, int], None] | None = None,
 ) -> Swept:
-    """Do all runs that tables need, some side by side, each as a process (`python -m ctlib ablations --run`).
+    """Do runs in their order, some side by side, each as a process (`python -m ctlib ablations --run`).
 
-    The first seed of every row comes before the second of any. A finished run is not done again, one that fails stops
-    no other, and one whose folder another process holds is left to that process. The output of a run is in its folder's
-    log.txt. When this loop is interrupted, the runs save their snapshots, and the same call resumes them.
+    A finished run is not done again, nor is one that the tables of the study have. One that fails stops no other, and
+    one whose folder another process holds is left to that process. A block with runs on another kind of hardware is
+    skipped. The output of a run is in its folder's log.txt. When this loop is interrupted or its time is over, the runs
+    save their snapshots, and the same call resumes them.
 
     Args:
-        study, tables, seeds: as in `jobs.jobs`.
+        study: the study that the jobs are of.
         out_dir: the folder of the study's records.
+        wanted: of `jobs.jobs` or `jobs.next_runs`.
         side_by_side: how many runs at once.
+        minutes: how long. A run that would take longer than what is left (`jobs.plan`) is not begun, and no later block
+            is begun before it; one of unknown length is begun.
         show: called with one line for each run that ends.
         on_clips: called with how many clips of the built-in data are written, and how many there will be.
 
     Raises:
-        ValueError: what `jobs.jobs` and `open_study` raise, a real data set without its folder, or `side_by_side`
-            below 1.
+        ValueError: what `open_study` and `jobs.recorded` raise, a real data set without its folder, `side_by_side`
+            below 1, or `minutes` not above 0.
     """
     if side_by_side < 1:
         raise ValueError(f"side_by_side must be at least 1, got {side_by_side}")
-    wanted = jobs(study, tables, seeds=seeds)
+    if not minutes > 0:
+        raise ValueError(f"minutes must be above 0, got {minutes:g}")
     check_roots(wanted, study.roots)
+    measured, began = recorded(study, out_dir), time.monotonic()
+    elsewhere = begun_elsewhere(wanted, out_dir, measured)
     open_study(study, out_dir)
-    waiting = [job for job in wanted if not _is_finished(job, out_dir)]
-    show(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them finished")
+    unfinished = [job for job in wanted if not is_finished(study, job, out_dir, measured)]
+    waiting = [job for job in unfinished if job.config.seed not in elsewhere]
+    show(f"{len(wanted)} runs, {len(wanted) - len(unfinished)} of them finished")
+    for seed, kind in elsewhere.items():
+        show(f"seed {seed} is skipped: its runs are on {kind}, and a block is not split over kinds of hardware")
     _write_data(waiting, on_clips)
     running: dict[subprocess.Popen, Job] = {}
-    total, began, failed, locked = len(waiting), time.monotonic(), [], []
+    swept = Swept([], [], [], [job.label() for job in unfinished if job.config.seed in elsewhere])
+    total, time_is_over = len(waiting), False
+
+    def minutes_left() -> float:
+        return minutes - (time.monotonic() - began) / 60
+
     try:
         while waiting or running:
             while waiting and len(running) < side_by_side:
-                job = waiting.pop(0)
-                if _is_finished(job, out_dir):  # by another sweep on this folder
+                job = _next(study, out_dir, waiting, minutes_left(), measured)
+                if job is None:
+                    swept.not_begun.extend(job.label() for job in waiting)
+                    total -= len(waiting)
+                    waiting.clear()
+                    break
+                waiting.remove(job)
+                if is_finished(study, job, out_dir, measured):  # by another sweep on this folder
                     show(f"{job.label()}: finished by another process")
                 elif job.folder(out_dir).is_locked():
-                    locked.append(job.label())
+                    swept.locked.append(job.label())
                 else:
                     running[_start(study, job, out_dir)] = job
             time.sleep(_LOOK)
+            if running and minutes_left() <= 0 and not time_is_over:
+                time_is_over = True
+                _ask_to_stop(running)
             for process in [process for process in running if process.poll() is not None]:
                 job = running.pop(process)
-                failed += [job.label()] if process.returncode else []
+                if process.returncode and time_is_over:
+                    swept.stopped.append(job.label())
+                    continue
+                if process.returncode:
+                    swept.failed.append(job.label())
                 done = total - len(waiting) - len(running)
                 left = timedelta(seconds=round((time.monotonic() - began) / done * (total - done)))
                 line = f"{done} of {total}  {job.label()}: {_ended(job, out_dir, process.returncode)}"
-                show(f"{line}  [{len(failed)} failed, about {left} left]")
-    finally:
-        for process in running:  # interrupted: SIGTERM asks a run to save its snapshot and end
-            process.send_signal(signal.SIGTERM)
+                show(f"{line}  [{len(swept.failed)} failed, about {left} left]")
+    finally:  # if the loop was interrupted
+        _ask_to_stop(running)
         for process in running:
             process.wait()
-    return Swept(failed, locked)
+    return swept
+
+
+def _next(study: Study, out_dir: str | Path, waiting: list[Job], minutes: float, measured: pd.DataFrame) -> Job | None:
+    """The next run: the first of the earliest block that fits into the minutes, if one does."""
+    if minutes == math.inf:
+        return waiting[0]
+    block = [job for job in waiting if job.config.seed == waiting[0].config.seed]
+    needed = plan(study, out_dir, block, measured).minutes.fillna(0)
+    return next((job for job, needs in zip(block, needed, strict=True) if needs < minutes), None)
+
+
+def _ask_to_stop(running: Iterable[subprocess.Popen]) -> None:
+    """SIGTERM asks a run to save its snapshot and end."""
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+
+
+def show_status(study: Study, out_dir: str | Path, tables: Sequence[str], show: Callable[[str], None] = print) -> None:
+    """Show the runs done, the comparisons decided, the residual deviations, and what the plan's next runs cost."""
+    measured = recorded(study, out_dir)
+    measured = measured[measured.table.isin(tables)]
+    show(f"runs done: {measured.run.str.split(' + ', regex=False).explode().nunique()}\n")
+    show(comparisons.summary(comparisons.pairs(measured, tables, study.scale)).to_string())
+    show("\nresidual standard deviation, points of top-1")
+    show(comparisons.residuals(measured).round(2).to_string())
+    left = next_runs(study, out_dir, tables)
+    elsewhere = begun_elsewhere(left, out_dir, measured)
+    for seed, kind in elsewhere.items():
+        show(f"\nseed {seed} waits for {kind}, on which it was begun")
+    costs = plan(study, out_dir, [job for job in left if job.config.seed not in elsewhere], measured)
+    for what, part in (("next block", costs[costs.seed == costs.seed.min()]), ("to the next look", costs)):
+        seeds = ", ".join(map(str, part.seed.unique())) or "-"
+        minutes = "unknown" if part.minutes.isna().any() else f"{part.minutes.sum():.0f}"
+        show(f"\n{what}: {len(part)} runs of seed {seeds}; minutes, one run at a time: {minutes}")
 
 
 _LOOK = 0.2  # seconds between two looks at the runs
-
-
-def _is_finished(job: Job, out_dir: str | Path) -> bool:
-    """Whether a run is finished; not if its record is damaged or of another run, as its own process will report."""
-    try:
-        return state(job, out_dir) == "finished"
-    except ValueError:
-        return False
 
 
 def _write_data(waiting: Sequence[Job], on_clips: Callable[[int, int], None] | None) -> None:
@@ -183,6 +235,7 @@ def command(study: Study, job: Job, out_dir: str | Path) -> list[str]:
     """The command line that does one run."""
     words = [sys.executable, "-m", "ctlib", "ablations", str(out_dir), "--scale", study.scale]
     words += ["--run", job.config.name, "--seeds", str(job.config.seed)]
+    words += ["--device", study.device] if study.device else []
     for data, root in study.roots.items():
         words += [f"--{data}-root", root]
     return words + (["--set", *study.overrides.split()] if study.overrides else [])

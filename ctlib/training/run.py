@@ -26,7 +26,13 @@ class Machine:
     processes: int = 1
 
     def on_cpu(self, compute: ComputeConfig) -> bool:
-        """Whether the CPU computes: as asked, or where there is no CUDA device (others are not supported)."""
+        """Whether the CPU computes: as asked, or where there is no CUDA device (others are not supported).
+
+        Raises:
+            ValueError: CUDA is asked for, and there is none.
+        """
+        if compute.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is 'cuda', and this machine has no CUDA device")
         return compute.device == "cpu" or not torch.cuda.is_available()
 
     def precision(self, compute: ComputeConfig) -> str:

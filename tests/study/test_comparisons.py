@@ -250,6 +250,19 @@ def test_a_scale_is_not_asked_for_rows_and_data_that_it_does_not_have():
         comparisons.pairs(real, ["6"])
 
 
+def test_the_share_of_decided_comparisons_is_predicted_by_the_plan_s_own_tests():
+    found = comparisons.pairs(NOTHING, ["2b", "2e", "6"])
+    rows = [(table, row) for table in ("2b", "2e") for row in comparisons.published(table).index]
+    top1 = pd.Series([50.0, 56.0, 62.0, 44.0, 20.0, 50.0, 50.0, 50.0, 50.0, 50.0], pd.MultiIndex.from_tuples(rows))
+    small = comparisons.predicted(found, top1, {"2b": 0.3, "2e": 0.3}, draws=10)
+    assert list(small.columns) == [5, 10, 20] and small.index.tolist() == ["outside Table 6", "without TSN", "with TSN"]
+    assert (small.loc["with TSN"] == 100).all() and small.loc["outside Table 6", 20] == 100  # far apart, or equal
+    large = comparisons.predicted(found, 0 * top1, {"2b": 2.0, "2e": 2.0}, draws=40).loc["outside Table 6"]
+    assert large[5] < 5 and large.is_monotonic_increasing and large[20] < 12  # equality needs a smaller deviation
+    again = comparisons.predicted(found, 0 * top1, {"2b": 2.0, "2e": 2.0}, draws=40).loc["outside Table 6"]
+    pd.testing.assert_series_equal(large, again)
+
+
 def test_nothing_measured_is_no_error():
     found = comparisons.pairs(NOTHING)
     counts = comparisons.counts(found)

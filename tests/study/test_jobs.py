@@ -1,15 +1,18 @@
 """Which runs the tables need, and how far they are."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ctlib.study import jobs, scales, tables
+from ctlib import files
+from ctlib.study import comparisons, jobs, results, scales, tables
 from ctlib.study.scales import Study, Views
 from tests.study.conftest import STUDY
+from tests.study.test_comparisons import around, lines
 
 
 @pytest.mark.parametrize("scale", scales.SCALES)
@@ -133,12 +136,127 @@ def test_tables_and_seeds_are_read_from_text():
     assert jobs.parse_seeds("2 0") == (0, 2)
 
 
-def test_minutes_are_estimated_from_runs_on_the_same_data(monkeypatch):
-    monkeypatch.setattr(jobs, "state", lambda job, _: "finished" if job.config.name == "c3d" else "to be trained")
-    monkeypatch.setattr(jobs.RunFolder, "result", lambda folder: {"seconds": 600})
+def finished(folder, name, seed, seconds, hardware):
+    """A finished run, as far as plans look at it."""
+    folder = folder / name / f"seed{seed}"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"seed": seed, "seconds": seconds, "hardware": hardware}))
+
+
+@pytest.fixture
+def on_epyc(monkeypatch):
+    monkeypatch.setattr(jobs, "kind_here", lambda compute: "EPYC")
+
+
+def test_minutes_are_estimated_from_runs_on_the_same_data_and_hardware(tmp_path, monkeypatch, on_epyc):
+    finished(tmp_path, "c3d", 7, 600, "2 x EPYC")
+    finished(tmp_path, "c3d", 8, 1200, "16 x EPYC")
+    finished(tmp_path, "csn", 7, 1, "NVIDIA H100")
     study = Study("paper")
-    plan = jobs.plan(study, "none", jobs.jobs(study, ["2a", "7"])).set_index("run")
+    plan = jobs.plan(study, tmp_path, jobs.jobs(study, ["2a", "7"])).set_index("run")
     kinetics = plan.index.str.endswith("mini-kinetics-200")
     assert plan.minutes.isna().equals(pd.Series(kinetics, plan.index)) and 0 < kinetics.sum() < len(plan)
-    rate = 10 / plan.gflops["c3d"]
-    assert plan.minutes["csn"] == pytest.approx(rate * plan.gflops["csn"])
+    assert plan.minutes["c3d"] == 15
+    assert plan.minutes["csn"] == pytest.approx(15 / plan.gflops["c3d"] * plan.gflops["csn"])
+
+
+def test_the_scale_s_own_time_is_of_a_cpu(monkeypatch):
+    study = Study("laptop")
+    wanted = jobs.jobs(study, ["2c"])
+    assert jobs.plan(study, "none", wanted).minutes.notna().all()
+    monkeypatch.setattr(jobs.ALONE.__class__, "on_cpu", lambda *_: False)
+    monkeypatch.setattr(jobs, "kind_here", lambda compute: "NVIDIA H100")
+    assert jobs.plan(study, "none", wanted).minutes.isna().all()
+
+
+def test_a_run_that_has_begun_costs_the_epochs_that_remain(tmp_path, on_epyc):
+    study, (job, *_) = Study(), jobs.jobs(Study(), ["2c"])
+    finished(tmp_path, job.config.name, 3, 600, "2 x EPYC")
+    folder = job.folder(tmp_path).path
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    (folder / "history.csv").write_text("epoch,loss\n1,2.0\n2,1.0\n")
+    (row,) = jobs.plan(study, tmp_path, [job]).itertuples()
+    assert row.state == "begun" and row.minutes == pytest.approx(10 * (1 - 2 / job.config.recipe.epochs))
+
+
+# The plan.
+
+
+def write_tables(folder, measured):
+    rows = [json.dumps([[line.table, line.row]]) for line in measured.itertuples()]
+    names = {key: job.config.name for job in jobs.jobs(Study()) for key in job.config.rows}
+    runs = measured.assign(rows=rows, test="48px 1x1", top5=99.0, epochs=6, config="digest", hardware="2 x EPYC")
+    runs["run"] = [f"{names[line.table, line.row]}/seed{line.seed}" for line in measured.itertuples()]
+    files.write_csv(folder / "runs.csv", runs[results.RUNS])
+
+
+def test_runs_in_the_tables_are_not_done_again_though_their_folders_are_gone(tmp_path, on_epyc):
+    study = Study()
+    measured = lines(dict.fromkeys(("C3D-Module", "R(2+1)D-Module", "CSN-Module", "CT-Module"), [50.0, 51.0]), "2a")
+    write_tables(tmp_path, measured)
+    left = jobs.next_runs(study, tmp_path, ["2a"])
+    # The plain CT-Net serves rows of other tables too, which these tables lack.
+    assert [(job.config.name, job.config.seed) for job in left[:2]] == [("c3d", 0), ("r2plus1d", 0)]
+    in_7 = measured.assign(table="7")
+    write_tables(tmp_path, pd.concat([measured, in_7]))
+    left = jobs.next_runs(study, tmp_path, ["2a"])
+    assert [(job.config.name, job.config.seed) for job in left[:3]] == [
+        ("ctnet_plain", 0), ("ctnet_plain", 1), ("c3d", 2)
+    ]  # fmt: skip
+    assert left[-1].config.seed == 4  # to the first look
+    plan = jobs.plan(study, tmp_path, jobs.jobs(study, ["2a"]), jobs.recorded(study, tmp_path)).set_index("run")
+    assert plan.state["c3d"] == "finished" and plan.minutes["c3d"] == 1
+
+
+def test_after_a_look_networks_stop_whose_comparisons_are_all_decided(tmp_path):
+    study = Study()
+    accuracies = around({"1D": 50, "2D": 50.3, "3D": 80, "4D": 20}, std=0.8)
+    measured = lines(accuracies)
+    compared = comparisons.pairs(measured, ["2b"])
+    open_ = {row for pair in compared[compared.result == "inconclusive"].itertuples() for row in pair[3:5]}
+    assert open_ == {"1D", "2D"}
+    assert jobs.undecided(study, compared) == {"ctnet_plain_1d", "ctnet_plain"}
+    assert jobs.undecided(study, comparisons.pairs(measured[measured.seed < 4], ["2b"])) == {
+        "ctnet_plain_1d", "ctnet_plain", "ctnet_plain_3d", "ctnet_plain_4d"
+    }  # fmt: skip
+
+
+def test_the_plan_goes_on_to_the_next_look_and_ends(tmp_path, monkeypatch, on_epyc):
+    done = set()
+    monkeypatch.setattr(jobs, "is_finished", lambda study, job, *_: (job.config.name, job.config.seed) in done)
+    study = Study()
+
+    def next_runs():
+        return [(job.config.name, job.config.seed) for job in jobs.next_runs(study, tmp_path, ["2b"])]
+
+    assert len(next_runs()) == 4 * 5
+    done.update(next_runs())
+    monkeypatch.setattr(jobs, "undecided", lambda *_: {"ctnet_plain", "ctnet_plain_1d"})
+    second = next_runs()
+    assert {seed for _, seed in second} == set(range(5, 10)) and {name for name, _ in second} == jobs.undecided()
+    done.update(second)
+    assert {seed for _, seed in next_runs()} == set(range(10, 20))
+    monkeypatch.setattr(jobs, "undecided", lambda *_: set())
+    assert next_runs() == []
+
+
+def test_a_block_belongs_to_the_kind_of_hardware_on_which_it_was_begun(tmp_path, on_epyc):
+    study = Study()
+    wanted = jobs.jobs(study, ["2b"], seeds=(0, 1, 2))
+    measured = pd.concat(
+        [lines({"1D": [50.0]}, hardware="NVIDIA H100"), lines({"2D": [50.0, 50.0]}, hardware="4 x EPYC")]
+    )
+    measured.iloc[1, measured.columns.get_loc("seed")] = 5
+    assert jobs.begun_elsewhere(wanted, tmp_path, measured) == {0: "NVIDIA H100"}
+    finished(tmp_path, "any", 2, 60, "NVIDIA H200")
+    assert jobs.begun_elsewhere(wanted, tmp_path, measured) == {0: "NVIDIA H100", 2: "NVIDIA H200"}
+    assert jobs.begun_elsewhere([], tmp_path, measured) == {}
+
+
+def test_tables_of_another_study_are_refused(tmp_path):
+    write_tables(tmp_path, lines({"1D": [50.0]}))
+    with pytest.raises(ValueError, match="holds another study .scale 'laptop', and 'gpu' was asked for"):
+        jobs.next_runs(Study("gpu"), tmp_path)
+    with pytest.raises(ValueError, match="holds another study .overrides '', and 'recipe.epochs=1' was asked for"):
+        jobs.next_runs(Study("laptop", "recipe.epochs=1"), tmp_path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -9,12 +10,14 @@ import sys
 import threading
 import time
 
+import pandas as pd
 import pytest
 
 from ctlib import files
 from ctlib.__main__ import main
-from ctlib.study import sweep
-from ctlib.study.jobs import jobs, state
+from ctlib.study import jobs as study_jobs
+from ctlib.study import results, sweep
+from ctlib.study.jobs import is_finished, jobs, state, tables_dir
 from ctlib.study.scales import Study
 from tests.study.conftest import STUDY
 
@@ -75,8 +78,8 @@ def test_a_folder_of_another_study_is_refused(small_study):
 
 
 def test_tables_go_beside_a_folder_called_runs(tmp_path):
-    assert sweep.tables_dir("results/runs").as_posix() == "results/ablations"
-    assert sweep.tables_dir(tmp_path) == tmp_path
+    assert tables_dir("results/runs").as_posix() == "results/ablations"
+    assert tables_dir(tmp_path) == tmp_path
 
 
 # The loop, with another command in place of a training: it finishes the run, fails, or waits.
@@ -87,7 +90,8 @@ folder = pathlib.Path(sys.argv[1])
 print("begun", flush=True)
 if {name!r} in str(folder):
     {does}
-(folder / "result.json").write_text(json.dumps({{"top1": 50.0, "seconds": 1}}))
+seed = int(folder.name[4:])
+(folder / "result.json").write_text(json.dumps({{"top1": 50.0, "seconds": 1, "seed": seed, "hardware": {hardware!r}}}))
 (folder / "done").touch()
 """
 
@@ -98,23 +102,26 @@ def loop(tmp_path, monkeypatch):
     monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sweep, "_LOOK", 0.02)
     monkeypatch.setattr(sweep, "_write_data", lambda *_: None)
-    monkeypatch.setattr(sweep, "state", lambda job, out: "finished" if (job.folder(out).path / "done").exists() else "")
+    monkeypatch.setattr(study_jobs, "kind_here", lambda compute: "EPYC")
+    done = "finished", "to be trained"
+    monkeypatch.setattr(study_jobs, "state", lambda job, out: done[not (job.folder(out).path / "done").exists()])
 
-    def run(name, does, side_by_side=2, before=lambda out: None):
-        code = COMMAND.format(name=name, does=does)
+    def run(name, does, side_by_side=2, before=lambda out: None, seeds=(0, 1), **given):
+        code = COMMAND.format(name=name, does=does, hardware="2 x EPYC")
         monkeypatch.setattr(
             sweep, "command", lambda study, job, out: [sys.executable, "-c", code, str(job.folder(out).path)]
         )
         lines, out = [], tmp_path / "out"
         before(out)
-        return lines, sweep.sweep(STUDY, out, ["2c"], (0, 1), side_by_side, lines.append)
+        wanted = jobs(STUDY, ["2c"], seeds=seeds)
+        return lines, sweep.sweep(STUDY, out, wanted, side_by_side, show=lines.append, **given)
 
     return run
 
 
 def test_every_run_is_done_once_and_a_failure_is_one_line_and_stops_nothing(loop):
     lines, swept = loop("serial/seed0", "sys.exit('no such luck')")
-    assert swept == (["ctnet_plain_serial, seed 0"], [])
+    assert swept == (["ctnet_plain_serial, seed 0"], [], [], [])
     assert lines[0] == "6 runs, 0 of them finished" and len(lines) == 7 and lines[-1].startswith("6 of 6  ")
     (failed,) = [line for line in lines if "failed (" in line]
     assert "ctnet_plain_serial, seed 0: failed (no such luck)" in failed
@@ -126,12 +133,10 @@ def test_a_locked_run_is_left_to_the_process_that_holds_it(loop, tmp_path):
     job = jobs(STUDY, ["2c"])[0]
     with files.locked(job.folder(tmp_path / "out").path):
         lines, swept = loop("nothing", "pass")
-    assert swept == ([], [job.label()]) and len(lines) == 6
+    assert swept == ([], [job.label()], [], []) and len(lines) == 6
 
 
 def test_an_interrupted_loop_asks_its_runs_to_save_and_starts_no_more(loop, tmp_path):
-    saves = "signal.signal(signal.SIGTERM, lambda *_: (folder / 'saved').touch() or sys.exit(1)); time.sleep(60)"
-
     def interrupt(out):
         def when_two_run():
             while len([log for log in out.glob("*/*/log.txt") if log.read_text()]) < 2:
@@ -144,11 +149,50 @@ def test_an_interrupted_loop_asks_its_runs_to_save_and_starts_no_more(loop, tmp_
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            loop("ctnet", saves, before=interrupt)
+            loop("ctnet", SAVES, before=interrupt)
     finally:
         signal.signal(signal.SIGINT, before)
     out = tmp_path / "out"
     assert len(list(out.glob("*/*/saved"))) == len(list(out.glob("*/*/log.txt"))) == 2
+
+
+SAVES = "signal.signal(signal.SIGTERM, lambda *_: (folder / 'saved').touch() or sys.exit(1)); time.sleep(60)"
+
+
+def test_when_the_time_is_over_runs_are_asked_to_save_and_no_more_begin(loop, tmp_path, monkeypatch):
+    unknown = pd.DataFrame({"minutes": [math.nan] * 3})  # such runs are begun
+    monkeypatch.setattr(sweep, "plan", lambda study, out, block, _: unknown[: len(block)])
+    lines, swept = loop("ctnet", SAVES, minutes=4 / 60, seeds=(0,))
+    assert len(swept.stopped) == 2 and len(swept.not_begun) == 1 and not swept.failed and len(lines) == 1
+    assert len(list((tmp_path / "out").glob("*/*/saved"))) == 2
+
+
+def test_a_run_that_does_not_fit_into_the_time_is_not_begun_nor_is_a_later_block(loop, tmp_path, monkeypatch):
+    minutes = {"ctnet_plain_coupling": 5.0, "ctnet_plain_serial": 0.5}  # of the third nothing is known
+    monkeypatch.setattr(study_jobs, "_minutes", lambda *_: minutes)
+    monkeypatch.setattr(
+        sweep, "plan", lambda *given: study_jobs.plan(*given).assign(minutes=lambda p: p.run.map(minutes))
+    )
+    _, swept = loop("nothing", "pass", minutes=1)
+    assert swept.not_begun == ["ctnet_plain_coupling, seed 0", *(f"{name}, seed 1" for name in NAMES)]
+    assert not swept.stopped and len(list((tmp_path / "out").glob("*/seed0/done"))) == 2
+
+
+NAMES = ["ctnet_plain_coupling", "ctnet_plain_serial", "ctnet_plain"]
+
+
+def test_a_block_is_not_split_over_kinds_of_hardware(loop, tmp_path):
+    def begun_elsewhere(out):
+        folder = out / "other" / "seed0"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({"seed": 0, "seconds": 1, "hardware": "NVIDIA H100"}))
+
+    lines, swept = loop("nothing", "pass", before=begun_elsewhere)
+    assert lines[1] == (
+        "seed 0 is skipped: its runs are on NVIDIA H100, and a block is not split over kinds of hardware"
+    )
+    assert swept.not_begun == [f"{name}, seed 0" for name in NAMES] and len(lines) == 5
+    assert len(list((tmp_path / "out").glob("*/seed1/done"))) == 3
 
 
 def test_a_run_is_a_call_of_ctlib(small_study):
@@ -159,13 +203,17 @@ def test_a_run_is_a_call_of_ctlib(small_study):
         "--scale", "paper", "--run", "ctnet_plain_1d", "--seeds", "0", "--something-v1-root", "/data/s 1",
         "--set", "recipe.epochs=20", "compute.device=cpu",
     ]  # fmt: skip
+    on_gpu = sweep.command(dataclasses.replace(study, device="cuda"), jobs(study, ["2b"])[0], small_study)
+    assert on_gpu[11:13] == ["--device", "cuda"]
 
 
 def test_bad_input_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="side_by_side must be at least 1, got 0"):
-        sweep.sweep(Study(), tmp_path / "out", side_by_side=0)
+        sweep.sweep(Study(), tmp_path / "out", [], side_by_side=0)
+    with pytest.raises(ValueError, match="minutes must be above 0, got 0"):
+        sweep.sweep(Study(), tmp_path / "out", [], minutes=0)
     with pytest.raises(ValueError, match="the folder of mini-kinetics-200 and of something-v1 is needed"):
-        sweep.sweep(Study("paper"), tmp_path / "out")
+        sweep.sweep(Study("paper"), tmp_path / "out", jobs(Study("paper"), ["2a", "7"]))
     assert not (tmp_path / "out").exists()
 
 
@@ -175,7 +223,7 @@ def test_a_broken_record_is_not_finished_and_stops_no_sweep(small_study, tmp_pat
     (job.folder(copy).path / "config.json").unlink()
     with pytest.raises(ValueError, match="holds no config.json"):
         state(job, copy)
-    assert not sweep._is_finished(job, copy)
+    assert not is_finished(STUDY, job, copy, results.measured(copy))
 
 
 def test_the_command_line_lists_runs_and_does_one(small_study, tmp_path, monkeypatch, capsys):
