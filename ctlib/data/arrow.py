@@ -72,9 +72,8 @@ def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
         where = drawing.pose(np.zeros(n), *rng.uniform(-0.45, 0.45, 2), angle=rng.uniform(0, 2 * math.pi))
         where[:, :2] += shake + drawing.drift(rng, n, 0.1 * hard)
         layers.append((drawing.sprite(rng, 24), where, rng.uniform(0.04, 0.08), False))
-    plain = math.exp(
-        -action.fades * hard * rng.uniform()
-    )  # some clips of each action are plain, some hardly to be seen
+    # Some clips of an action are plain, and in some it can hardly be seen.
+    plain = rng.uniform(math.exp(-action.fades * hard), 1.0)
     radius = rng.uniform(0.16, 0.22)
     progress = _progress(rng, n, hard)
     drifting = shake + drawing.drift(rng, n, 0.02 * hard)  # all objects of an action alike

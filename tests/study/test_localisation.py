@@ -11,24 +11,10 @@ from ctlib.data.clips import ClipDataset
 from ctlib.models import build_model, model_config
 from ctlib.study import localisation
 
-HARD = arrow.ArrowConfig(size=32, difficulty=0.4, seed=3)
 
-# Sums of 16 pixels of each pair's frame 24, drawn before drawing was taken apart into scene and picture.
-DRAWN = (
-    [2377, 2071, 2239], [2127, 2086, 2019], [1759, 1680, 1517], [1682, 1676, 1857],
-    [2639, 2616, 2622], [1419, 1502, 1418], [2489, 2573, 2299], [2706, 2552, 2546],
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("pair", range(8))
-def test_clips_are_drawn_as_they_were(pair):
-    sums = arrow.render(HARD, "val", pair).frames[24, 4::8, 4::8].astype(int).sum((0, 1))
-    assert np.abs(sums - DRAWN[pair]).max() <= 16  # a level a pixel, as arithmetic may round
-
-
-@pytest.mark.parametrize("pair", range(8))
+@pytest.mark.parametrize("pair", range(14))
 def test_the_mask_covers_where_the_clip_differs_from_one_without_the_object(pair):
-    config = arrow.ArrowConfig(size=64, difficulty=0.3)
+    config = arrow.ArrowConfig(size=64, difficulty=0.3, actions="all")
     scene = arrow._scene(config, "val", pair)
     without = arrow._painted(scene, 64, [layer for layer in scene.layers if not layer[3]])
     differs = (arrow._painted(scene, 64) - without).abs().amax(1).numpy()  # (n, H, W)
@@ -69,7 +55,7 @@ def test_truth_needs_the_data_set_and_its_version(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not an Arrow of Time data set: it has no arrow.json"):
         arrow.truth(tmp_path, "val/000003_forward.mp4")
     (tmp_path / "arrow.json").write_text('{"version": 0}')
-    with pytest.raises(ValueError, match="holds version 0 of Arrow of Time, this ctlib draws version 1"):
+    with pytest.raises(ValueError, match="holds version 0 of Arrow of Time, this ctlib draws version 2"):
         arrow.truth(tmp_path, "val/000003_forward.mp4")
 
 
