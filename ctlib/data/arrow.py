@@ -73,7 +73,7 @@ def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
         where[:, :2] += shake + drawing.drift(rng, n, 0.1 * hard)
         layers.append((drawing.sprite(rng, 24), where, rng.uniform(0.04, 0.08), False))
     # Some clips of an action are plain, and in some it can hardly be seen.
-    plain = rng.uniform(math.exp(-action.fades * hard), 1.0)
+    plain = rng.uniform(max(0.0, 1 - 3 * hard), 1.0) * math.exp(-action.fades * hard)
     radius = rng.uniform(0.16, 0.22)
     progress = _progress(rng, n, hard)
     drifting = shake + drawing.drift(rng, n, 0.02 * hard)  # all objects of an action alike

@@ -67,7 +67,7 @@ SCALES: dict[str, Scale] = {
         "the built-in data, ResNet-50's blocks at a quarter of its width; two CPU cores",
         "arrow",
         "study",
-        size=48,
+        size=64,
         inception_size=80,
         backbones={"resnet50": "laptop", "inception_v3": "laptop_inception"},
         width=16,

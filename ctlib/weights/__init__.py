@@ -18,7 +18,11 @@ from ctlib.config import check_choice
 
 PUBLISHED = ("resnet50", "resnet101", "inception_v3")  # the backbones with ImageNet weights
 # The backbones with weights of Still Shapes, and the digest of each one's file.
-SHAPES: dict[str, str] = {}
+SHAPES: dict[str, str] = {
+    "quickstart": "97b5821be223df83",
+    "laptop": "ff1b778af7984a6d",
+    "laptop_inception": "b9443407d72aa8ff",
+}
 SUFFIX = ".safetensors"  # ends the name of a file of one's own, given in place of "shapes"
 
 
