@@ -19,8 +19,8 @@ from ctlib.config import check_choice
 PUBLISHED = ("resnet50", "resnet101", "inception_v3")  # the backbones with ImageNet weights
 # The backbones with weights of Still Shapes, and the digest of each one's file.
 SHAPES: dict[str, str] = {
-    "quickstart": "97b5821be223df83",
-    "laptop": "ff1b778af7984a6d",
+    "quickstart": "cfd3a4bfd2fa4a10",
+    "laptop": "478991208ca59798",
     "laptop_inception": "b9443407d72aa8ff",
 }
 SUFFIX = ".safetensors"  # ends the name of a file of one's own, given in place of "shapes"

@@ -48,7 +48,7 @@ def test_networks_are_trained_shown_and_measured_beside_their_controls(explained
 
 def test_given_networks_are_explained_and_nothing_is_measured_where_no_object_is_known(explained):
     folder, _ = explained
-    (root,) = (folder / "cache").iterdir()
+    (root,) = (path for path in (folder / "cache").iterdir() if path.is_dir())
     text = run_here(
         "saliency_tubes", checkpoints=str(folder / "out" / "*" / "seed0" / "checkpoint.pt"), data="list",
         root=str(root), classes="true", overrides="data.size=32 saliency.threshold=0.3 compute.device=cpu",

@@ -45,8 +45,8 @@ def test_table_6_is_four_trainings_and_tests_of_them():
     for job in todo.values():
         assert sorted(test.clips for test in job.tests) == [1, 2]
         assert {row for rows in job.tests.values() for row in rows} < set(job.config.rows)
-    assert ("6", "CT-Net_EN 8+16") in todo["ctnet"].tests[Views(48, 48, 1, 1)]
-    assert todo["ctnet"].tests[Views(48, 48, 2, 1)] == [
+    assert ("6", "CT-Net_EN 8+16") in todo["ctnet"].tests[Views(64, 64, 1, 1)]
+    assert todo["ctnet"].tests[Views(64, 64, 2, 1)] == [
         ("6", "CT-Net 8x1x2"), ("6", "CT-Net_EN (8+12+16+24)x1x2"),
     ]  # fmt: skip
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +25,8 @@ def test_the_runs_differ_only_in_their_start():
     assert list(runs)[:3] == [("ucf101", TUNED, 1), ("ucf101", SCRATCH, 1), ("ucf101", TUNED, 3)] and len(runs) == 8
     tuned, scratch = runs["hmdb51", TUNED, 3], runs["hmdb51", SCRATCH, 3]
     assert (tuned.start, scratch.start) == ("a.pt", "") and (tuned.name, tuned.seed) == ("fine-tuned_split3", 4)
-    assert (tuned.model, tuned.data, tuned.recipe) == (scratch.model, scratch.data, scratch.recipe)
+    assert dataclasses.replace(tuned.model, weights=None) == scratch.model  # a start takes the place of weights
+    assert (tuned.data, tuned.recipe) == (scratch.data, scratch.recipe)
     assert (tuned.data.fold, tuned.data.root, tuned.recipe.lr) == (3, "h", 0.01)
     assert len(transfer.configs(roots, (2,), "ctnet_quickstart", start="a.pt")) == 2
     with pytest.raises(ValueError, match="leave data.fold=2 out of overrides"):

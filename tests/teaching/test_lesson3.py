@@ -21,7 +21,7 @@ def test_the_flow_of_excitation_is_figure_4_with_the_module_s_shapes():
         "$R = U + V$", "S-Pool: mean over H, W", "$X_k = R \\otimes$ Sigmoid(...)"
     ]  # fmt: skip
     shapes = {branch: [shape for _, shape in noted] for branch, noted in steps.items()}
-    assert shapes["spatial"][2:4] == [(16, 1, 6, 6), (4, 1, 6, 6)]
+    assert shapes["spatial"][2:4] == [(16, 1, 6, 6), (8, 1, 6, 6)]
     assert shapes["temporal"][-2:] == shapes["channel"][-2:] == [(16, 8, 1, 1), (16, 8, 6, 6)]
     assert all(layer.training and not layer._forward_hooks for layer in part.modules())  # left as it was
 
