@@ -38,6 +38,7 @@ include_patterns = [
     "notebooks/**.ipynb",
     "results/README.md",
     "results/ablations/notes.md",
+    "results/ablations/plan.md",
 ]
 exclude_patterns = [".venv", ".git", ".ipynb_checkpoints", "tests", "results/site", "results/runs", "docs/_*"]
 
