@@ -144,13 +144,21 @@ def recorded(study: Study, out_dir: str | Path) -> pd.DataFrame:
     """What the tables of a study hold, as `results.measured` gives it.
 
     Raises:
-        ValueError: they hold another scale or other overrides.
+        ValueError: they hold another scale, other overrides, or tests at another size than this scale's.
     """
     measured, asked = results.measured(tables_dir(out_dir)), " ".join(sorted(study.overrides.split()))
     for name, value in {"scale": study.scale, "overrides": asked}.items():
         if len(measured) and measured[name].iloc[0] != value:
             held = f"{name} {measured[name].iloc[0]!r}, and {value!r} was asked for"
             raise ValueError(f"{tables_dir(out_dir)} holds another study ({held}): choose another folder")
+    for table, of_table in measured.groupby("table", sort=False):
+        rows = study.rows(table)
+        for row, size in zip(of_table.row, of_table["size"], strict=True):
+            if row in rows and size != (needed := study.views(rows[row][0]).size):
+                raise ValueError(
+                    f"{tables_dir(out_dir)} holds another study (table {table}, row {row!r} at {size} pixels, and "
+                    f"{needed} are asked for): choose another folder"
+                )
     return measured
 
 

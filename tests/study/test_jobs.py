@@ -186,7 +186,9 @@ def test_a_run_that_has_begun_costs_the_epochs_that_remain(tmp_path, on_epyc):
 def write_tables(folder, measured):
     rows = [json.dumps([[line.table, line.row]]) for line in measured.itertuples()]
     names = {key: job.config.name for job in jobs.jobs(Study()) for key in job.config.rows}
-    runs = measured.assign(rows=rows, test="48px 1x1", top5=99.0, epochs=6, config="digest", hardware="2 x EPYC")
+    runs = measured.assign(
+        rows=rows, test="64px 1x1", size=64, top5=99.0, epochs=6, config="digest", hardware="2 x EPYC"
+    )
     runs["run"] = [f"{names[line.table, line.row]}/seed{line.seed}" for line in measured.itertuples()]
     files.write_csv(folder / "runs.csv", runs[results.RUNS])
 
@@ -207,6 +209,14 @@ def test_runs_in_the_tables_are_not_done_again_though_their_folders_are_gone(tmp
     assert left[-1].config.seed == 4  # to the first look
     plan = jobs.plan(study, tmp_path, jobs.jobs(study, ["2a"]), jobs.recorded(study, tmp_path)).set_index("run")
     assert plan.state["c3d"] == "finished" and plan.minutes["c3d"] == 1
+
+
+def test_tables_at_another_size_are_another_study(tmp_path):
+    write_tables(tmp_path, lines({"CT-Module": [50.0]}, "2a"))
+    runs = (tmp_path / "runs.csv").read_text().replace(",64,", ",48,")
+    (tmp_path / "runs.csv").write_text(runs)
+    with pytest.raises(ValueError, match="table 2a, row 'CT-Module' at 48 pixels, and 64 are asked for"):
+        jobs.next_runs(Study(), tmp_path)
 
 
 def test_after_a_look_networks_stop_whose_comparisons_are_all_decided(tmp_path):
