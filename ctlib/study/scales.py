@@ -34,7 +34,7 @@ class Scale(NamedTuple):
     backbones: dict[str, str]  # the paper's backbone -> this scale's
     width: int = 64  # channels of the first stage of its ResNet
     others: dict[str, tuple[str, str]] = {}  # table -> data set and recipe, where the paper's table has another
-    minutes: float = 0.0  # of a run of the full CT-Net, on the machine that `about` names; 0: not measured
+    minutes: float = 0.0  # of a run of the full CT-Net beside another, where `about` says; 0: not measured
     gpus: int = 0  # per run
 
     def pixels(self, size: int, backbone: str) -> int:
@@ -71,7 +71,7 @@ SCALES: dict[str, Scale] = {
         inception_size=80,
         backbones={"resnet50": "laptop", "inception_v3": "laptop_inception"},
         width=16,
-        minutes=9.0,
+        minutes=15.0,
     ),
     "gpu": Scale(
         "more and harder built-in data, the paper's networks without ImageNet weights; one GPU",

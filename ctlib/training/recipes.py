@@ -52,7 +52,7 @@ RECIPES: dict[str, Recipe] = {
         compute={"threads": 1},
     ),
     "study": Recipe(
-        "Arrow of Time on a CPU, with enough test videos to compare networks: the ablations, 5 to 20 minutes per run",
+        "Arrow of Time on a CPU, with enough test videos to compare networks: the ablations, 15 minutes a run",
         recipe={"epochs": 4, "test_epochs": 2, "batch": 16, "lr": 0.16, "weight_decay": 1e-4, "warmup": 0.5},
         model={"dropout": 0.1, "num_frames": 8, "weights": "shapes"},
         data={"size": 64, "workers": 1},
