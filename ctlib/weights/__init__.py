@@ -23,7 +23,7 @@ SHAPES: dict[str, str] = {
     "laptop": "478991208ca59798",
     "laptop_inception": "b9443407d72aa8ff",
 }
-SUFFIX = ".safetensors"  # ends the name of a file of one's own, given in place of "shapes"
+SUFFIX = ".safetensors"  # ends the path of a file that is given in place of "shapes"
 
 
 def having(weights: str | None) -> tuple[str, ...] | None:
