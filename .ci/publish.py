@@ -26,7 +26,7 @@ NOTEBOOKS = {  # published name -> executed notebook
     "ablation": "ablation/ablation.ipynb",  # papermill ... -p table 2g -p train False
     **{
         name: f"{name}/{name}.ipynb"
-        for name in "evaluate costs your_own_videos report accuracy_vs_gflops saliency_tubes transfer".split()  # noqa: SIM905
+        for name in "evaluate costs your_own_videos report accuracy_vs_gflops saliency_tubes transfer pretrain".split()  # noqa: SIM905
     },
 }
 FILES = {  # published file -> notebook that makes it, and where

@@ -255,7 +255,7 @@ class ArrowConfig(Config):
     val_clips: int = at_least(2, 480)
     num_frames: int = at_least(48, 48)  # per video; a multiple of 48, so that 8, 12, 16 and 24 segments are equal
     size: int = at_least(16, 64)  # pixels, height and width
-    difficulty: float = between(0, 1, 0.1)  # higher: smaller objects, shorter motion, distractors, camera shake, noise
+    difficulty: float = between(0, 1, 0.05)  # higher: less plain actions, distractors, camera shake, noise
     actions: str | tuple[str, ...] = "easy"  # a name of `data.actions.SETS`, or names of its `ACTIONS`
     seed: int = at_least(0, 0)
 

@@ -27,7 +27,7 @@ from ctlib.config import ArrowConfig
 from ctlib.data import actions, drawing
 from ctlib.data.encoding import write_frames
 
-VERSION = 2  # of the drawing: other pixels are another data set
+VERSION = 3  # of the drawing: other pixels are another data set
 MARGIN = 1.3  # the background is wider than the picture, since the camera shakes
 
 
@@ -47,6 +47,29 @@ def _progress(rng, n: int, difficulty: float) -> np.ndarray:
     return (1 - ease) * s + ease * s * s * (3 - 2 * s)
 
 
+def plainness(config: ArrowConfig, split: str, pair: int) -> float:
+    """How plain the action of a pair is: 1 as plain as can be, near 0 it can hardly be seen.
+
+    Training clips are plain enough to learn from. Test clips go down to what can hardly be seen: by their action's
+    power (`actions.Action`), so that a network which learned an action is still not right in all of its clips.
+    """
+    return _plainness(config, split, pair, _generator(config, split, pair))
+
+
+def _generator(config: ArrowConfig, split: str, pair: int) -> np.random.Generator:
+    return np.random.default_rng([VERSION, config.seed, ("train", "val").index(split), pair])
+
+
+def _plainness(config: ArrowConfig, split: str, pair: int, rng: np.random.Generator) -> float:
+    plain = rng.uniform(max(0.0, 1 - 3 * config.difficulty), 1.0)
+    return plain ** _action(config, pair).power if split == "val" else plain
+
+
+def _action(config: ArrowConfig, pair: int) -> actions.Action:
+    chosen = actions.choose(config.actions)
+    return chosen[pair % len(chosen)]
+
+
 class _Scene(NamedTuple):
     """The random choices of a pair, except the noise, which `rng` gives next."""
 
@@ -58,11 +81,9 @@ class _Scene(NamedTuple):
 
 
 def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
-    rng = np.random.default_rng([VERSION, config.seed, ("train", "val").index(split), pair])
+    rng = _generator(config, split, pair)
+    plain = _plainness(config, split, pair, rng)
     n, size, hard = config.num_frames, config.size, config.difficulty
-    chosen = actions.choose(config.actions)
-    action = chosen[pair % len(chosen)]
-
     wide = int(size * MARGIN)
     background = drawing.background(rng, wide, 0.2 + 0.4 * hard)
     shake = drawing.drift(rng, n, 0.05 * hard)
@@ -72,12 +93,10 @@ def _scene(config: ArrowConfig, split: str, pair: int) -> _Scene:
         where = drawing.pose(np.zeros(n), *rng.uniform(-0.45, 0.45, 2), angle=rng.uniform(0, 2 * math.pi))
         where[:, :2] += shake + drawing.drift(rng, n, 0.1 * hard)
         layers.append((drawing.sprite(rng, 24), where, rng.uniform(0.04, 0.08), False))
-    # Some clips of an action are plain, and in some it can hardly be seen.
-    plain = rng.uniform(max(0.0, 1 - 3 * hard), 1.0) * math.exp(-action.fades * hard)
     radius = rng.uniform(0.16, 0.22)
     progress = _progress(rng, n, hard)
     drifting = shake + drawing.drift(rng, n, 0.02 * hard)  # all objects of an action alike
-    for poses in action.poses(progress, rng, plain):
+    for poses in _action(config, pair).poses(progress, rng, plain):
         poses[:, :2] += drifting
         layers.append((drawing.sprite(rng, 32), poses, radius, True))
     return _Scene(background, shake, layers, progress, rng)

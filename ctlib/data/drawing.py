@@ -51,10 +51,6 @@ def random_look(rng) -> Look:
     return Look(*outline, rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.6, 1.0))
 
 
-# In a sprite's own lengths: its shape's largest radius is 1, and its picture spans -1.25 to 1.25.
-MARK_AT, MARK_RADIUS = 0.75, 0.25
-
-
 def _plane(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """x and y of each point of a sprite's picture, (size, size) each."""
     axis = torch.linspace(-1.25, 1.25, size)
@@ -71,27 +67,6 @@ def sprite(rng, size: int, look: Look | None = None) -> torch.Tensor:
     colour = torch.tensor(colorsys.hsv_to_rgb(look.hue, look.saturation, look.value))
     texture = 0.5 * noise(rng, 3, size, (3, 5))
     return torch.cat([(colour[:, None, None] + texture).clamp(0, 1), coverage[None]])
-
-
-def mark(sprites: torch.Tensor, angles: np.ndarray) -> torch.Tensor:
-    """Paint a small spot on the rim of each sprite, white on dark ones and black on bright ones.
-
-    Args:
-        sprites: (4, size, size), one for all angles, or (n, 4, size, size).
-        angles: of the spots as seen from the sprite's centre, (n,).
-
-    Returns:
-        (n, 4, size, size)
-    """
-    x, y = _plane(sprites.shape[-1])
-    angle = torch.from_numpy(np.asarray(angles, dtype=np.float32))[:, None, None]
-    distance = torch.hypot(x - MARK_AT * angle.cos(), y - MARK_AT * angle.sin())
-    spot = ((MARK_RADIUS - distance) * sprites.shape[-1] / 4).clamp(0, 1)[:, None]
-    colour, coverage = sprites[..., :3, :, :], sprites[..., 3:, :, :]
-    brightness = (colour * coverage).sum((-3, -2, -1)) / (3 * coverage.sum((-3, -2, -1)))
-    contrasting = (brightness < 0.5).float()[..., None, None, None]
-    marked = colour + spot * (contrasting - colour)
-    return torch.cat([marked, torch.maximum(coverage.expand_as(spot), spot)], dim=1)
 
 
 def drift(rng, n: int, reach: float) -> np.ndarray:

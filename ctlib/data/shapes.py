@@ -19,12 +19,11 @@ from ctlib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 SEED = 1_000_001  # the first number of every seed here; Arrow of Time's begin with its version
 SPLITS = ("train", "test")  # pools of other shapes and backgrounds
 
-# The questions and their possible answers. Those from "lobes" to "mark" are about a lone object; the others, except
+# The questions and their possible answers. Those from "hue" to "opacity" are about a lone object; the others, except
 # "objects", are about two.
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "objects": ("one", "two"),
-    "lobes": ("2", "3", "4", "5"),
     "hue": HUES,
     "across": ("far left", "left", "centre", "right", "far right"),
     "down": ("top", "high", "centre", "low", "bottom"),
@@ -32,7 +31,6 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "stretch": ("none", "some", "much"),
     "angle": ("round", "0", "30", "60", "90", "120", "150"),  # of the long axis, degrees clockwise from the right
     "opacity": ("faint", "half", "full"),
-    "mark": ("none", "0", "45", "90", "135", "180", "225", "270", "315"),  # its direction, degrees clockwise
     "gap": ("overlapping", "close", "apart", "far"),
     "line": ("0", "45", "90", "135"),  # of the line through both, degrees clockwise
     "front": HUES,  # of the object in front, of two that overlap
@@ -44,7 +42,7 @@ class Pool(NamedTuple):
     """Drawn shapes and backgrounds."""
 
     shapes: torch.Tensor  # (shapes, 4, 32, 32)
-    looks: tuple[drawing.Look, ...]
+    hues: np.ndarray  # (shapes,), 0 to 1
     spread: np.ndarray  # (shapes, 2, 2), the covariance of the points of each shape, in its own lengths
     backgrounds: torch.Tensor  # (backgrounds, 4, wide, wide)
 
@@ -56,7 +54,7 @@ DISTRACTORS = 3  # at most, on a background
 def make_pool(seed: int, split: str, shapes: int = 2400, backgrounds: int = 800, size: int = 64) -> Pool:
     """Draw the shapes, and the backgrounds with their distractors for pictures of about `size` pixels."""
     rng = np.random.default_rng([SEED, seed, SPLITS.index(split)])
-    looks = tuple(drawing.random_look(rng) for _ in range(shapes))
+    looks = [drawing.random_look(rng) for _ in range(shapes)]
     drawn = torch.stack([drawing.sprite(rng, 32, look) for look in looks])
     wide = int(size * MARGIN)
     behind = torch.stack([drawing.background(rng, wide, rng.uniform(0.2, 0.6)) for _ in range(backgrounds)])
@@ -66,7 +64,7 @@ def make_pool(seed: int, split: str, shapes: int = 2400, backgrounds: int = 800,
         poses = drawing.pose(shown, *place, angle=angle, opacity=index < shown)
         small = rng.uniform(0.03, 0.07, backgrounds) / MARGIN
         behind[:, :3] = _over(behind[:, :3], drawn[rng.integers(shapes, size=backgrounds)], poses, small)
-    return Pool(drawn, looks, _spread(drawn[:, 3].numpy()), behind)
+    return Pool(drawn, np.array([look.hue for look in looks]), _spread(drawn[:, 3].numpy()), behind)
 
 
 def _spread(coverage: np.ndarray) -> np.ndarray:
@@ -87,7 +85,6 @@ class Scenes(NamedTuple):
     shape: np.ndarray  # (2, n), indices into the pool, of the first object and of the second, which is in front
     pose: np.ndarray  # (2, n, 6), as from `drawing.pose`; opacity 0: there is no second object
     radius: np.ndarray  # (2, n)
-    mark: np.ndarray  # (n,), the angle of the first object's mark, in its own lengths; NaN: none
 
     @property
     def two(self) -> np.ndarray:
@@ -113,9 +110,7 @@ def random_scenes(pool: Pool, rng: np.random.Generator, count: int) -> Scenes:
     opacity[1] = two
     wide, narrow = stretch**0.5, stretch**-0.5
     pose = np.stack([drawing.pose(angle[i], *centre[i], wide[i], narrow[i], angle[i], opacity[i]) for i in (0, 1)])
-    marked = ~two & (radius[0] >= SIZES[1]) & (rng.uniform(size=count) < 0.6)
-    mark = np.where(marked, rng.uniform(0, 2 * math.pi, count), np.nan)
-    return Scenes(shape, pose, radius, mark)
+    return Scenes(shape, pose, radius)
 
 
 # Edges between answers, with the least and the largest value of what is drawn.
@@ -124,14 +119,12 @@ STRETCHES = np.array([1.0, 1.4, 2.2, 3.5])
 OPACITIES = np.array([0.25, 0.5, 0.75, 1.0])
 PLACES = np.linspace(-ROOM, ROOM, 6)
 GAPS = np.array([0.0, 0.08, 0.2])  # between the rims of two objects
-SHALLOW = 0.17  # the least depth of lobes that can be counted
 
 
 def answers(scenes: Scenes, pool: Pool) -> np.ndarray:
     """The label of each question, int64 (n, questions); `UNANSWERED` where the scene has no answer."""
     (x, y, wide, narrow, angle, opacity), second = scenes.pose[0].T, scenes.pose[1].T
-    lobes, depth, _, hue, _, _ = np.array(pool.looks).T[:, scenes.shape]
-    hue = _sector(2 * math.pi * hue, len(HUES))
+    hue = _sector(2 * math.pi * pool.hues[scenes.shape], len(HUES))
     # A shape of two lobes is longer than wide before it is stretched.
     turned = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1).reshape(-1, 2, 2)
     turned = turned * np.stack([wide, narrow], -1)[:, None]
@@ -139,12 +132,9 @@ def answers(scenes: Scenes, pool: Pool) -> np.ndarray:
     across, down, both = spread[:, 0, 0], spread[:, 1, 1], spread[:, 0, 1]
     shortest, longest = np.linalg.eigvalsh(spread).T
     stretch = np.sqrt(longest / shortest)
-    # Where the mark is seen: stretched with the object, then turned with it.
-    seen = np.arctan2(narrow * np.sin(scenes.mark), wide * np.cos(scenes.mark)) + angle
     dx, dy = second[0] - x, second[1] - y
     gap = np.hypot(dx, dy) - scenes.radius.sum(0)
     lone = {
-        "lobes": np.where(depth[0] < SHALLOW, UNANSWERED, lobes[0] - 2),
         "hue": hue[0],
         "across": _between(x, PLACES[1:-1]),
         "down": _between(y, PLACES[1:-1]),
@@ -152,7 +142,6 @@ def answers(scenes: Scenes, pool: Pool) -> np.ndarray:
         "stretch": _between(stretch, STRETCHES[1:-1]),
         "angle": np.where(stretch < STRETCHES[1], 0, 1 + _sector(np.arctan2(2 * both, across - down), 6)),
         "opacity": _between(opacity, OPACITIES[1:-1]),
-        "mark": np.where(np.isnan(scenes.mark), 0, 1 + _sector(np.nan_to_num(seen), 8)),
     }
     pair = {
         "gap": _between(gap, GAPS),
@@ -176,15 +165,14 @@ def _sector(angle: np.ndarray, sectors: int) -> np.ndarray:
 
 def paint(scenes: Scenes, pool: Pool, rng: np.random.Generator, size: int) -> torch.Tensor:
     """Draw the scenes on random backgrounds, with noise: (n, 3, size, size), 0 to 1."""
-    count, hidden = len(scenes.mark), (MARGIN - 1) / 2
+    count, hidden = scenes.shape.shape[1], (MARGIN - 1) / 2
     # Turned by a multiple of 90 degrees or mirrored, a background is another one.
     turn, mirrored = rng.integers(4, size=count) * math.pi / 2, rng.choice([-1.0, 1.0], count)
     shown = drawing.pose(turn, *rng.uniform(-hidden, hidden, (2, count)), mirrored, 1.0, turn)
     backgrounds = pool.backgrounds[rng.integers(len(pool.backgrounds), size=count)]
     picture, _ = drawing.layer(backgrounds, shown, 0.4 * MARGIN, size)
     first, second = (pool.shapes[indices] for indices in scenes.shape)
-    marked, two = ~np.isnan(scenes.mark), scenes.two
-    first[marked] = drawing.mark(first[marked], scenes.mark[marked])
+    two = scenes.two
     picture = _over(picture, first, scenes.pose[0], scenes.radius[0])
     if two.any():
         picture[two] = _over(picture[two], second[two], scenes.pose[1, two], scenes.radius[1, two])

@@ -140,6 +140,24 @@ def actions(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
     return figure
 
 
+def plainness(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
+    """Accuracy against how plain the action of a clip is, one line per network.
+
+    Args:
+        table: of `predictions.by_plainness`.
+        names: (table, row) -> the name of a network; other rows are left out.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for index, (network, name) in enumerate(names.items()):
+        of_network = table[(table.table == network[0]) & (table.row == network[1])]
+        style = {"color": f"C{index}", "marker": marker(index), "ls": ("-", "--", ":")[index // 6 % 3]}
+        axes.plot(of_network.plain, of_network.top1, label=name, **style)
+    axes.set(xlabel="how plain the action is (1: as in the plainest training clips)", ylabel="top-1, %")
+    axes.set(xlim=(0, 1), ylim=(0, 100))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
 def splits_compared(splits: pd.DataFrame, histories: dict[tuple[str, str, int], pd.DataFrame]) -> Figure:
     """Accuracy on each split of a data set by starting weights, and over the epochs; one row per data set.
 

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ctlib import files
+from ctlib.config import ArrowConfig
+from ctlib.data import arrow
 from ctlib.data.actions import SETS, class_names
 from ctlib.training.summaries import by_pair
 
@@ -111,3 +113,32 @@ def by_action(tables_dir: str | Path, measured: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=["table", "row", "action", *columns])
     return pd.concat(parts).groupby(["table", "row", "action"], sort=False)[columns].mean().reset_index()
+
+
+STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)  # of plainness
+
+
+def by_plainness(tables_dir: str | Path, measured: pd.DataFrame, config: ArrowConfig) -> pd.DataFrame:
+    """What each row gets right of the clips of Arrow of Time that are about as plain: the means over its blocks.
+
+    Args:
+        config: the data set of the study; lines with another test list are left out.
+
+    Returns:
+        One row per table, row and step of plainness (`STEPS`): `plain`, the mean of the step's clips, `top1` (percent)
+        and `videos`.
+    """
+    predictions, parts = read(tables_dir), []
+    drawn = f"{classes_digest(class_names(config.actions))} {config.val_clips}"
+    plain = pd.Series({pair: arrow.plainness(config, "val", pair) for pair in range(config.val_clips // 2)})
+    for line in measured[measured.classes_digest + " " + measured.videos.astype(str) == drawn].itertuples():
+        frame = of_line(predictions, line)
+        of_clip = plain[[int(arrow.pair_of(video)) for video in frame.index]].to_numpy()
+        clips = pd.DataFrame({"plain": of_clip, "top1": 100.0 * (frame.label == frame.predicted).to_numpy()})
+        step = clips.groupby(pd.cut(clips.plain, STEPS), observed=True)
+        parts.append(step.mean().assign(videos=step.size(), table=line.table, row=line.row))
+    columns = ["table", "row", "plain", "top1", "videos"]
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    means = pd.concat(parts).rename_axis("step").groupby(["table", "row", "step"], sort=False, observed=True)
+    return means.mean().reset_index()[columns]

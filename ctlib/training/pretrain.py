@@ -47,7 +47,7 @@ class Pretrained(NamedTuple):
     """A pretrained backbone, and how it came about."""
 
     state: dict[str, torch.Tensor]  # of the backbone
-    accuracy: pd.Series  # percent, by question, on the test pictures
+    accuracy: pd.DataFrame  # of `accuracies`
     history: pd.DataFrame  # every 50 steps: step, the loss, and each question's loss
 
 
@@ -112,16 +112,25 @@ def question_losses(logits: tuple[torch.Tensor, ...], labels: torch.Tensor) -> t
 
 
 @torch.no_grad()
-def accuracies(model: nn.Module, size: int) -> pd.Series:
-    """Percent right of each question on test pictures, of other shapes and backgrounds than any in training."""
+def accuracies(model: nn.Module, size: int) -> pd.DataFrame:
+    """How well each question is answered on test pictures, of other shapes and backgrounds than any in training.
+
+    Returns:
+        Indexed by question: `accuracy` (percent right), and `commonest` (percent right of always giving the commonest
+        answer).
+    """
     pool, rng = shapes.make_pool(0, "test", 600, 200, size), np.random.default_rng([shapes.SEED, 0, 1])
     training = model.training
     model.eval()
-    right, answered = torch.zeros(len(shapes.QUESTIONS)), torch.zeros(len(shapes.QUESTIONS))
+    predicted, labels = [], []
     for begin in range(0, TEST_PICTURES, 128):
-        pictures, labels = shapes.pictures(pool, rng, min(128, TEST_PICTURES - begin), size)
-        predicted = torch.stack([scores.argmax(1) for scores in model(pictures)], dim=1)
-        right += (predicted == labels).sum(0)
-        answered += (labels != shapes.UNANSWERED).sum(0)
+        pictures, true = shapes.pictures(pool, rng, min(128, TEST_PICTURES - begin), size)
+        predicted.append(torch.stack([scores.argmax(1) for scores in model(pictures)], dim=1))
+        labels.append(true)
     model.train(training)
-    return pd.Series((100 * right / answered).tolist(), index=list(shapes.QUESTIONS), name="accuracy")
+    predicted, labels = torch.cat(predicted).T.numpy(), torch.cat(labels).T.numpy()
+    records = {}
+    for name, given, true in zip(shapes.QUESTIONS, predicted, labels, strict=True):
+        answers = pd.DataFrame({"right": given == true, "true": true})[true != shapes.UNANSWERED]
+        records[name] = 100 * answers.right.mean(), 100 * answers.true.value_counts(normalize=True).max()
+    return pd.DataFrame.from_dict(records, orient="index", columns=["accuracy", "commonest"])

@@ -1,9 +1,10 @@
 """Weights that a backbone starts from: ImageNet's, from torchvision, and those of Still Shapes, which lie here.
 
 A file of Still Shapes holds the backbone's state dict as safetensors, convolutions in float16 and the rest as it is.
-Its metadata say which backbone it is of and how it was made. `notebooks/pretrain.ipynb` makes one again.
+Its metadata, in JSON, say which backbone it is of and how it was made. `notebooks/pretrain.ipynb` makes one again.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,9 +20,9 @@ from ctlib.config import check_choice
 PUBLISHED = ("resnet50", "resnet101", "inception_v3")  # the backbones with ImageNet weights
 # The backbones with weights of Still Shapes, and the digest of each one's file.
 SHAPES: dict[str, str] = {
-    "quickstart": "cfd3a4bfd2fa4a10",
-    "laptop": "478991208ca59798",
-    "laptop_inception": "b9443407d72aa8ff",
+    "quickstart": "9f7034883250c4c6",
+    "laptop": "efb29ef5f85e3a3d",
+    "laptop_inception": "b78b797a48bdf275",
 }
 SUFFIX = ".safetensors"  # ends the path of a file that is given in place of "shapes"
 
@@ -88,9 +89,9 @@ def shapes(backbone: str, weights: str = "shapes") -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is damaged: its digest is {files.digest(path)}, not {SHAPES[backbone]}")
     try:
         with safe_open(path, "pt") as file:
-            of = (file.metadata() or {}).get("backbone")
+            of = json.loads((file.metadata() or {}).get("made", "{}")).get("backbone")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, as it is no dict
-    except SafetensorError as error:
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if of != backbone:
         raise ValueError(f"{path} holds weights of the backbone {of!r}, not of {backbone!r}")
@@ -103,11 +104,11 @@ def save_shapes(path: Path, state: Mapping[str, torch.Tensor], made: Mapping[str
     Args:
         path: ends in ".safetensors".
         state: of the backbone.
-        made: how; "backbone" is its name in `backbones.BACKBONES`.
+        made: how, as JSON can say it; "backbone" is its name in `backbones.BACKBONES`.
     """
     # Batch norms are small, and a variance may lie outside float16's range.
     tensors = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in state.items()}
-    metadata = {key: str(value) for key, value in made.items()}
+    metadata = {"made": json.dumps(made, sort_keys=True)}  # one entry: several are written in any order
     files.write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
     return files.digest(path)
 

@@ -24,10 +24,10 @@ def pool():
 
 
 def scenes_of(count=1, **changed):
-    """Lone objects in the middle, round, opaque, with no mark."""
+    """Lone objects in the middle, round, opaque."""
     zero = np.zeros(count)
     pose = np.stack([drawing.pose(zero), drawing.pose(zero, 0.3, opacity=0.0)])
-    scenes = shapes.Scenes(np.zeros((2, count), int), pose, np.full((2, count), 0.2), np.full(count, np.nan))
+    scenes = shapes.Scenes(np.zeros((2, count), int), pose, np.full((2, count), 0.2))
     return scenes._replace(**changed)
 
 
@@ -56,7 +56,6 @@ def test_equal_seeds_give_equal_pictures_and_others_other_ones(pool):
 
 
 def test_no_shape_and_no_background_is_one_of_arrow_of_time_s(pool):
-    """Arrow of Time's first draw of a pair is its background."""
     looks = set()
     for pair in range(40):
         scene = arrow._scene(ArrowConfig(difficulty=0.5), "train", pair)
@@ -115,32 +114,12 @@ def test_stretch_and_angle_are_those_of_the_mask(pool):
                 assert abs((seen - int(turned) + 90) % 180 - 90) < 15 + 3
 
 
-def test_the_mark_s_direction_is_where_it_is_seen(pool):
-    count = 40
-    angle, mark = rng(2).uniform(0, 2 * math.pi, count), rng(3).uniform(0, 2 * math.pi, count)
-    scenes = scenes_of(count, radius=np.full((2, count), 0.25), mark=mark)
-    scenes.pose[0] = drawing.pose(angle, 0.0, 0.0, 1.5, 0.8, angle)
-    plain, marked = (
-        shapes.paint(scenes._replace(mark=given), pool, rng(), SIZE) for given in (np.full(count, np.nan), mark)
-    )
-    axis = (np.arange(SIZE) + 0.5) / SIZE - 0.5
-    for one, other, word in zip(plain, marked, answered(scenes, pool, "mark"), strict=True):
-        y, x = np.nonzero(((one - other).abs().sum(0) > 0.1).numpy())
-        seen = math.degrees(math.atan2(axis[y].mean(), axis[x].mean()))
-        assert abs((seen - int(word) + 180) % 360 - 180) < 22.5 + 6
-    assert set(answered(scenes_of(3), pool, "mark")) == {"none"}
-
-
-def test_lobes_hue_size_and_opacity_are_the_object_s(pool):
-    looks = [
-        look._replace(lobes=2 + i % 4, depth=(0.1, 0.25)[i % 2], hue=i / 6 + 0.01) for i, look in enumerate(pool.looks)
-    ]
-    other = pool._replace(looks=tuple(looks))
+def test_hue_size_and_opacity_are_the_object_s(pool):
+    other = pool._replace(hues=np.arange(len(pool.hues)) / 6 + 0.01)
     scenes = scenes_of(
         6, shape=np.tile(np.arange(6), (2, 1)), radius=np.tile([0.13, 0.18, 0.23, 0.3, 0.2, 0.2], (2, 1))
     )
     scenes.pose[0, :, 5] = [0.3, 0.6, 0.9, 1.0, 1.0, 1.0]
-    assert answered(scenes, other, "lobes") == [None, "3", None, "5", None, "3"]  # shallow lobes are not asked for
     assert answered(scenes, other, "hue") == list(shapes.HUES)
     assert answered(scenes, other, "size") == ["tiny", "small", "medium", "large", "small", "small"]
     assert answered(scenes, other, "opacity") == ["faint", "half", "full", "full", "full", "full"]
@@ -149,7 +128,7 @@ def test_lobes_hue_size_and_opacity_are_the_object_s(pool):
 def test_two_objects_are_asked_for_what_is_between_them(pool):
     scenes = scenes_of(4, shape=np.tile([[0], [1]], 4))
     scenes.pose[1] = drawing.pose(np.zeros(4), [0.3, 0.0, -0.32, 0.45], [0.0, 0.42, 0.32, -0.45])
-    other = pool._replace(looks=(pool.looks[0], pool.looks[1]._replace(hue=0.67), *pool.looks[2:]))
+    other = pool._replace(hues=np.array([pool.hues[0], 0.67]))
     assert answered(scenes, other, "objects") == ["two"] * 4
     assert answered(scenes, other, "gap") == ["overlapping", "close", "close", "far"]
     assert answered(scenes, other, "line") == ["0", "90", "135", "135"]

@@ -1,10 +1,15 @@
 """train, quickstart and costs on data small enough to take seconds."""
 
 import nbformat
+import pandas as pd
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from ctlib import files
+from ctlib.config import ModelConfig
+from ctlib.data import shapes
 from ctlib.display.parameters import ParameterError
+from ctlib.models import build_model
 from ctlib.training import records
 from tests.notebooks import execute, processes, run_here
 
@@ -61,6 +66,22 @@ def test_costs_counts_measures_and_draws(run, tmp_path):
     assert "K = 1 to 4: 11, 45, 119, 249" in text
     names = ("published_vs_counted", "cost_by_stage", "dimension_sizes", "interact_fields", "latency_vs_gflops")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
+
+
+def test_pretrain_makes_weights_that_a_network_starts_from(tmp_path, monkeypatch):
+    made = shapes.make_pool
+    monkeypatch.setattr(shapes, "make_pool", lambda seed, split, *_, size=32: made(seed, split, 20, 4, 32))
+    given = {"backbone": "quickstart", "size": 32, "steps": 3, "batch": 8, "seed": 2}
+    text = run_here("pretrain", out_dir=str(tmp_path), **given).text
+    path = tmp_path / "quickstart_seed2.safetensors"
+    assert f"MB, digest {files.digest(path)}" in text and "Still Shapes, steps: 3 of 3" in text
+    table = pd.read_csv(path.with_suffix(".csv"), index_col="question")
+    assert list(table.index) == list(shapes.QUESTIONS) and list(table) == ["accuracy", "commonest"]
+    network = build_model(ModelConfig(backbone="quickstart", weights=str(path)))
+    begun = build_model(ModelConfig(backbone="quickstart"))
+    assert not network.backbone.conv1.weight.equal(begun.backbone.conv1.weight)
+    again = run_here("pretrain", out_dir=str(tmp_path / "again"), **given).text
+    assert files.digest(path) in again  # equal bytes
 
 
 def test_papermill_shows_a_bad_parameter_as_one_line_and_saves_the_notebook(tmp_path):

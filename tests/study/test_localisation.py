@@ -55,7 +55,7 @@ def test_truth_needs_the_data_set_and_its_version(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not an Arrow of Time data set: it has no arrow.json"):
         arrow.truth(tmp_path, "val/000003_forward.mp4")
     (tmp_path / "arrow.json").write_text('{"version": 0}')
-    with pytest.raises(ValueError, match="holds version 0 of Arrow of Time, this ctlib draws version 2"):
+    with pytest.raises(ValueError, match="holds version 0 of Arrow of Time, this ctlib draws version 3"):
         arrow.truth(tmp_path, "val/000003_forward.mp4")
 
 

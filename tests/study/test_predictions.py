@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ctlib.config import ArrowConfig
+from ctlib.data import arrow
 from ctlib.data.actions import EASY, class_names
 from ctlib.study import comparisons, predictions, results
 from tests.study.test_comparisons import lines
 
-VIDEOS = [f"val/{index:06d}.mp4" for index in range(4)]
+VIDEOS = [f"val/{pair:06d}_{way}.mp4" for pair in range(2) for way in ("forward", "backward")]
 
 
 def stored(folder, answers, labels=(0, 1, 2, 3)):
@@ -48,6 +50,19 @@ def test_other_data_have_no_actions(tmp_path):
     measured = stored(tmp_path, {"2D": [[0, 0, 3, 3]]}).assign(classes_digest="other")
     assert predictions.by_action(tmp_path, measured).empty
     assert predictions.by_action(tmp_path, measured[:0]).empty and predictions.read(tmp_path / "none") == {}
+
+
+def test_clips_are_gathered_by_how_plain_they_are(tmp_path):
+    config = ArrowConfig(val_clips=4, difficulty=0.4, seed=4)
+    plain = [arrow.plainness(config, "val", pair) for pair in (0, 1)]
+    measured = stored(tmp_path, {"2D": [[0, 0, 2, 2], [0, 1, 2, 2]], "1D": [[1, 1, 1, 1]]}).assign(videos=4)
+    found = predictions.by_plainness(tmp_path, measured, config).set_index("row")
+    assert sorted(found.loc["2D"].plain) == pytest.approx(sorted(plain))
+    top1 = found.loc["2D"].set_index("plain").top1
+    assert top1[plain[0]] == 75 and top1[plain[1]] == 50  # means of 50 and 100, and of 50 and 50
+    assert found.loc["1D"].top1.tolist() == [50, 0] or found.loc["1D"].top1.tolist() == [0, 50]
+    assert found.videos.tolist() == [2] * 4
+    assert predictions.by_plainness(tmp_path, measured.assign(videos=6), config).empty
 
 
 def test_videos_that_were_not_read_are_left_out(tmp_path):

@@ -130,7 +130,7 @@ def test_what_may_differ_when_an_unfinished_run_resumes():
 
 def test_the_built_in_data_is_compared_where_it_is_written_for_the_run():
     record, harder = records.record_of(run_of(RunConfig())), ArrowConfig(difficulty=0.5)
-    text = "arrow.difficulty is 0.1 in the record, 0.5 was asked for"
+    text = "arrow.difficulty is 0.05 in the record, 0.5 was asked for"
     assert records.differences(record, RunConfig(arrow=harder)) == [text]
     assert records.differences(record, RunConfig(arrow=harder, data=DataConfig(root="/data"))) == []
 
