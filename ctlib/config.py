@@ -251,7 +251,7 @@ class DataConfig(Config):
 class ArrowConfig(Config):
     """What an Arrow of Time data set is made from; equal values give equal files."""
 
-    train_clips: int = at_least(2, 1600)
+    train_clips: int = at_least(2, 1280)
     val_clips: int = at_least(2, 480)
     num_frames: int = at_least(48, 48)  # per video; a multiple of 48, so that 8, 12, 16 and 24 segments are equal
     size: int = at_least(16, 64)  # pixels, height and width

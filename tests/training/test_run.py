@@ -67,7 +67,7 @@ def test_the_built_in_data_is_written_where_no_folder_is_given(config, tmp_path,
     [
         ({"data": "something-v1"}, "root must be the folder in which something-v1 lies, got ''"),
         ({"start": "no/such.pt"}, "no checkpoint no/such.pt"),
-        ({"overrides": "recipe.batch=5000"}, "batch must be at most the 1600 training videos, got 5000"),
+        ({"overrides": "recipe.batch=5000"}, "batch must be at most the 1280 training videos, got 5000"),
         ({"overrides": "model.num_frames=7"}, "mirrored sampling needs an even number of frames per clip, got 7"),
         ({"name": "../x"}, "name must be usable as a folder's name, got '../x'"),
         ({"data.root": "/no/such/folder"}, "no folder /no/such/folder"),
