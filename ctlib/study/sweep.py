@@ -208,8 +208,9 @@ def show_status(study: Study, out_dir: str | Path, tables: Sequence[str], show: 
     measured = measured[measured.table.isin(tables)]
     show(f"runs done: {measured.run.str.split(' + ', regex=False).explode().nunique()}\n")
     show(comparisons.summary(comparisons.pairs(measured, tables, study.scale)).to_string())
-    show("\nresidual standard deviation, points of top-1")
-    show(comparisons.residuals(measured).round(2).to_string())
+    residuals = comparisons.residuals(measured)
+    if not residuals.empty:
+        show(f"\nresidual standard deviation, points of top-1\n{residuals.round(2).to_string()}")
     left = next_runs(study, out_dir, tables)
     elsewhere = begun_elsewhere(left, out_dir, measured)
     for seed, kind in elsewhere.items():

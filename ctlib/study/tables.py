@@ -144,6 +144,7 @@ REFERENCES = {
 # How a table is run at scales other than the paper's, beyond data, recipe, backbone and size.
 REMARKS = {
     "2d": "At another width, the size of a sub-dimension keeps its ratio to the square root of C.",
+    "2g": "At scale laptop a gate of TE reduces channels by 2, not by 4, where a group would keep fewer than two.",
     "2h": "Sizes keep the proportion of 224 to 256 pixels. The second row is the first row's network, tested larger.",
     "6": "Several views and ensembles are tests of the same four trained networks. Rows with three crops need the "
     "paper's data: the built-in videos are square, so three crops would be one.",
