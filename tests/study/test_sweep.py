@@ -238,3 +238,17 @@ def test_the_command_line_lists_runs_and_does_one(small_study, tmp_path, monkeyp
     assert "ctnet_21px, seed 1: top-1" in capsys.readouterr().out
     assert main(["ablations", str(copy), "--run", "ctnet_22px", *given]) == 2
     assert "unknown run 'ctnet_22px': did you mean 'ctnet_21px'" in capsys.readouterr().err
+
+
+def test_the_status_says_what_is_done_what_is_decided_and_what_comes_next(small_study, tmp_path, capsys):
+    given = ["--status", "--tables", "2h", "--set", *STUDY.overrides.split()]
+    assert main(["ablations", str(tmp_path), *given]) == 0
+    text = capsys.readouterr().out
+    assert "runs done: 0\n" in text and "next block: 2 runs of seed 0; minutes, one run at a time: " in text
+    assert "to the next look: 10 runs of seed 0, 1, 2, 3, 4" in text and "deviation" not in text
+    assert not list(tmp_path.iterdir())
+    copy = shutil.copytree(small_study, tmp_path / "copy")
+    assert main(["ablations", str(copy), *given]) == 0
+    text = capsys.readouterr().out
+    assert "runs done: 4\n" in text and "residual standard deviation, points of top-1" in text
+    assert "before the first look" in text and "next block: 2 runs of seed 2" in text
