@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -92,7 +91,7 @@ def save(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> No
         "format": FORMAT,
         "model": model.config.to_dict(),
         "classes": classes,
-        "versions": {name: str(version(name)) for name in ("ctlib", "torch", "torchvision")},
+        "versions": {name: files.version(name) for name in ("ctlib", "torch", "torchvision")},
         "state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
     }
     files.write_atomically(path, lambda partial: torch.save(content, partial))

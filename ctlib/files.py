@@ -1,4 +1,4 @@
-"""Files: written beside their place and renamed, read with a clear error, digests, and locks."""
+"""Files: written beside their place and renamed, read with a clear error, digests, locks, and versions of packages."""
 
 import hashlib
 import io
@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -111,3 +112,11 @@ def locked(folder: Path, timeout: float = 1.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def version(package: str) -> str:
+    """The version of an installed package; "unknown" for one that is imported from a source tree and not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"

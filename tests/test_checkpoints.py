@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -37,6 +38,22 @@ def logits(network):
     torch.manual_seed(1)
     with torch.no_grad():
         return network(torch.randn(CLIPS))
+
+
+def test_a_package_that_is_not_installed_writes_checkpoints_too(network, tmp_path, monkeypatch):
+    """Such as a source tree on the PYTHONPATH: the version is needed when a run ends, and must not be what ends it."""
+    installed = metadata.version
+
+    def version(package):
+        if package == "ctlib":
+            raise metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    checkpoints.save(tmp_path / "c.pt", network, CLASSES)
+    versions = torch.load(tmp_path / "c.pt")["versions"]
+    assert versions["ctlib"] == "unknown" and versions["torch"] == installed("torch")
+    assert checkpoints.load(tmp_path / "c.pt").classes == tuple(CLASSES)
 
 
 def test_a_checkpoint_makes_the_round_trip(network, saved):

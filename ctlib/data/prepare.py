@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -233,7 +232,7 @@ def _targets(paths: dict[str, int | None], root: Path) -> dict[str, str]:
 
 def _begin(out: Path, parameters: dict[str, int]) -> dict:
     """The record of `out`, begun now if `out` is new or empty."""
-    versions = {name: version(name) for name in ("ctlib", "av")}
+    versions = {name: files.version(name) for name in ("ctlib", "av")}
     record = {"parameters": parameters, "versions": versions, "splits": {}}
     out.mkdir(parents=True, exist_ok=True)
     if (out / RECORD).is_file():

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +27,7 @@ import torch
 from ctlib.checkpoints import read_tensors
 from ctlib.config import RunConfig, as_tuples
 from ctlib.cost import hardware
-from ctlib.files import digest, locked, read_json, write_csv, write_json
+from ctlib.files import digest, locked, read_json, version, write_csv, write_json
 from ctlib.training.run import Run
 
 
