@@ -51,17 +51,11 @@ def random_look(rng) -> Look:
     return Look(*outline, rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.6, 1.0))
 
 
-def _plane(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """x and y of each point of a sprite's picture, (size, size) each."""
-    axis = torch.linspace(-1.25, 1.25, size)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return x, y
-
-
 def sprite(rng, size: int, look: Look | None = None) -> torch.Tensor:
     """A textured shape, of a random look unless one is given, (4, size, size): RGB in [0, 1] and coverage."""
     look = look or random_look(rng)
-    x, y = _plane(size)
+    axis = torch.linspace(-1.25, 1.25, size)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
     outline = 1 - look.depth * (1 + torch.cos(look.lobes * torch.atan2(y, x) + look.phase)) / 2
     coverage = ((outline - torch.hypot(x, y)) * size / 4).clamp(0, 1)
     colour = torch.tensor(colorsys.hsv_to_rgb(look.hue, look.saturation, look.value))

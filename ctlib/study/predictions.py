@@ -129,9 +129,10 @@ def by_plainness(tables_dir: str | Path, measured: pd.DataFrame, config: ArrowCo
         and `videos`.
     """
     predictions, parts = read(tables_dir), []
-    drawn = f"{classes_digest(class_names(config.actions))} {config.val_clips}"
+    classes = classes_digest(class_names(config.actions))
+    ours = measured[(measured.classes_digest == classes) & (measured.videos == config.val_clips)]
     plain = pd.Series({pair: arrow.plainness(config, "val", pair) for pair in range(config.val_clips // 2)})
-    for line in measured[measured.classes_digest + " " + measured.videos.astype(str) == drawn].itertuples():
+    for line in ours.itertuples():
         frame = of_line(predictions, line)
         of_clip = plain[[int(arrow.pair_of(video)) for video in frame.index]].to_numpy()
         clips = pd.DataFrame({"plain": of_clip, "top1": 100.0 * (frame.label == frame.predicted).to_numpy()})

@@ -59,7 +59,8 @@ def test_the_tables_of_the_study_are_complete_and_consistent(tmp_path):
 
 
 def test_the_committed_study_has_a_heat_map_of_its_actions(tmp_path):
-    if predictions.by_action(folder := ROOT / "results" / "ablations", results.measured(folder, ["2a"])).empty:
+    folder = ROOT / "results" / "ablations"
+    if predictions.by_action(folder, results.measured(folder, ["2a"])).empty:
         pytest.skip("the committed records are not of a set of actions")
     shown = run_here("report", tables="2a", out_dir=str(tmp_path))
     assert "No actions" not in shown.text and (tmp_path / "figures" / "actions.png").is_file()
