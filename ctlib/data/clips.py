@@ -1,6 +1,7 @@
 """From samples to batches of clips: one path of sampling, decoding and transforms, and its loaders."""
 
 import atexit
+import copy
 import dataclasses
 import multiprocessing
 import signal
@@ -17,6 +18,7 @@ from ctlib.data.catalog import Samples
 from ctlib.data.sampling import SAMPLINGS, check_fits
 
 SKIPPED = -1  # the label of an unreadable video, with on_error="skip"
+STOPS = (signal.SIGINT, signal.SIGTERM)  # signals that ask a run to stop; the trainer answers them
 
 
 def resolve_data(config: DataConfig, samples: Samples) -> DataConfig:
@@ -242,6 +244,7 @@ def _loader(dataset: ClipDataset, config: DataConfig, **options) -> DataLoader:
         pin_memory=torch.cuda.is_available() and not on_device,
         collate_fn=_as_it_is if on_device else None,
         generator=torch.Generator(),  # loaders sometimes draw from the global one, which would change dropout
+        multiprocessing_context=_workers_context() if workers else None,
         worker_init_fn=_leave_signals_to_the_trainer,
         **options,
     )
@@ -263,8 +266,30 @@ def end_workers(loader: DataLoader) -> None:
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
     """Ctrl-C and a cluster's notice reach every process; a worker that ended on them would break the last step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Worker(multiprocessing.Process):
+    """Starts with these signals blocked: one that came before `_leave_signals_to_the_trainer` would end it.
+
+    A fork server, which is started with the first worker, has them blocked too; its workers end when it does.
+    """
+
+    def start(self) -> None:
+        if not hasattr(signal, "pthread_sigmask"):  # Windows, where none of them is sent
+            return super().start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _workers_context() -> multiprocessing.context.BaseContext:
+    context = copy.copy(multiprocessing.get_context())
+    context.Process = _Worker
+    return context
 
 
 @atexit.register

@@ -12,7 +12,8 @@ import torch
 
 from ctlib import files
 from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
-from ctlib.data import arrow
+from ctlib.data import arrow, clips
+from ctlib.data.catalog import load_samples
 from ctlib.models import model_config
 from ctlib.training import processes as parallel
 from ctlib.training import records, train
@@ -271,6 +272,27 @@ def test_a_full_disk_ends_in_an_error_and_leaves_the_last_snapshot_whole(config,
 def test_two_runs_do_not_share_a_folder(config, tmp_path):
     with files.locked(tmp_path), pytest.raises(ValueError, match="another process is training in"):
         train.train(config, tmp_path)
+
+
+def load_with_workers_told_to_stop(samples, start, answers):
+    os.setsid()
+    multiprocessing.set_start_method(start, force=True)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # as a trainer does, not inherited as ignored
+    try:
+        batches = iter(clips.test_loader(samples, 2, DataConfig(size=32, workers=2), batch=2))
+        os.killpg(0, signal.SIGTERM)
+        answers.put(sum(len(labels) for _, labels in batches))
+    except RuntimeError as error:
+        answers.put(repr(error))
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_a_notice_does_not_end_workers_that_are_just_starting(config, start):
+    answers = SERVER.SimpleQueue()
+    process = child(load_with_workers_told_to_stop, load_samples("arrow", config.data.root, "val"), start, answers)
+    process.join(60)
+    process.kill()  # a loader whose worker was lost waits for 10 minutes
+    assert not answers.empty() and answers.get() == 8
 
 
 def train_in_a_group_of_processes(config, folder, messages):
