@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+KERNELS = ("auto", "plain")  # how ways of an operation are chosen on a GPU: by timing them, or not at all
+
 # Names of earlier versions (parameters, keys and values), and what to write instead. Errors about them say so.
 RENAMED = {
     "trunk": "backbone",
@@ -311,6 +313,7 @@ class ComputeConfig(Config):
     sync_batch_norm: bool = False  # batch norms over the micro-batches of all processes; on GPUs only
     channels_last: bool = True  # weights and activations laid out with channels last
     compile: str = one_of(("none", "inductor", "eager"), "none")  # torch.compile's backend
+    kernels: str = one_of(KERNELS, "auto")  # auto: on a GPU, the fastest of several equal ways (`kernels.choice`)
     recompute: bool = False  # activation checkpointing: the backward pass computes a block's activations again
     threads: int = at_least(0, 0)  # CPU threads of each process; 0: PyTorch's choice
     save_minutes: float = at_least(0, 10.0)  # between snapshots within an epoch; 0: after every step

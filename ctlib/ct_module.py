@@ -11,6 +11,8 @@ from torch import nn
 
 from ctlib.config import check_choice
 from ctlib.excitation import EXCITATIONS
+from ctlib.kernels import choice
+from ctlib.kernels.gating import excite
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle, resolve_dims
 
 Kernel = tuple[int, int, int]
@@ -49,6 +51,9 @@ class Parallel(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         excitation = self.excitation
+        if excitation.gates_branches and choice.applies(x):  # the same, in the fastest way on a GPU
+            (conv_s, norm_s, _), (conv_t, norm_t, _) = self.spatial, self.temporal
+            return excite(norm_s(conv_s(x)), norm_t(conv_t(x)), excitation.gates())
         return excitation.channel(excitation.spatial(self.spatial(x)) + excitation.temporal(self.temporal(x)))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ctlib.kernels.operations import average
+from ctlib.kernels.passes import Gate, Gates
 from ctlib.tensorize import TensorSeparableConv
 
 
@@ -59,8 +60,11 @@ class TensorGate(nn.Module):
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
         """The gate, in (0, 1): (N, C, T, H, W), with extent 1 along each pooled axis."""
-        hidden = self.relu(self.bn(self.reduce(average(x, self.pooled))))
-        return self.expand(hidden).sigmoid()
+        return self.gate(average(x, self.pooled))
+
+    def gate(self, mean: torch.Tensor) -> torch.Tensor:
+        """The same, of features that are averaged already."""
+        return self.expand(self.relu(self.bn(self.reduce(mean)))).sigmoid()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.attention(x)
@@ -84,6 +88,10 @@ class TensorExcitation(nn.Module):
         self.spatial = TensorGate(channels, size, pooled=(2,), kernel_size=(1, 3, 3))
         self.temporal = TensorGate(channels, size, pooled=(3, 4), kernel_size=(3, 1, 1))
         self.channel = TensorGate(channels, size, pooled=(3, 4), kernel_size=(1, 1, 1))
+
+    def gates(self) -> Gates:
+        """What `kernels.gating` takes in place of the three modules."""
+        return tuple(Gate(part.gate, tuple(part.parameters())) for part in (self.spatial, self.temporal, self.channel))
 
 
 class SqueezeGate(nn.Module):

@@ -5,4 +5,8 @@ Nothing here is an idea of the paper, and nothing here changes a result by more 
 
 from torch import nn
 
+from ctlib.kernels.choice import report, use
+
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+__all__ = ["BATCH_NORMS", "report", "use"]

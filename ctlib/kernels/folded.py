@@ -3,12 +3,18 @@
 All take and return clips (N, C, T, H, W). Their plain versions are the modules of `ct_module` and `excitation`.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ctlib.kernels import BATCH_NORMS
+from ctlib.kernels.gating import excite
 from ctlib.kernels.layout import clips_of, clips_of_planes, frames_of, planes_of
-from ctlib.kernels.operations import add_excited, channel_shuffle
+from ctlib.kernels.merging import fastest_merge, merged
+from ctlib.kernels.operations import channel_shuffle
+from ctlib.kernels.passes import Gate
 
 
 def fold_batch_norms(model: nn.Module) -> None:
@@ -27,12 +33,31 @@ def frozen(values: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach(), requires_grad=False)
 
 
-def as_conv2d(weight: torch.Tensor, bias: torch.Tensor | None, groups: int) -> nn.Conv2d:
+class FrozenConv2d(nn.Conv2d):
+    """A grouped convolution of stride 1 that keeps what it merged its groups into (`merging`)."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.merged = {}  # weights, by how many groups were merged
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        merge = fastest_merge(partial(F.conv2d, padding=self.padding), x, self.weight, self.groups)
+        if merge == 1:
+            return super().forward(x)
+        weight = self.merged.get(merge)
+        if weight is None:
+            weight = merged(self.weight, self.groups, merge)
+            if not torch.compiler.is_compiling():  # a compiler keeps constants itself
+                self.merged[merge] = weight
+        return F.conv2d(x, weight, self.bias, padding=self.padding, groups=self.groups // merge)
+
+
+def as_conv2d(weight: torch.Tensor, bias: torch.Tensor | None, groups: int) -> FrozenConv2d:
     """A convolution (C_out, C_in / groups, t, h, w), on frames if t = 1 and otherwise on planes (N, C, T, H * W)."""
     flat = weight.squeeze(2) if weight.shape[2] == 1 else weight.squeeze(4)
     padding = tuple(extent // 2 for extent in flat.shape[2:])
     channels = groups * weight.shape[1]
-    conv = nn.Conv2d(  # on "meta", so that no random weights are drawn
+    conv = FrozenConv2d(  # on "meta", so that no random weights are drawn
         channels, len(weight), flat.shape[2:], padding=padding, groups=groups, bias=False, device="meta"
     )
     conv.weight, conv.bias = frozen(flat), None if bias is None else frozen(bias)
@@ -57,6 +82,22 @@ class ChannelShuffle(nn.Module):
         return channel_shuffle(clips, self.groups)
 
 
+class FoldedGate(nn.Sequential):
+    """The gate of averaged features, (N, C, 1, H, W) or (N, C, T, 1, 1), of its two convolutions.
+
+    Args:
+        axis: of extent 1, that is left out for 2D convolutions.
+        reduce, expand: the convolutions.
+    """
+
+    def __init__(self, axis: int, reduce: nn.Conv2d, expand: nn.Conv2d):
+        super().__init__(reduce, nn.ReLU(inplace=True), expand, nn.Sigmoid())
+        self.axis = axis
+
+    def forward(self, mean: torch.Tensor) -> torch.Tensor:
+        return super().forward(mean.squeeze(self.axis)).unsqueeze(self.axis)
+
+
 class FoldedSubOperation(nn.Module):
     """The parallel sub-operation with Tensor Excitation, Eq. (6) to (8), for inference.
 
@@ -68,13 +109,10 @@ class FoldedSubOperation(nn.Module):
 
     def __init__(self, spatial: nn.Conv2d, temporal: nn.Conv2d, gates: list[tuple[nn.Conv2d, nn.Conv2d]]):
         super().__init__()
-        self.spatial = nn.Sequential(spatial, nn.ReLU(inplace=True))
-        self.temporal = nn.Sequential(temporal, nn.ReLU(inplace=True))
-        self.gates = nn.ModuleList(
-            nn.Sequential(reduce, nn.ReLU(inplace=True), expand, nn.Sigmoid()) for reduce, expand in gates
-        )
+        self.spatial, self.temporal = spatial, temporal
+        self.gates = nn.ModuleList(FoldedGate(axis, *pair) for axis, pair in zip((2, 4, 4), gates, strict=True))
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         spatial = clips_of(self.spatial(frames_of(clips)), clips.shape[2])
         temporal = clips_of_planes(self.temporal(planes_of(clips)), clips.shape[3:])
-        return add_excited(spatial, temporal, tuple(self.gates))
+        return excite(spatial, temporal, tuple(Gate(gate) for gate in self.gates))

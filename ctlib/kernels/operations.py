@@ -1,11 +1,10 @@
 """Operations on clips (N, C, T, H, W) that are faster on channels-last memory; each has its plain version beside it."""
 
-from collections.abc import Callable
-
 import torch
 from torch.nn import functional as F
 
 from ctlib.kernels.layout import clips_of, clips_of_planes, frames_of, planes_of, traced_layout
+from ctlib.kernels.merging import fastest_merge, merged
 
 
 def convolve_plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int) -> torch.Tensor:
@@ -14,10 +13,17 @@ def convolve_plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int) -> torch.Tensor:
-    """`convolve_plain` as a 2D convolution where the kernel allows it.
+    """`convolve_plain` as a 2D convolution where the kernel allows it; on a GPU, in the fastest way of `merging`.
 
     A kernel of 1 x h x w runs over the N * T frames, one of t x 1 x 1 over planes (T, H * W).
     """
+    merge = fastest_merge(_convolve, x, weight, groups)
+    if merge > 1:
+        weight, groups = merged(weight, groups, merge), groups // merge
+    return _convolve(x, weight, groups, bias)
+
+
+def _convolve(x: torch.Tensor, weight: torch.Tensor, groups: int, bias: torch.Tensor | None = None) -> torch.Tensor:
     t, h, w = weight.shape[2:]
     if t == 1:
         frames = F.conv2d(frames_of(x), weight.squeeze(2), bias, padding=(h // 2, w // 2), groups=groups)
@@ -66,29 +72,3 @@ def average(clips: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     if axes == (2,):
         return mean.unflatten(2, last.shape[2:]).movedim(-1, 1)
     return mean.movedim(-1, 1).unsqueeze(4)
-
-
-Gate = Callable[[torch.Tensor], torch.Tensor]  # pooled features (N, C, H, W) or (N, C, T, 1) -> their gate, the same
-
-
-def add_excited_plain(spatial: torch.Tensor, temporal: torch.Tensor, gates: tuple[Gate, Gate, Gate]) -> torch.Tensor:
-    """spatial * gate + temporal * gate, and that times the gate of each channel and frame."""
-    both = spatial * _gate_of_map(gates[0], spatial) + temporal * _gate_of_frames(gates[1], temporal)
-    return both * _gate_of_frames(gates[2], both)
-
-
-def add_excited(spatial: torch.Tensor, temporal: torch.Tensor, gates: tuple[Gate, Gate, Gate]) -> torch.Tensor:
-    """`add_excited_plain`, written over `spatial` where no gradient can be asked for."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return add_excited_plain(spatial, temporal, gates)
-    map_gate, frame_gate = _gate_of_map(gates[0], spatial), _gate_of_frames(gates[1], temporal)
-    both = spatial.mul_(map_gate).addcmul_(temporal, frame_gate)
-    return both.mul_(_gate_of_frames(gates[2], both))
-
-
-def _gate_of_map(gate: Gate, features: torch.Tensor) -> torch.Tensor:
-    return gate(average(features, (2,)).squeeze(2)).unsqueeze(2)
-
-
-def _gate_of_frames(gate: Gate, features: torch.Tensor) -> torch.Tensor:
-    return gate(average(features, (3, 4)).squeeze(4)).unsqueeze(4)

@@ -8,7 +8,6 @@ comparisons.csv  every comparison of the paper's tables: published and measured 
 `collect` writes them from run folders. They stay complete when these are deleted.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from ctlib.study.scales import Study
 from ctlib.study.tables import ROWS, TABLES
 from ctlib.training import evaluate
 from ctlib.training.evaluate import Scores
-from ctlib.training.records import RunFolder
+from ctlib.training.records import RunFolder, config_digest
 
 # Of runs.csv. `rows` is a list of [table, row], as JSON.
 RUNS = """
@@ -219,7 +218,7 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
         "micro_batch": str(result["micro_batch"]),
         "train_seconds": result["seconds"],
         "classes_digest": predictions.classes_digest(listed["classes"]),
-        "config": _config_digest(folder),
+        "config": config_digest(folder.record()["asked"]),
         "scale": study["scale"],
         "overrides": study["overrides"],
     }
@@ -237,14 +236,6 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
         values |= _of_protocol(values, protocol.gflops, len(scores.labels) - scores.skipped, result["listed"])
         tests.append(_Test(row | values, _predictions(own.source, scores), scores))
     return tests
-
-
-def _config_digest(folder: RunFolder) -> str:
-    """12 hex digits of everything that was asked of a run, except where its data are kept and which rows it is for."""
-    config = folder.record()["asked"]
-    data = {name: value for name, value in config["data"].items() if name not in ("root", "cache")} | {"root": ""}
-    config = {name: part for name, part in config.items() if name != "rows"} | {"data": data}
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _of_protocol(row: dict, gflops: float, videos: int, listed: int) -> dict:

@@ -22,6 +22,7 @@ from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader
 from ctlib.data.sampling import check_fits
+from ctlib.kernels import choice
 from ctlib.models import name_of
 from ctlib.training.run import ALONE, make_accelerator
 
@@ -258,9 +259,11 @@ def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, in
     network = accelerator.prepare_model(trained.model, evaluation_mode=True)
     loader = accelerator.prepare(evaluation.loader(protocol.num_frames))
     try:
-        scores = evaluate(network, loader, accelerator, trained.classes, on_step)._replace(protocols=(protocol,))
+        with choice.using(evaluation.compute.kernels):
+            scores = evaluate(network, loader, accelerator, trained.classes, on_step)
     finally:
         end_workers(loader)
+    scores = scores._replace(protocols=(protocol,))
     if accelerator.is_main_process:
         scores.save(path)
     return scores

@@ -12,6 +12,8 @@ A run's folder holds
 Each file is written beside its place and renamed.
 """
 
+import hashlib
+import json
 import os
 import platform
 import re
@@ -163,7 +165,7 @@ _NOT_COMPARED = {"data.root", "data.lists", "data.checked", "data.workers", "dat
 _NOT_COMPARED |= {"data.cache", "start", "rows", "model.num_classes"}
 _NOT_COMPARED |= {
     f"compute.{part}"
-    for part in ("device", "threads", "channels_last", "compile", "recompute", "save_minutes", "tensorboard")
+    for part in ("device", "threads", "channels_last", "compile", "kernels", "recompute", "save_minutes", "tensorboard")
 }
 # What of `ComputeConfig` may be left open, and how: the machine, or the run that was begun, then says it.
 _OPEN = {"micro_batch": None, "precision": "auto"}
@@ -180,7 +182,7 @@ def differences(record: dict, wanted: Run | RunConfig) -> list[str]:
     config = wanted if isinstance(wanted, RunConfig) else wanted.config
     stored, asked = dict(_flat(record["asked"])), dict(_flat(config.to_dict()))
     stored |= {f"compute.{name}": record["resolved"][name] for name in _OPEN}
-    unlike = stored.keys() ^ asked.keys()
+    unlike = (stored.keys() ^ asked.keys()) - _NOT_COMPARED
     if unlike:
         raise ValueError(f"a record of another version of ctlib: it differs in the parameters {', '.join(unlike)}")
     left_open = {f"compute.{name}" for name, unset in _OPEN.items() if getattr(config.compute, name) == unset}
@@ -197,6 +199,12 @@ def differences(record: dict, wanted: Run | RunConfig) -> list[str]:
         for name in sorted(compared)
         if stored[name] != asked[name]
     ]
+
+
+def config_digest(asked: dict) -> str:
+    """12 hex digits of what was asked of a run, except what changes its result by no more than rounding."""
+    compared = {name: value for name, value in _flat(asked) if name not in _NOT_COMPARED}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:

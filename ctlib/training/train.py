@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from ctlib import checkpoints, files
 from ctlib.config import RunConfig
+from ctlib.kernels import choice
 from ctlib.models import name_of
 from ctlib.training import processes as parallel
 from ctlib.training import records
@@ -91,7 +92,7 @@ def _train_here(run: Run, folder: RunFolder, on_step, on_epoch) -> dict:
         run = dataclasses.replace(run, **begun_as)
         trainer = Trainer(run, _accelerator(run, folder))
         try:
-            with parallel.signals_request_stop(alone):
+            with parallel.signals_request_stop(alone), choice.using(run.config.compute.kernels):
                 return _run_epochs(trainer, folder, on_step if first else None, on_epoch if first else None)
         finally:
             trainer.close()
@@ -178,4 +179,5 @@ def _result(trainer: Trainer, scores: Scores) -> dict:
         "processes": run.processes,
         **records.provenance(trainer.accelerator.device),
         "sessions": trainer.sessions,
+        "kernels": choice.recorded(),
     }

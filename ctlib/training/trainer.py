@@ -21,7 +21,7 @@ from ctlib import checkpoints, cost
 from ctlib.config import DataConfig
 from ctlib.data import cache
 from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader
-from ctlib.kernels import BATCH_NORMS
+from ctlib.kernels import BATCH_NORMS, choice
 from ctlib.models import VideoClassifier, build_model, freeze_backbone, recompute_blocks, use_channels_last
 from ctlib.training import processes, records
 from ctlib.training.evaluate import Scores, evaluate
@@ -91,6 +91,7 @@ class Trainer:
         self.snapshots = records.Snapshots(folder.snapshots, self.run)
         first = self.accelerator.is_main_process
         (state,) = broadcast_object_list([self.snapshots.load() if first else None])
+        choice.begin_record({} if state is None else state.get("kernels", {}))
         if state is not None:
             self._restore(state)
         self.began = self.saved = time.perf_counter()
@@ -121,6 +122,7 @@ class Trainer:
                 "seconds": {**self.seconds, "run": self.spent()},
                 "history": self.history,
                 "sessions": self.sessions,
+                "kernels": choice.recorded(),
             }
         )
 

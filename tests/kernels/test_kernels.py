@@ -7,8 +7,10 @@ from ctlib.ct_module import CTModule, Parallel
 from ctlib.deploy import _folded_sub_operation
 from ctlib.kernels import operations
 from ctlib.kernels.folded import fold_batch_norms
+from ctlib.kernels.gating import excite, excite_plain
 from ctlib.kernels.layout import clips_of, clips_of_planes, frames_of, planes_of
 from ctlib.kernels.operations import average
+from ctlib.kernels.passes import Gate
 from ctlib.tensorize import TensorSeparableConv
 
 EXACT, CLOSE = {"rtol": 0, "atol": 0}, {"rtol": 1e-12, "atol": 1e-12}
@@ -52,8 +54,9 @@ def test_excitation_in_place_is_the_plain_one_and_the_module_it_was_folded_from(
     with torch.no_grad():
         torch.testing.assert_close(folded(clips), expected, rtol=1e-8, atol=1e-8)
         spatial, temporal = channels_last((2, 8, 3, 6, 4)), channels_last((2, 8, 3, 6, 4)).abs()
-        plain = operations.add_excited_plain(spatial, temporal, tuple(folded.gates))
-        assert operations.add_excited(spatial, temporal, tuple(folded.gates)).data_ptr() == spatial.data_ptr()
+        gates = tuple(Gate(gate) for gate in folded.gates)
+        plain = excite_plain(spatial, temporal, gates)
+        assert excite(spatial, temporal, gates).data_ptr() == spatial.data_ptr()
         torch.testing.assert_close(spatial, plain, **CLOSE)
 
 

@@ -1,0 +1,164 @@
+"""Ways of an operation that are chosen by timing: as on a GPU, but here on the CPU."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from ctlib import kernels
+from ctlib.ct_module import CTModule
+from ctlib.deploy import optimize
+from ctlib.excitation import TensorExcitation
+from ctlib.kernels import choice, gating, merging, operations
+from ctlib.kernels.passes import PYTORCH, Passes, excite_in_passes
+from ctlib.models import build_model, model_config
+from tests.kernels.excitation_in_passes import as_close_in_half_precision, features, same_in_double_precision
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch):
+    monkeypatch.setattr(choice, "_choices", {})
+    monkeypatch.setattr(choice, "_used", set())
+
+
+@pytest.fixture
+def on_this_device(monkeypatch):
+    monkeypatch.setattr(choice, "DEVICES", {"cpu"})
+
+
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 1, 1), (1, 1, 1), (3, 3, 3)])
+@pytest.mark.parametrize(("size", "out"), [(8, 64), (8, 32), (1, 64)])
+def test_merged_groups_convolve_as_before_and_have_the_same_gradients(kernel, size, out):
+    x, weight = features(2, 64, 3, 5, 4), features(out, size, *kernel)
+    groups = 64 // size
+    expected = operations.convolve_plain(x, weight, None, groups)
+    upstream = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, (x, weight), upstream)
+    merges = merging.merges(64, groups)
+    assert list(merges) == ["groups", "blocks of 16", "blocks of 32", "dense"]
+    for merge in merges.values():
+        merged = operations._convolve(x, merging.merged(weight, groups, merge), groups // merge)
+        torch.testing.assert_close(merged, expected, rtol=1e-10, atol=1e-10)
+        for found, wanted in zip(torch.autograd.grad(merged, (x, weight), upstream), gradients, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("check", [same_in_double_precision, as_close_in_half_precision])
+def test_excitation_in_six_passes_is_the_plain_one_with_its_gradients(check):
+    check(PYTORCH)
+
+
+def test_so_it_is_in_triton():
+    """Through its interpreter, which must be asked for before Triton is imported."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "tests.kernels.excitation_in_passes"]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "equal\n"), done.stderr
+
+
+def test_a_frozen_gate_passes_gradients_on():
+    excitation = TensorExcitation(16, 8).double().requires_grad_(False)
+    spatial, temporal = features(2, 16, 3, 6, 5), features(2, 16, 3, 6, 5)
+    for way in (gating.excite_plain, lambda *x: excite_in_passes(*x, PYTORCH)):
+        out = way(spatial, temporal, excitation.gates()).sum()
+        gradients = torch.autograd.grad(out, (spatial, temporal))
+        if way is gating.excite_plain:
+            expected = gradients
+    torch.testing.assert_close(gradients, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_on_a_cpu_nothing_is_timed():
+    CTModule(16)(torch.randn(1, 16, 2, 4, 4)).sum().backward()
+    assert "nothing was chosen" in kernels.report() and choice.recorded() == {}
+
+
+def test_every_shape_is_timed_once_and_the_fastest_way_is_taken(on_this_device, monkeypatch):
+    timed = []
+    monkeypatch.setattr(choice, "_milliseconds", lambda way, inputs, backward: timed.append(way) or -len(timed))
+    x, weight = torch.randn(1, 64, 2, 4, 4), torch.randn(64, 8, 1, 3, 3)
+    for _ in range(2):
+        assert merging.fastest_merge(operations._convolve, x, weight, 8) == 8  # the last one timed
+    assert len(timed) == 4
+    merging.fastest_merge(operations._convolve, x, weight.requires_grad_(), 8)
+    assert len(timed) == 8
+    keys = ["convolution 1x64x2x4x4 by 64x8x1x3x3, float32, " + what for what in ("inference", "training")]
+    assert choice.recorded() == dict.fromkeys(keys, "dense")
+    assert f"{keys[0]}: dense (groups -1.000 ms, " in kernels.report()
+    choice.begin_record({keys[0]: "groups"})
+    assert choice.recorded() == {}
+    assert merging.fastest_merge(operations._convolve, x, weight.detach(), 8) == 1 and len(timed) == 8
+    assert choice.recorded() == {keys[0]: "groups"}
+
+
+def test_a_way_that_fails_is_left_out_and_named_and_the_plain_one_is_not(on_this_device):
+    def fails(x):
+        raise RuntimeError("no compiler")
+
+    assert choice.fastest("double", {"plain": lambda x: 2 * x, "fast": fails}, torch.ones(3)) == "plain"
+    assert "fast failed: RuntimeError: no compiler" in kernels.report()
+    with pytest.raises(RuntimeError, match="no compiler"):
+        choice.fastest("other", {"plain": fails, "fast": lambda x: x}, torch.ones(3))
+
+
+def test_one_setting_takes_the_plain_way_everywhere(on_this_device):
+    with choice.using("plain"):
+        CTModule(16)(torch.randn(1, 16, 2, 4, 4))
+        assert choice.recorded() == {}
+    with pytest.raises(ValueError, match="unknown kernels 'fast'"):
+        kernels.use("fast")
+
+
+@pytest.fixture
+def always_the_last(monkeypatch):
+    """Of the ways that run here: all groups merged, and excitation in passes of PyTorch."""
+    ways = {"plain": gating.excite_plain, "passes": lambda *x, gates: excite_in_passes(*x, gates, PYTORCH)}
+    monkeypatch.setattr(gating, "_ways", lambda: ways)
+    monkeypatch.setattr(choice, "_timed", lambda ways, inputs, backward: choice.Choice(list(ways)[-1]))
+
+
+def test_a_network_in_chosen_ways_scores_and_learns_as_before(on_this_device, always_the_last):
+    model = build_model(model_config("ctnet_quickstart", num_classes=5, num_frames=4, dropout=0.0), seed=0).double()
+    clips = torch.randn(2, 3, 4, 32, 32, dtype=torch.double)
+    results = {}
+    for mode in ("plain", "auto"):
+        with choice.using(mode):
+            model.zero_grad()
+            scores = model.train()(clips)
+            scores.square().sum().backward()
+            ready = optimize(model.eval())
+            with torch.no_grad():
+                results[mode] = [scores, model(clips), ready(clips), ready(clips)]
+            results[mode] += [parameter.grad.clone() for parameter in model.parameters()]
+            model.load_state_dict(build_model(model.config, seed=0).double().state_dict())
+    used = choice.recorded()
+    assert {way for key, way in used.items() if key.startswith("excitation")} == {"passes"}
+    assert {way for key, way in used.items() if key.startswith("convolution")} == {"dense"}
+    for auto, plain in zip(results["auto"], results["plain"], strict=True):
+        torch.testing.assert_close(auto, plain, rtol=1e-8, atol=1e-8)
+
+
+def test_a_compiled_network_takes_what_was_chosen_before(on_this_device, always_the_last):
+    class Whole(nn.Module):
+        def forward(self, x):
+            return module(x)
+
+    module = CTModule(16).double().eval()
+    clips = torch.randn(1, 16, 2, 4, 4, dtype=torch.double)
+    with torch.no_grad():
+        expected = module(clips)
+        graphs = []
+        whole = torch.compile(Whole(), backend=lambda graph, _: graphs.append(graph) or graph, fullgraph=True)
+        torch.testing.assert_close(whole(clips), expected)
+    groups = {node.args[6] for node in graphs[0].graph.nodes if "conv2d" in str(node.target) and len(node.args) > 6}
+    groups |= {node.kwargs["groups"] for node in graphs[0].graph.nodes if "groups" in node.kwargs}
+    assert groups == {1}
+
+
+@pytest.mark.slow
+def test_so_it_is_compiled():
+    passes = Passes(*(torch.compile(one, dynamic=True) for one in PYTORCH))
+    same_in_double_precision(passes)
+    as_close_in_half_precision(passes)
