@@ -92,9 +92,13 @@ class Backbone(nn.Module):
 
     recompute = False
 
-    def run(self, blocks: Iterable[nn.Module], x: torch.Tensor, num_frames: int) -> torch.Tensor:
+    def blocks(self) -> Iterable[nn.Module]:
+        """In the order in which they run."""
+        raise NotImplementedError
+
+    def run(self, x: torch.Tensor, num_frames: int) -> torch.Tensor:
         recompute = self.recompute and self.training and torch.is_grad_enabled()
-        for block in blocks:
+        for block in self.blocks():
             x = run_block(block, x, num_frames, recompute)
         return x
 
@@ -149,6 +153,9 @@ class ResNetBackbone(Backbone):
     def stages(self) -> tuple[nn.Sequential, ...]:
         return self.layer1, self.layer2, self.layer3, self.layer4
 
+    def blocks(self) -> Iterator[nn.Module]:
+        return (block for stage in self.stages for block in stage)
+
     def load_published(self, state: dict[str, torch.Tensor]) -> None:
         """Load torchvision's weights for the network of this depth, except its classifier."""
         self.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
@@ -179,7 +186,7 @@ class ResNetBackbone(Backbone):
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         stem = self.maxpool(self.relu(self.bn1(self.conv1(frames))))
-        return self.run((block for stage in self.stages for block in stage), stem, num_frames)
+        return self.run(stem, num_frames)
 
 
 # Which blocks of each stage are replaced (indices from 0), by the paper's stage names: Table 2e. "Every
@@ -237,6 +244,9 @@ class InceptionBackbone(Backbone):
         self.register_buffer("shift", (mean - 0.5) / 0.5, persistent=False)
         _initialise(self)
 
+    def blocks(self) -> nn.Sequential:
+        return self.body
+
     def load_published(self, state: dict[str, torch.Tensor]) -> None:
         """Load torchvision's InceptionV3 weights, except its two classifiers."""
         heads = ("fc.", "AuxLogits.")
@@ -269,7 +279,7 @@ class InceptionBackbone(Backbone):
             self.body.set_submodule(name, ClipModule(make_module(conv.in_channels, conv.out_channels)))
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
-        return self.run(self.body, frames * self.scale + self.shift, num_frames)
+        return self.run(frames * self.scale + self.shift, num_frames)
 
 
 def _inception_blocks(width: int) -> list[Callable[..., nn.Module]]:

@@ -312,7 +312,7 @@ class ComputeConfig(Config):
     micro_batch: int | None = at_least(1, None)
     sync_batch_norm: bool = False  # batch norms over the micro-batches of all processes; on GPUs only
     channels_last: bool = True  # weights and activations laid out with channels last
-    compile: str = one_of(("none", "inductor", "eager"), "none")  # torch.compile's backend
+    compile: str = one_of(("none", "inductor", "eager"), "none")  # torch.compile's backend, for each block
     kernels: str = one_of(KERNELS, "auto")  # auto: on a GPU, the fastest of several equal ways (`kernels.choice`)
     recompute: bool = False  # activation checkpointing: the backward pass computes a block's activations again
     threads: int = at_least(0, 0)  # CPU threads of each process; 0: PyTorch's choice
@@ -323,8 +323,6 @@ class ComputeConfig(Config):
         super().__post_init__()
         if self.sync_batch_norm and self.device == "cpu":
             raise ValueError("sync_batch_norm needs GPUs, and device is 'cpu'")
-        if self.recompute and self.compile == "eager":  # PyTorch raises over the batch norms' counters
-            raise ValueError("recompute does not go with compile 'eager': choose 'inductor' or 'none'")
 
 
 @dataclass(frozen=True)

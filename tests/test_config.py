@@ -81,7 +81,5 @@ def test_how_a_run_is_computed_is_checked():
         ComputeConfig(micro_batch=0)
     with pytest.raises(ValueError, match="sync_batch_norm needs GPUs, and device is 'cpu'"):
         ComputeConfig(device="cpu", sync_batch_norm=True)
-    with pytest.raises(ValueError, match="recompute does not go with compile 'eager'"):
-        ComputeConfig(compile="eager", recompute=True)
     with pytest.raises(ValueError, match="sync_batch_norm does not go with on_error 'skip'"):
         RunConfig(data=DataConfig(on_error="skip"), compute=ComputeConfig(sync_batch_norm=True))

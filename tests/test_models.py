@@ -14,6 +14,7 @@ from ctlib.models import (
     MODELS,
     VideoClassifier,
     build_model,
+    compile_blocks,
     freeze_backbone,
     initialise,
     model_config,
@@ -389,6 +390,18 @@ def test_training_a_compiled_network_is_the_same_for_any_batch():
     compiled = torch.compile(other, fullgraph=True, backend="eager")
     for clips in (CLIPS, CLIPS[[0, 1, 0]]):
         torch.testing.assert_close(training_step(other, clips, compiled), training_step(network, clips), **CLOSE)
+
+
+@pytest.mark.parametrize(("name", "graphs"), [("ctnet_laptop", 12), ("tsn_laptop", 8)])
+def test_compiled_blocks_of_equal_shapes_share_a_graph_and_train_as_before(name, graphs):
+    network = build_model(model_config(name, num_classes=3, num_frames=2, dropout=0.0), seed=0).double()
+    other = copy.deepcopy(network)
+    compiled = []
+    compile_blocks(other, backend=lambda graph, _: compiled.append(graph) or graph)
+    clips = torch.randn(2, 3, 2, 32, 32, dtype=torch.double)
+    for _ in range(2):
+        torch.testing.assert_close(training_step(other, clips), training_step(network, clips), **CLOSE)
+    assert len(compiled) == graphs and other.state_dict().keys() == network.state_dict().keys()
 
 
 @pytest.mark.slow

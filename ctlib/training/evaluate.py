@@ -164,7 +164,7 @@ def evaluate(
     if classes is not None and tuple(classes) != samples.classes:
         raise ValueError(f"{_differing(classes, samples.classes)}: load the checkpoint with the list's classes")
     # Not DDP's forward, which broadcasts buffers and so waits for processes that have nothing left to score.
-    network = accelerator.unwrap_model(model, keep_torch_compile=False)
+    network = accelerator.unwrap_model(model)
     batch = loader.batch_sampler.batch_size
     parts = []
     was_training = network.training
@@ -175,7 +175,7 @@ def evaluate(
             first = batch * (step * accelerator.num_processes + accelerator.process_index)
             views, labels = views[: max(0, len(samples) - first)], labels[: max(0, len(samples) - first)]
             if len(labels):
-                with accelerator.autocast():
+                with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # compiled for training only
                     scores = network(views.flatten(0, 1)).float().unflatten(0, (len(labels), -1)).mean(1)
                 # Labels as numbers: a tensor that a worker made holds a file open for as long as it lives.
                 parts.append((first, scores.cpu(), labels.tolist()))

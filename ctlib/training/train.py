@@ -128,7 +128,6 @@ def _accelerator(run: Run, folder: RunFolder) -> Accelerator:
     return make_accelerator(
         compute,
         run.precision,
-        dynamo_backend=None if compute.compile == "none" else compute.compile,
         log_with="tensorboard" if compute.tensorboard else None,
         project_dir=folder.path,
         # Buffers are made equal after each step, by their mean and not by those of the first process.

@@ -22,7 +22,14 @@ from ctlib.config import DataConfig
 from ctlib.data import cache
 from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader
 from ctlib.kernels import BATCH_NORMS, choice
-from ctlib.models import VideoClassifier, build_model, freeze_backbone, recompute_blocks, use_channels_last
+from ctlib.models import (
+    VideoClassifier,
+    build_model,
+    compile_blocks,
+    freeze_backbone,
+    recompute_blocks,
+    use_channels_last,
+)
 from ctlib.training import processes, records
 from ctlib.training.evaluate import Scores, evaluate
 from ctlib.training.recipes import learning_rate, parameter_groups
@@ -64,7 +71,9 @@ class Trainer:
                 model, optimizer, trainset, test_loader(run.samples["val"], frames, data, run.micro_batch, kept["val"])
             )
         self.model, self.optimizer, self.trainset, self.testset = prepared
-        self.network = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        self.network = accelerator.unwrap_model(self.model)
+        if self.config.compute.compile != "none":
+            compile_blocks(self.network, self.config.compute.compile)
         self.statistics = RunningStatistics(self.network, run.micro_batches_per_step, accelerator)
         # How far the run is.
         self.epoch, self.step = 0, 0  # epochs finished, and steps done in the one under way

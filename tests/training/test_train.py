@@ -317,6 +317,7 @@ def plain(config, tmp_path_factory):
         {"channels_last": False},
         {"recompute": True},
         {"compile": "eager"},
+        {"compile": "eager", "recompute": True},
         pytest.param({"threads": 2}, marks=pytest.mark.slow),  # threads wait for each other where cores are busy
     ],
     ids=str,
