@@ -94,8 +94,11 @@ class ClipDataset(Dataset):
             if self.on_error == "stop":
                 raise
             warnings.warn(f"skipped: {error}", stacklevel=1)
-            views = () if self.train else (self.clips * self.crops,)
-            return torch.zeros(*views, 3, self.num_frames, self.size, self.size), SKIPPED
+            return self._skipped()
+
+    def _skipped(self) -> tuple[torch.Tensor, int]:
+        views = () if self.train else (self.clips * self.crops,)
+        return torch.zeros(*views, 3, self.num_frames, self.size, self.size), SKIPPED
 
     def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
         frames = self._read(index, lambda length: self.sampling.train(length, self.num_frames, rng))
@@ -122,6 +125,46 @@ class ClipDataset(Dataset):
             return self.kept.read(index, choose)
         source, _, listed = self.samples[index]
         return video.read_frames(source, choose, listed, self.decoder)
+
+
+RAW_ON = {"cuda"}  # types of devices to which frames travel as bytes, and are made views there
+
+
+def travels_raw(device: torch.device) -> bool:
+    """Whether loaders for this device are to be `raw`."""
+    return device.type in RAW_ON
+
+
+class RawDataset(ClipDataset):
+    """The same clips as decoded frames, for a batch that `transforms.views_of` makes views on its device.
+
+    What is drawn is the same, and so are the pixels, within 1 of 255 where a device rounds sums otherwise.
+
+    Shape:
+        item (epoch, index) in training -> (T, 3, h, w) uint8 of its box, whether it is flipped, label
+        item index in testing -> (clips * T, 3, H, W) uint8, False, label
+    """
+
+    def collate(self, items: Sequence[tuple[torch.Tensor, bool, int]]) -> tuple[transforms.RawClips, torch.Tensor]:
+        clips, flips, labels = zip(*items, strict=True)
+        test = None if self.train else (self.short_side, self.clips, self.crops)
+        return transforms.raw_clips(clips, flips, self.size, test), torch.tensor(labels)
+
+    def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, bool, int]:
+        frames = self._read(index, lambda length: self.sampling.train(length, self.num_frames, rng))
+        (top, left, height, width), flip, label = self._augmentation(index, *frames.shape[1:3], rng)
+        return _channels_first(frames[:, top : top + height, left : left + width]), flip, label
+
+    def _test_item(self, index: int) -> tuple[torch.Tensor, bool, int]:
+        return _channels_first(self._read(index, self._test_indices)), False, self.samples[index].label
+
+    def _skipped(self) -> tuple[torch.Tensor, bool, int]:
+        frames = self.num_frames * (1 if self.train else self.clips)
+        return torch.zeros(frames, 3, self.size, self.size, dtype=torch.uint8), False, SKIPPED
+
+
+def _channels_first(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
 
 
 class DeviceClips(ClipDataset):
@@ -202,33 +245,37 @@ def train_loader(
     seed: int,
     micro_batch: int | None = None,
     kept: Kept = None,
+    raw: bool = False,
 ) -> DataLoader:
     """Micro-batches (micro_batch, 3, T, size, size) and labels, in an order drawn for whole batches.
 
     A last batch that is not full is left out. `micro_batch` is the batch by default. `kept`: of `cache.keep`, the
-    decoded videos.
+    decoded videos. `raw`: frames instead, which `transforms.views_of` makes views on their device.
 
     Raises:
         ValueError: fewer samples than one batch.
     """
     if len(samples) < batch:
         raise ValueError(f"a batch of {batch} needs as many training videos, the list has {len(samples)}")
-    dataset = _dataset(kept, samples, num_frames, train=True, seed=seed, **config.to_dict())
+    dataset = _dataset(kept, raw, samples, num_frames, train=True, seed=seed, **config.to_dict())
     sampler = EpochSampler(len(samples), batch, seed)
     return _loader(dataset, config, batch_size=micro_batch or batch, sampler=sampler, drop_last=True)
 
 
-def test_loader(samples: Samples, num_frames: int, config: DataConfig, batch: int, kept: Kept = None) -> DataLoader:
+def test_loader(
+    samples: Samples, num_frames: int, config: DataConfig, batch: int, kept: Kept = None, raw: bool = False
+) -> DataLoader:
     """Batches (n, clips * crops, 3, T, size, size) and labels, every video once, in order.
 
-    `batch` counts views, so that a batch needs no more memory than in training.
+    `batch` counts views, so that a batch needs no more memory than in training. `raw` as in `train_loader`.
     """
-    dataset = _dataset(kept, samples, num_frames, **config.to_dict())
+    dataset = _dataset(kept, raw, samples, num_frames, **config.to_dict())
     return _loader(dataset, config, batch_size=max(1, batch // (config.clips * config.crops)))
 
 
-def _dataset(kept: Kept, *given, **options) -> ClipDataset:
-    dataset = (DeviceClips if isinstance(kept, cache.VideosOnDevice) else ClipDataset)(*given, **options)
+def _dataset(kept: Kept, raw: bool, *given, **options) -> ClipDataset:
+    kind = DeviceClips if isinstance(kept, cache.VideosOnDevice) else RawDataset if raw else ClipDataset
+    dataset = kind(*given, **options)
     dataset.kept = kept
     return dataset
 
@@ -242,7 +289,7 @@ def _loader(dataset: ClipDataset, config: DataConfig, **options) -> DataLoader:
         persistent_workers=workers > 0,
         timeout=600 if workers else 0,  # seconds; a decoder that hangs must not stop training silently
         pin_memory=torch.cuda.is_available() and not on_device,
-        collate_fn=_as_it_is if on_device else None,
+        collate_fn=_as_it_is if on_device else dataset.collate if isinstance(dataset, RawDataset) else None,
         generator=torch.Generator(),  # loaders sometimes draw from the global one, which would change dropout
         multiprocessing_context=_workers_context() if workers else None,
         worker_init_fn=_leave_signals_to_the_trainer,

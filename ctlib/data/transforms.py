@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -76,6 +77,42 @@ def _normalised(clips: torch.Tensor) -> torch.Tensor:
 # The same for a batch, on its device: the same pixels, or 1 of 255 beside them where sums are rounded otherwise.
 
 
+class RawClips(NamedTuple):
+    """Frames of a batch as they were decoded, and what they are to become on their device (`views_of`)."""
+
+    frames: torch.Tensor  # (N, T, 3, H, W) uint8; smaller frames lie in the top left corner
+    sides: Sequence[tuple[int, int]]  # height and width of the frames of each clip
+    flips: Sequence[bool]
+    size: int  # pixels, height and width of a view
+    test: tuple[int, int, int] | None  # short side, clips (one after another in T) and crops; None: a view for training
+
+
+def raw_clips(
+    clips: Sequence[torch.Tensor], flips: Sequence[bool], size: int, test: tuple[int, int, int] | None
+) -> RawClips:
+    """From clips of (T, 3, h, w) uint8, each of its own size; the other arguments are as in `RawClips`."""
+    sides = [tuple(clip.shape[2:]) for clip in clips]
+    height, width = (max(extents) for extents in zip(*sides, strict=True))
+    frames = torch.empty(len(clips), *clips[0].shape[:2], height, width, dtype=torch.uint8)
+    for place, (clip, (h, w)) in enumerate(zip(clips, sides, strict=True)):
+        frames[place, :, :, :h, :w] = clip
+    return RawClips(frames, sides, flips, size, test)
+
+
+def views_of(batch: torch.Tensor | RawClips) -> torch.Tensor:
+    """What a network sees of a loader's batch: the views of raw clips; all else is views already."""
+    if not isinstance(batch, RawClips):
+        return batch
+    if batch.test is None:
+        boxes = [(0, 0, *of_clip) for of_clip in batch.sides]
+        return train_views_of_batch(batch.frames, batch.size, boxes, batch.flips)
+    short_side, clips, crops = batch.test
+    frames = batch.frames.unflatten(1, (clips, -1)).flatten(0, 1)
+    sides = [of_video for of_video in batch.sides for _ in range(clips)]
+    views = test_views_of_batch(frames, batch.size, short_side, crops, sides)
+    return views.unflatten(0, (-1, clips)).flatten(1, 2)
+
+
 def train_views_of_batch(frames: torch.Tensor, size: int, boxes: Sequence[Box], flips: Sequence[bool]) -> torch.Tensor:
     """A box of each clip: (N, T, 3, H, W) uint8 -> (N, 3, T, size, size) float32."""
     top, left, height, width = torch.tensor(boxes, dtype=torch.float32, device=frames.device).unbind(1)
@@ -85,15 +122,34 @@ def train_views_of_batch(frames: torch.Tensor, size: int, boxes: Sequence[Box], 
     return _normalised(_resized(frames, rows, torch.where(flipped, columns.flip(1), columns)))
 
 
-def test_views_of_batch(frames: torch.Tensor, size: int, short_side: int, crops: int) -> torch.Tensor:
-    """The crops of each clip: (N, T, 3, H, W) uint8 -> (N, crops, 3, T, size, size) float32."""
-    sides = frames.shape[3:]
-    high, wide = (short_side * side // min(sides) for side in sides)
-    zero = torch.zeros(len(frames), device=frames.device)
-    rows, columns = (_resizing(zero, zero + side, side, out) for side, out in zip(sides, (high, wide), strict=True))
+def test_views_of_batch(
+    frames: torch.Tensor, size: int, short_side: int, crops: int, sides: Sequence[tuple[int, int]] | None = None
+) -> torch.Tensor:
+    """The crops of each clip: (N, T, 3, H, W) uint8 -> (N, crops, 3, T, size, size) float32.
+
+    `sides`: height and width of the frames of each clip; H and W, if they are not given.
+    """
+    sides = [tuple(of) for of in sides or [frames.shape[3:]] * len(frames)]
+    weights = {of: _test_weights(frames, of, size, short_side, crops) for of in set(sides)}  # rows, columns by crop
+    rows, columns = (torch.stack([weights[of][axis] for of in sides], 1) for axis in (0, 1))
+    return _normalised(torch.stack([_resized(frames, *crop) for crop in zip(rows, columns, strict=True)], 1))
+
+
+def _test_weights(
+    frames: torch.Tensor, side: tuple[int, int], size: int, short_side: int, crops: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of rows (crops, size, H) and of columns (crops, size, W), for frames of this height and width."""
+    high, wide = (short_side * extent // min(side) for extent in side)
+    zero = torch.zeros(1, device=frames.device)
+    rows, columns = (
+        _resizing(zero, zero + extent, total, out)[0]
+        for extent, total, out in zip(side, frames.shape[3:], (high, wide), strict=True)
+    )
     boxes = test_crops(high, wide, size, crops)
-    views = [_resized(frames, rows[:, top : top + size], columns[:, left : left + size]) for top, left, *_ in boxes]
-    return _normalised(torch.stack(views, 1))
+    return (
+        torch.stack([rows[top : top + size] for top, _, _, _ in boxes]),
+        torch.stack([columns[left : left + size] for _, left, _, _ in boxes]),
+    )
 
 
 def _resizing(first: torch.Tensor, extent: torch.Tensor, total: int, size: int) -> torch.Tensor:

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from ctlib import checkpoints, cost, files
 from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples
-from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader
+from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader, travels_raw
 from ctlib.data.sampling import check_fits
+from ctlib.data.transforms import views_of
 from ctlib.kernels import choice
 from ctlib.models import name_of
 from ctlib.training.run import ALONE, make_accelerator
@@ -152,7 +153,7 @@ def evaluate(
 
     Args:
         model: takes (N, 3, T, H, W); in evaluation mode while it is scored.
-        loader: gives (n, views, 3, T, H, W) and labels in the list's order; prepared by `accelerator`.
+        loader: gives (n, views, 3, T, H, W), or raw clips, and labels in the list's order; prepared by `accelerator`.
         accelerator: gathers the scores of the processes.
         classes: the network's class names in label order, as its checkpoint has them, to be compared with the list's.
         on_step: called in every process with the batches it has done and their number.
@@ -173,6 +174,7 @@ def evaluate(
         for step, (views, labels) in enumerate(loader):
             # Accelerate deals out batches in turn, and fills up the last round from the list's start.
             first = batch * (step * accelerator.num_processes + accelerator.process_index)
+            views = views_of(views)
             views, labels = views[: max(0, len(samples) - first)], labels[: max(0, len(samples) - first)]
             if len(labels):
                 with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # compiled for training only
@@ -206,8 +208,8 @@ class Evaluation:
     def load(self) -> checkpoints.Checkpoint:
         return checkpoints.load_any(self.checkpoint, self.samples.classes, self.released, self.num_frames)
 
-    def loader(self, num_frames: int) -> DataLoader:
-        return test_loader(self.samples, num_frames, self.data, self.compute.micro_batch or 64)
+    def loader(self, num_frames: int, raw: bool = False) -> DataLoader:
+        return test_loader(self.samples, num_frames, self.data, self.compute.micro_batch or 64, raw=raw)
 
     def protocol(self) -> Protocol:
         """What `score` will do.
@@ -257,7 +259,7 @@ def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, in
     trained = evaluation.load()
     accelerator = make_accelerator(evaluation.compute, protocol.precision)
     network = accelerator.prepare_model(trained.model, evaluation_mode=True)
-    loader = accelerator.prepare(evaluation.loader(protocol.num_frames))
+    loader = accelerator.prepare(evaluation.loader(protocol.num_frames, travels_raw(accelerator.device)))
     try:
         with choice.using(evaluation.compute.kernels):
             scores = evaluate(network, loader, accelerator, trained.classes, on_step)

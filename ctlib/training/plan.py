@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ctlib import cost
-from ctlib.data.clips import train_loader
+from ctlib.data.clips import train_loader, travels_raw
 from ctlib.training.run import Run, make_accelerator
 from ctlib.training.trainer import make_network
 
@@ -85,8 +85,11 @@ def make_plan(run: Run, seconds: float = 0.5) -> Plan:
         video.VideoError: a video that cannot be read.
     """
     config, frames = run.config, run.model.num_frames
-    loader = train_loader(run.samples["train"], frames, run.data, config.recipe.batch, config.seed, run.micro_batch)
     device = make_accelerator(config.compute, run.precision).device
+    loader = train_loader(
+        run.samples["train"], frames, run.data, config.recipe.batch, config.seed, run.micro_batch,
+        raw=travels_raw(device),
+    )  # fmt: skip
     model = make_network(run)
     counted = cost.count(model, frames, config.data.size)
     seconds_per_clip, memory_mb = time_step(model.to(device), run)

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from ctlib import checkpoints, cost
 from ctlib.config import DataConfig
 from ctlib.data import cache
-from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader
+from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader, travels_raw
+from ctlib.data.transforms import views_of
 from ctlib.kernels import BATCH_NORMS, choice
 from ctlib.models import (
     VideoClassifier,
@@ -58,18 +59,18 @@ class Trainer:
         )
         cache.check_room(run.samples.values(), data)
         kept = {split: cache.keep(samples, data) for split, samples in run.samples.items()}
+        raw = travels_raw(accelerator.device)
         trainset = train_loader(
-            run.samples["train"], frames, data, recipe.batch, self.config.seed, run.micro_batch, kept["train"]
+            run.samples["train"], frames, data, recipe.batch, self.config.seed, run.micro_batch, kept["train"], raw
         )
+        testset = test_loader(run.samples["val"], frames, data, run.micro_batch, kept["val"], raw)
         self.sampler = trainset.sampler
         self.steps_per_epoch = len(self.sampler) // recipe.batch
         if run.processes > 1:  # where strides differ, it is in sizes of 1
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # torch renames broadcast_buffers, Accelerate does not yet
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-            prepared = accelerator.prepare(
-                model, optimizer, trainset, test_loader(run.samples["val"], frames, data, run.micro_batch, kept["val"])
-            )
+            prepared = accelerator.prepare(model, optimizer, trainset, testset)
         self.model, self.optimizer, self.trainset, self.testset = prepared
         self.network = accelerator.unwrap_model(self.model)
         if self.config.compute.compile != "none":
@@ -169,7 +170,7 @@ class Trainer:
         self._begin_step()
         for index, (clips, labels) in enumerate(self.trainset if len(self.sampler) else ()):
             with self.accelerator.accumulate(self.model):
-                self.sums += self._forward_backward(clips, labels, index % self.run.micro_batches_per_step)
+                self.sums += self._forward_backward(views_of(clips), labels, index % self.run.micro_batches_per_step)
                 if not self.accelerator.sync_gradients:
                     continue
                 loss, stopping = self._update()

@@ -1,4 +1,5 @@
 import multiprocessing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,48 @@ def test_an_unreadable_video_is_skipped_by_name_when_asked(train_samples, tmp_pa
     with pytest.warns(UserWarning, match="skipped"):
         clip, label = training[0, 0]
     assert label == clips.SKIPPED and clip.shape == training[0, 1][0].shape
+
+
+def several_sizes(folder):
+    rng = np.random.default_rng(0)
+    shapes = [(24, 32), (40, 26), (32, 32), (24, 32), (50, 30), (28, 60)]
+    for index, shape in enumerate(shapes):
+        encoding.write_frames(folder / f"{index}.mp4", rng.integers(0, 255, (9, *shape, 3), dtype=np.uint8))
+    return Samples([(f"{index}.mp4", 0, None) for index in range(len(shapes))], ("a",), folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_raw_batches_become_the_same_views_within_1_of_255(tmp_path, workers, pinned):
+    samples = several_sizes(tmp_path)
+    config = DataConfig(size=24, flip=True, short_side=30, clips=2, crops=3, workers=workers)
+    for make, batch in ((partial(clips.train_loader, seed=1), 3), (clips.test_loader, 12)):
+        raw, plain = (make(samples, 4, config, batch=batch, raw=raw) for raw in (True, False))
+        for loader in (raw, plain):
+            if isinstance(loader.sampler, clips.EpochSampler):
+                loader.sampler.set_epoch(1)
+        count = 0
+        for (one, labels), (two, others) in zip(raw, plain, strict=True):
+            assert one.frames.dtype == torch.uint8 and torch.equal(labels, others)
+            if pinned:  # makes lists of tuples
+                one = one._replace(sides=[list(of) for of in one.sides], flips=list(one.flips))
+            views = transforms.views_of(one)
+            assert views.shape == two.shape and transforms.views_of(two) is two
+            std = 255 * torch.tensor(transforms.IMAGENET_STD)[:, None, None, None]
+            assert ((views - two) * std).abs().max() < 1.001
+            count += len(labels)
+        assert count == len(samples)
+
+
+def test_a_raw_clip_that_cannot_be_read_is_skipped(train_samples, tmp_path):
+    samples = with_a_bad_video(train_samples, tmp_path / "bad.mp4")
+    for make in (partial(clips.train_loader, seed=0), clips.test_loader):
+        loader = make(samples, 4, DataConfig(size=32, workers=0, on_error="skip", flip=False), batch=4, raw=True)
+        with pytest.warns(UserWarning, match="skipped: .*bad.mp4"):
+            batches = [(transforms.views_of(batch), labels) for batch, labels in loader]
+        labels = torch.cat([labels for _, labels in batches])
+        assert (labels == clips.SKIPPED).sum() == 1
+        assert all(views.isfinite().all() for views, _ in batches)
 
 
 def test_flips_follow_the_data_set_by_default(train_samples):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.data import clips
 from ctlib.data.clips import ClipDataset
 from ctlib.data.video import VideoError
 from ctlib.models import model_config
@@ -309,6 +310,19 @@ def plain(config, tmp_path_factory):
     folder = records.RunFolder(tmp_path_factory.mktemp("plain"))
     train.train(config, folder.path)
     return config, folder
+
+
+def test_clips_that_travel_as_bytes_train_and_test_as_others(plain, tmp_path, monkeypatch):
+    """The same code as on a GPU: pixels differ by at most 1 of 255."""
+    config, first = plain
+    monkeypatch.setattr(clips, "RAW_ON", {"cpu"})
+    train.train(config, tmp_path)
+    second = records.RunFolder(tmp_path)
+    assert second.history().loss.tolist() == pytest.approx(first.history().loss.tolist(), rel=1e-3)
+    same = second.predictions().confidence.to_numpy() == pytest.approx(
+        first.predictions().confidence.to_numpy(), abs=1e-2
+    )
+    assert same and isinstance(second.result()["kernels"], dict)
 
 
 @pytest.mark.parametrize(
