@@ -314,6 +314,7 @@ class ComputeConfig(Config):
     channels_last: bool = True  # weights and activations laid out with channels last
     compile: str = one_of(("none", "inductor", "eager"), "none")  # torch.compile's backend, for each block
     kernels: str = one_of(KERNELS, "auto")  # auto: on a GPU, the fastest of several equal ways (`kernels.choice`)
+    graph: bool = False  # the passes of a training step as one CUDA graph; on one GPU only
     recompute: bool = False  # activation checkpointing: the backward pass computes a block's activations again
     threads: int = at_least(0, 0)  # CPU threads of each process; 0: PyTorch's choice
     save_minutes: float = at_least(0, 10.0)  # between snapshots within an epoch; 0: after every step
@@ -323,6 +324,8 @@ class ComputeConfig(Config):
         super().__post_init__()
         if self.sync_batch_norm and self.device == "cpu":
             raise ValueError("sync_batch_norm needs GPUs, and device is 'cpu'")
+        if self.graph and self.device == "cpu":
+            raise ValueError("graph needs a GPU, and device is 'cpu'")
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,8 @@ class RunConfig(Config):
         super().__post_init__()
         if not self.name or self.name != Path(self.name).name:
             raise ValueError(f"name must be usable as a folder's name, got {self.name!r}")
+        if self.compute.graph and self.data.on_error == "skip":
+            raise ValueError("graph does not go with on_error 'skip', which leaves clips out of a batch")
         if self.compute.sync_batch_norm and self.data.on_error == "skip":
             # A process that could read nothing has nothing to synchronise, and the others would wait for it.
             raise ValueError(

@@ -163,10 +163,8 @@ def record_of(run: Run) -> dict:
 # videos. The lists' own number of classes is compared.
 _NOT_COMPARED = {"data.root", "data.lists", "data.checked", "data.workers", "data.on_error", "data.max_skipped"}
 _NOT_COMPARED |= {"data.cache", "start", "rows", "model.num_classes"}
-_NOT_COMPARED |= {
-    f"compute.{part}"
-    for part in ("device", "threads", "channels_last", "compile", "kernels", "recompute", "save_minutes", "tensorboard")
-}
+_NOT_COMPARED |= {f"compute.{part}" for part in ("device", "threads", "channels_last", "compile", "kernels", "graph")}
+_NOT_COMPARED |= {f"compute.{part}" for part in ("recompute", "save_minutes", "tensorboard")}
 # What of `ComputeConfig` may be left open, and how: the machine, or the run that was begun, then says it.
 _OPEN = {"micro_batch": None, "precision": "auto"}
 _ANSWERS = ("num_classes", "fingerprint", "start_digest")  # compared where both are resolved

@@ -125,6 +125,8 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         raise FileNotFoundError(f"no checkpoint {config.start}")
     if compute.sync_batch_norm and machine.on_cpu(compute):
         raise ValueError("sync_batch_norm needs GPUs, and there is none")
+    if compute.graph and (machine.on_cpu(compute) or machine.shared_by(compute) > 1):
+        raise ValueError("compute.graph needs one GPU and one process")
     if not config.start:
         check_weights(config.model.weights, config.model.backbone)
     if config.data.cache == "gpu" and machine.on_cpu(compute):

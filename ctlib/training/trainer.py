@@ -23,6 +23,7 @@ from ctlib.data import cache
 from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader, travels_raw
 from ctlib.data.transforms import views_of
 from ctlib.kernels import BATCH_NORMS, choice
+from ctlib.kernels.graph import StepGraph
 from ctlib.models import (
     VideoClassifier,
     build_model,
@@ -76,6 +77,9 @@ class Trainer:
         if self.config.compute.compile != "none":
             compile_blocks(self.network, self.config.compute.compile)
         self.statistics = RunningStatistics(self.network, run.micro_batches_per_step, accelerator)
+        self.pass_both_ways = self._pass_both_ways
+        if self.config.compute.graph:
+            self.pass_both_ways = StepGraph(self._pass_both_ways, self.network)
         # How far the run is.
         self.epoch, self.step = 0, 0  # epochs finished, and steps done in the one under way
         self.totals = dict.fromkeys(("loss", "right", "read", "skipped"), 0.0)  # of the epoch under way
@@ -157,6 +161,7 @@ class Trainer:
         end_workers(self.trainset)
         end_workers(self.testset)
         self.model = self.network = self.optimizer = self.trainset = self.testset = self.statistics = None
+        self.pass_both_ways = None
         self.accelerator.free_memory()
 
     # Training.
@@ -204,15 +209,19 @@ class Trainer:
         nothing = unread == self.run.micro_batch
         if nothing:
             self.model.eval()
+        sums = self.pass_both_ways(clips, labels)
+        if nothing:
+            self.model.train()
+        self.statistics.after_micro_batch()
+        self.unread += unread
+        return sums
+
+    def _pass_both_ways(self, clips: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with self.accelerator.autocast():
             logits = self.model(clips)
             smoothing = self.config.recipe.label_smoothing
             loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=SKIPPED, label_smoothing=smoothing)
-        if nothing:
-            self.model.train()
         self.accelerator.backward(loss / self.run.micro_batch)
-        self.statistics.after_micro_batch()
-        self.unread += unread
         return torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).sum()]).double()
 
     def _update(self) -> tuple[float, bool]:
@@ -233,7 +242,7 @@ class Trainer:
             group["lr"] = rate * group["scale"]
         self.accelerator.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self.config.compute.graph)
         self.statistics.after_step()
         self.step += 1
         mean = loss / read if read else math.nan

@@ -12,6 +12,7 @@ from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data import clips
 from ctlib.data.clips import ClipDataset
 from ctlib.data.video import VideoError
+from ctlib.kernels import graph
 from ctlib.models import model_config
 from ctlib.training import records, train, trainer
 from ctlib.training.run import resolve
@@ -310,6 +311,41 @@ def plain(config, tmp_path_factory):
     folder = records.RunFolder(tmp_path_factory.mktemp("plain"))
     train.train(config, folder.path)
     return config, folder
+
+
+def replayed_on_the_cpu(function):
+    """`graph.capture` without a GPU: what is replayed is the function itself."""
+    for _ in range(graph.WARM_UPS):
+        function()
+    output = function()
+    return lambda: output.copy_(function()), output
+
+
+def test_a_step_as_a_graph_trains_to_the_same_weights(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "capture", replayed_on_the_cpu)
+    config = replaced(config, recipe={"epochs": 2}, compute={"device": "auto", "micro_batch": 4})
+    plain = resolve(config)
+    train.train(plain, tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"compute\.graph needs one GPU"):
+        resolve(replaced(config, compute={"graph": True}))
+    graphed = dataclasses.replace(plain, config=replaced(config, compute={"graph": True}))
+    train.train(graphed, tmp_path / "graph")
+    one, two = (records.RunFolder(tmp_path / name) for name in ("plain", "graph"))
+    assert (
+        two.history()
+        .drop(columns=["seconds", "clips_per_second"])
+        .equals(one.history().drop(columns=["seconds", "clips_per_second"]))
+    )
+    one, two = (torch.load(folder.checkpoint, weights_only=True)["state_dict"] for folder in (one, two))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_graph_takes_inputs_of_one_shape(monkeypatch):
+    monkeypatch.setattr(graph, "capture", replayed_on_the_cpu)
+    step = graph.StepGraph(lambda x: 2 * x, torch.nn.Linear(2, 2))
+    assert step(torch.ones(3)).tolist() == [2, 2, 2] and step(torch.zeros(3)).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match=r"of inputs of \(3,\) got \(2,\)"):
+        step(torch.ones(2))
 
 
 def test_clips_that_travel_as_bytes_train_and_test_as_others(plain, tmp_path, monkeypatch):
