@@ -36,12 +36,13 @@ class OneBatch:
         return iter([(self.clips, self.labels)] * self.count)
 
 
-def seconds(trainer: Trainer, loader) -> float:
-    trainer.trainset, trainer.step = loader, 0
+def seconds_of_epoch(trainer: Trainer, loader) -> float:
+    own, trainer.trainset, trainer.step = trainer.trainset, loader, 0
     began = time.perf_counter()
     trainer.train_epoch()
     if trainer.accelerator.device.type == "cuda":
         torch.cuda.synchronize()
+    trainer.trainset = own
     return time.perf_counter() - began
 
 
@@ -60,8 +61,8 @@ def main() -> None:
         trainer.open(records.RunFolder(Path(folder)))
         trainer.save = lambda: None  # a snapshot on disk is no part of either
         loader, kept = trainer.trainset, OneBatch(trainer.trainset)
-        seconds(trainer, kept)  # warms up
-        pairs = [(seconds(trainer, loader), seconds(trainer, kept)) for _ in range(options.rounds)]
+        seconds_of_epoch(trainer, kept)  # warms up
+        pairs = [(seconds_of_epoch(trainer, loader), seconds_of_epoch(trainer, kept)) for _ in range(options.rounds)]
         device = trainer.accelerator.device
         trainer.close()
     ratios = [loaded / alone for loaded, alone in pairs]

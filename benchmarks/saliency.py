@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from speed import Clock
+from timing import Clock
 
 from ctlib.cost import hardware
 from ctlib.models import build_model, model_config

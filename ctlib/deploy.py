@@ -19,7 +19,7 @@ from ctlib.backbones import CTBlock
 from ctlib.ct_module import CTModule, Parallel
 from ctlib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ctlib.excitation import TensorExcitation
-from ctlib.kernels import BATCH_NORMS, folded
+from ctlib.kernels import BATCH_NORMS, choice, folded
 from ctlib.kernels.layout import use_channels_last
 from ctlib.models import VideoClassifier
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle
@@ -107,18 +107,32 @@ def compiled(model: VideoClassifier) -> nn.Module:
 
 
 class Compiled(nn.Module):
-    """A network behind `torch.compile`, for inference. Shapes as in `VideoClassifier`."""
+    """A network behind `torch.compile`, for inference. Shapes as in `VideoClassifier`.
+
+    On a GPU, batches of at most `SMALL` clips are replayed as CUDA graphs, as launching their operations takes longer
+    than computing them.
+    """
+
+    SMALL = 8
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.module = torch.compile(network)
+        self.network = network
+        self.module, self.graphed = torch.compile(network), torch.compile(network, mode="reduce-overhead")
+        self.met = set()  # shapes for which the ways of operations are chosen, which a compiler cannot do
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         from torch._inductor import config  # here, because it takes seconds to import
 
         # Public options of torch.compile apply too late for `freezing`: weights have become inputs by then.
         with torch.no_grad(), config.patch(freezing=True):
-            return self.module(clips)
+            if choice.applies(clips) and clips.shape not in self.met:
+                self.network(clips)
+                self.met.add(clips.shape)
+            if not clips.is_cuda or len(clips) > self.SMALL:
+                return self.module(clips)
+            torch.compiler.cudagraph_mark_step_begin()
+            return self.graphed(clips).clone()  # the next call writes over its output
 
 
 def export(

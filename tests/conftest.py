@@ -14,6 +14,13 @@ from ctlib.display import plotting
 TINY = arrow.ArrowConfig(train_clips=32, val_clips=32, size=32, difficulty=0.2)
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Whatever a test asks for, the next one has a thread again."""

@@ -148,7 +148,7 @@ compile_torch = torch.compile
 
 
 def test_compiled_gives_the_same_scores(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda module: compile_torch(module, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda module, mode=None: compile_torch(module, backend="eager"))
     model = network(blocks=ONE_BLOCK)
     clips = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():

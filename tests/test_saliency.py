@@ -248,7 +248,7 @@ def test_a_backbone_called_without_hooks_is_an_error(clips):
     assert hooks(model) == 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_on_a_gpu_it_is_the_same(model, clips, dtype):
     on_gpu = network().to("cuda", dtype)

@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_decoded(train_samples, 
     assert not decoded
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_clips_cut_on_a_gpu_are_those_of_the_cpu_within_1_of_255(train_samples):
     config = DataConfig(**{**RAM.to_dict(), "cache": "gpu"})
     kept = cache.keep(train_samples, config)

@@ -2,7 +2,6 @@ import dataclasses
 import math
 
 import pytest
-import torch
 
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import build_model, model_config
@@ -59,7 +58,7 @@ def test_more_processes_and_workers_load_faster(run):
     assert plan.loading(8) == pytest.approx(0.8) and several.loading(8) == pytest.approx(0.2)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_the_step_s_peak_memory_is_measured(run):
     on_gpu = resolve(dataclasses.replace(run.config, compute=ComputeConfig(micro_batch=4)))
     plan = make_plan(on_gpu, seconds=0)

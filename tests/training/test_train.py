@@ -285,7 +285,7 @@ def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
     assert set(multiprocessing.active_children()) <= set(before)  # no loader process is left behind
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_trains_on_a_gpu(config, tmp_path, precision):
     result = train.train(dataclasses.replace(config, compute=ComputeConfig(precision=precision)), tmp_path)

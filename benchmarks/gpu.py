@@ -1,0 +1,337 @@
+"""What only a GPU can show: whether each way of an operation is right there, and how long CT-Net takes beside TSN.
+
+Sections, by worth; one that does not fit into the minutes is named and left out:
+
+    equal      each way of a convolution and of the excitation beside the plain one
+    training   a step of TSN, CT-Net (plain, as chosen, compiled), CT-Net without excitation, C3D and a plain CT-Net
+    inference  TSN and CT-Net, optimized and compiled, on a large batch and on one clip
+    roofline   time over the least that the measured rates of products and copies allow
+    small      a laptop-scale step, as it is and as a graph
+    idle       how long the GPU waits for clips in an epoch that is decoded, and in one from its memory
+    notebook   train.ipynb under papermill
+
+    python benchmarks/gpu.py [--minutes 6] [--record gpu.json] [--tiny]
+
+It needs no compiler and no network, and runs from a source tree. `--tiny` takes small shapes, for a try on a CPU.
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a source tree need not be installed
+
+import torch
+from epoch import OneBatch, seconds_of_epoch
+from plain import PlainCTNet
+from timing import Clock, drawn, inference, over_roofline, rates, stepping, summarise
+from torch import nn
+
+from ctlib import kernels
+from ctlib.deploy import compiled, optimize
+from ctlib.excitation import TensorExcitation
+from ctlib.kernels import choice, gating, merging, operations
+from ctlib.models import build_model, compile_blocks, model_config
+from ctlib.training import records
+from ctlib.training.recipes import run_config
+from ctlib.training.run import make_accelerator, resolve
+from ctlib.training.trainer import Trainer
+
+ON_CPU = {"batch": 2, "frames": 2, "size": 32, "backbone": "quickstart", "rounds": 2, "side": 64}
+ON_GPU = {"batch": 32, "frames": 8, "size": 224, "backbone": "r50", "rounds": 9, "side": 8192}
+
+
+class Bench:
+    """The device, what is measured on it, and the time that is left."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ends = time.monotonic() + 60 * options.minutes
+        self.tiny = options.tiny
+        for name, value in (ON_CPU if options.tiny else ON_GPU).items():
+            setattr(self, name, value)
+        self.precision = torch.float32 if options.tiny else torch.bfloat16
+        self.clock = Clock(self.device, self.rounds)
+
+    def left(self) -> float:
+        return self.ends - time.monotonic()
+
+    def clips(self, batch: int, size: int | None = None) -> torch.Tensor:
+        size = size or self.size
+        return torch.randn(batch, 3, self.frames, size, size, device=self.device)
+
+    def network(self, name: str, **parts) -> nn.Module:
+        config = model_config(f"{name}_{self.backbone}", num_classes=174, num_frames=self.frames, dropout=0.0, **parts)
+        return drawn(build_model(config, seed=0)).to(self.device)
+
+    def memory(self, call: Callable, *arguments) -> float | None:
+        """MB at the peak of one call, what lay there before included."""
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.reset_peak_memory_stats(self.device)
+        call(*arguments)
+        return round(torch.cuda.max_memory_allocated(self.device) / 1e6)
+
+
+# ---------------------------------------------------------------- the sections
+
+
+def equal(bench: Bench) -> Iterator[dict]:
+    """The largest error of output and gradients, relative to the plain way in float64."""
+    frames, size = bench.frames, bench.size // 4
+    for channels, size_k in ((64, 8), (128, 16)):
+        x = torch.randn(2, channels, frames, size, size, device=bench.device, requires_grad=True)
+        for kernel in ((1, 3, 3), (3, 1, 1), (1, 1, 1)):
+            weight = torch.randn(channels, size_k, *kernel, device=bench.device, requires_grad=True)
+            for name, merge in merging.merges(channels, channels // size_k).items():
+                if merge > 1:
+                    way, plain = (partial(_merged, groups=channels // size_k, merge=number) for number in (merge, 1))
+                    yield _compared(f"convolution {channels}, {kernel}, {name}", way, plain, x, weight)
+        excitation = TensorExcitation(channels, size_k).to(bench.device).eval()
+        plain = partial(gating.excite_plain, gates=copy.deepcopy(excitation).double().gates())
+        branches = [x.detach().contiguous(memory_format=torch.channels_last_3d).requires_grad_() for _ in range(2)]
+        for name, way in gating._ways().items():
+            if name != "plain":
+                way = partial(way, gates=excitation.gates())
+                yield _compared(f"excitation {channels}, {name}", way, plain, *branches)
+
+
+def _merged(x: torch.Tensor, weight: torch.Tensor, groups: int, merge: int) -> torch.Tensor:
+    weight = merging.merged(weight, groups, merge) if merge > 1 else weight
+    return operations._convolve(x, weight, groups // merge)
+
+
+def _compared(name: str, way: Callable, plain: Callable, *inputs: torch.Tensor) -> dict:
+    line = {"name": name}
+    try:
+        for precision, allowed in ((torch.float32, 1e-4), (torch.bfloat16, 0.03)):
+            found = _values(way, inputs, precision)
+            exact = _values(plain, [x.detach().double().requires_grad_() for x in inputs], None)
+            error = max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True))
+            line[str(precision).removeprefix("torch.")] = error
+            line["equal"] = line.get("equal", True) and error <= allowed
+    except Exception as error:  # a way that cannot be had here is left out by `choice` too
+        line |= {"equal": None, "failed": f"{type(error).__name__}: {error}"[:200]}
+    print(f"  {name:44} {line}", flush=True)
+    return line
+
+
+def _values(way: Callable, inputs: list[torch.Tensor], precision: torch.dtype | None) -> list[torch.Tensor]:
+    device = inputs[0].device.type
+    with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
+        out = way(*inputs)
+    upstream = torch.linspace(-1, 1, out.numel(), device=out.device, dtype=out.dtype).view_as(out)
+    return [out.detach(), *torch.autograd.grad(out, inputs, upstream)]
+
+
+def training(bench: Bench) -> Iterator[dict]:
+    labels = torch.arange(bench.batch, device=bench.device)
+    clips = bench.clips(bench.batch)
+    step = partial(stepping, labels=labels, precision=bench.precision)
+    plainly, networks = {}, {"TSN": bench.network("tsn"), "CT-Net, as chosen": bench.network("ctnet")}
+    networks["CT-Net, no excitation"] = bench.network("ctnet", excitation="none")
+    networks["C3D"] = bench.network("ctnet", module="c3d")
+    plainly["CT-Net, plain ways"] = bench.network("ctnet")
+    if not bench.tiny:
+        plain = PlainCTNet(174, bench.frames)
+        plainly["plain CT-Net"] = plain
+    calls = {name: step(network) for name, network in networks.items()}
+    calls |= {name: in_plain_ways(step(network)) for name, network in plainly.items()}
+    yield from timed(bench, calls, clips, bench.batch, "training")
+    if bench.left() < 90 and not bench.tiny:
+        return
+    compiling = {"TSN": "tsn", "CT-Net": "ctnet"}
+    calls = {}
+    for name, model in compiling.items():
+        network = bench.network(model)
+        compile_blocks(network, "eager" if bench.tiny else "inductor")
+        calls[f"{name}, compiled"] = step(network)
+        began = time.perf_counter()
+        calls[f"{name}, compiled"](clips)
+        yield {"name": f"{name}, compiled", "compile_seconds": round(time.perf_counter() - began, 1)}
+    yield from timed(bench, calls, clips, bench.batch, "training", reference="TSN, compiled")
+
+
+def in_plain_ways(call: Callable) -> Callable:
+    def plain(clips: torch.Tensor) -> object:
+        with choice.using("plain"):
+            return call(clips)
+
+    return plain
+
+
+def timed(bench: Bench, calls: dict, clips: torch.Tensor, batch: int, what: str, reference="TSN") -> Iterator[dict]:
+    memory = {name: bench.memory(call, clips) for name, call in calls.items()}  # warms up too
+    references = {name: reference for name in calls if name != reference}
+    lines = summarise(bench.clock.in_turn(calls, clips), batch, references, batch=batch, what=what)
+    yield from (line | {"memory_mb": memory[line["name"]]} for line in lines)
+
+
+def inference_section(bench: Bench) -> Iterator[dict]:
+    ready = {name: optimize(bench.network(model)) for name, model in (("TSN", "tsn"), ("CT-Net", "ctnet"))}
+    ready = {name: network.to(bench.precision) for name, network in ready.items()}
+    for batch in (bench.batch, 1):
+        clips = bench.clips(batch)
+        calls = {name: inference(network, bench.precision) for name, network in ready.items()}
+        calls["CT-Net, plain ways"] = in_plain_ways(calls["CT-Net"])
+        yield from timed(bench, calls, clips, batch, "inference")
+        if bench.left() > 60 and not bench.tiny:
+            calls = {
+                f"{name}, compiled": inference(compiled(network), bench.precision) for name, network in ready.items()
+            }
+            yield from timed(bench, calls, clips, batch, "inference", reference="TSN, compiled")
+
+
+def roofline(bench: Bench) -> Iterator[dict]:
+    least = rates(bench.clock, bench.precision, side=bench.side, batch=bench.batch)
+    yield least.to_dict()
+    for name, model in (("CT-Net", "ctnet"), ("TSN", "tsn")):
+        network = optimize(bench.network(model)).to(bench.precision)
+        call, clips = inference(network, bench.precision), bench.clips(bench.batch)
+        call(clips)
+        seconds = statistics.median(bench.clock.once(call, clips) for _ in range(bench.rounds))
+        yield {"name": f"{name}, optimized", **over_roofline(seconds, network, call, clips, least)}
+
+
+def small(bench: Bench) -> Iterator[dict]:
+    """Steps per second of a run at laptop scale: its own trainer on one batch that lies on the device."""
+    lines = {}
+    for name in ("ctnet_laptop", "tsn_laptop"):
+        for graph in (False, True) if bench.device.type == "cuda" else (False,):
+            overrides = f"compute.graph={str(graph).lower()} data.workers=0"
+            with trainer_of(bench, name, overrides) as trainer:
+                steady = OneBatch(trainer.trainset)
+                seconds_of_epoch(trainer, steady)
+                seconds = seconds_of_epoch(trainer, steady)
+            line = {"name": name, "graph": graph, "steps_a_second": round(steady.count / seconds, 1)}
+            lines[name, graph] = line
+            print(f"  {line}", flush=True)
+            yield line
+
+
+class trainer_of:
+    """A trainer of a small run on the built-in data, for a while."""
+
+    def __init__(self, bench: Bench, name: str, overrides: str):
+        few = "arrow.train_clips=32 arrow.val_clips=2 recipe.batch=8 recipe.epochs=9"
+        few += " data.size=32 model.num_frames=2 arrow.size=32" if bench.tiny else " arrow.train_clips=512"
+        self.overrides, self.name = f"{few} {overrides}", name
+
+    def __enter__(self) -> Trainer:
+        config = run_config("arrow", self.name, "laptop", self.overrides)
+        run = resolve(config)
+        self.folder = tempfile.TemporaryDirectory()
+        self.trainer = Trainer(run, make_accelerator(config.compute, run.precision))
+        self.trainer.open(records.RunFolder(Path(self.folder.name)))
+        self.trainer.save = lambda: None  # a snapshot on disk is no part of what is timed
+        return self.trainer
+
+    def __exit__(self, *_error) -> None:
+        self.trainer.close()
+        self.folder.cleanup()
+
+
+def idle(bench: Bench) -> Iterator[dict]:
+    model = "ctnet_quickstart" if bench.tiny else "ctnet_r50"
+    shape = (
+        "" if bench.tiny else "data.size=224 data.short_side=256 arrow.size=256 arrow.train_clips=256 recipe.batch=32 "
+    )
+    for cache in ("none", "gpu") if bench.device.type == "cuda" else ("none",):
+        workers = 0 if cache == "gpu" or bench.tiny else min(8, os.cpu_count() or 1)
+        with trainer_of(bench, model, f"{shape} data.workers={workers} data.cache={cache}") as trainer:
+            loader = trainer.trainset
+            steady = OneBatch(loader)
+            for part in (loader, steady):
+                seconds_of_epoch(trainer, part)
+            whole, steps = seconds_of_epoch(trainer, loader), seconds_of_epoch(trainer, steady)
+        line = {"cache": cache, "workers": workers, "idle_percent": round(100 * max(0, whole - steps) / whole, 1)}
+        print(f"  {line}", flush=True)
+        yield line | {"epoch_seconds": round(whole, 2), "steps_seconds": round(steps, 2)}
+
+
+def notebook(bench: Bench) -> Iterator[dict]:
+    if find_spec("papermill") is None or find_spec("ipykernel") is None:
+        print("  left out: papermill or ipykernel is not installed")
+        yield {"left_out": "papermill or ipykernel is not installed"}
+        return
+    root = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        model, epochs = ("ctnet_quickstart", 1) if bench.tiny else ("ctnet_r50", 3)
+        overrides = "data.size=32 arrow.size=32 model.num_frames=2" if bench.tiny else "data.size=112 arrow.size=128"
+        overrides += " arrow.train_clips=64 arrow.val_clips=32 recipe.batch=8"
+        command = [sys.executable, "-m", "papermill", root / "notebooks/train.ipynb", Path(folder) / "train.ipynb"]
+        parameters = {"model": model, "epochs": epochs, "overrides": overrides, "out_dir": folder}
+        command += [part for name, value in parameters.items() for part in ("-p", name, value)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=max(30, bench.left()),
+        )
+        if done.returncode:
+            yield {"failed": done.stderr.strip().splitlines()[-1:]}
+            return
+        yield from (json.loads(path.read_text()) for path in sorted(Path(folder).rglob("result.json")))
+
+
+SECTIONS = {
+    "equal": equal,
+    "training": training,
+    "inference": inference_section,
+    "small": small,
+    "idle": idle,
+    "roofline": roofline,
+    "notebook": notebook,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=6, help="no section is begun after these")
+    parser.add_argument("--record", type=Path, help="write the record to this JSON file, after every section")
+    parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
+    parser.add_argument("--tiny", action="store_true", help="small shapes, for a try")
+    options = parser.parse_args(arguments)
+    bench = Bench(options)
+    if bench.device.type == "cpu" and not options.tiny:
+        parser.error("there is no GPU: --tiny tries the script on a CPU")
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32
+    machine = records.provenance(bench.device)
+    record = {"protocol": {part: machine[part] for part in ("hardware", "versions", "commit")}}
+    record["protocol"] |= {part: getattr(bench, part) for part in ON_GPU}
+    record["protocol"]["measured"] = f"{bench.rounds} rounds in turn after 2 to warm up; medians and quartiles"
+    for name in options.sections:
+        if bench.left() <= 0:
+            record[name] = [{"left_out": "no time was left"}]
+            print(f"{name}: left out, no time was left", flush=True)
+            continue
+        print(name, flush=True)
+        record[name] = []
+        try:
+            for line in SECTIONS[name](bench):
+                record[name].append(line)
+        except Exception as error:  # the other sections are worth having
+            record[name].append({"failed": f"{type(error).__name__}: {error}"[:500]})
+            print(f"  failed: {error}", flush=True)
+        record["kernels"] = kernels.report().splitlines()
+        if options.record:
+            options.record.write_text(json.dumps(record, indent=1) + "\n")
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+    print(kernels.report())
+
+
+if __name__ == "__main__":
+    main()

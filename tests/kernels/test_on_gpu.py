@@ -1,0 +1,97 @@
+"""What only a GPU can show: kernels that are compiled for it, ways that are timed on it, graphs that are captured."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from ctlib import kernels
+from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.data import arrow, clips
+from ctlib.data.transforms import views_of
+from ctlib.deploy import compiled, optimize
+from ctlib.kernels import choice
+from ctlib.kernels.passes import PYTORCH, Passes
+from ctlib.models import build_model, model_config
+from ctlib.training import records, train
+from tests.kernels.excitation_in_passes import as_close_in_half_precision, same_in_double_precision
+
+pytestmark = pytest.mark.gpu
+ON_GPU = torch.device("cuda")
+
+
+@pytest.fixture
+def on_gpu_by_default():
+    with torch.device(ON_GPU):
+        yield
+
+
+@pytest.mark.parametrize("written_in", ["triton", "compiled"])
+@pytest.mark.parametrize("check", [same_in_double_precision, as_close_in_half_precision])
+def test_the_passes_of_excitation_are_the_plain_way(on_gpu_by_default, written_in, check):
+    if written_in == "triton":
+        pytest.importorskip("triton")
+        from ctlib.kernels.passes_triton import TRITON as passes
+    else:
+        passes = Passes(*(torch.compile(one, dynamic=True) for one in PYTORCH))
+    check(passes)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_chosen_ways_score_and_learn_as_the_plain_ones(precision):
+    config = model_config("ctnet_laptop", num_classes=5, num_frames=8, dropout=0.0)
+    model = build_model(config, seed=0).to(ON_GPU)
+    data = torch.randn(4, 3, 8, 48, 48, device=ON_GPU)
+    results = {}
+    for mode in ("plain", "auto"):
+        copied = copy.deepcopy(model).train()
+        with choice.using(mode), torch.autocast("cuda", precision, enabled=precision != torch.float32):
+            scores = copied(data)
+            scores.square().sum().backward()
+            with torch.no_grad():
+                results[mode] = [scores.float(), optimize(copied.eval())(data).float()]
+        results[mode].append(torch.cat([parameter.grad.flatten() for parameter in copied.parameters()]))
+    allowed = 1e-2 if precision == torch.float32 else 0.3  # of gradients through a network's many layers
+    for auto, plain in zip(results["auto"], results["plain"], strict=True):
+        assert (auto - plain).norm() <= allowed * plain.norm()
+    assert "excitation 4x16x8x12x12" in kernels.report()
+
+
+def test_a_compiled_network_scores_the_same_at_small_and_large_batches():
+    model = build_model(model_config("ctnet_laptop", num_classes=5, num_frames=8), seed=0).to(ON_GPU).eval()
+    fast = compiled(model)
+    for batch in (1, 12, 1):
+        data = torch.randn(batch, 3, 8, 48, 48, device=ON_GPU)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(data), model(data), rtol=1e-2, atol=1e-2)
+
+
+def test_raw_clips_become_views_on_the_gpu(train_samples):
+    raw, plain = (
+        clips.train_loader(train_samples, 4, DataConfig(size=24, workers=2), batch=8, seed=0, raw=raw)
+        for raw in (True, False)
+    )
+    for (one, labels), (two, others) in zip(raw, plain, strict=True):
+        assert one.frames.is_pinned() and torch.equal(labels, others)
+        views = views_of(one._replace(frames=one.frames.to(ON_GPU, non_blocking=True)))
+        assert (views.cpu() - two).abs().max() < 1.01 / 255 / 0.224
+
+
+def test_a_step_as_a_graph_trains_to_the_same_weights(tmp_path):
+    few = ArrowConfig(train_clips=32, val_clips=8, size=32)
+    root = arrow.write(few, tmp_path / "arrow", workers=0)
+    config = RunConfig(
+        model=model_config("ctnet_quickstart", num_classes=16, num_frames=4, dropout=0.5),
+        data=DataConfig(root=str(root), size=32, workers=0),
+        recipe=RecipeConfig(epochs=2, batch=8, warmup=0.5),
+        compute=ComputeConfig(micro_batch=4, precision="fp32", kernels="plain"),
+    )
+    states = []
+    for graph in (False, True):
+        compute = dataclasses.replace(config.compute, graph=graph)
+        train.train(dataclasses.replace(config, compute=compute), tmp_path / str(graph))
+        path = records.RunFolder(tmp_path / str(graph)).checkpoint
+        states.append(torch.load(path, weights_only=True)["state_dict"])
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4)
