@@ -261,7 +261,6 @@ def idle(bench: Bench) -> Iterator[dict]:
 
 def notebook(bench: Bench) -> Iterator[dict]:
     if find_spec("papermill") is None or find_spec("ipykernel") is None:
-        print("  left out: papermill or ipykernel is not installed")
         yield {"left_out": "papermill or ipykernel is not installed"}
         return
     root = Path(__file__).parents[1]
@@ -297,6 +296,24 @@ SECTIONS = {
 }
 
 
+def measured(name: str, bench: Bench) -> list[dict]:
+    """The lines of a section; where it fails, those before it did, and why."""
+    lines = []
+    if bench.left() <= 0:
+        lines.append({"left_out": "no time was left"})
+    else:
+        try:
+            for line in SECTIONS[name](bench):
+                lines.append(line)
+        except Exception as error:  # whatever it is, the other sections are worth having
+            lines.append({"failed": f"{type(error).__name__}: {error}"[:500]})
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+    if lines and lines[-1].keys() & {"left_out", "failed"}:
+        print(f"  {lines[-1]}", flush=True)
+    return lines
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=6, help="no section is begun after these")
@@ -313,23 +330,11 @@ def main(arguments: list[str] | None = None) -> None:
     record["protocol"] |= {part: getattr(bench, part) for part in ON_GPU}
     record["protocol"]["measured"] = f"{bench.rounds} rounds in turn after 2 to warm up; medians and quartiles"
     for name in options.sections:
-        if bench.left() <= 0:
-            record[name] = [{"left_out": "no time was left"}]
-            print(f"{name}: left out, no time was left", flush=True)
-            continue
         print(name, flush=True)
-        record[name] = []
-        try:
-            for line in SECTIONS[name](bench):
-                record[name].append(line)
-        except Exception as error:  # the other sections are worth having
-            record[name].append({"failed": f"{type(error).__name__}: {error}"[:500]})
-            print(f"  failed: {error}", flush=True)
+        record[name] = measured(name, bench)
         record["kernels"] = kernels.report().splitlines()
         if options.record:
             options.record.write_text(json.dumps(record, indent=1) + "\n")
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
     print(kernels.report())
 
 

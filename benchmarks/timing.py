@@ -127,13 +127,14 @@ class Rates(NamedTuple):
 
 
 def rates(clock: Clock, precision: torch.dtype, side: int, batch: int) -> Rates:
-    """Of products of (side, side) matrices and of convolutions of 16 * batch frames."""
+    """Of products of (side, side) matrices, of convolutions of 16 * batch frames, and of a copy of at most 256 MB."""
     device = clock.device
     square = torch.randn(side, side, device=device, dtype=precision)
-    frames = torch.randn(16 * batch, 256, 32, 32, device=device, dtype=precision)
+    extent = min(32, side // 64)
+    frames = torch.randn(16 * batch, 256, extent, extent, device=device, dtype=precision)
     kernel = torch.randn(256, 256, 3, 3, device=device, dtype=precision)
     frames, kernel = (part.contiguous(memory_format=torch.channels_last) for part in (frames, kernel))
-    large = torch.ones(256 * 2**20, dtype=torch.uint8, device=device)
+    large = torch.ones(min(2**28, 64 * side**2), dtype=torch.uint8, device=device)
     other = torch.empty_like(large)
 
     def best(function: Callable, *arguments) -> float:
