@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -99,6 +100,26 @@ class RunFolder:
         for partial in self.path.glob(".*.[0-9]*"):
             partial.unlink()
         write_json(self.path / "config.json", record_of(run))
+
+    def check_room(self, weights: int) -> None:
+        """Refuse a run whose states the disk cannot hold, before its first step.
+
+        A snapshot holds weights and momentum. There are two of them and one being written, and at last a checkpoint.
+
+        Args:
+            weights: bytes of the network's weights.
+
+        Raises:
+            ValueError: less space is free; both numbers are named.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        there = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        needed, free = 7 * weights - there, shutil.disk_usage(self.path).free
+        if needed > free:
+            raise ValueError(
+                f"{self.path} has {free / 1e6:,.0f} MB free, and the run's snapshots and checkpoint need "
+                f"{needed / 1e6:,.0f} MB: make room, or choose another folder"
+            )
 
     def write_history(self, rows: list[dict]) -> None:
         write_csv(self.path / "history.csv", pd.DataFrame(rows))

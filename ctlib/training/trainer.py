@@ -116,6 +116,7 @@ class Trainer:
             tracker = {"tensorboard": {"purge_step": self.steps_done}}
             self.accelerator.init_trackers("tensorboard", init_kwargs=tracker)
         if first:
+            folder.check_room(sum(value.nbytes for value in self.network.state_dict().values()))
             folder.start(self.run)
             folder.write_history(self.history)
 
