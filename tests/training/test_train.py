@@ -316,9 +316,7 @@ def plain(config, tmp_path_factory):
 def test_a_disk_that_cannot_hold_the_states_is_refused_before_the_first_step(config, tmp_path, monkeypatch):
     monkeypatch.setattr(records.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     steps = []
-    with pytest.raises(
-        ValueError, match=r"run has 1 MB free, and the run's snapshots and checkpoint need \d+ MB"
-    ):
+    with pytest.raises(ValueError, match=r"run has 1 MB free, and the run's snapshots and checkpoint need \d+ MB"):
         train.train(config, tmp_path / "run", on_step=lambda *step: steps.append(step))
     assert not steps and not list((tmp_path / "run").glob("*.json"))
 
