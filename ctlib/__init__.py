@@ -12,6 +12,7 @@ from ctlib.models import (
     tsn_r50,
     tsn_r101,
 )
+from ctlib.rivals import create_model, list_models
 
 __all__ = [
     "ModelConfig",
@@ -19,11 +20,13 @@ __all__ = [
     "checkpoints",
     "compiled",
     "cost",
+    "create_model",
     "ctnet_inception_v3",
     "ctnet_r50",
     "ctnet_r101",
     "data",
     "export",
+    "list_models",
     "optimize",
     "paper",
     "runs",

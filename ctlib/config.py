@@ -196,7 +196,8 @@ class ModelConfig(Config):
     # Where it is replaced: a name of `backbones.PLACEMENTS`, indices of blocks per stage, or (InceptionV3) names of
     # convolutions.
     blocks: str | tuple[tuple[int, ...], ...] | tuple[str, ...] = "stage2-5"
-    module: str = "ct"  # what replaces it: ct (the CT-Module, with the five parts below), c3d, r2plus1d, csn
+    # What replaces it: ct (the CT-Module, with the five parts below), c3d, r2plus1d or csn; or one of `rivals.SYSTEMS`.
+    module: str = "ct"
     dims: int | tuple[int, ...] = 2  # K, or the sizes (C_1, ..., C_K); -1 takes the rest
     kernels: tuple[int, int, int] | tuple[tuple[int, int, int], ...] = (3, 3, 3)  # (t, h, w), of all sizes or of each
     connection: str = "parallel"  # of space and time: parallel, serial, coupling

@@ -82,7 +82,7 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
         ValueError: an unknown backbone, module, placement or weights, or parts that do not fit together.
     """
     check_choice("backbone", config.backbone, BACKBONES)
-    check_choice("module", config.module, ("ct", *SPECIAL_CASES))
+    check_choice("module", config.module, ("ct", *SPECIAL_CASES, *_SYSTEMS))
     check_weights(config.weights, config.backbone)
     backbone = BACKBONES[config.backbone]()
     if config.weights == "imagenet":
@@ -97,7 +97,12 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
         parts = config.dims, config.kernels, config.connection, config.pointwise, config.excitation
         return CTModule(channels, *parts, out_channels)
 
-    backbone.replace(config.blocks, make_module)
+    if config.module in _SYSTEMS:
+        if config.blocks != "all":
+            raise ValueError(f"{config.module!r} is in all blocks: blocks must be 'all', got {config.blocks!r}")
+        _SYSTEMS[config.module](backbone)
+    else:
+        backbone.replace(config.blocks, make_module)
     model = VideoClassifier(backbone, config)
     if seed is not None:
         initialise(model, seed, loaded)
@@ -179,6 +184,22 @@ MODELS: dict[str, dict] = {
     "ctnet_laptop_inception": {"backbone": "laptop_inception", "blocks": INCEPTION_BLOCKS},
     "tsn_laptop_inception": {"backbone": "laptop_inception", "blocks": "none"},
 }
+
+
+_SYSTEMS: dict[str, Callable[[nn.Module], None]] = {}  # what changes a backbone, by the name of `ModelConfig.module`
+
+
+def register(module: str, change: Callable[[nn.Module], None]) -> None:
+    """Add a system on a 2D ResNet, with a name in `MODELS` for each ResNet.
+
+    Args:
+        module: its name in `ModelConfig.module`; "tsm" gives "tsm_r50" and others.
+        change: changes a backbone in place, whose weights are loaded.
+    """
+    _SYSTEMS[module] = change
+    for backbone in ("resnet50", "resnet101", "quickstart", "laptop"):
+        name = f"{module}_{backbone.replace('resnet', 'r')}"
+        MODELS[name] = {"backbone": backbone, "module": module, "blocks": "all"}
 
 
 def model_config(name: str, **parts) -> ModelConfig:

@@ -61,17 +61,19 @@ def test_stages_and_parts_hold_all_of_it(ctnet):
             cost.by_stage(ctlib.tsn_inception_v3(num_classes=2), size=75)
 
 
-def test_products_outside_of_layers_are_not_lost():
+def test_products_between_sub_layers_and_layers_called_twice_are_counted():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.inner = nn.Linear(2, 2)
 
         def forward(self, x):
-            return self.inner(x.mean((2, 3))[..., :2]) @ self.inner.weight
+            x = self.inner(x.mean((2, 3))[..., :2])
+            return self.inner(x) @ self.inner.weight
 
-    with pytest.raises(ValueError, match="of which only"):
-        cost.count(Net(), num_frames=2, size=6)
+    rows = cost.breakdown(nn.Sequential(Net()), num_frames=2, size=6)
+    assert rows.layer.tolist() == ["0.inner", "0.inner", "0"] and rows.kind.tolist() == ["product"] * 3
+    assert (1e9 * rows.gflops).round().tolist() == [3 * 2 * 2] * 3
 
 
 @pytest.mark.parametrize(

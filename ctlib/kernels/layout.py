@@ -13,9 +13,9 @@ def use_channels_last(model: nn.Module, enabled: bool = True) -> None:
     name, shape or cost. Weights that are loaded later take the layout of the model.
     """
     model.memory_format = FORMATS[enabled]
-    for module in model.modules():  # one by one: `Module.to` refuses a network that has weights of five axes too
+    for module in model.modules():  # weight by weight: `Module.to` refuses a module with weights of five axes in it
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=FORMATS[enabled])
+            module.weight.data = module.weight.data.contiguous(memory_format=FORMATS[enabled])
 
 
 def traced_layout(features: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,56 @@
+"""The systems that the paper compares with (Tables 3 to 5), a file per family, and every network by its name.
+
+A system on a 2D ResNet is a function that changes a backbone in place. It is listed here once, and then works like
+CT-Net: it trains, is tested, counted, saved and explained. A system of your own needs a file like `tsm.py` and a line
+in `SYSTEMS`.
+"""
+
+from fnmatch import fnmatchcase
+
+from ctlib.models import MODELS, VideoClassifier, build_model, model_config, register
+from ctlib.rivals.stm import stm
+from ctlib.rivals.teinet import teinet
+from ctlib.rivals.tsm import tsm
+
+SYSTEMS = {"tsm": tsm, "teinet": teinet, "stm": stm}
+for _name, _change in SYSTEMS.items():
+    register(_name, _change)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that `create_model` takes.
+
+    Args:
+        pattern: of the names, with `*` and `?` as in file names.
+
+    Example:
+        >>> list_models("tsm*")
+        ['tsm_laptop', 'tsm_quickstart', 'tsm_r101', 'tsm_r50']
+    """
+    return sorted(name for name in MODELS if fnmatchcase(name, pattern))
+
+
+def create_model(
+    name: str, num_classes: int, num_frames: int = 8, weights: str | None = None, **parts
+) -> VideoClassifier:
+    """A network by its name, in training mode: CT-Net, TSN or a system that the paper compares with.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: the classifier's outputs.
+        num_frames: T, frames per clip in training; the network takes any other T too.
+        weights: of the backbone: None (random), or "imagenet"; the small backbones have "shapes" instead.
+        **parts: other fields of `ModelConfig`, such as `dropout=0.5`.
+
+    Shape:
+        clips (N, 3, T, H, W), float -> logits (N, num_classes)
+
+    Raises:
+        ValueError: an unknown name or part, or weights that the backbone does not have.
+
+    Example:
+        >>> create_model("tsm_quickstart", num_classes=10).config.module
+        'tsm'
+    """
+    given = {"num_classes": num_classes, "num_frames": num_frames, "weights": weights}
+    return build_model(model_config(name, **given, **parts))

@@ -1,0 +1,200 @@
+"""What holds of every system on a 2D ResNet, and what is pinned of each."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ctlib
+from ctlib import checkpoints, cost
+from ctlib.deploy import optimize
+from ctlib.models import build_model, model_config, name_of
+from ctlib.rivals import SYSTEMS
+from ctlib.rivals.parts import QUARTERS, SHIFT, TemporalConv
+from ctlib.rivals.stm import MotionModule
+from ctlib.rivals.teinet import MotionEnhanced
+from ctlib.rivals.tsm import TemporalShift
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+
+def drawn(name, **parts):
+    """In double precision and evaluation mode, with batch norms as after training."""
+    network = build_model(model_config(f"{name}_quickstart", num_classes=5, **parts), seed=0).double().eval()
+    torch.manual_seed(1)
+    for norm in (part for part in network.modules() if isinstance(part, nn.BatchNorm2d)):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+        nn.init.uniform_(norm.weight, 0.5, 1)
+    return network
+
+
+def random_clips(*shape):
+    torch.manual_seed(0)
+    return torch.randn(shape, dtype=torch.double)
+
+
+@pytest.fixture(params=SYSTEMS)
+def name(request):
+    return request.param
+
+
+def test_it_takes_any_number_of_clips_and_frames_and_any_size(name):
+    network = drawn(name)
+    for n, t, height, width in ((1, 1, 32, 32), (2, 3, 33, 47), (3, 8, 32, 40)):
+        scores = network(random_clips(n, 3, t, height, width))
+        assert scores.shape == (n, 5) and scores.isfinite().all()
+        assert scores.std(1).min() > 0
+
+
+def test_every_parameter_has_a_gradient(name):
+    network = drawn(name).train()
+    network(random_clips(2, 3, 4, 32, 32)).square().sum().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+
+
+def test_clips_of_a_batch_do_not_see_each_other(name):
+    network, clips = drawn(name), random_clips(3, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network(clips)[1:2], network(clips[1:2]), **CLOSE)
+
+
+def test_it_tells_a_clip_from_its_reverse(name):
+    network, clips = drawn(name), random_clips(1, 3, 8, 32, 32)
+    with torch.no_grad():
+        apart = (network(clips) - network(clips.flip(2))).abs().max()
+    assert apart > 1e-6
+    assert (drawn("tsn")(clips) - drawn("tsn")(clips.flip(2))).abs().max() < 1e-12
+
+
+def test_it_is_saved_and_loaded_with_its_classes(name, tmp_path):
+    network = drawn(name).float()
+    checkpoints.save(tmp_path / "c.pt", network, np.array(list("abcde")))
+    trained = checkpoints.load(tmp_path / "c.pt")
+    clips = random_clips(1, 3, 4, 32, 32).float()
+    with torch.no_grad():
+        assert torch.equal(trained.model.eval()(clips), network(clips))
+    assert name_of(trained.model.config) == f"{name}_quickstart"
+
+
+def test_optimized_for_inference_it_scores_the_same(name):
+    network, clips = drawn(name), random_clips(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(optimize(network)(clips), network(clips), rtol=1e-7, atol=1e-9)
+
+
+def test_pretrained_weights_of_the_backbone_are_taken(name):
+    network = ctlib.create_model(f"{name}_quickstart", num_classes=5, weights="shapes")
+    tsn = ctlib.create_model("tsn_quickstart", num_classes=5, weights="shapes")
+    ours, theirs = network.backbone.state_dict(), tsn.backbone.state_dict()
+    assert theirs.keys() <= ours.keys()
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+# Published costs (Tables 3 and 4 of the CT-Net paper; STM's own paper), with batch norms as in `cost.count`.
+COSTS = [
+    ("tsm_r50", 174, 8, 224, 32.88, 23.865),
+    ("tsm_r50", 400, 16, 256, 85.89, 24.328),
+    ("teinet_r50", 174, 8, 224, 33.05, 29.894),
+    ("teinet_r50", 400, 16, 256, 86.33, 30.357),
+    ("stm_r50", 174, 8, 224, 33.26, 24.036),
+    ("stm_r50", 174, 16, 224, 66.51, 24.036),
+]
+
+
+@pytest.mark.parametrize(("model", "classes", "frames", "size", "gflops", "params"), COSTS)
+def test_costs_are_those_that_were_published(model, classes, frames, size, gflops, params):
+    counted = cost.count(ctlib.create_model(model, classes, frames), frames, size)
+    assert (round(counted.gflops, 2), round(counted.params / 1e6, 3)) == (gflops, params)
+
+
+def test_names_are_listed_by_pattern_and_unknown_ones_are_refused():
+    assert ctlib.list_models("teinet*") == ["teinet_laptop", "teinet_quickstart", "teinet_r101", "teinet_r50"]
+    assert {"ctnet_r50", "tsn_laptop", "stm_r50"} <= set(ctlib.list_models())
+    with pytest.raises(ValueError, match="tsm_r5"):
+        ctlib.create_model("tsm_r5", 10)
+    with pytest.raises(ValueError, match="'tsm' is in all blocks: blocks must be 'all', got 'stage5'"):
+        ctlib.create_model("tsm_r50", 10, blocks="stage5")
+    with pytest.raises(ValueError, match="excitation are parts of the CT-Module, which 'tsm' does not have"):
+        ctlib.create_model("tsm_r50", 10, excitation="none")
+
+
+# TSM.
+
+
+def test_tsm_without_a_shift_is_tsn():
+    network, tsn = drawn("tsm"), drawn("tsn")
+    tsn.load_state_dict(network.state_dict())
+    for part in network.modules():
+        if isinstance(part, TemporalShift):
+            part.share = 0
+    clips = random_clips(1, 3, 4, 32, 32)
+    torch.testing.assert_close(network(clips), tsn(clips), **CLOSE)
+
+
+def test_a_shift_moves_an_eighth_of_the_channels_each_way():
+    clips = random_clips(1, 16, 3, 2, 2)
+    shifted = TemporalShift()(clips)
+    assert torch.equal(shifted[:, :2, :2], clips[:, :2, 1:]) and not shifted[:, :2, 2].any()
+    assert torch.equal(shifted[:, 2:4, 1:], clips[:, 2:4, :2]) and not shifted[:, 2:4, 0].any()
+    assert torch.equal(shifted[:, 4:], clips[:, 4:])
+
+
+def test_of_resnet_101_every_second_block_shifts():
+    network = ctlib.create_model("tsm_r101", 10)
+    shifts = [sum(isinstance(part, TemporalShift) for part in stage.modules()) for stage in network.backbone.stages]
+    assert shifts == [3, 4, 12, 3]
+
+
+# TEINet.
+
+
+def test_temporal_interaction_starts_as_tsm_s_shift():
+    clips = random_clips(2, 16, 4, 3, 3)
+    torch.testing.assert_close(TemporalConv(16, SHIFT).double()(clips), TemporalShift()(clips), **CLOSE)
+
+
+def test_motion_enhancement_leaves_the_last_frame_and_gates_by_the_next():
+    module, clips = MotionEnhanced(16).double(), random_clips(1, 16, 4, 3, 3)
+    gated = module(clips)
+    assert torch.equal(gated[:, :, 3], clips[:, :, 3])
+    changed = clips.clone()
+    changed[:, :, 2] += 1
+    other = module(changed)
+    assert torch.equal(other[:, :, 0], gated[:, :, 0]) and not torch.equal(other[:, :, 1], gated[:, :, 1])
+
+
+# STM.
+
+
+def test_stm_with_neither_neighbours_nor_motion_is_tsn():
+    network, tsn = drawn("stm"), drawn("tsn")
+    tsn.load_state_dict({key: value for key, value in network.state_dict().items() if key in tsn.state_dict()})
+    quiet = copy.deepcopy(network)
+    for part in quiet.modules():
+        if isinstance(part, TemporalConv):
+            part.start = ((1, (0.0, 1.0, 0.0)),)
+            part.reset_parameters()
+        if isinstance(part, MotionModule):
+            nn.init.zeros_(part.expand.weight)
+    clips = random_clips(1, 3, 4, 32, 32)
+    torch.testing.assert_close(quiet(clips), tsn(clips), **CLOSE)
+    assert (network(clips) - tsn(clips)).abs().max() > 1e-6
+
+
+def test_a_temporal_convolution_starts_with_a_quarter_from_before_and_a_quarter_from_after():
+    clips = random_clips(1, 8, 3, 2, 2)
+    out = TemporalConv(8, QUARTERS).double()(clips)
+    torch.testing.assert_close(out[:, :2, 1:], clips[:, :2, :2], **CLOSE)
+    torch.testing.assert_close(out[:, 2:6], clips[:, 2:6], **CLOSE)
+    torch.testing.assert_close(out[:, 6:, :2], clips[:, 6:, 1:], **CLOSE)
+
+
+def test_motion_features_of_a_static_clip_with_an_identity_kernel_are_zero():
+    module = MotionModule(32, stride=1).double().eval()
+    nn.init.dirac_(module.moved.weight, groups=2)
+    static = random_clips(1, 32, 1, 4, 4).expand(-1, -1, 3, -1, -1)
+    assert not module(static).any()
