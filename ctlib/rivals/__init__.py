@@ -5,7 +5,9 @@ CT-Net: it trains, is tested, counted, saved and explained. A system of your own
 in `SYSTEMS`.
 """
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 
 from ctlib.models import MODELS, VideoClassifier, build_model, model_config, register
 from ctlib.rivals.stm import stm
@@ -15,6 +17,13 @@ from ctlib.rivals.tsm import tsm
 SYSTEMS = {"tsm": tsm, "teinet": teinet, "stm": stm}
 for _name, _change in SYSTEMS.items():
     register(_name, _change)
+
+
+def __getattr__(name: str) -> Callable[..., VideoClassifier]:
+    """Each name of `list_models()` is a constructor here too: `rivals.tsm_r50(num_classes=174)`."""
+    if name in MODELS:
+        return partial(create_model, name)
+    raise AttributeError(f"module 'ctlib.rivals' has no attribute {name!r}")
 
 
 def list_models(pattern: str = "*") -> list[str]:

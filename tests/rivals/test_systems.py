@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import ctlib
-from ctlib import checkpoints, cost
+from ctlib import checkpoints, cost, rivals
 from ctlib.deploy import optimize
 from ctlib.models import build_model, model_config, name_of
 from ctlib.rivals import SYSTEMS
@@ -114,6 +114,9 @@ def test_costs_are_those_that_were_published(model, classes, frames, size, gflop
 def test_names_are_listed_by_pattern_and_unknown_ones_are_refused():
     assert ctlib.list_models("teinet*") == ["teinet_laptop", "teinet_quickstart", "teinet_r101", "teinet_r50"]
     assert {"ctnet_r50", "tsn_laptop", "stm_r50"} <= set(ctlib.list_models())
+    assert rivals.tsm_quickstart(num_classes=3).fc.out_features == 3
+    with pytest.raises(AttributeError, match="no attribute 'tsm_r5'"):
+        rivals.tsm_r5(3)
     with pytest.raises(ValueError, match="tsm_r5"):
         ctlib.create_model("tsm_r5", 10)
     with pytest.raises(ValueError, match="'tsm' is in all blocks: blocks must be 'all', got 'stage5'"):
