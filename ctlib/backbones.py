@@ -22,13 +22,17 @@ from ctlib.kernels.recompute import recomputed
 MakeModule = Callable[[int, int], nn.Module]
 
 
-class ClipModule(nn.Module):
-    """A module on clips among layers on frames: (N * T, C, H, W) -> the same.
+class ClipLayer(nn.Module):
+    """A layer on the frames of clips, (N * T, C, H, W), that needs to know T.
 
     `num_frames` is T, an attribute that is set for the pass, like `n_segment` in TSM.
     """
 
     num_frames: int
+
+
+class ClipModule(ClipLayer):
+    """A module on clips among layers on frames: (N * T, C, H, W) -> the same."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -38,18 +42,15 @@ class ClipModule(nn.Module):
         return frames_of(self.module(clips_of(frames, self.num_frames)))
 
 
-class CTBlock(nn.Module):
+class CTBlock(ClipLayer):
     """A ResNet bottleneck with a module on clips instead of its 3x3 convolution: Figure 2(b).
 
     conv1, bn1, conv3 and bn3 keep their weights. bn2 goes, because the module has its own batch
-    norms. No replaced block has a stride, so the residual path is the identity. `num_frames` as in
-    `ClipModule`.
+    norms. No replaced block has a stride, so the residual path is the identity.
 
     Shape:
         (N * T, 4C, H, W) -> the same
     """
-
-    num_frames: int
 
     def __init__(self, block: Bottleneck, module: nn.Module):
         super().__init__()
@@ -70,7 +71,7 @@ class CTBlock(nn.Module):
 
 def replaced_in(module: nn.Module) -> Iterator[nn.Module]:
     """What replaced a block or a convolution in it."""
-    return (part for part in module.modules() if isinstance(part, (CTBlock, ClipModule)))
+    return (part for part in module.modules() if isinstance(part, ClipLayer))
 
 
 def run_block(block: nn.Module, frames: torch.Tensor, num_frames: int, recompute: bool = False) -> torch.Tensor:

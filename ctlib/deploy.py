@@ -19,7 +19,7 @@ from ctlib.backbones import CTBlock
 from ctlib.ct_module import CTModule, Parallel
 from ctlib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ctlib.excitation import TensorExcitation
-from ctlib.kernels import BATCH_NORMS, choice, folded
+from ctlib.kernels import choice, folded
 from ctlib.kernels.layout import use_channels_last
 from ctlib.models import VideoClassifier
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle
@@ -41,7 +41,7 @@ def optimize(model: VideoClassifier) -> VideoClassifier:
             "compiled or distributed"
         )
     if _is_optimized(model):
-        raise ValueError("the network is optimized already: it has no batch norms")
+        raise ValueError("the network is optimized already")
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
     folded.fold_batch_norms(optimized)
     for parent in list(optimized.modules()):
@@ -49,6 +49,7 @@ def optimize(model: VideoClassifier) -> VideoClassifier:
             if isinstance(child, CTModule):
                 setattr(parent, name, _folded(child, parent.conv3 if isinstance(parent, CTBlock) else None))
     use_channels_last(optimized, model.memory_format == torch.channels_last)
+    optimized.optimized = True
     return optimized
 
 
@@ -87,7 +88,7 @@ def _as_conv2d(conv: TensorSeparableConv) -> nn.Conv2d:
 
 
 def _is_optimized(model: nn.Module) -> bool:
-    return not any(isinstance(module, BATCH_NORMS) for module in model.modules())
+    return getattr(model, "optimized", False)
 
 
 def _optimized(model: VideoClassifier) -> VideoClassifier:

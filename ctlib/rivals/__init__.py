@@ -10,11 +10,14 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from ctlib.models import MODELS, VideoClassifier, build_model, model_config, register
+from ctlib.rivals.gsm import gsm
+from ctlib.rivals.non_local import non_local
+from ctlib.rivals.smallbig import smallbig
 from ctlib.rivals.stm import stm
 from ctlib.rivals.teinet import teinet
 from ctlib.rivals.tsm import tsm
 
-SYSTEMS = {"tsm": tsm, "teinet": teinet, "stm": stm}
+SYSTEMS = {"tsm": tsm, "teinet": teinet, "stm": stm, "smallbig": smallbig, "non_local": non_local, "gsm": gsm}
 for _name, _change in SYSTEMS.items():
     register(_name, _change)
 

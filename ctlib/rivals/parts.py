@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from ctlib.backbones import ClipModule, ResNetBackbone
+from ctlib.backbones import ClipLayer, ClipModule, ResNetBackbone
 from ctlib.kernels import operations
 
 
@@ -41,6 +41,23 @@ def before_conv1(backbone: ResNetBackbone, make_module: Callable[[int], nn.Modul
     """
     for block in bottlenecks(backbone):
         block.conv1 = ClipConv2d(make_module(block.conv1.in_channels), block.conv1)
+
+
+class Taken(ClipLayer):
+    """The layers of a bottleneck, under their names, for another forward pass.
+
+    Shape:
+        (N * T, C_in, H, W) -> as the bottleneck's
+    """
+
+    def __init__(self, block: Bottleneck):
+        super().__init__()
+        for name, layer in block.named_children():
+            self.add_module(name, layer)
+        self.downsample, self.stride = block.downsample, block.stride
+
+    def shortcut(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.downsample is None else self.downsample(x)
 
 
 def bottlenecks(backbone: ResNetBackbone) -> list[Bottleneck]:

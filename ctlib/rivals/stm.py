@@ -12,7 +12,7 @@ from torchvision.models.resnet import Bottleneck
 
 from ctlib.backbones import ClipModule, ResNetBackbone
 from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.rivals.parts import QUARTERS, ClipConv2d, TemporalConv, bottlenecks
+from ctlib.rivals.parts import QUARTERS, ClipConv2d, Taken, TemporalConv, bottlenecks
 
 
 class MotionModule(nn.Module):
@@ -39,27 +39,19 @@ class MotionModule(nn.Module):
         return clips_of(self.pool(self.expand(frames_of(difference))), num_frames)
 
 
-class STMBlock(nn.Module):
-    """A bottleneck whose 3x3 convolution is STM's two branches. It keeps the bottleneck's weights and their names.
-
-    Shape:
-        (N * T, C_in, H, W) -> as the bottleneck's
-    """
+class STMBlock(Taken):
+    """A bottleneck whose 3x3 convolution is STM's two branches."""
 
     def __init__(self, block: Bottleneck):
-        super().__init__()
-        self.conv1, self.bn1 = block.conv1, block.bn1
+        super().__init__(block)
         channels = block.conv2.in_channels
-        self.conv2, self.bn2 = ClipConv2d(TemporalConv(channels, QUARTERS), block.conv2), block.bn2
+        self.conv2 = ClipConv2d(TemporalConv(channels, QUARTERS), block.conv2)
         self.motion = ClipModule(MotionModule(channels, block.stride))
-        self.conv3, self.bn3 = block.conv3, block.bn3
-        self.relu, self.downsample = block.relu, block.downsample
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out))) + self.motion(out)
-        out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
 
 
 def stm(backbone: ResNetBackbone) -> None:

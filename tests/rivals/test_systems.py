@@ -10,8 +10,11 @@ from torch import nn
 import ctlib
 from ctlib import checkpoints, cost, rivals
 from ctlib.deploy import optimize
+from ctlib.kernels import BATCH_NORMS
 from ctlib.models import build_model, model_config, name_of
 from ctlib.rivals import SYSTEMS
+from ctlib.rivals.gsm import GateShift
+from ctlib.rivals.non_local import NonLocal
 from ctlib.rivals.parts import QUARTERS, SHIFT, TemporalConv
 from ctlib.rivals.stm import MotionModule
 from ctlib.rivals.teinet import MotionEnhanced
@@ -24,7 +27,11 @@ def drawn(name, **parts):
     """In double precision and evaluation mode, with batch norms as after training."""
     network = build_model(model_config(f"{name}_quickstart", num_classes=5, **parts), seed=0).double().eval()
     torch.manual_seed(1)
-    for norm in (part for part in network.modules() if isinstance(part, nn.BatchNorm2d)):
+    for part in network.modules():
+        if isinstance(part, (GateShift, NonLocal)):  # which start as if they were not there
+            for parameter in part.parameters():
+                nn.init.normal_(parameter, std=0.1)
+    for norm in (part for part in network.modules() if isinstance(part, BATCH_NORMS)):
         norm.running_mean.normal_(0, 0.1)
         norm.running_var.uniform_(0.5, 1.5)
         nn.init.uniform_(norm.weight, 0.5, 1)
@@ -62,11 +69,16 @@ def test_clips_of_a_batch_do_not_see_each_other(name):
         torch.testing.assert_close(network(clips)[1:2], network(clips[1:2]), **CLOSE)
 
 
-def test_it_tells_a_clip_from_its_reverse(name):
+ORDER_BLIND = {"smallbig", "non_local"}  # a maximum and an attention without positions
+
+
+def test_it_tells_a_clip_from_its_reverse_or_cannot(name):
     network, clips = drawn(name), random_clips(1, 3, 8, 32, 32)
     with torch.no_grad():
         apart = (network(clips) - network(clips.flip(2))).abs().max()
-    assert apart > 1e-6
+        same = (network(clips) - network(clips[:, :, torch.randperm(8)])).abs().max()
+    assert (apart < 1e-12) == (name in ORDER_BLIND) and (apart < 1e-12 or apart > 1e-6)
+    assert (same < 1e-12) == (name == "non_local")  # SmallBigNet sees which frames are neighbours
     assert (drawn("tsn")(clips) - drawn("tsn")(clips.flip(2))).abs().max() < 1e-12
 
 
@@ -102,6 +114,8 @@ COSTS = [
     ("teinet_r50", 400, 16, 256, 86.33, 30.357),
     ("stm_r50", 174, 8, 224, 33.26, 24.036),
     ("stm_r50", 174, 16, 224, 66.51, 24.036),
+    ("smallbig_r101", 400, 32, 256, 545.53, 43.415),  # published: 546
+    ("gsm_r50", 174, 8, 224, 33.32, 23.974),  # not published
 ]
 
 
@@ -194,6 +208,40 @@ def test_a_temporal_convolution_starts_with_a_quarter_from_before_and_a_quarter_
     torch.testing.assert_close(out[:, :2, 1:], clips[:, :2, :2], **CLOSE)
     torch.testing.assert_close(out[:, 2:6], clips[:, 2:6], **CLOSE)
     torch.testing.assert_close(out[:, 6:, :2], clips[:, 6:, 1:], **CLOSE)
+
+
+def test_a_smallbig_non_local_or_gate_shift_network_starts_as_tsn():
+    clips, tsn = random_clips(1, 3, 4, 32, 32), drawn("tsn")
+    for name in ("smallbig", "non_local"):
+        network = build_model(model_config(f"{name}_quickstart", num_classes=5), seed=0).double().eval()
+        state = network.state_dict()
+        state.update(tsn.state_dict())
+        network.load_state_dict(state)
+        torch.testing.assert_close(network(clips), tsn(clips), **CLOSE)
+    features = random_clips(2, 8, 4, 3, 3)
+    halves = GateShift(8).double()(features)  # all stays, and the halves are interleaved
+    assert torch.equal(halves, features[:, [0, 4, 1, 5, 2, 6, 3, 7]])
+
+
+def test_a_gate_shift_moves_what_its_gates_let_through():
+    module, clips = GateShift(4).double().eval(), random_clips(1, 4, 3, 2, 2)
+    nn.init.constant_(module.gate.bias, 20.0)  # tanh is 1: all moves
+    moved = module(clips)[:, [0, 2, 1, 3]]
+    torch.testing.assert_close(moved[:, :2, 1:], clips[:, :2, :2], **CLOSE)
+    torch.testing.assert_close(moved[:, 2:, :2], clips[:, 2:, 1:], **CLOSE)
+    assert moved[:, :2, 0].abs().max() < 1e-12 and moved[:, 2:, 2].abs().max() < 1e-12
+
+
+def test_a_non_local_block_is_attention_over_all_positions_of_the_clip():
+    module, clips = NonLocal(4).double().eval(), random_clips(2, 4, 2, 4, 4)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    pooled = nn.functional.max_pool3d(clips, (1, 2, 2))
+    query, key, value = (
+        part(x).flatten(2).mT for part, x in ((module.theta, clips), (module.phi, pooled), (module.g, pooled))
+    )
+    seen = nn.functional.scaled_dot_product_attention(query, key, value).mT.unflatten(2, (2, 4, 4))
+    torch.testing.assert_close(module(clips), clips + module.bn(module.out(seen)), **CLOSE)
 
 
 def test_motion_features_of_a_static_clip_with_an_identity_kernel_are_zero():
