@@ -1,18 +1,20 @@
 """What only a GPU can show: whether each way of an operation is right there, and how long CT-Net takes beside TSN.
 
-Sections, by worth; one that does not fit into the minutes is named and left out:
+Sections, in the order in which they run; one that is not begun within the minutes is named as left out:
 
     equal      each way of a convolution and of the excitation beside the plain one
-    training   a step of TSN, CT-Net (plain, as chosen, compiled), CT-Net without excitation, C3D and a plain CT-Net
-    inference  TSN and CT-Net, optimized and compiled, on a large batch and on one clip
+    training   a step of TSN, CT-Net (plain, as chosen), CT-Net without excitation, C3D and a plain CT-Net
+    inference  TSN and CT-Net, optimized, on a large batch and on one clip
     roofline   time over the least that the measured rates of products and copies allow
     small      a laptop-scale step, as it is and as a graph
     idle       how long the GPU waits for clips in an epoch that is decoded, and in one from its memory
+    compiled   training and inference of TSN and CT-Net, compiled
     notebook   train.ipynb under papermill
 
     python benchmarks/gpu.py [--minutes 6] [--record gpu.json] [--tiny]
 
-It needs no compiler and no network, and runs from a source tree. `--tiny` takes small shapes, for a try on a CPU.
+It needs no network, and runs from a source tree. What needs a compiler that is not there is left out. `--tiny` takes
+small shapes, for a try on a CPU.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,8 +118,9 @@ def _compared(name: str, way: Callable, plain: Callable, *inputs: torch.Tensor) 
     line = {"name": name}
     try:
         for precision, allowed in ((torch.float32, 1e-4), (torch.bfloat16, 0.03)):
-            found = _values(way, inputs, precision)
-            exact = _values(plain, [x.detach().double().requires_grad_() for x in inputs], None)
+            given = [x.detach().to(precision).requires_grad_() for x in inputs]
+            found = _values(way, given, precision)
+            exact = _values(plain, [x.detach().double().requires_grad_() for x in given], None)
             error = max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True))
             line[str(precision).removeprefix("torch.")] = error
             line["equal"] = line.get("equal", True) and error <= allowed
@@ -135,31 +139,15 @@ def _values(way: Callable, inputs: list[torch.Tensor], precision: torch.dtype | 
 
 
 def training(bench: Bench) -> Iterator[dict]:
-    labels = torch.arange(bench.batch, device=bench.device)
     clips = bench.clips(bench.batch)
-    step = partial(stepping, labels=labels, precision=bench.precision)
-    plainly, networks = {}, {"TSN": bench.network("tsn"), "CT-Net, as chosen": bench.network("ctnet")}
-    networks["CT-Net, no excitation"] = bench.network("ctnet", excitation="none")
-    networks["C3D"] = bench.network("ctnet", module="c3d")
-    plainly["CT-Net, plain ways"] = bench.network("ctnet")
+    step = partial(stepping, labels=torch.arange(bench.batch, device=bench.device), precision=bench.precision)
+    calls = {"TSN": step(bench.network("tsn")), "CT-Net, as chosen": step(bench.network("ctnet"))}
+    calls["CT-Net, plain ways"] = in_plain_ways(step(bench.network("ctnet")))
+    calls["CT-Net, no excitation"] = step(bench.network("ctnet", excitation="none"))
+    calls["C3D"] = step(bench.network("ctnet", module="c3d"))
     if not bench.tiny:
-        plain = PlainCTNet(174, bench.frames)
-        plainly["plain CT-Net"] = plain
-    calls = {name: step(network) for name, network in networks.items()}
-    calls |= {name: in_plain_ways(step(network)) for name, network in plainly.items()}
-    yield from timed(bench, calls, clips, bench.batch, "training")
-    if bench.left() < 90 and not bench.tiny:
-        return
-    compiling = {"TSN": "tsn", "CT-Net": "ctnet"}
-    calls = {}
-    for name, model in compiling.items():
-        network = bench.network(model)
-        compile_blocks(network, "eager" if bench.tiny else "inductor")
-        calls[f"{name}, compiled"] = step(network)
-        began = time.perf_counter()
-        calls[f"{name}, compiled"](clips)
-        yield {"name": f"{name}, compiled", "compile_seconds": round(time.perf_counter() - began, 1)}
-    yield from timed(bench, calls, clips, bench.batch, "training", reference="TSN, compiled")
+        calls["plain CT-Net"] = in_plain_ways(step(PlainCTNet(174, bench.frames)))
+    yield from timed(bench, calls, clips)
 
 
 def in_plain_ways(call: Callable) -> Callable:
@@ -170,26 +158,54 @@ def in_plain_ways(call: Callable) -> Callable:
     return plain
 
 
-def timed(bench: Bench, calls: dict, clips: torch.Tensor, batch: int, what: str, reference="TSN") -> Iterator[dict]:
-    memory = {name: bench.memory(call, clips) for name, call in calls.items()}  # warms up too
+def timed(bench: Bench, calls: dict, clips: torch.Tensor, reference: str = "TSN") -> Iterator[dict]:
+    """One line per call; one that fails is named, and the others are timed."""
+    memory = {}
+    for name, call in list(calls.items()):
+        try:
+            for _ in range(2):  # ways are chosen
+                call(clips)
+            memory[name] = bench.memory(call, clips)
+        except Exception as error:
+            del calls[name]
+            yield {"name": name, "failed": f"{type(error).__name__}: {error}"[:300]}
     references = {name: reference for name in calls if name != reference}
-    lines = summarise(bench.clock.in_turn(calls, clips), batch, references, batch=batch, what=what)
-    yield from (line | {"memory_mb": memory[line["name"]]} for line in lines)
+    for line in summarise(bench.clock.in_turn(calls, clips), len(clips), references, batch=len(clips)):
+        yield line | {"memory_mb": memory[line["name"]]}
+
+
+def ready(bench: Bench) -> dict[str, nn.Module]:
+    """TSN and CT-Net, optimized."""
+    return {
+        name: optimize(bench.network(model)).to(bench.precision)
+        for name, model in (("TSN", "tsn"), ("CT-Net", "ctnet"))
+    }
 
 
 def inference_section(bench: Bench) -> Iterator[dict]:
-    ready = {name: optimize(bench.network(model)) for name, model in (("TSN", "tsn"), ("CT-Net", "ctnet"))}
-    ready = {name: network.to(bench.precision) for name, network in ready.items()}
+    calls = {name: inference(network, bench.precision) for name, network in ready(bench).items()}
+    calls["CT-Net, plain ways"] = in_plain_ways(calls["CT-Net"])
     for batch in (bench.batch, 1):
-        clips = bench.clips(batch)
-        calls = {name: inference(network, bench.precision) for name, network in ready.items()}
-        calls["CT-Net, plain ways"] = in_plain_ways(calls["CT-Net"])
-        yield from timed(bench, calls, clips, batch, "inference")
-        if bench.left() > 60 and not bench.tiny:
-            calls = {
-                f"{name}, compiled": inference(compiled(network), bench.precision) for name, network in ready.items()
-            }
-            yield from timed(bench, calls, clips, batch, "inference", reference="TSN, compiled")
+        yield from timed(bench, dict(calls), bench.clips(batch))
+
+
+def compiled_section(bench: Bench) -> Iterator[dict]:
+    clips = bench.clips(bench.batch)
+    step = partial(stepping, labels=torch.arange(bench.batch, device=bench.device), precision=bench.precision)
+    steps = {}
+    for name, model in (("TSN", "tsn"), ("CT-Net", "ctnet")):
+        network = bench.network(model)
+        steps[name] = step(network)
+        steps[name](clips)  # ways are chosen
+        compile_blocks(network, "eager" if bench.tiny else "inductor")
+        yield {"name": name, "training_compile_seconds": round(bench.clock.once(steps[name], clips), 1)}
+    yield from timed(bench, steps, clips)
+    for batch in (1, bench.batch):
+        if bench.left() < 0:
+            yield {"left_out": f"no time was left for inference at batch {batch}"}
+        elif not bench.tiny:
+            calls = {name: inference(compiled(network), bench.precision) for name, network in ready(bench).items()}
+            yield from timed(bench, calls, bench.clips(batch))
 
 
 def roofline(bench: Bench) -> Iterator[dict]:
@@ -205,7 +221,6 @@ def roofline(bench: Bench) -> Iterator[dict]:
 
 def small(bench: Bench) -> Iterator[dict]:
     """Steps per second of a run at laptop scale: its own trainer on one batch that lies on the device."""
-    lines = {}
     for name in ("ctnet_laptop", "tsn_laptop"):
         for graph in (False, True) if bench.device.type == "cuda" else (False,):
             overrides = f"compute.graph={str(graph).lower()} data.workers=0"
@@ -214,38 +229,30 @@ def small(bench: Bench) -> Iterator[dict]:
                 seconds_of_epoch(trainer, steady)
                 seconds = seconds_of_epoch(trainer, steady)
             line = {"name": name, "graph": graph, "steps_a_second": round(steady.count / seconds, 1)}
-            lines[name, graph] = line
             print(f"  {line}", flush=True)
             yield line
 
 
-class trainer_of:
+@contextmanager
+def trainer_of(bench: Bench, name: str, overrides: str) -> Iterator[Trainer]:
     """A trainer of a small run on the built-in data, for a while."""
-
-    def __init__(self, bench: Bench, name: str, overrides: str):
-        few = "arrow.train_clips=32 arrow.val_clips=2 recipe.batch=8 recipe.epochs=9"
-        few += " data.size=32 model.num_frames=2 arrow.size=32" if bench.tiny else " arrow.train_clips=512"
-        self.overrides, self.name = f"{few} {overrides}", name
-
-    def __enter__(self) -> Trainer:
-        config = run_config("arrow", self.name, "laptop", self.overrides)
-        run = resolve(config)
-        self.folder = tempfile.TemporaryDirectory()
-        self.trainer = Trainer(run, make_accelerator(config.compute, run.precision))
-        self.trainer.open(records.RunFolder(Path(self.folder.name)))
-        self.trainer.save = lambda: None  # a snapshot on disk is no part of what is timed
-        return self.trainer
-
-    def __exit__(self, *_error) -> None:
-        self.trainer.close()
-        self.folder.cleanup()
+    settings = "arrow.train_clips=32 arrow.val_clips=2 recipe.batch=8 recipe.epochs=9"
+    settings += " data.size=32 model.num_frames=2 arrow.size=32" if bench.tiny else " arrow.train_clips=512"
+    config = run_config("arrow", name, "laptop", f"{settings} {overrides}")
+    run = resolve(config)
+    trainer = Trainer(run, make_accelerator(config.compute, run.precision))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            trainer.open(records.RunFolder(Path(folder)))
+            trainer.save = lambda: None  # a snapshot on disk is no part of what is timed
+            yield trainer
+        finally:
+            trainer.close()
 
 
 def idle(bench: Bench) -> Iterator[dict]:
     model = "ctnet_quickstart" if bench.tiny else "ctnet_r50"
-    shape = (
-        "" if bench.tiny else "data.size=224 data.short_side=256 arrow.size=256 arrow.train_clips=256 recipe.batch=32 "
-    )
+    shape = "" if bench.tiny else "data.size=224 arrow.size=256 recipe.batch=8"
     for cache in ("none", "gpu") if bench.device.type == "cuda" else ("none",):
         workers = 0 if cache == "gpu" or bench.tiny else min(8, os.cpu_count() or 1)
         with trainer_of(bench, model, f"{shape} data.workers={workers} data.cache={cache}") as trainer:
@@ -289,35 +296,32 @@ SECTIONS = {
     "equal": equal,
     "training": training,
     "inference": inference_section,
+    "roofline": roofline,
     "small": small,
     "idle": idle,
-    "roofline": roofline,
+    "compiled": compiled_section,
     "notebook": notebook,
 }
 
 
-def measured(name: str, bench: Bench) -> list[dict]:
+def measured(name: str, bench: Bench) -> Iterator[dict]:
     """The lines of a section; where it fails, those before it did, and why."""
-    lines = []
     if bench.left() <= 0:
-        lines.append({"left_out": "no time was left"})
-    else:
-        try:
-            for line in SECTIONS[name](bench):
-                lines.append(line)
-        except Exception as error:  # whatever it is, the other sections are worth having
-            lines.append({"failed": f"{type(error).__name__}: {error}"[:500]})
+        yield {"left_out": "no time was left"}
+        return
+    try:
+        yield from SECTIONS[name](bench)
         if bench.device.type == "cuda":
+            torch.cuda.synchronize()
             torch.cuda.empty_cache()
-    if lines and lines[-1].keys() & {"left_out", "failed"}:
-        print(f"  {lines[-1]}", flush=True)
-    return lines
+    except Exception as error:  # whatever it is, the other sections are worth having
+        yield {"failed": f"{type(error).__name__}: {error}"[:500]}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=6, help="no section is begun after these")
-    parser.add_argument("--record", type=Path, help="write the record to this JSON file, after every section")
+    parser.add_argument("--record", type=Path, help="write the record to this JSON file, line by line")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
     parser.add_argument("--tiny", action="store_true", help="small shapes, for a try")
     options = parser.parse_args(arguments)
@@ -331,10 +335,14 @@ def main(arguments: list[str] | None = None) -> None:
     record["protocol"]["measured"] = f"{bench.rounds} rounds in turn after 2 to warm up; medians and quartiles"
     for name in options.sections:
         print(name, flush=True)
-        record[name] = measured(name, bench)
-        record["kernels"] = kernels.report().splitlines()
-        if options.record:
-            options.record.write_text(json.dumps(record, indent=1) + "\n")
+        record[name] = []
+        for line in measured(name, bench):
+            if line.keys() & {"left_out", "failed"}:
+                print(f"  {line}", flush=True)
+            record[name].append(line)
+            record["kernels"] = kernels.report().splitlines()
+            if options.record:
+                options.record.write_text(json.dumps(record, indent=1) + "\n")
     print(kernels.report())
 
 

@@ -66,9 +66,6 @@ def by_onnx_runtime(model: nn.Module, num_frames: int, size: int, threads: int) 
     return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
 
 
-# ---------------------------------------------------------------- times
-
-
 # ---------------------------------------------------------------- the sections
 
 

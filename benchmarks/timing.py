@@ -1,5 +1,6 @@
 """What the benchmarks share: calls timed in turn, their summary, and the roofline of a network."""
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ctlib import cost
-from ctlib.kernels import BATCH_NORMS
+from ctlib.kernels import BATCH_NORMS, choice
 
 Call = Callable[[torch.Tensor], object]
 
@@ -159,9 +160,10 @@ def rates(clock: Clock, precision: torch.dtype, side: int, batch: int) -> Rates:
 def over_roofline(seconds: float, network: nn.Module, call: Call, clips: torch.Tensor, least: Rates) -> dict:
     """Time over the least that the rates allow for the operations and bytes of a call of a network."""
     batch, _, frames, size, _ = clips.shape
-    with Traffic() as traffic:
+    with Traffic() as traffic, choice.using("plain"):  # it does not see what Triton launches
         call(clips)
-    operations = 2e9 * batch * cost.count(network, frames, size).gflops  # a product and a sum are two
+    # A product and a sum are two operations.
+    operations = 2e9 * batch * cost.count(copy.deepcopy(network).float(), frames, size).gflops
     rate = max(least.products.values())
     floor = max(operations / rate, traffic.bytes / least.copy)
     return {

@@ -98,8 +98,8 @@ def _optimized(model: VideoClassifier) -> VideoClassifier:
 def compiled(model: VideoClassifier) -> nn.Module:
     """`optimize`, then `torch.compile` with constant weights; the first call compiles.
 
-    That takes about a minute. The first change of N, of the size or of T costs one more compilation each. It needs
-    a C++ compiler (on a GPU, Triton).
+    That takes about a minute. The first change of N, of the size or of T costs one more compilation each. On a GPU
+    every change does. It needs a C++ compiler (on a GPU, Triton).
 
     Raises:
         TypeError: not a network of this package.
@@ -120,7 +120,7 @@ class Compiled(nn.Module):
         super().__init__()
         self.network = network
         self.module, self.graphed = torch.compile(network), torch.compile(network, mode="reduce-overhead")
-        self.met = set()  # shapes for which the ways of operations are chosen, which a compiler cannot do
+        self.met = set()  # shapes for which ways of operations were chosen; a compiler takes what was chosen before
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         from torch._inductor import config  # here, because it takes seconds to import
@@ -128,7 +128,8 @@ class Compiled(nn.Module):
         # Public options of torch.compile apply too late for `freezing`: weights have become inputs by then.
         with torch.no_grad(), config.patch(freezing=True):
             if choice.applies(clips) and clips.shape not in self.met:
-                self.network(clips)
+                for _ in range(2):  # at the second call they are
+                    self.network(clips)
                 self.met.add(clips.shape)
             if not clips.is_cuda or len(clips) > self.SMALL:
                 return self.module(clips)

@@ -43,7 +43,8 @@ def test_all_sections_of_the_gpu_script_measure_and_record(gpu, tmp_path):
     assert not any("failed" in line or "left_out" in line for name in gpu.SECTIONS for line in record[name])
     assert all(line["equal"] for line in record["equal"]) and len(record["equal"]) == 20
     ratios = {line["name"]: line["ratio"] for line in record["training"] if "ratio" in line}
-    assert {"CT-Net, as chosen", "CT-Net, plain ways", "CT-Net, compiled", "C3D"} <= ratios.keys()
+    assert {"CT-Net, as chosen", "CT-Net, plain ways", "CT-Net, no excitation", "C3D"} <= ratios.keys()
+    assert [line["name"] for line in record["compiled"] if "ratio" in line] == ["CT-Net"]
     assert 0 <= record["idle"][0]["idle_percent"] < 100
     assert [line["graph"] for line in record["small"]] == [False, False]
     assert record["notebook"][0]["model"] == "ctnet_quickstart"

@@ -127,6 +127,7 @@ class ClipDataset(Dataset):
         return video.read_frames(source, choose, listed, self.decoder)
 
 
+LARGE = 4  # times the pixels that are needed: larger frames are resized before they travel
 RAW_ON = {"cuda"}  # types of devices to which frames travel as bytes, and are made views there
 
 
@@ -153,10 +154,15 @@ class RawDataset(ClipDataset):
     def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, bool, int]:
         frames = self._read(index, lambda length: self.sampling.train(length, self.num_frames, rng))
         (top, left, height, width), flip, label = self._augmentation(index, *frames.shape[1:3], rng)
-        return _channels_first(frames[:, top : top + height, left : left + width]), flip, label
+        part = frames[:, top : top + height, left : left + width]
+        resized = transforms.resized(part, [self.size] * 2) if height * width > LARGE * self.size**2 else part
+        return _channels_first(resized), flip, label
 
     def _test_item(self, index: int) -> tuple[torch.Tensor, bool, int]:
-        return _channels_first(self._read(index, self._test_indices)), False, self.samples[index].label
+        frames = self._read(index, self._test_indices)
+        if min(frames.shape[1:3]) ** 2 > LARGE * self.short_side**2:
+            frames = transforms.resized(frames, [self.short_side])
+        return _channels_first(frames), False, self.samples[index].label
 
     def _skipped(self) -> tuple[torch.Tensor, bool, int]:
         frames = self.num_frames * (1 if self.train else self.clips)

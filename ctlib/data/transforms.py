@@ -49,6 +49,11 @@ def train_view(frames: np.ndarray, size: int, box: Box, flip: bool) -> torch.Ten
     return _normalised((tv.horizontal_flip(clip) if flip else clip).transpose(0, 1))
 
 
+def resized(frames: np.ndarray, size: list[int]) -> np.ndarray:
+    """(T, H, W, 3) uint8 -> the same, with this shorter side, or this height and width."""
+    return tv.resize(_channels_first(frames), size, antialias=True).permute(0, 2, 3, 1).numpy()
+
+
 def test_short_side(size: int) -> int:
     """The shorter side, in pixels, of a test frame before a crop of `size`: 256 for 224, else the size."""
     return 256 if size == 224 else size

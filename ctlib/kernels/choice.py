@@ -28,6 +28,9 @@ class Choice:
 
 _choices: dict[str, Choice] = {}  # by operation, shapes, precision and whether gradients are asked for
 _used: set[str] = set()  # of these, since `begin_record`
+_met: set[str] = set()  # shapes without gradients that came once
+_tried: set[str] = set()  # choices of a record that run here
+GAIN = 0.97  # of the plain way's time: what another way takes at most
 _mode = "auto"
 
 
@@ -81,14 +84,16 @@ def recorded() -> dict[str, str]:
 
 def forget() -> None:
     """Time everything again."""
-    _choices.clear()
-    _used.clear()
+    for known in (_choices, _used, _met, _tried):
+        known.clear()
 
 
 def fastest(operation: str, ways: Mapping[str, Way], *inputs: torch.Tensor) -> str:
     """The name of the fastest way for inputs of these shapes; the first way is the plain one.
 
-    While a graph is compiled or captured nothing can be timed: then it is what was chosen before, or the plain way.
+    Without gradients the plain way is taken when a shape is met first, and ways are timed when it comes again: the
+    last batch of a list has a size of its own. While a graph is compiled or captured nothing can be timed. Then it is
+    what was chosen before, or the plain way.
 
     Args:
         operation: its name.
@@ -98,38 +103,57 @@ def fastest(operation: str, ways: Mapping[str, Way], *inputs: torch.Tensor) -> s
     backward = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     key = _key(operation, inputs, backward)
     plain = next(iter(ways))
-    if torch.compiler.is_compiling() or (inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()):
-        way = _kept(key)
-    else:
-        if key not in _choices:
-            _choices[key] = _timed(ways, inputs, backward)
-        _used.add(key)
-        way = _choices[key].way
+    fixed = torch.compiler.is_compiling() or (inputs[0].is_cuda and torch.cuda.is_current_stream_capturing())
+    if not fixed and not (key in _choices and (_choices[key].milliseconds or _runs(ways, key, inputs, backward))):
+        if not backward and key not in _met:
+            _met.add(key)
+            return plain
+        _choices[key] = _timed(ways, inputs, backward)
+    way = _chosen(key)
     return way if way in ways else plain
 
 
 @torch.compiler.assume_constant_result
-def _kept(key: str) -> str:
-    return _choices[key].way if key in _choices else ""
+def _chosen(key: str) -> str:
+    if key not in _choices:
+        return ""
+    _used.add(key)
+    return _choices[key].way
 
 
 def _key(operation: str, inputs: tuple[torch.Tensor, ...], backward: bool) -> str:
-    shapes = " by ".join("x".join(str(extent) for extent in x.shape) for x in inputs)
+    shapes = " by ".join("x".join(str(int(extent)) for extent in x.shape) for x in inputs)
     device = inputs[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
     return f"{operation} {shapes}, {str(dtype).removeprefix('torch.')}, {'training' if backward else 'inference'}"
 
 
+def _runs(ways: Mapping[str, Way], key: str, inputs: tuple[torch.Tensor, ...], backward: bool) -> bool:
+    """Whether a way that a record asks for can be had here, which is tried once."""
+    choice = _choices[key]
+    if choice.way in ways and key not in _tried:
+        try:
+            _milliseconds(ways[choice.way], inputs, backward, rounds=0)
+        except Exception:  # as in `_timed`
+            return False
+        _tried.add(key)
+    return choice.way in ways
+
+
 def _timed(ways: Mapping[str, Way], inputs: tuple[torch.Tensor, ...], backward: bool) -> Choice:
     milliseconds, failed = {}, {}
+    plain = next(iter(ways))
     for name, way in ways.items():
         try:
             milliseconds[name] = _milliseconds(way, inputs, backward)
         except Exception as error:  # no compiler, no Triton, no memory: whatever keeps it from running here
-            if not milliseconds:
-                raise  # the plain one
+            if name == plain:
+                raise
             failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    return Choice(min(milliseconds, key=milliseconds.get), milliseconds, failed)
+    best = min(milliseconds, key=milliseconds.get)
+    if milliseconds[best] > GAIN * milliseconds[plain]:  # noise must not decide
+        best = plain
+    return Choice(best, milliseconds, failed)
 
 
 def _milliseconds(way: Way, inputs: tuple[torch.Tensor, ...], backward: bool, rounds: int = 5, calls: int = 3) -> float:
@@ -141,15 +165,21 @@ def _milliseconds(way: Way, inputs: tuple[torch.Tensor, ...], backward: bool, ro
             torch.autograd.grad(out, [x for x in copies if x.requires_grad], torch.ones_like(out))
 
     times = []
-    for number in range(rounds + 1):  # the first warms up: it compiles, and cuDNN looks for an algorithm
-        _wait(inputs[0])
-        began = time.perf_counter()
-        for _ in range(calls):  # one after another without waiting, as in a network
-            call()
-        _wait(inputs[0])
-        if number:
-            times.append(1000 * (time.perf_counter() - began) / calls)
-    return statistics.median(times)
+    with kept_by_autograd():
+        for number in range(rounds + 1):  # the first warms up
+            _wait(inputs[0])
+            began = time.perf_counter()
+            for _ in range(calls):  # one after another without waiting, as in a network
+                call()
+            _wait(inputs[0])
+            if number:
+                times.append(1000 * (time.perf_counter() - began) / calls)
+    return statistics.median(times) if times else 0.0
+
+
+def kept_by_autograd():
+    """Inside, what is computed is kept for its backward pass, even where activations are to be computed again."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _wait(x: torch.Tensor) -> None:

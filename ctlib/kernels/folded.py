@@ -3,8 +3,6 @@
 All take and return clips (N, C, T, H, W). Their plain versions are the modules of `ct_module` and `excitation`.
 """
 
-from functools import partial
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -42,18 +40,25 @@ class FrozenConv2d(nn.Conv2d):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.merged = {}  # weights, by how many groups were merged
+        self.kept: dict[tuple, torch.Tensor] = {}  # merged weights
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        merge = fastest_merge(partial(F.conv2d, padding=self.padding), x, self.weight, self.groups)
+        merge = fastest_merge(self._convolved, x, self.weight, self.groups)
         if merge == 1:
             return super().forward(x)
-        weight = self.merged.get(merge)
-        if weight is None:
-            weight = merged(self.weight, self.groups, merge)
-            if not torch.compiler.is_compiling():  # a compiler keeps constants itself
-                self.merged[merge] = weight
-        return F.conv2d(x, weight, self.bias, padding=self.padding, groups=self.groups // merge)
+        return self._convolved(x, self._merged(merge), self.groups // merge, self.bias)
+
+    def _convolved(self, x: torch.Tensor, weight: torch.Tensor, groups: int, bias=None) -> torch.Tensor:
+        return F.conv2d(x, weight, bias, padding=self.padding, groups=groups)
+
+    def _merged(self, merge: int) -> torch.Tensor:
+        if torch.compiler.is_compiling():  # so that it is a constant of the compiled network
+            return merged(self.weight, self.groups, merge)
+        key = merge, self.weight.dtype, self.weight.device, self.weight._version  # a change makes it anew
+        if key not in self.kept:
+            with torch.inference_mode(False), torch.no_grad():
+                self.kept = {key: merged(self.weight, self.groups, merge)}
+        return self.kept[key]
 
 
 def as_conv2d(weight: torch.Tensor, bias: torch.Tensor | None, groups: int) -> FrozenConv2d:

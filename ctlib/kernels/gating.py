@@ -25,8 +25,8 @@ def excite(spatial: torch.Tensor, temporal: torch.Tensor, gates: Gates) -> torch
     if torch.compiler.is_compiling():  # a compiler joins passes itself
         return excite_plain(spatial, temporal, gates)
     if choice.applies(spatial):
-        small = tuple(Gate(torch.sigmoid) for _ in gates)  # batch norms of the gates must not see what is timed
-        ways = {name: partial(way, gates=small) for name, way in _ways().items()}
+        sigmoids = tuple(Gate(torch.sigmoid) for _ in gates)  # batch norms of the gates must not see what is timed
+        ways = {name: partial(way, gates=sigmoids) for name, way in _ways().items()}
         return _ways()[choice.fastest("excitation", ways, spatial, temporal)](spatial, temporal, gates=gates)
     if torch.is_grad_enabled():
         return excite_plain(spatial, temporal, gates)
@@ -41,7 +41,11 @@ def _ways() -> dict[str, Callable[..., torch.Tensor]]:
     compiled = Passes(*(torch.compile(one, dynamic=True) for one in PYTORCH))
     ways = {"plain": excite_plain, "compiled": partial(excite_in_passes, passes=compiled)}
     if find_spec("triton") is not None:
-        from ctlib.kernels.passes_triton import TRITON
-
-        ways["triton"] = partial(excite_in_passes, passes=TRITON)
+        ways["triton"] = _excite_in_triton
     return ways
+
+
+def _excite_in_triton(spatial: torch.Tensor, temporal: torch.Tensor, gates: Gates) -> torch.Tensor:
+    from ctlib.kernels.passes_triton import TRITON  # its import may fail, as a way may
+
+    return excite_in_passes(spatial, temporal, gates, TRITON)

@@ -1,6 +1,7 @@
 """A step of training as one CUDA graph: a small network's step is bound by launching its operations, one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -33,18 +34,25 @@ class StepGraph:
         return self.output.clone()
 
     def _capture(self, inputs: tuple[torch.Tensor, ...]) -> None:
-        self.inputs = [x.clone() for x in inputs]
-        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        for parameter in learned:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        kept = [*self.model.buffers(), *(parameter.grad for parameter in learned)]
-        before = [tensor.clone() for tensor in kept]
-        devices = {x.device for x in self.inputs if x.is_cuda}
-        with torch.random.fork_rng(devices):  # dropout of the first step is that of a step that is not captured
-            self.replay, self.output = capture(lambda: self.step(*self.inputs))
-        for tensor, value in zip(kept, before, strict=True):
-            tensor.copy_(value)
+        own = [x.clone() for x in inputs]
+        with untouched(self.model):
+            self.replay, self.output = capture(lambda: self.step(*own))
+        self.inputs = own
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Afterwards buffers, gradients and random numbers are as before; gradients that were None are zeros."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    kept = [*model.buffers(), *(parameter.grad for parameter in learned)]
+    before = [tensor.clone() for tensor in kept]
+    with torch.random.fork_rng({parameter.device for parameter in learned if parameter.is_cuda}):
+        yield
+    for tensor, value in zip(kept, before, strict=True):
+        tensor.copy_(value)
 
 
 def capture(function: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
@@ -56,6 +64,7 @@ def capture(function: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], t
             function()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # A loader's thread pins memory meanwhile, which "global", the default, would take for a part of the capture.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         output = function()
     return graph.replay, output

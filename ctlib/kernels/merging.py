@@ -5,7 +5,6 @@ more, and libraries take small groups one by one.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -25,7 +24,10 @@ def merged(weight: torch.Tensor, groups: int, merge: int) -> torch.Tensor:
     apart = weight.unflatten(0, (groups // merge, merge, -1))  # (blocks, merge, C_out / groups, C_k, ...)
     which = torch.eye(merge, dtype=weight.dtype, device=weight.device)
     which = which.view(merge, 1, merge, *[1] * (weight.ndim - 1))
-    return (apart.unsqueeze(3) * which).flatten(3, 4).flatten(0, 2)
+    whole = (apart.unsqueeze(3) * which).flatten(3, 4).flatten(0, 2)
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        return whole.contiguous(memory_format=torch.channels_last)
+    return whole
 
 
 def merges(channels: int, groups: int) -> dict[str, int]:
@@ -43,9 +45,21 @@ def fastest_merge(convolve: Convolve, x: torch.Tensor, weight: torch.Tensor, gro
     if groups == 1 or not choice.applies(x):
         return 1
     options = merges(x.shape[1], groups)
-
-    def convolve_merged(x: torch.Tensor, weight: torch.Tensor, merge: int) -> torch.Tensor:
-        return convolve(x, merged(weight, groups, merge), groups // merge) if merge > 1 else convolve(x, weight, groups)
-
-    ways = {name: partial(convolve_merged, merge=merge) for name, merge in options.items()}
+    learned = torch.is_grad_enabled() and weight.requires_grad
+    ways = {name: _Merging(convolve, groups, merge, learned) for name, merge in options.items()}
     return options[choice.fastest("convolution", ways, x, weight)]
+
+
+class _Merging:
+    """A convolution whose groups are merged; weights that are not learned are merged once, as in `FrozenConv2d`."""
+
+    def __init__(self, convolve: Convolve, groups: int, merge: int, learned: bool):
+        self.convolve, self.groups, self.merge, self.learned = convolve, groups, merge, learned
+        self.weight: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if self.merge == 1:
+            return self.convolve(x, weight, self.groups)
+        if self.learned or self.weight is None:
+            self.weight = merged(weight, self.groups, self.merge)
+        return self.convolve(x, self.weight, self.groups // self.merge)

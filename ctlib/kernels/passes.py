@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from ctlib.kernels.choice import kept_by_autograd
+
 
 class Gate(NamedTuple):
     """Averaged features -> their gate, in (0, 1), of the same shape; and the parameters that it is made with."""
@@ -23,7 +25,7 @@ Gates = tuple[Gate, Gate, Gate]  # of the spatial map (N, C, 1, H, W), of the fr
 
 
 class Passes(NamedTuple):
-    """The passes over features, each of which reads and writes every value once."""
+    """The passes over features, each of which reads every value once."""
 
     averages: Callable  # of both branches: over frames, and over each frame
     gated_average: Callable  # of the gated spatial branch over each frame
@@ -70,8 +72,9 @@ class _Excite(torch.autograd.Function):
         gated_sum, temporal_sum = ctx.passes.sums(gradient, spatial, temporal, map_gate)
         mean_gradient, channel_parameters = of_channels.backward(gated_sum + frame_gate * temporal_sum)
         each = mean_gradient / pixels  # what reaches every value of the sum through the channel gate
-        map_gradient, map_parameters = of_map.backward(ctx.passes.map_gradient(gradient, spatial, channel_gate, each))
+        # Gates in the order of the plain way: with batch norms over several processes, all must wait for the same one.
         frame_gradient, frame_parameters = of_frames.backward(channel_gate * temporal_sum + mean_gradient * frame_mean)
+        map_gradient, map_parameters = of_map.backward(ctx.passes.map_gradient(gradient, spatial, channel_gate, each))
         branches = ctx.passes.branch_gradients(
             gradient, spatial, temporal, map_gate, frame_gate, channel_gate, each,
             map_gradient / frames, frame_gradient / pixels,
@@ -85,7 +88,8 @@ class _Inner:
     def __init__(self, gate: Gate, mean: torch.Tensor):
         self.parameters = [parameter for parameter in gate.parameters if parameter.requires_grad]
         self.wanted = [parameter.requires_grad for parameter in gate.parameters]
-        with torch.enable_grad():
+        # Kept, even where activations are computed again: each gate's backward pass would compute its block anew.
+        with torch.enable_grad(), kept_by_autograd():
             self.mean = mean.detach().requires_grad_()
             self.output = gate.of(self.mean)
 

@@ -21,7 +21,8 @@ def _value(pointer, inside, SUM: tl.constexpr):
 
 @triton.jit
 def _positive(pointer, inside, SUM: tl.constexpr):
-    return tl.maximum(_value(pointer, inside, SUM), 0)
+    value = _value(pointer, inside, SUM)
+    return tl.where(value < 0, 0, value)  # as ReLU, which keeps NaN
 
 
 @triton.jit

@@ -15,9 +15,10 @@ def recomputed(block: nn.Module, x: torch.Tensor, before: Callable[[], None]) ->
     when the block is about to be computed again.
     """
     if torch.compiler.is_compiling():  # the compiler plans what is recomputed, and leaves updates out of it
-        return checkpoint(block, x, use_reentrant=False)
+        return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
     contexts = nullcontext(), _Again(block, before)
-    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts)
+    # Blocks draw no random numbers, and a CUDA graph could not read the generator's state.
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
 
 
 class _Again:

@@ -5,6 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -168,6 +169,9 @@ def evaluate(
     network = accelerator.unwrap_model(model)
     batch = loader.batch_sampler.batch_size
     parts = []
+    # Blocks are compiled for training only.
+    compiled = getattr(network, "blocks_are_compiled", False)
+    stance = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     was_training = network.training
     network.eval()
     try:
@@ -177,7 +181,7 @@ def evaluate(
             views = views_of(views)
             views, labels = views[: max(0, len(samples) - first)], labels[: max(0, len(samples) - first)]
             if len(labels):
-                with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # compiled for training only
+                with accelerator.autocast(), stance:
                     scores = network(views.flatten(0, 1)).float().unflatten(0, (len(labels), -1)).mean(1)
                 # Labels as numbers: a tensor that a worker made holds a file open for as long as it lives.
                 parts.append((first, scores.cpu(), labels.tolist()))

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ctlib import cost
 from ctlib.data.clips import train_loader, travels_raw
+from ctlib.kernels import choice
 from ctlib.training.run import Run, make_accelerator
 from ctlib.training.trainer import make_network
 
@@ -124,7 +125,8 @@ def time_step(model: torch.nn.Module, run: Run) -> tuple[float, float | None]:
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), choice.using(run.config.compute.kernels):
         if device.type == "cpu":
             clips = min(2, run.micro_batch)  # not one: some batch norms cannot have a variance then
             took = _step(model, optimizer, run, clips)
@@ -132,9 +134,9 @@ def time_step(model: torch.nn.Module, run: Run) -> tuple[float, float | None]:
                 clips = min(_CPU_CLIPS, run.micro_batch)
                 took = _step(model, optimizer, run, clips)
             return took / clips, None
-        torch.cuda.reset_peak_memory_stats(device)
         try:
-            _step(model, optimizer, run, run.micro_batch)  # the first one is slower
+            _step(model, optimizer, run, run.micro_batch)  # the first one is slower, and ways are timed in it
+            torch.cuda.reset_peak_memory_stats(device)
             took = _step(model, optimizer, run, run.micro_batch)
         except torch.cuda.OutOfMemoryError:
             raise ValueError(

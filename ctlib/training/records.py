@@ -113,7 +113,7 @@ class RunFolder:
             ValueError: less space is free; both numbers are named.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        there = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        there = sum(path.stat().st_size for path in (self.checkpoint, *self.snapshots.glob("*.pt")) if path.is_file())
         needed, free = 7 * weights - there, shutil.disk_usage(self.path).free
         if needed > free:
             raise ValueError(
@@ -222,7 +222,7 @@ def differences(record: dict, wanted: Run | RunConfig) -> list[str]:
 
 def config_digest(asked: dict) -> str:
     """12 hex digits of what was asked of a run, except what changes its result by no more than rounding."""
-    compared = {name: value for name, value in _flat(asked) if name not in _NOT_COMPARED}
+    compared = {name: value for name, value in _flat(asked) if name not in _NOT_COMPARED - {"start"}}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -23,7 +23,7 @@ from ctlib.data import cache
 from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader, travels_raw
 from ctlib.data.transforms import views_of
 from ctlib.kernels import BATCH_NORMS, choice
-from ctlib.kernels.graph import StepGraph
+from ctlib.kernels.graph import StepGraph, untouched
 from ctlib.models import (
     VideoClassifier,
     build_model,
@@ -74,8 +74,6 @@ class Trainer:
             prepared = accelerator.prepare(model, optimizer, trainset, testset)
         self.model, self.optimizer, self.trainset, self.testset = prepared
         self.network = accelerator.unwrap_model(self.model)
-        if self.config.compute.compile != "none":
-            compile_blocks(self.network, self.config.compute.compile)
         self.statistics = RunningStatistics(self.network, run.micro_batches_per_step, accelerator)
         self.pass_both_ways = self._pass_both_ways
         if self.config.compute.graph:
@@ -112,6 +110,8 @@ class Trainer:
         provenance = records.provenance(self.accelerator.device)
         session = {"epoch": self.epoch, "step": self.step, "processes": self.run.processes}
         self.sessions.append({**session, **{part: provenance[part] for part in ("commit", "versions", "hardware")}})
+        if self.config.compute.compile != "none":
+            self._compile()
         if self.config.compute.tensorboard:
             tracker = {"tensorboard": {"purge_step": self.steps_done}}
             self.accelerator.init_trackers("tensorboard", init_kwargs=tracker)
@@ -119,6 +119,16 @@ class Trainer:
             folder.check_room(sum(value.nbytes for value in self.network.state_dict().values()))
             folder.start(self.run)
             folder.write_history(self.history)
+
+    def _compile(self) -> None:
+        run, device = self.run, self.accelerator.device
+        noise = torch.randn(run.micro_batch, 3, run.model.num_frames, run.config.data.size, run.config.data.size)
+        noise = noise.to(device)
+        if choice.applies(noise):  # a compiler takes the ways of operations that were chosen before
+            with untouched(self.network):
+                self._pass_both_ways(noise, torch.zeros(len(noise), dtype=torch.long, device=device))
+        torch.compiler.reset()  # a compiler keeps a limited number of graphs per function
+        compile_blocks(self.network, self.config.compute.compile)
 
     def save(self) -> None:
         """Write a snapshot. The state is the same in every process, so the first one writes."""

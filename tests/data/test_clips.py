@@ -151,7 +151,7 @@ def test_an_unreadable_video_is_skipped_by_name_when_asked(train_samples, tmp_pa
 
 def several_sizes(folder):
     rng = np.random.default_rng(0)
-    shapes = [(24, 32), (40, 26), (32, 32), (24, 32), (50, 30), (28, 60)]
+    shapes = [(24, 32), (40, 26), (32, 32), (24, 32), (150, 200), (28, 60)]  # one so large that it is resized first
     for index, shape in enumerate(shapes):
         encoding.write_frames(folder / f"{index}.mp4", rng.integers(0, 255, (9, *shape, 3), dtype=np.uint8))
     return Samples([(f"{index}.mp4", 0, None) for index in range(len(shapes))], ("a",), folder)
@@ -170,6 +170,7 @@ def test_raw_batches_become_the_same_views_within_1_of_255(tmp_path, workers, pi
         count = 0
         for (one, labels), (two, others) in zip(raw, plain, strict=True):
             assert one.frames.dtype == torch.uint8 and torch.equal(labels, others)
+            assert max(one.frames.shape[3:]) <= 64
             if pinned:  # makes lists of tuples
                 one = one._replace(sides=[list(of) for of in one.sides], flips=list(one.flips))
             views = transforms.views_of(one)

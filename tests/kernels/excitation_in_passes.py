@@ -36,6 +36,15 @@ def same_in_double_precision(passes: Passes) -> None:
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
+def nan_stays_nan(passes: Passes) -> None:
+    spatial, temporal = features(1, 16, 2, 3, 3), features(1, 16, 2, 3, 3)
+    with torch.no_grad():
+        spatial[0, 0, 0, 0, 0] = float("nan")
+        assert (
+            excite_in_passes(spatial, temporal, TensorExcitation(16, 8).double().eval().gates(), passes).isnan().any()
+        )
+
+
 def as_close_in_half_precision(passes: Passes) -> None:
     """Under autocast the error is at most 1.5 times that of the plain way, plus 0.005 of the exact result's norm."""
     torch.manual_seed(0)
@@ -46,7 +55,7 @@ def as_close_in_half_precision(passes: Passes) -> None:
     half = *(x.detach().bfloat16().requires_grad_() for x in exact[:2]), single, exact[3].bfloat16()
 
     def in_half(way, *given):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(given[0].device.type, torch.bfloat16):
             return way(*given)
 
     wanted, plain = excited(excite_plain, *exact), excited(partial(in_half, excite_plain), *half)
@@ -61,4 +70,5 @@ if __name__ == "__main__":
 
     same_in_double_precision(TRITON)
     as_close_in_half_precision(TRITON)
+    nan_stays_nan(TRITON)
     print("equal")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -14,14 +15,20 @@ from ctlib.deploy import optimize
 from ctlib.excitation import TensorExcitation
 from ctlib.kernels import choice, gating, merging, operations
 from ctlib.kernels.passes import PYTORCH, Passes, excite_in_passes
-from ctlib.models import build_model, model_config
-from tests.kernels.excitation_in_passes import as_close_in_half_precision, features, same_in_double_precision
+from ctlib.models import build_model, model_config, recompute_blocks
+from tests.kernels.excitation_in_passes import (
+    as_close_in_half_precision,
+    features,
+    nan_stays_nan,
+    same_in_double_precision,
+)
 
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch):
     monkeypatch.setattr(choice, "_choices", {})
-    monkeypatch.setattr(choice, "_used", set())
+    for name in ("_used", "_met", "_tried"):
+        monkeypatch.setattr(choice, name, set())
 
 
 @pytest.fixture
@@ -46,12 +53,12 @@ def test_merged_groups_convolve_as_before_and_have_the_same_gradients(kernel, si
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("check", [same_in_double_precision, as_close_in_half_precision])
+@pytest.mark.parametrize("check", [same_in_double_precision, as_close_in_half_precision, nan_stays_nan])
 def test_excitation_in_six_passes_is_the_plain_one_with_its_gradients(check):
     check(PYTORCH)
 
 
-def test_so_it_is_in_triton():
+def test_excitation_in_triton_is_the_plain_one_with_its_gradients():
     """Through its interpreter, which must be asked for before Triton is imported."""
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "tests.kernels.excitation_in_passes"]
@@ -77,8 +84,11 @@ def test_on_a_cpu_nothing_is_timed():
 
 def test_every_shape_is_timed_once_and_the_fastest_way_is_taken(on_this_device, monkeypatch):
     timed = []
-    monkeypatch.setattr(choice, "_milliseconds", lambda way, inputs, backward: timed.append(way) or -len(timed))
+    monkeypatch.setattr(
+        choice, "_milliseconds", lambda way, inputs, backward, rounds=5: timed.append(way) or 9 / len(timed)
+    )
     x, weight = torch.randn(1, 64, 2, 4, 4), torch.randn(64, 8, 1, 3, 3)
+    assert merging.fastest_merge(operations._convolve, x, weight, 8) == 1 and not timed  # without gradients, at first
     for _ in range(2):
         assert merging.fastest_merge(operations._convolve, x, weight, 8) == 8  # the last one timed
     assert len(timed) == 4
@@ -86,10 +96,10 @@ def test_every_shape_is_timed_once_and_the_fastest_way_is_taken(on_this_device, 
     assert len(timed) == 8
     keys = ["convolution 1x64x2x4x4 by 64x8x1x3x3, float32, " + what for what in ("inference", "training")]
     assert choice.recorded() == dict.fromkeys(keys, "dense")
-    assert f"{keys[0]}: dense (groups -1.000 ms, " in kernels.report()
+    assert f"{keys[0]}: dense (groups 9.000 ms, " in kernels.report()
     choice.begin_record({keys[0]: "groups"})
     assert choice.recorded() == {}
-    assert merging.fastest_merge(operations._convolve, x, weight.detach(), 8) == 1 and len(timed) == 8
+    assert merging.fastest_merge(operations._convolve, x, weight.detach(), 8) == 1 and len(timed) == 9  # tried once
     assert choice.recorded() == {keys[0]: "groups"}
 
 
@@ -97,10 +107,21 @@ def test_a_way_that_fails_is_left_out_and_named_and_the_plain_one_is_not(on_this
     def fails(x):
         raise RuntimeError("no compiler")
 
-    assert choice.fastest("double", {"plain": lambda x: 2 * x, "fast": fails}, torch.ones(3)) == "plain"
+    for _ in range(2):
+        assert choice.fastest("double", {"plain": lambda x: 2 * x, "fast": fails}, torch.ones(3)) == "plain"
     assert "fast failed: RuntimeError: no compiler" in kernels.report()
     with pytest.raises(RuntimeError, match="no compiler"):
-        choice.fastest("other", {"plain": fails, "fast": lambda x: x}, torch.ones(3))
+        choice.fastest("other", {"plain": fails, "fast": lambda x: x}, torch.ones(3, requires_grad=True))
+
+
+def test_a_way_of_a_record_that_cannot_be_had_here_is_chosen_anew(on_this_device):
+    def fails(x):
+        raise RuntimeError("no compiler")
+
+    x = torch.ones(3, requires_grad=True)
+    choice.begin_record({"double 3, float32, training": "fast"})
+    assert choice.fastest("double", {"plain": lambda x: 2 * x, "fast": fails}, x) == "plain"
+    assert choice.recorded() == {"double 3, float32, training": "plain"}
 
 
 def test_one_setting_takes_the_plain_way_everywhere(on_this_device):
@@ -112,10 +133,14 @@ def test_one_setting_takes_the_plain_way_everywhere(on_this_device):
 
 
 @pytest.fixture
-def always_the_last(monkeypatch):
-    """Of the ways that run here: all groups merged, and excitation in passes of PyTorch."""
-    ways = {"plain": gating.excite_plain, "passes": lambda *x, gates: excite_in_passes(*x, gates, PYTORCH)}
+def ways_that_run_here(monkeypatch):
+    ways = {"plain": gating.excite_plain, "passes": partial(excite_in_passes, passes=PYTORCH)}
     monkeypatch.setattr(gating, "_ways", lambda: ways)
+
+
+@pytest.fixture
+def always_the_last(ways_that_run_here, monkeypatch):
+    """All groups merged, and excitation in passes of PyTorch."""
     monkeypatch.setattr(choice, "_timed", lambda ways, inputs, backward: choice.Choice(list(ways)[-1]))
 
 
@@ -130,6 +155,7 @@ def test_a_network_in_chosen_ways_scores_and_learns_as_before(on_this_device, al
             scores.square().sum().backward()
             ready = optimize(model.eval())
             with torch.no_grad():
+                ready(clips)
                 results[mode] = [scores, model(clips), ready(clips), ready(clips)]
             results[mode] += [parameter.grad.clone() for parameter in model.parameters()]
             model.load_state_dict(build_model(model.config, seed=0).double().state_dict())
@@ -140,6 +166,35 @@ def test_a_network_in_chosen_ways_scores_and_learns_as_before(on_this_device, al
         torch.testing.assert_close(auto, plain, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_ways_are_timed_within_a_network_that_learns_and_one_that_is_optimized(
+    on_this_device, ways_that_run_here, monkeypatch, recompute
+):
+    monkeypatch.setattr(choice, "GAIN", 9.0)  # so that other ways than the plain one are taken too
+    config = model_config("ctnet_quickstart", num_classes=5, num_frames=2, dropout=0.0, blocks=((1,), (), (), (1,)))
+    clips = torch.randn(2, 3, 2, 32, 32, dtype=torch.double)
+    results = {}
+    for mode in ("plain", "auto"):
+        model = build_model(config, seed=0).double()
+        recompute_blocks(model, recompute)
+        calls = []
+        model.backbone.layer4[1].conv1.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        with choice.using(mode):
+            model(clips).square().sum().backward()
+            assert len(calls) == 1 + recompute
+            ready = optimize(model.eval())
+            with torch.no_grad():
+                scores = [ready(clips[:count]) for count in (2, 2, 2, 1, 1, 1)]
+            with torch.no_grad():
+                for parameter in ready.parameters():
+                    parameter.mul_(0.9)  # what was merged must follow
+                scores += [ready(clips), ready.bfloat16()(clips.bfloat16())]
+        results[mode] = [parameter.grad for parameter in model.parameters()] + scores[:-1]
+    assert {key.rsplit(", ")[-1] for key in choice._choices} == {"training", "inference"}
+    for auto, plain in zip(results["auto"], results["plain"], strict=True):
+        torch.testing.assert_close(auto, plain, rtol=1e-8, atol=1e-10)
+
+
 def test_a_compiled_network_takes_what_was_chosen_before(on_this_device, always_the_last):
     class Whole(nn.Module):
         def forward(self, x):
@@ -148,6 +203,7 @@ def test_a_compiled_network_takes_what_was_chosen_before(on_this_device, always_
     module = CTModule(16).double().eval()
     clips = torch.randn(1, 16, 2, 4, 4, dtype=torch.double)
     with torch.no_grad():
+        module(clips)
         expected = module(clips)
         graphs = []
         whole = torch.compile(Whole(), backend=lambda graph, _: graphs.append(graph) or graph, fullgraph=True)
@@ -158,7 +214,7 @@ def test_a_compiled_network_takes_what_was_chosen_before(on_this_device, always_
 
 
 @pytest.mark.slow
-def test_so_it_is_compiled():
+def test_compiled_excitation_is_the_plain_one_with_its_gradients():
     passes = Passes(*(torch.compile(one, dynamic=True) for one in PYTORCH))
     same_in_double_precision(passes)
     as_close_in_half_precision(passes)
