@@ -402,6 +402,7 @@ def test_compiled_blocks_of_equal_shapes_share_a_graph_and_train_as_before(name,
     network = build_model(model_config(name, num_classes=3, num_frames=2, dropout=0.0), seed=0).double()
     other = copy.deepcopy(network)
     compiled = []
+    torch.compiler.reset()  # of what other tests compiled
     compile_blocks(other, backend=lambda graph, _: compiled.append(graph) or graph)
     clips = torch.randn(2, 3, 2, 32, 32, dtype=torch.double)
     for _ in range(2):
