@@ -50,7 +50,7 @@ class VideoClassifier(nn.Module):
         use_channels_last(self)  # sets `memory_format`
 
     def features(self, clips: torch.Tensor) -> torch.Tensor:
-        """The backbone's last activations, (N, C, T, h, w)."""
+        """The backbone's last activations, (N, C, t, h, w); t is T on a 2D backbone."""
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise ValueError(f"clips must be (N, 3, T, H, W), got {tuple(clips.shape)}")
         num_frames, height, width = clips.shape[2:]
@@ -62,7 +62,8 @@ class VideoClassifier(nn.Module):
                 f"{self.backbone.smallest} pixels, got {height} x {width}"
             )
         frames = frames_of(clips).contiguous(memory_format=self.memory_format)
-        return clips_of(self.backbone(frames, num_frames), num_frames)
+        features = self.backbone(frames, num_frames)
+        return clips_of(features, len(features) // len(clips))  # a network on clips may give fewer frames
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         pooled = self.features(clips).mean((3, 4)).transpose(1, 2)  # (N, T, C)
@@ -201,6 +202,17 @@ def register(module: str, change: Callable[[nn.Module], None]) -> None:
     for backbone in ("resnet50", "resnet101", "quickstart", "laptop"):
         name = f"{module}_{backbone.replace('resnet', 'r')}"
         MODELS[name] = {"backbone": backbone, "module": module, "blocks": "all"}
+
+
+def register_backbone(name: str, build: Callable[[], nn.Module]) -> None:
+    """Add a whole network, whose name in `MODELS` is that of its backbone.
+
+    Args:
+        name: in `ModelConfig.backbone`.
+        build: makes it with random weights.
+    """
+    BACKBONES[name] = build
+    MODELS[name] = {"backbone": name, "blocks": "none"}
 
 
 def model_config(name: str, **parts) -> ModelConfig:

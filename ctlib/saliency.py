@@ -88,7 +88,7 @@ def raw_maps(
     _check_clips(clips, head.weight)
     with torch.no_grad(), last_activations(network) as seen:
         scores = network.forward(clips).float()  # not a call, which may be compiled and skip hooks
-        activations = seen().unflatten(0, (clips.shape[0], clips.shape[2])).float()  # (N, T, C, h, w)
+        activations = seen().unflatten(0, (clips.shape[0], -1)).float()  # (N, t, C, h, w)
         labels = target_labels(target, scores, classes)
         weight, bias = head.weight.float(), 0 if head.bias is None else head.bias.float()
         averaged, sizes = activations.mean((1, 3, 4)), activations.abs().mean((1, 3, 4))

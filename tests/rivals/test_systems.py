@@ -1,4 +1,4 @@
-"""What holds of every system on a 2D ResNet, and what is pinned of each."""
+"""What holds of every system, and what is pinned of each."""
 
 import copy
 
@@ -23,9 +23,16 @@ from ctlib.rivals.tsm import TemporalShift
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
+WHOLE = ["ir_csn", "ip_csn", "r2plus1d"]  # networks on clips
+
+
+def named(system):
+    return f"{system}_small" if system in WHOLE else f"{system}_quickstart"
+
+
 def drawn(name, **parts):
     """In double precision and evaluation mode, with batch norms as after training."""
-    network = build_model(model_config(f"{name}_quickstart", num_classes=5, **parts), seed=0).double().eval()
+    network = build_model(model_config(named(name), num_classes=5, **parts), seed=0).double().eval()
     torch.manual_seed(1)
     for part in network.modules():
         if isinstance(part, (GateShift, NonLocal)):  # which start as if they were not there
@@ -43,7 +50,7 @@ def random_clips(*shape):
     return torch.randn(shape, dtype=torch.double)
 
 
-@pytest.fixture(params=SYSTEMS)
+@pytest.fixture(params=[*SYSTEMS, *WHOLE])
 def name(request):
     return request.param
 
@@ -89,7 +96,7 @@ def test_it_is_saved_and_loaded_with_its_classes(name, tmp_path):
     clips = random_clips(1, 3, 4, 32, 32).float()
     with torch.no_grad():
         assert torch.equal(trained.model.eval()(clips), network(clips))
-    assert name_of(trained.model.config) == f"{name}_quickstart"
+    assert name_of(trained.model.config) == named(name)
 
 
 def test_optimized_for_inference_it_scores_the_same(name):
@@ -98,6 +105,13 @@ def test_optimized_for_inference_it_scores_the_same(name):
         torch.testing.assert_close(optimize(network)(clips), network(clips), rtol=1e-7, atol=1e-9)
 
 
+def test_it_is_explained_by_tubes_of_the_clip_s_size(name):
+    clips = random_clips(1, 3, 8, 32, 32)
+    tubes, scores = ctlib.saliency.saliency_tubes(drawn(name), clips, 1)
+    assert tubes.shape == (1, 8, 32, 32) and tubes.isfinite().all() and scores.shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_pretrained_weights_of_the_backbone_are_taken(name):
     network = ctlib.create_model(f"{name}_quickstart", num_classes=5, weights="shapes")
     tsn = ctlib.create_model("tsn_quickstart", num_classes=5, weights="shapes")
@@ -119,6 +133,24 @@ COSTS = [
 ]
 
 
+# The same without batch norms, which these papers leave out.
+PRODUCTS = [
+    ("ir_csn_101", 400, 32, 256, 73.76, 22.214),  # published: 73.8
+    ("ir_csn_152", 400, 32, 256, 96.72, 29.704),  # 96.7
+    ("ip_csn_101", 400, 32, 256, 83.02, 24.602),  # 83.0
+    ("ip_csn_152", 400, 32, 256, 108.8, 33.017),  # 108.8
+    ("r2plus1d_34", 400, 32, 112, 152.36, 63.697),  # 152
+]
+
+
+@pytest.mark.parametrize(("model", "classes", "frames", "size", "gflops", "params"), PRODUCTS)
+def test_products_are_those_that_were_published(model, classes, frames, size, gflops, params):
+    network = ctlib.create_model(model, classes, frames)
+    table = cost.breakdown(network, frames, size)
+    assert round(table.gflops[table.kind == "product"].sum(), 2) == gflops
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 3) == params
+
+
 @pytest.mark.parametrize(("model", "classes", "frames", "size", "gflops", "params"), COSTS)
 def test_costs_are_those_that_were_published(model, classes, frames, size, gflops, params):
     counted = cost.count(ctlib.create_model(model, classes, frames), frames, size)
@@ -135,6 +167,10 @@ def test_names_are_listed_by_pattern_and_unknown_ones_are_refused():
         ctlib.create_model("tsm_r5", 10)
     with pytest.raises(ValueError, match="'tsm' is in all blocks: blocks must be 'all', got 'stage5'"):
         ctlib.create_model("tsm_r50", 10, blocks="stage5")
+    with pytest.raises(ValueError, match="no block of a network on clips can be replaced"):
+        ctlib.create_model("ir_csn_small", 10, blocks="stage5")
+    with pytest.raises(ValueError, match="the backbone 'ir_csn_101' has no ImageNet weights"):
+        ctlib.create_model("ir_csn_101", 10, weights="imagenet")
     with pytest.raises(ValueError, match="excitation are parts of the CT-Module, which 'tsm' does not have"):
         ctlib.create_model("tsm_r50", 10, excitation="none")
 
