@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from ctlib.models import MODELS, VideoClassifier, build_model, model_config, register, register_backbone
-from ctlib.rivals import video_resnet
+from ctlib.rivals import slowfast, video_resnet
 from ctlib.rivals.gsm import gsm
 from ctlib.rivals.non_local import non_local
 from ctlib.rivals.smallbig import smallbig
@@ -21,7 +21,7 @@ from ctlib.rivals.tsm import tsm
 SYSTEMS = {"tsm": tsm, "teinet": teinet, "stm": stm, "smallbig": smallbig, "non_local": non_local, "gsm": gsm}
 for _name, _change in SYSTEMS.items():
     register(_name, _change)
-for _name, _build in video_resnet.BACKBONES.items():
+for _name, _build in (video_resnet.BACKBONES | slowfast.BACKBONES).items():
     register_backbone(_name, _build)
 
 

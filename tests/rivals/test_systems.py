@@ -23,7 +23,7 @@ from ctlib.rivals.tsm import TemporalShift
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
-WHOLE = ["ir_csn", "ip_csn", "r2plus1d"]  # networks on clips
+WHOLE = ["ir_csn", "ip_csn", "r2plus1d", "slowfast"]  # networks on clips
 
 
 def named(system):
@@ -140,6 +140,10 @@ PRODUCTS = [
     ("ip_csn_101", 400, 32, 256, 83.02, 24.602),  # 83.0
     ("ip_csn_152", 400, 32, 256, 108.8, 33.017),  # 108.8
     ("r2plus1d_34", 400, 32, 112, 152.36, 63.697),  # 152
+    ("slowfast_r50_4x16", 400, 32, 256, 36.1, 34.48),  # 36.1
+    ("slowfast_r50_8x8", 400, 32, 256, 65.72, 34.566),  # 65.7
+    ("slowfast_r101_8x8", 400, 32, 256, 106.52, 53.775),  # 106: half of the next
+    ("slowfast_r101_16x8", 400, 64, 256, 213.04, 53.775),  # 213
 ]
 
 
@@ -218,6 +222,25 @@ def test_motion_enhancement_leaves_the_last_frame_and_gates_by_the_next():
     changed[:, :, 2] += 1
     other = module(changed)
     assert torch.equal(other[:, :, 0], gated[:, :, 0]) and not torch.equal(other[:, :, 1], gated[:, :, 1])
+
+
+# SlowFast.
+
+
+def test_the_slow_path_sees_one_frame_in_alpha_and_the_others_by_way_of_the_fast_one():
+    body = drawn("slowfast").backbone.body
+    clips = random_clips(1, 3, 8, 32, 32)
+    other = clips.clone()
+    other[:, :, [1, 2, 3, 5, 6, 7]] += 1
+    slow = body.out_channels * 8 // 9
+    with torch.no_grad():
+        assert not torch.equal(body(clips)[:, :slow], body(other)[:, :slow])
+        for lateral in body.lateral:
+            nn.init.zeros_(lateral[1].weight)
+            nn.init.zeros_(lateral[1].bias)
+        one, two = body(clips), body(other)
+    assert one.shape[2] == 2 and torch.equal(one[:, :slow], two[:, :slow])
+    assert not torch.equal(one[:, slow:], two[:, slow:])
 
 
 # STM.

@@ -1,0 +1,119 @@
+"""SlowFast (Feichtenhofer et al., ICCV 2019): a wide path on few frames, and a narrow one on all of them.
+
+The fast path sees every frame of the clip with an eighth of the channels. The slow path sees one frame in alpha. After
+the stem and after each stage except the last, a convolution in time brings fast features to the slow path.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ctlib.rivals.video_resnet import VideoBackbone
+
+
+class Block(nn.Module):
+    """A bottleneck: t x 1 x 1, 1 x 3 x 3, 1 x 1 x 1. Its last batch norm starts at zero.
+
+    Shape:
+        (N, C_in, T, H, W) -> (N, 4 * width, T, H, W), with a stride of 2 half the height and width
+    """
+
+    def __init__(self, channels: int, width: int, temporal: int, stride: int):
+        super().__init__()
+        self.residual = nn.Sequential(
+            *_conv(channels, width, (temporal, 1, 1)),
+            nn.ReLU(inplace=True),
+            *_conv(width, width, (1, 3, 3), (1, stride, stride)),
+            nn.ReLU(inplace=True),
+            *_conv(width, 4 * width, (1, 1, 1)),
+        )
+        nn.init.zeros_(self.residual[-1].weight)
+        same = channels == 4 * width and stride == 1
+        strides = (1, stride, stride)
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(channels, 4 * width, (1, 1, 1), strides))
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.residual(clips) + self.shortcut(clips))
+
+
+def _conv(channels: int, out: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)) -> tuple:
+    padding = tuple(extent // 2 for extent in kernel)
+    return nn.Conv3d(channels, out, kernel, stride, padding, bias=False), nn.BatchNorm3d(out)
+
+
+class Path(nn.Module):
+    """The stem and the four stages of a path.
+
+    Args:
+        width: channels of the stem.
+        beside: channels that come in beside its own, as a multiple of the stem's; 0 in the fast path.
+        stem: kernel in time of the stem.
+        temporal: kernel in time of the first convolution of each block, by stage.
+    """
+
+    def __init__(self, width: int, beside: int, stem: int, temporal: list[list[int]]):
+        super().__init__()
+        self.stem = nn.Sequential(
+            *_conv(3, width, (stem, 7, 7), (1, 2, 2)),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        )
+        self.stages = nn.ModuleList()
+        channels = width
+        for stage, kernels in enumerate(temporal):
+            planes, channels = width * 2**stage, channels + beside * (channels // width)
+            blocks = []
+            for index, kernel in enumerate(kernels):
+                blocks.append(Block(channels, planes, kernel, 2 if stage and not index else 1))
+                channels = 4 * planes
+            self.stages.append(nn.Sequential(*blocks))
+
+
+class SlowFast(nn.Module):
+    """Clips (N, 3, T, H, W) -> (N, C, T / alpha, H / 32, W / 32): features of both paths, the fast ones averaged.
+
+    Args:
+        depths: blocks of the four stages.
+        alpha: the slow path sees one frame in as many.
+        lateral: kernel in time of what brings fast features to the slow path.
+        width: channels of the slow path's stem.
+        temporal_blocks: how many blocks of the third stage see neighbouring frames; all, if not given.
+    """
+
+    def __init__(
+        self, depths: tuple[int, ...], alpha: int, lateral: int, width: int = 64, temporal_blocks: int | None = None
+    ):
+        super().__init__()
+        fast = width // 8
+        self.alpha, self.out_channels = alpha, 32 * (width + fast)
+        few = [[3 if temporal_blocks is None or i < temporal_blocks else 1 for i in range(depths[2])]]
+        all_frames = [[3] * depth for depth in depths]
+        self.fast = Path(fast, 0, 5, [*all_frames[:2], *few, all_frames[3]])
+        self.slow = Path(width, 2 * fast, 1, [[1] * depths[0], [1] * depths[1], *few, [3] * depths[3]])
+        self.lateral = nn.ModuleList(
+            nn.Sequential(*_conv(channels, 2 * channels, (lateral, 1, 1), (alpha, 1, 1)), nn.ReLU(inplace=True))
+            for channels in (fast, 4 * fast, 8 * fast, 16 * fast)
+        )
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        slow, fast = self.slow.stem(clips[:, :, :: self.alpha]), self.fast.stem(clips)
+        for to_slow, slow_stage, fast_stage in zip(self.lateral, self.slow.stages, self.fast.stages, strict=True):
+            slow, fast = slow_stage(torch.cat([slow, to_slow(fast)], 1)), fast_stage(fast)
+        return torch.cat([slow, F.adaptive_avg_pool3d(fast, slow.shape[2:])], 1)
+
+
+def _backbone(*arguments, **options) -> VideoBackbone:
+    body = SlowFast(*arguments, **options)
+    return VideoBackbone(body, body.out_channels)
+
+
+R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
+# The clip has 32 frames, and 64 for 16x8. A name says how many the slow path sees, and how far apart they are in the
+# video. Kernels, and blocks that see neighbouring frames, are those that give the published costs.
+BACKBONES = {
+    "slowfast_r50_4x16": lambda: _backbone(R50, alpha=8, lateral=5),
+    "slowfast_r50_8x8": lambda: _backbone(R50, alpha=4, lateral=7),
+    "slowfast_r101_8x8": lambda: _backbone(R101, alpha=4, lateral=5, temporal_blocks=6),
+    "slowfast_r101_16x8": lambda: _backbone(R101, alpha=4, lateral=5, temporal_blocks=6),
+    "slowfast_small": lambda: _backbone((1, 1, 1, 1), alpha=4, lateral=5, width=16),
+}
