@@ -102,6 +102,8 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
     if config.module in _SYSTEMS:
         if config.blocks != "all":
             raise ValueError(f"{config.module!r} is in all blocks: blocks must be 'all', got {config.blocks!r}")
+        if config.module in _FIT_NO_WEIGHTS and config.weights is not None:
+            raise ValueError(f"{config.module!r} has blocks of its own: weights must be None, got {config.weights!r}")
         _SYSTEMS[config.module](backbone)
     else:
         backbone.replace(config.blocks, make_module)
@@ -189,16 +191,20 @@ MODELS: dict[str, dict] = {
 
 
 _SYSTEMS: dict[str, Callable[[nn.Module], None]] = {}  # what changes a backbone, by the name of `ModelConfig.module`
+_FIT_NO_WEIGHTS: set[str] = set()  # of these, those with blocks of their own
 
 
-def register(module: str, change: Callable[[nn.Module], None]) -> None:
+def register(module: str, change: Callable[[nn.Module], None], keeps_weights: bool = True) -> None:
     """Add a system on a 2D ResNet, with a name in `MODELS` for each ResNet.
 
     Args:
         module: its name in `ModelConfig.module`; "tsm" gives "tsm_r50" and others.
         change: changes a backbone in place, whose weights are loaded.
+        keeps_weights: whether it keeps the backbone's convolutions; if not, pretrained weights are refused.
     """
     _SYSTEMS[module] = change
+    if not keeps_weights:
+        _FIT_NO_WEIGHTS.add(module)
     for backbone in ("resnet50", "resnet101", "quickstart", "laptop"):
         name = f"{module}_{backbone.replace('resnet', 'r')}"
         MODELS[name] = {"backbone": backbone, "module": module, "blocks": "all"}

@@ -15,12 +15,22 @@ from ctlib.rivals.gsm import gsm
 from ctlib.rivals.non_local import non_local
 from ctlib.rivals.smallbig import smallbig
 from ctlib.rivals.stm import stm
+from ctlib.rivals.tea import tea
 from ctlib.rivals.teinet import teinet
 from ctlib.rivals.tsm import tsm
 
-SYSTEMS = {"tsm": tsm, "teinet": teinet, "stm": stm, "smallbig": smallbig, "non_local": non_local, "gsm": gsm}
+SYSTEMS = {
+    "tsm": tsm,
+    "teinet": teinet,
+    "tea": tea,
+    "stm": stm,
+    "smallbig": smallbig,
+    "non_local": non_local,
+    "gsm": gsm,
+}
+FROM_SCRATCH = {"tea"}  # of these, those whose blocks fit no weights of a ResNet
 for _name, _change in SYSTEMS.items():
-    register(_name, _change)
+    register(_name, _change, keeps_weights=_name not in FROM_SCRATCH)
 for _name, _build in (video_resnet.BACKBONES | slowfast.BACKBONES).items():
     register_backbone(_name, _build)
 

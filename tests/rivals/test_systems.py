@@ -12,11 +12,12 @@ from ctlib import checkpoints, cost, rivals
 from ctlib.deploy import optimize
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import build_model, model_config, name_of
-from ctlib.rivals import SYSTEMS
+from ctlib.rivals import FROM_SCRATCH, SYSTEMS
 from ctlib.rivals.gsm import GateShift
 from ctlib.rivals.non_local import NonLocal
 from ctlib.rivals.parts import QUARTERS, SHIFT, TemporalConv
 from ctlib.rivals.stm import MotionModule
+from ctlib.rivals.tea import NEXT_AND_LAST, SAME, MotionExcitation
 from ctlib.rivals.teinet import MotionEnhanced
 from ctlib.rivals.tsm import TemporalShift
 
@@ -111,7 +112,7 @@ def test_it_is_explained_by_tubes_of_the_clip_s_size(name):
     assert tubes.shape == (1, 8, 32, 32) and tubes.isfinite().all() and scores.shape == (1, 5)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in FROM_SCRATCH])
 def test_pretrained_weights_of_the_backbone_are_taken(name):
     network = ctlib.create_model(f"{name}_quickstart", num_classes=5, weights="shapes")
     tsn = ctlib.create_model("tsn_quickstart", num_classes=5, weights="shapes")
@@ -126,6 +127,8 @@ COSTS = [
     ("tsm_r50", 400, 16, 256, 85.89, 24.328),
     ("teinet_r50", 174, 8, 224, 33.05, 29.894),
     ("teinet_r50", 400, 16, 256, 86.33, 30.357),
+    ("tea_r50", 174, 8, 224, 34.74, 24.456),
+    ("tea_r50", 400, 16, 256, 90.76, 24.919),
     ("stm_r50", 174, 8, 224, 33.26, 24.036),
     ("stm_r50", 174, 16, 224, 66.51, 24.036),
     ("smallbig_r101", 400, 32, 256, 545.53, 43.415),  # published: 546
@@ -149,7 +152,8 @@ PRODUCTS = [
 
 @pytest.mark.parametrize(("model", "classes", "frames", "size", "gflops", "params"), PRODUCTS)
 def test_products_are_those_that_were_published(model, classes, frames, size, gflops, params):
-    network = ctlib.create_model(model, classes, frames)
+    with torch.device("meta"):  # which draws no weights
+        network = ctlib.create_model(model, classes, frames)
     table = cost.breakdown(network, frames, size)
     assert round(table.gflops[table.kind == "product"].sum(), 2) == gflops
     assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 3) == params
@@ -157,7 +161,8 @@ def test_products_are_those_that_were_published(model, classes, frames, size, gf
 
 @pytest.mark.parametrize(("model", "classes", "frames", "size", "gflops", "params"), COSTS)
 def test_costs_are_those_that_were_published(model, classes, frames, size, gflops, params):
-    counted = cost.count(ctlib.create_model(model, classes, frames), frames, size)
+    with torch.device("meta"):
+        counted = cost.count(ctlib.create_model(model, classes, frames), frames, size)
     assert (round(counted.gflops, 2), round(counted.params / 1e6, 3)) == (gflops, params)
 
 
@@ -175,6 +180,8 @@ def test_names_are_listed_by_pattern_and_unknown_ones_are_refused():
         ctlib.create_model("ir_csn_small", 10, blocks="stage5")
     with pytest.raises(ValueError, match="the backbone 'ir_csn_101' has no ImageNet weights"):
         ctlib.create_model("ir_csn_101", 10, weights="imagenet")
+    with pytest.raises(ValueError, match="'tea' has blocks of its own: weights must be None, got 'shapes'"):
+        ctlib.create_model("tea_quickstart", 10, weights="shapes")
     with pytest.raises(ValueError, match="excitation are parts of the CT-Module, which 'tsm' does not have"):
         ctlib.create_model("tsm_r50", 10, excitation="none")
 
@@ -222,6 +229,24 @@ def test_motion_enhancement_leaves_the_last_frame_and_gates_by_the_next():
     changed[:, :, 2] += 1
     other = module(changed)
     assert torch.equal(other[:, :, 0], gated[:, :, 0]) and not torch.equal(other[:, :, 1], gated[:, :, 1])
+
+
+# TEA.
+
+
+def test_motion_excitation_without_its_last_batch_norm_changes_nothing():
+    module, clips = MotionExcitation(32).double().eval(), random_clips(1, 32, 3, 4, 4)
+    assert not torch.equal(module(clips), clips)
+    nn.init.zeros_(module.bn_out.weight)
+    assert torch.equal(module(clips), clips)
+
+
+def test_temporal_convolutions_of_tea_start_as_the_frame_itself_or_its_neighbours():
+    clips = random_clips(1, 8, 3, 2, 2)
+    assert torch.equal(TemporalConv(8, SAME).double()(clips), clips)
+    out = TemporalConv(8, NEXT_AND_LAST).double()(clips)
+    torch.testing.assert_close(out[:, :4, :2], clips[:, :4, 1:], **CLOSE)
+    torch.testing.assert_close(out[:, 4:, 1:], clips[:, 4:, :2], **CLOSE)
 
 
 # SlowFast.
