@@ -204,7 +204,8 @@ def train(parser: Parser) -> Runner:
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
     parser.add_argument("--data", default="arrow", choices=DATASETS, help=", ".join(DATASETS))
     parser.add_argument("--root", default="", help="the data set's folder; arrow is written if it is not given")
-    parser.add_argument("--model", default="ctnet_quickstart", choices=MODELS, help=", ".join(MODELS))
+    named = "such as ctnet_r50, tsn_laptop or tsm_quickstart; a wrong name is answered with all of them"
+    parser.add_argument("--model", default="ctnet_quickstart", choices=MODELS, metavar="NAME", help=named)
     parser.add_argument("--recipe", default="", help=f"{', '.join(RECIPES)} (default: the data set's)")
     parser.add_argument("--start", default="", help="a checkpoint with the weights to start from")
     parser.add_argument("--name", default="", help="the run's name (default: the model's)")
