@@ -320,9 +320,11 @@ def _initialise(backbone: nn.Module) -> None:
 
 
 def draw_weights(layer: nn.Module) -> None:
-    """Give a layer its random start: torchvision's for a 2D convolution of a ResNet, else the layer's own."""
-    if isinstance(layer, nn.Conv2d):
+    """Give a layer its random start: torchvision's for a convolution of a ResNet, else the layer's own."""
+    if isinstance(layer, (nn.Conv2d, nn.Conv3d)) and type(layer).reset_parameters is nn.Conv2d.reset_parameters:
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
     else:
         layer.reset_parameters()
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from ctlib.models import MODELS, VideoClassifier, build_model, model_config, register, register_backbone
-from ctlib.rivals import slowfast, video_resnet
+from ctlib.rivals import i3d, slowfast, video_resnet
 from ctlib.rivals.gsm import gsm
 from ctlib.rivals.non_local import non_local
 from ctlib.rivals.smallbig import smallbig
@@ -31,7 +31,7 @@ SYSTEMS = {
 FROM_SCRATCH = {"tea"}  # of these, those whose blocks fit no weights of a ResNet
 for _name, _change in SYSTEMS.items():
     register(_name, _change, keeps_weights=_name not in FROM_SCRATCH)
-for _name, _build in (video_resnet.BACKBONES | slowfast.BACKBONES).items():
+for _name, _build in (video_resnet.BACKBONES | slowfast.BACKBONES | i3d.BACKBONES).items():
     register_backbone(_name, _build)
 
 

@@ -13,6 +13,14 @@ from ctlib.backbones import ClipModule, ResNetBackbone
 from ctlib.rivals.parts import Taken, bottlenecks
 
 
+class SmallStart(nn.Conv3d):
+    """A convolution that starts near zero."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.bias)
+
+
 class NonLocal(nn.Module):
     """x + BN(W softmax(theta(x)^T phi(x) / sqrt(C/2)) g(x)), over all positions of a clip.
 
@@ -25,11 +33,8 @@ class NonLocal(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         hidden = channels // 2
-        self.theta, self.phi, self.g = (nn.Conv3d(channels, hidden, 1) for _ in range(3))
-        self.out, self.bn = nn.Conv3d(hidden, channels, 1), nn.BatchNorm3d(channels)
-        for conv in (self.theta, self.phi, self.g, self.out):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+        self.theta, self.phi, self.g = (SmallStart(channels, hidden, 1) for _ in range(3))
+        self.out, self.bn = SmallStart(hidden, channels, 1), nn.BatchNorm3d(channels)
         nn.init.zeros_(self.bn.weight)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
