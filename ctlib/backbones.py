@@ -92,6 +92,7 @@ class Backbone(nn.Module):
     """
 
     recompute = False
+    frames_out: int | None = None  # how many frames of a clip came out last; None: as many as went in
 
     def blocks(self) -> Iterable[nn.Module]:
         """In the order in which they run."""

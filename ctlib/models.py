@@ -63,7 +63,7 @@ class VideoClassifier(nn.Module):
             )
         frames = frames_of(clips).contiguous(memory_format=self.memory_format)
         features = self.backbone(frames, num_frames)
-        return clips_of(features, len(features) // len(clips))  # a network on clips may give fewer frames
+        return clips_of(features, self.backbone.frames_out or num_frames)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         pooled = self.features(clips).mean((3, 4)).transpose(1, 2)  # (N, T, C)

@@ -395,9 +395,8 @@ def test_training_a_compiled_network_is_the_same_for_any_batch():
         torch.testing.assert_close(training_step(other, clips, compiled), training_step(network, clips), **CLOSE)
 
 
-@pytest.mark.parametrize(
-    ("name", "graphs"), [pytest.param("ctnet_laptop", 12, marks=pytest.mark.slow), ("tsn_laptop", 8)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "graphs"), [("ctnet_laptop", 12), ("tsn_laptop", 8)])
 def test_compiled_blocks_of_equal_shapes_share_a_graph_and_train_as_before(name, graphs):
     network = build_model(model_config(name, num_classes=3, num_frames=2, dropout=0.0), seed=0).double()
     other = copy.deepcopy(network)

@@ -38,7 +38,9 @@ class VideoBackbone(Backbone):
             raise ValueError(f"no block of a network on clips can be replaced: blocks must be 'none', got {blocks!r}")
 
     def forward(self, frames, num_frames: int):
-        return frames_of(self.body(clips_of(frames, num_frames)))
+        features = self.body(clips_of(frames, num_frames))
+        self.frames_out = features.shape[2]
+        return frames_of(features)
 
 
 class Depthwise(nn.Conv3d):
