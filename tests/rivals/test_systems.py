@@ -51,7 +51,10 @@ def random_clips(*shape):
     return torch.randn(shape, dtype=torch.double)
 
 
-@pytest.fixture(params=[*SYSTEMS, *WHOLE])
+FAST = [*SYSTEMS, *(name for name in WHOLE if name not in ("ip_csn", "r2plus1d"))]
+
+
+@pytest.fixture(params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in ("ip_csn", "r2plus1d"))])
 def name(request):
     return request.param
 
