@@ -82,12 +82,6 @@ def recorded() -> dict[str, str]:
     return {key: _choices[key].way for key in sorted(_used)}
 
 
-def forget() -> None:
-    """Time everything again."""
-    for known in (_choices, _used, _met, _tried):
-        known.clear()
-
-
 def fastest(operation: str, ways: Mapping[str, Way], *inputs: torch.Tensor) -> str:
     """The name of the fastest way for inputs of these shapes; the first way is the plain one.
 
