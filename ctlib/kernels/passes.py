@@ -136,10 +136,8 @@ def branch_gradients(
     gradient, spatial, temporal, map_gate, frame_gate, channel_gate, each, of_map, of_frames
 ) -> tuple[torch.Tensor, torch.Tensor]:
     both = gradient * channel_gate + each
-    of_spatial, of_temporal = (
-        (both * map_gate + of_map) * (spatial > 0),
-        (both * frame_gate + of_frames) * (temporal > 0),
-    )
+    of_spatial = (both * map_gate + of_map) * (spatial > 0)
+    of_temporal = (both * frame_gate + of_frames) * (temporal > 0)
     return of_spatial.to(spatial.dtype), of_temporal.to(temporal.dtype)
 
 

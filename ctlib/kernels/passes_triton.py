@@ -153,6 +153,7 @@ def _last(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 
 def averages(spatial, temporal):
+    # The second `temporal` stands where a gate would: without `GATED` it is not read.
     spatial, temporal = _last(spatial, temporal)
     f = _Features(spatial)
     of_frames, of_pixels = f.small(1, f.h, f.w), f.small(f.t, 1, 1)
