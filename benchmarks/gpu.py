@@ -5,6 +5,7 @@ Sections, in the order in which they run; one that is not begun within the minut
     equal      each way of a convolution and of the excitation beside the plain one
     training   a step of TSN, CT-Net (plain, as chosen), CT-Net without excitation, C3D and a plain CT-Net
     inference  TSN and CT-Net, optimized, on a large batch and on one clip
+    graphs     the same steps and calls as CUDA graphs, which nothing launches one by one
     roofline   time over the least that the measured rates of products and copies allow
     small      a laptop-scale step, as it is and as a graph
     idle       how long the GPU waits for clips in an epoch that is decoded, and in one from its memory
@@ -39,11 +40,13 @@ from epoch import OneBatch, seconds_of_epoch
 from plain import PlainCTNet
 from timing import Clock, drawn, inference, over_roofline, rates, stepping, summarise
 from torch import nn
+from torch.nn import functional as F
 
 from ctlib import kernels
 from ctlib.deploy import compiled, optimize
 from ctlib.excitation import TensorExcitation
-from ctlib.kernels import choice, gating, merging, operations
+from ctlib.kernels import choice, gating, graph, merging, operations
+from ctlib.kernels.graph import StepGraph, UpdateGraph
 from ctlib.models import build_model, compile_blocks, model_config
 from ctlib.training import records
 from ctlib.training.recipes import run_config
@@ -142,20 +145,20 @@ def training(bench: Bench) -> Iterator[dict]:
     clips = bench.clips(bench.batch)
     step = partial(stepping, labels=torch.arange(bench.batch, device=bench.device), precision=bench.precision)
     calls = {"TSN": step(bench.network("tsn")), "CT-Net, as chosen": step(bench.network("ctnet"))}
-    calls["CT-Net, plain ways"] = in_plain_ways(step(bench.network("ctnet")))
+    calls["CT-Net, plain ways"] = in_ways("plain", step(bench.network("ctnet")))
     calls["CT-Net, no excitation"] = step(bench.network("ctnet", excitation="none"))
     calls["C3D"] = step(bench.network("ctnet", module="c3d"))
     if not bench.tiny:
-        calls["plain CT-Net"] = in_plain_ways(step(PlainCTNet(174, bench.frames)))
+        calls["plain CT-Net"] = in_ways("plain", step(PlainCTNet(174, bench.frames)))
     yield from timed(bench, calls, clips)
 
 
-def in_plain_ways(call: Callable) -> Callable:
-    def plain(clips: torch.Tensor) -> object:
-        with choice.using("plain"):
+def in_ways(mode: str, call: Callable) -> Callable:
+    def chosen(clips: torch.Tensor) -> object:
+        with choice.using(mode):
             return call(clips)
 
-    return plain
+    return chosen
 
 
 def timed(bench: Bench, calls: dict, clips: torch.Tensor, reference: str = "TSN") -> Iterator[dict]:
@@ -184,9 +187,69 @@ def ready(bench: Bench) -> dict[str, nn.Module]:
 
 def inference_section(bench: Bench) -> Iterator[dict]:
     calls = {name: inference(network, bench.precision) for name, network in ready(bench).items()}
-    calls["CT-Net, plain ways"] = in_plain_ways(calls["CT-Net"])
+    calls["CT-Net, plain ways"] = in_ways("plain", calls["CT-Net"])
     for batch in (bench.batch, 1):
         yield from timed(bench, dict(calls), bench.clips(batch))
+
+
+def graphs(bench: Bench) -> Iterator[dict]:
+    if bench.device.type == "cpu":
+        yield {"left_out": "a CPU has no graphs"}
+        return
+    clips, calls = bench.clips(bench.batch), {}
+    for name, model, ways in (("TSN", "tsn", "auto"), ("CT-Net", "ctnet", "auto"), ("CT-Net, plain", "ctnet", "plain")):
+        calls[name] = in_ways(ways, graphed_step(bench.network(model), bench.precision))
+    for line in timed(bench, calls, clips):
+        yield {"what": "training"} | line
+    del calls
+    for batch in (bench.batch, 1):
+        calls = {name: graphed(network) for name, network in ready(bench).items()}
+        for line in timed(bench, calls, bench.clips(batch).to(bench.precision)):
+            yield {"what": "inference"} | line
+
+
+def graphed_step(network: nn.Module, precision: torch.dtype) -> Callable:
+    """A training step as `compute.graph` takes it."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
+    device = next(network.train().parameters()).device
+    labels = None
+
+    def both_ways(clips: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            loss = F.cross_entropy(network(clips), labels)
+        loss.backward()
+        return loss.detach()
+
+    def update() -> torch.Tensor:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        return torch.zeros((), device=device)
+
+    step, finish = StepGraph(choice.in_graphs()(both_ways), network), UpdateGraph(update, optimizer)
+
+    def call(clips: torch.Tensor) -> None:
+        nonlocal labels
+        labels = torch.arange(len(clips), device=device) if labels is None else labels
+        step(clips)
+        finish([1e-4])
+
+    return call
+
+
+def graphed(network: nn.Module) -> Callable:
+    """Of inference; the ways were chosen before the capture."""
+    held = {}
+
+    def call(clips: torch.Tensor) -> torch.Tensor:
+        if not held:
+            held["clips"] = clips.clone()
+            with torch.no_grad(), choice.in_graphs():
+                held["replay"], held["out"] = graph.capture(lambda: network(held["clips"]))
+        held["clips"].copy_(clips)
+        held["replay"]()
+        return held["out"]
+
+    return call
 
 
 def compiled_section(bench: Bench) -> Iterator[dict]:
@@ -222,13 +285,13 @@ def roofline(bench: Bench) -> Iterator[dict]:
 def small(bench: Bench) -> Iterator[dict]:
     """Steps per second of a run at laptop scale: its own trainer on one batch that lies on the device."""
     for name in ("ctnet_laptop", "tsn_laptop"):
-        for graph in (False, True) if bench.device.type == "cuda" else (False,):
-            overrides = f"compute.graph={str(graph).lower()} data.workers=0"
+        for as_graph in (False, True) if bench.device.type == "cuda" else (False,):
+            overrides = f"compute.graph={str(as_graph).lower()} data.workers=0"
             with trainer_of(bench, name, overrides) as trainer:
                 steady = OneBatch(trainer.trainset)
                 seconds_of_epoch(trainer, steady)
                 seconds = seconds_of_epoch(trainer, steady)
-            line = {"name": name, "graph": graph, "steps_a_second": round(steady.count / seconds, 1)}
+            line = {"name": name, "graph": as_graph, "steps_a_second": round(steady.count / seconds, 1)}
             print(f"  {line}", flush=True)
             yield line
 
@@ -237,7 +300,7 @@ def small(bench: Bench) -> Iterator[dict]:
 def trainer_of(bench: Bench, name: str, overrides: str) -> Iterator[Trainer]:
     """A trainer of a small run on the built-in data, for a while."""
     settings = "arrow.train_clips=32 arrow.val_clips=2 recipe.batch=8 recipe.epochs=9"
-    settings += " data.size=32 model.num_frames=2 arrow.size=32" if bench.tiny else " arrow.train_clips=512"
+    settings += " data.size=32 model.num_frames=2 arrow.size=32" if bench.tiny else " arrow.train_clips=256"
     config = run_config("arrow", name, "laptop", f"{settings} {overrides}")
     run = resolve(config)
     trainer = Trainer(run, make_accelerator(config.compute, run.precision))
@@ -252,7 +315,7 @@ def trainer_of(bench: Bench, name: str, overrides: str) -> Iterator[Trainer]:
 
 def idle(bench: Bench) -> Iterator[dict]:
     model = "ctnet_quickstart" if bench.tiny else "ctnet_r50"
-    shape = "" if bench.tiny else "data.size=224 arrow.size=256 recipe.batch=8"
+    shape = "" if bench.tiny else "data.size=224 arrow.size=256 arrow.train_clips=128"
     for cache in ("none", "gpu") if bench.device.type == "cuda" else ("none",):
         workers = 0 if cache == "gpu" or bench.tiny else min(8, os.cpu_count() or 1)
         with trainer_of(bench, model, f"{shape} data.workers={workers} data.cache={cache}") as trainer:
@@ -296,6 +359,7 @@ SECTIONS = {
     "equal": equal,
     "training": training,
     "inference": inference_section,
+    "graphs": graphs,
     "roofline": roofline,
     "small": small,
     "idle": idle,

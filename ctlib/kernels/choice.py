@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 
 from ctlib.config import KERNELS, check_choice
+from ctlib.kernels.graph import capture
 
 DEVICES = {"cuda"}  # types of devices on which ways are timed
 
@@ -32,6 +33,7 @@ _met: set[str] = set()  # shapes without gradients that came once
 _tried: set[str] = set()  # choices of a record that run here
 GAIN = 0.97  # of the plain way's time: what another way takes at most
 _mode = "auto"
+_in_graphs = False
 
 
 def use(mode: str) -> None:
@@ -54,6 +56,20 @@ def using(mode: str):
         yield
     finally:
         use(before)
+
+
+@contextmanager
+def in_graphs():
+    """Ways are chosen for a CUDA graph or a compiled network, by the device's time alone.
+
+    Elsewhere the time to launch a way counts too, which is most of it for small inputs.
+    """
+    global _in_graphs
+    before, _in_graphs = _in_graphs, True
+    try:
+        yield
+    finally:
+        _in_graphs = before
 
 
 def applies(x: torch.Tensor) -> bool:
@@ -119,7 +135,8 @@ def _key(operation: str, inputs: tuple[torch.Tensor, ...], backward: bool) -> st
     shapes = " by ".join("x".join(str(int(extent)) for extent in x.shape) for x in inputs)
     device = inputs[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
-    return f"{operation} {shapes}, {str(dtype).removeprefix('torch.')}, {'training' if backward else 'inference'}"
+    what = ("training" if backward else "inference") + (" in a graph" if _in_graphs else "")
+    return f"{operation} {shapes}, {str(dtype).removeprefix('torch.')}, {what}"
 
 
 def _runs(ways: Mapping[str, Way], key: str, inputs: tuple[torch.Tensor, ...], backward: bool) -> bool:
@@ -153,18 +170,20 @@ def _timed(ways: Mapping[str, Way], inputs: tuple[torch.Tensor, ...], backward: 
 def _milliseconds(way: Way, inputs: tuple[torch.Tensor, ...], backward: bool, rounds: int = 5, calls: int = 3) -> float:
     copies = [x.detach().requires_grad_(backward and x.requires_grad) for x in inputs]
 
-    def call() -> None:
-        out = way(*copies)
-        if backward:
-            torch.autograd.grad(out, [x for x in copies if x.requires_grad], torch.ones_like(out))
+    def call() -> torch.Tensor:
+        for _ in range(calls):  # one after another without waiting, as in a network
+            out = way(*copies)
+            if backward:
+                torch.autograd.grad(out, [x for x in copies if x.requires_grad], torch.ones_like(out))
+        return out
 
     times = []
     with kept_by_autograd():
+        timed = capture(call)[0] if _in_graphs and inputs[0].is_cuda else call
         for number in range(rounds + 1):  # the first warms up
             _wait(inputs[0])
             began = time.perf_counter()
-            for _ in range(calls):  # one after another without waiting, as in a network
-                call()
+            timed()
             _wait(inputs[0])
             if number:
                 times.append(1000 * (time.perf_counter() - began) / calls)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ctlib.kernels import choice
 from ctlib.kernels.operations import average
-from ctlib.kernels.passes import PYTORCH, Gate, Gates, Passes, excite_in_passes
+from ctlib.kernels.passes import Gate, Gates, excite_in_passes
 
 
 def excite_plain(spatial: torch.Tensor, temporal: torch.Tensor, gates: Gates) -> torch.Tensor:
@@ -38,8 +38,7 @@ def excite(spatial: torch.Tensor, temporal: torch.Tensor, gates: Gates) -> torch
 
 @cache
 def _ways() -> dict[str, Callable[..., torch.Tensor]]:
-    compiled = Passes(*(torch.compile(one, dynamic=True) for one in PYTORCH))
-    ways = {"plain": excite_plain, "compiled": partial(excite_in_passes, passes=compiled)}
+    ways = {"plain": excite_plain}
     if find_spec("triton") is not None:
         ways["triton"] = _excite_in_triton
     return ways

@@ -1,6 +1,6 @@
-"""A step of training as one CUDA graph: a small network's step is bound by launching its operations, one by one."""
+"""A step of training as two CUDA graphs: a small network's step is bound by launching its operations, one by one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -40,6 +40,38 @@ class StepGraph:
         self.inputs = own
 
 
+class UpdateGraph:
+    """The rest of a step, which changes the parameters, captured at the first call.
+
+    Args:
+        update: takes no argument; it reads the gradients and may change them.
+        optimizer: SGD, whose learning rates become tensors: `set_rates`.
+    """
+
+    def __init__(self, update: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer):
+        self.update, self.optimizer = update, optimizer
+        self.replay: Callable[[], None] | None = None
+
+    def __call__(self, rates: Iterable[float]) -> None:
+        """One update, with these learning rates of the groups."""
+        if self.replay is None:
+            self._capture()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"].fill_(rate)
+        self.replay()
+
+    def _capture(self) -> None:
+        groups = self.optimizer.param_groups
+        learned = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
+        for group in groups:
+            group["lr"] = torch.tensor(0.0, device=learned[0].device)
+        for parameter in learned:  # what a first step would begin with
+            self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        momentum = [self.optimizer.state[parameter]["momentum_buffer"] for parameter in learned]
+        with torch.no_grad(), restored([*learned, *(parameter.grad for parameter in learned), *momentum]):
+            self.replay, _ = capture(self.update)
+
+
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Afterwards buffers, gradients and random numbers are as before; gradients that were None are zeros."""
@@ -47,12 +79,20 @@ def untouched(model: nn.Module) -> Iterator[None]:
     for parameter in learned:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+    devices = {parameter.device for parameter in learned if parameter.is_cuda}
     kept = [*model.buffers(), *(parameter.grad for parameter in learned)]
-    before = [tensor.clone() for tensor in kept]
-    with torch.random.fork_rng({parameter.device for parameter in learned if parameter.is_cuda}):
+    with restored(kept), torch.random.fork_rng(devices):
         yield
-    for tensor, value in zip(kept, before, strict=True):
-        tensor.copy_(value)
+
+
+@contextmanager
+def restored(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Afterwards they hold what they held before."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    yield
+    with torch.no_grad():
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
 
 
 def capture(function: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:

@@ -20,7 +20,7 @@ from ctlib.study import comparisons
 from ctlib.study.jobs import Job, begun_elsewhere, check_roots, is_finished, next_runs, plan, recorded, state
 from ctlib.study.scales import Study
 from ctlib.training import evaluate
-from ctlib.training.run import Machine, resolve
+from ctlib.training.run import ALONE, Machine, resolve
 from ctlib.training.train import train
 
 
@@ -80,7 +80,8 @@ def complete(
         if not folder.checkpoint.is_file():
             raise ValueError(f"{folder.checkpoint} does not exist, and tests need it: delete its folder to train again")
         data = dataclasses.replace(job.config.data, **test._asdict())
-        compute = dataclasses.replace(job.config.compute, micro_batch=result["micro_batch"])
+        views = evaluate.views_at_once(result["micro_batch"], ALONE.on_cpu(job.config.compute))
+        compute = dataclasses.replace(job.config.compute, micro_batch=views)
         samples = run.samples["val"]
         tested = evaluate.score(evaluate.Evaluation(folder.checkpoint, samples, data, compute), scores, on_test)
         path = evaluate.saved_path(scores, tested.protocols[0], samples)

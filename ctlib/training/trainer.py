@@ -8,7 +8,7 @@ micro-batch matters, as a batch norm sees one micro-batch.
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ctlib.data import cache
 from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader, travels_raw
 from ctlib.data.transforms import views_of
 from ctlib.kernels import BATCH_NORMS, choice
-from ctlib.kernels.graph import StepGraph, untouched
+from ctlib.kernels.graph import StepGraph, UpdateGraph, untouched
 from ctlib.models import (
     VideoClassifier,
     build_model,
@@ -33,7 +33,7 @@ from ctlib.models import (
     use_channels_last,
 )
 from ctlib.training import processes, records
-from ctlib.training.evaluate import Scores, evaluate
+from ctlib.training.evaluate import Scores, evaluate, views_at_once
 from ctlib.training.recipes import learning_rate, parameter_groups
 from ctlib.training.run import Run
 
@@ -55,8 +55,9 @@ class Trainer:
         self.cost = cost.count(model, frames, data.size)
         if self.config.compute.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        on_cpu = accelerator.device.type == "cpu"
         optimizer = torch.optim.SGD(
-            parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum
+            parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, fused=not on_cpu
         )
         cache.check_room(run.samples.values(), data)
         kept = {split: cache.keep(samples, data) for split, samples in run.samples.items()}
@@ -64,7 +65,9 @@ class Trainer:
         trainset = train_loader(
             run.samples["train"], frames, data, recipe.batch, self.config.seed, run.micro_batch, kept["train"], raw
         )
-        testset = test_loader(run.samples["val"], frames, data, run.micro_batch, kept["val"], raw)
+        testset = test_loader(
+            run.samples["val"], frames, data, views_at_once(run.micro_batch, on_cpu), kept["val"], raw
+        )
         self.sampler = trainset.sampler
         self.steps_per_epoch = len(self.sampler) // recipe.batch
         if run.processes > 1:  # where strides differ, it is in sizes of 1
@@ -75,9 +78,11 @@ class Trainer:
         self.model, self.optimizer, self.trainset, self.testset = prepared
         self.network = accelerator.unwrap_model(self.model)
         self.statistics = RunningStatistics(self.network, run.micro_batches_per_step, accelerator)
-        self.pass_both_ways = self._pass_both_ways
+        self.pass_both_ways, self.update = self._pass_both_ways, self._update_at
         if self.config.compute.graph:
-            self.pass_both_ways = StepGraph(self._pass_both_ways, self.network)
+            self.pass_both_ways = StepGraph(choice.in_graphs()(self._pass_both_ways), self.network)
+            if accelerator.scaler is None:  # a scaler reads on the host whether to skip a step
+                self.update = UpdateGraph(self._update_parameters, self.optimizer.optimizer)
         # How far the run is.
         self.epoch, self.step = 0, 0  # epochs finished, and steps done in the one under way
         self.totals = dict.fromkeys(("loss", "right", "read", "skipped"), 0.0)  # of the epoch under way
@@ -172,7 +177,7 @@ class Trainer:
         end_workers(self.trainset)
         end_workers(self.testset)
         self.model = self.network = self.optimizer = self.trainset = self.testset = self.statistics = None
-        self.pass_both_ways = None
+        self.pass_both_ways = self.update = None
         self.accelerator.free_memory()
 
     # Training.
@@ -249,17 +254,24 @@ class Trainer:
         for part, value in zip(self.totals, (loss, right, read, skipped), strict=True):
             self.totals[part] += value
         _refuse_many(int(self.totals["skipped"]), len(self.run.samples["train"]), self.config.data, "training")
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        self.accelerator.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=not self.config.compute.graph)
+        self.update([rate * group["scale"] for group in self.optimizer.param_groups])
         self.statistics.after_step()
         self.step += 1
         mean = loss / read if read else math.nan
         if self.config.compute.tensorboard:
             self.accelerator.log({"train/loss": mean, "train/lr": rate}, step=at + 1)
         return mean, stopping > 0
+
+    def _update_at(self, rates: Sequence[float]) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._update_parameters()
+
+    def _update_parameters(self) -> torch.Tensor:
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.recipe.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=not self.config.compute.graph)
+        return norm
 
     def _over_processes(self) -> list[float]:
         """Sums over the batch of the loss, clips right, clips unread, and processes that were asked to stop."""

@@ -14,7 +14,7 @@ from ctlib.ct_module import CTModule
 from ctlib.deploy import optimize
 from ctlib.excitation import TensorExcitation
 from ctlib.kernels import choice, gating, merging, operations
-from ctlib.kernels.passes import PYTORCH, Passes, excite_in_passes
+from ctlib.kernels.passes import PYTORCH, excite_in_passes
 from ctlib.models import build_model, model_config, recompute_blocks
 from tests.kernels.excitation_in_passes import (
     as_close_in_half_precision,
@@ -211,10 +211,3 @@ def test_a_compiled_network_takes_what_was_chosen_before(on_this_device, always_
     groups = {node.args[6] for node in graphs[0].graph.nodes if "conv2d" in str(node.target) and len(node.args) > 6}
     groups |= {node.kwargs["groups"] for node in graphs[0].graph.nodes if "groups" in node.kwargs}
     assert groups == {1}
-
-
-@pytest.mark.slow
-def test_compiled_excitation_is_the_plain_one_with_its_gradients():
-    passes = Passes(*(torch.compile(one, dynamic=True) for one in PYTORCH))
-    same_in_double_precision(passes)
-    as_close_in_half_precision(passes)
