@@ -39,10 +39,12 @@ class OneBatch:
 def seconds_of_epoch(trainer: Trainer, loader) -> float:
     own, trainer.trainset, trainer.step = trainer.trainset, loader, 0
     began = time.perf_counter()
-    trainer.train_epoch()
-    if trainer.accelerator.device.type == "cuda":
-        torch.cuda.synchronize()
-    trainer.trainset = own
+    try:
+        trainer.train_epoch()
+        if trainer.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+    finally:
+        trainer.trainset = own
     return time.perf_counter() - began
 
 

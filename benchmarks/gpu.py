@@ -172,6 +172,8 @@ def timed(bench: Bench, calls: dict, clips: torch.Tensor, reference: str = "TSN"
         except Exception as error:
             del calls[name]
             yield {"name": name, "failed": f"{type(error).__name__}: {error}"[:300]}
+    if not calls:
+        return
     references = {name: reference for name in calls if name != reference}
     for line in summarise(bench.clock.in_turn(calls, clips), len(clips), references, batch=len(clips)):
         yield line | {"memory_mb": memory[line["name"]]}
@@ -210,7 +212,7 @@ def graphs(bench: Bench) -> Iterator[dict]:
 
 def graphed_step(network: nn.Module, precision: torch.dtype) -> Callable:
     """A training step as `compute.graph` takes it."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, fused=True)
     device = next(network.train().parameters()).device
     labels = None
 

@@ -239,9 +239,9 @@ class DataConfig(Config):
     crops: int = one_of((1, 3), 1)  # test crops per clip
     decoder: str = one_of(("pyav", "decord"), "pyav")  # of video files; decord: only for files on which it is exact
     workers: int = at_least(0, 2)  # loader processes
-    # Where a run keeps its decoded videos, so that each is decoded once: none, ram (which loader processes share), or
-    # gpu, which then cuts the clips.
-    cache: str = one_of(("none", "ram", "gpu"), "none")
+    # Where a run keeps its decoded videos, so that each is decoded once: none, ram (which loader processes share), disk
+    # (which all runs share), or gpu, which then cuts the clips.
+    cache: str = one_of(("none", "ram", "disk", "gpu"), "none")
 
     def options(self) -> dict:
         """What `data.catalog.load_samples` takes beside name, root and split."""
@@ -315,7 +315,8 @@ class ComputeConfig(Config):
     channels_last: bool = True  # weights and activations laid out with channels last
     compile: str = one_of(("none", "inductor", "eager"), "none")  # torch.compile's backend, for each block
     kernels: str = one_of(KERNELS, "auto")  # auto: on a GPU, the fastest of several equal ways (`kernels.choice`)
-    graph: bool = False  # the passes of a training step as one CUDA graph; on one GPU only
+    # A training step as CUDA graphs, on one GPU; None: if there is one, and every batch has the same shape.
+    graph: bool | None = False
     recompute: bool = False  # activation checkpointing: the backward pass computes a block's activations again
     threads: int = at_least(0, 0)  # CPU threads of each process; 0: PyTorch's choice
     save_minutes: float = at_least(0, 10.0)  # between snapshots within an epoch; 0: after every step

@@ -26,6 +26,11 @@ def project_root() -> Path:
     return next((folder for folder in own if not (folder / "study.json").exists()), here)
 
 
+def cache_dir() -> Path:
+    """Where data are kept that can be made again: `$CTLIB_CACHE`, or `~/.cache/ctlib`."""
+    return Path(os.environ.get("CTLIB_CACHE") or Path.home() / ".cache" / "ctlib")
+
+
 def portable(path: Path) -> str:
     """A path below the home folder with `~` for it, so that records read the same on every machine."""
     return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)

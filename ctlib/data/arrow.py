@@ -238,10 +238,10 @@ def write(
 def ensure(config: ArrowConfig, on_clips: Callable[[int, int], None] | None = None) -> Path:
     """The folder of this data set in the cache, written now if it does not exist.
 
-    The cache is `$CTLIB_CACHE`, or `~/.cache/ctlib`; each configuration has a folder of its own. Of several processes
-    that call this at once, one writes and the others wait for it.
+    Each configuration has a folder of its own in `files.cache_dir`. Of several processes that call this at once, one
+    writes and the others wait for it.
     """
-    cache = Path(os.environ.get("CTLIB_CACHE") or Path.home() / ".cache" / "ctlib")
+    cache = files.cache_dir()
     digest = hashlib.sha256(json.dumps(_stamp(config), sort_keys=True).encode()).hexdigest()[:10]
     root = cache / f"arrow-{digest}"
     if not root.exists():

@@ -1,19 +1,24 @@
-"""Decoded videos kept in memory, so that a run decodes each of them once (`data.cache`).
+"""Decoded videos that are kept, so that each of them is decoded once (`data.cache`).
 
-"ram" keeps them in memory that the trainer and its loader processes share. "gpu" keeps them on the GPU, where clips are
-then cropped, resized, flipped and normalised. A room of its own, as `clips` need not know where frames lie.
+"ram" keeps them in memory that the trainer and its loader processes share. "disk" keeps them in a file that all runs on
+these videos share, at once and later. "gpu" keeps them on the GPU, where clips are then cropped, resized, flipped and
+normalised. A room of its own, as `clips` need not know where frames lie.
 """
 
+import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
+from ctlib import files
 from ctlib.config import DataConfig
 from ctlib.data import video
 from ctlib.data.catalog import Samples
@@ -21,6 +26,8 @@ from ctlib.data.catalog import Samples
 _BLOCK = 2**28  # bytes of a block of memory: each takes a file handle in each process, and a video lies in one of them
 _PROBED = 32  # videos of a list, from which the size of all is estimated
 _SHARED = "/dev/shm"  # where Linux has the memory that processes share; its size may be limited
+
+Place = tuple[int, int, tuple[int, ...]]  # of a video: its block, its first byte there, and (n, H, W, 3)
 
 
 class Videos:
@@ -37,21 +44,26 @@ class Videos:
     def __init__(self, samples: Samples, config: DataConfig):
         self.samples, self.errors = samples, {}
         self.blocks: list[torch.Tensor] = []
-        self.places: list[tuple[int, int, tuple[int, ...]] | None] = []  # block, first byte, (n, H, W, 3) of each video
+        self.places: list[Place | None] = []
         left, end = needed_bytes(samples), 0
-        whole = _WholeVideos(samples, config)
+        for frames in self._decoded(config):
+            size = frames.size
+            if not self.blocks or end + size > len(self.blocks[-1]):
+                self.blocks.append(torch.empty(max(size, min(left, _BLOCK)), dtype=torch.uint8).share_memory_())
+                end = 0
+            self.blocks[-1][end : end + size] = torch.from_numpy(frames).flatten()
+            self.places.append((len(self.blocks) - 1, end, frames.shape))
+            end, left = end + size, left - size
+
+    def _decoded(self, config: DataConfig) -> Iterator[np.ndarray]:
+        """The frames of the videos in turn; the places and errors of those that cannot be read are noted here."""
+        whole = _WholeVideos(self.samples, config)
         for frames in DataLoader(whole, batch_size=None, num_workers=config.workers, generator=torch.Generator()):
             if isinstance(frames, str):
                 self.errors[len(self.places)] = frames
                 self.places.append(None)
-                continue
-            size = frames.numel()
-            if not self.blocks or end + size > len(self.blocks[-1]):
-                self.blocks.append(torch.empty(max(size, min(left, _BLOCK)), dtype=torch.uint8).share_memory_())
-                end = 0
-            self.blocks[-1][end : end + size] = frames.flatten()
-            self.places.append((len(self.blocks) - 1, end, tuple(frames.shape)))
-            end, left = end + size, left - size
+            else:
+                yield frames.numpy()
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """Frames, height and width of a video. Raises video.VideoError if it could not be read."""
@@ -67,6 +79,61 @@ class Videos:
     def _all_of(self, index: int) -> np.ndarray:
         block, first, shape = self.places[index]
         return self.blocks[block][first : first + math.prod(shape)].numpy().reshape(shape)
+
+
+class VideosOnDisk(Videos):
+    """The same in a file of `files.cache_dir`, which is mapped into memory and so shared by all runs that read it.
+
+    The first run writes it, and others that begin meanwhile wait. A video that changes makes another file; old ones
+    may be deleted.
+    """
+
+    def __init__(self, samples: Samples, config: DataConfig):
+        self.samples, self.path = samples, decoded_file(samples, config)
+        about = _about(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            if not about.is_file():
+                self.errors, self.places = {}, []
+                files.write_atomically(self.path, lambda partial: self._write(partial, config))
+                files.write_json(about, {"places": self.places, "errors": self.errors})
+        read = files.read_json(about, ("places", "errors"))
+        self.errors = {int(index): error for index, error in read["errors"].items()}
+        self.places = [place and (*place[:2], tuple(place[2])) for place in read["places"]]
+        self._map()
+
+    def _write(self, partial: Path, config: DataConfig) -> None:
+        end = 0
+        with partial.open("wb") as file:
+            for frames in self._decoded(config):
+                file.write(frames.tobytes())
+                self.places.append((0, end, frames.shape))
+                end += frames.size
+
+    def _map(self) -> None:
+        size = self.path.stat().st_size
+        self.blocks = [torch.from_file(str(self.path), size=size, dtype=torch.uint8)] if size else []
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"blocks": []}  # another process maps the file itself
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+
+def decoded_file(samples: Samples, config: DataConfig) -> Path:
+    """Where `VideosOnDisk` keeps a list."""
+    digest = hashlib.sha256(f"{samples.fingerprint} {config.decoder} {config.on_error}".encode())
+    for source, *_ in samples:
+        found = os.stat(source) if os.path.exists(source) else None
+        digest.update(f"{source} {found and (found.st_size, found.st_mtime_ns)}\n".encode("utf-8", "surrogateescape"))
+    return files.cache_dir() / f"decoded-{digest.hexdigest()[:12]}.bytes"
+
+
+def _about(path: Path) -> Path:
+    """The table of a file of decoded videos, which is written after it."""
+    return path.with_suffix(".json")
 
 
 class VideosOnDevice:
@@ -133,6 +200,8 @@ def keep(samples: Samples, config: DataConfig) -> Videos | VideosOnDevice | None
     """The videos of a list, where `config.cache` says; None if nowhere."""
     if config.cache == "none":
         return None
+    if config.cache == "disk":
+        return VideosOnDisk(samples, config)
     videos = Videos(samples, config)
     return VideosOnDevice(videos, "cuda") if config.cache == "gpu" else videos
 
@@ -159,10 +228,16 @@ def check_room(lists: Iterable[Samples], config: DataConfig) -> None:
     """
     if config.cache == "none":
         return
+    if config.cache == "disk":
+        lists = [samples for samples in lists if not _about(decoded_file(samples, config)).is_file()]
     needed = sum(map(needed_bytes, lists))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine, each of which has its own copy
     rooms = {"memory": (local * needed, psutil.virtual_memory().available)}
-    if os.path.isdir(_SHARED):
+    if config.cache == "disk":
+        folder = files.cache_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        rooms = {f"disk ({folder})": (needed, shutil.disk_usage(folder).free)}
+    elif os.path.isdir(_SHARED):
         rooms[f"shared memory ({_SHARED})"] = local * needed, shutil.disk_usage(_SHARED).free
     if config.cache == "gpu":
         rooms["memory of the GPU"] = needed, torch.cuda.mem_get_info()[0]

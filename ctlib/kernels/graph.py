@@ -104,7 +104,8 @@ def capture(function: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], t
             function()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    # A loader's thread pins memory meanwhile, which "global", the default, would take for a part of the capture.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # On the same stream, where autograd has left what adds to gradients. A loader's thread pins memory meanwhile, which
+    # "global", the default, would take for a part of the capture.
+    with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
         output = function()
     return graph.replay, output

@@ -125,8 +125,12 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         raise FileNotFoundError(f"no checkpoint {config.start}")
     if compute.sync_batch_norm and machine.on_cpu(compute):
         raise ValueError("sync_batch_norm needs GPUs, and there is none")
-    if compute.graph and (machine.on_cpu(compute) or machine.shared_by(compute) > 1):
+    one_gpu = not machine.on_cpu(compute) and machine.shared_by(compute) == 1
+    if compute.graph and not one_gpu:
         raise ValueError("compute.graph needs one GPU and one process")
+    if compute.graph is None:
+        fits = one_gpu and config.data.on_error == "stop" and compute.compile == "none"
+        config = dataclasses.replace(config, compute=dataclasses.replace(compute, graph=fits))
     if not config.start:
         check_weights(config.model.weights, config.model.backbone)
     if config.data.cache == "gpu" and machine.on_cpu(compute):

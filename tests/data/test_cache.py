@@ -1,3 +1,5 @@
+import os
+import pickle
 import shutil
 from collections import Counter
 from types import SimpleNamespace
@@ -36,12 +38,20 @@ def of_each_epoch(loader, epochs=(0, 1)):
     return batches
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_clips_from_memory_are_those_from_files(train_samples, val_samples, workers, monkeypatch):
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(("where", "workers"), [("ram", 0), ("ram", 2), ("disk", 2)])
+def test_clips_that_are_kept_are_those_from_files(train_samples, val_samples, where, workers, monkeypatch):
     monkeypatch.setattr(cache, "_BLOCK", 1_000_000)  # several blocks
-    config = DataConfig(**{**RAM.to_dict(), "workers": workers})
+    config = DataConfig(**{**RAM.to_dict(), "workers": workers, "cache": where})
     kept = [cache.keep(samples, config) for samples in (train_samples, val_samples)]
-    assert len(kept[0].blocks) > 3 and all(block.is_shared() for block in kept[0].blocks)
+    if where == "ram":
+        assert len(kept[0].blocks) > 3 and all(block.is_shared() for block in kept[0].blocks)
+    else:
+        kept = [pickle.loads(pickle.dumps(videos)) for videos in kept]  # as where workers do not fork
     train, test = (
         [
             of_each_epoch(clips.train_loader(train_samples, 4, config, batch=8, seed=1, kept=in_memory[0])),
@@ -61,6 +71,17 @@ def test_each_video_is_decoded_once(train_samples, decoded):
         of_each_epoch(clips.train_loader(train_samples, 4, RAM, batch=8, seed=1, kept=kept))
     assert len(decoded) == 32 and set(decoded.values()) == {1}
     assert cache.keep(train_samples, DataConfig(cache="none")) is None
+
+
+def test_a_file_of_decoded_videos_serves_later_runs_until_a_video_changes(tmp_path, decoded):
+    samples = several_kinds(tmp_path)
+    config = DataConfig(**{**RAM.to_dict(), "cache": "disk"})
+    first = cache.keep(samples, config)
+    again = cache.keep(samples, config)
+    assert len(decoded) == 3 and set(decoded.values()) == {1} and again.path == first.path
+    assert all(np.array_equal(first._all_of(index), again._all_of(index)) for index in range(3))
+    os.utime(samples[0].source, (0, 0))
+    assert cache.keep(samples, config).path != first.path and decoded[str(samples[1].source)] == 2
 
 
 def several_kinds(folder):
@@ -97,7 +118,9 @@ def test_a_video_that_cannot_be_read_stops_at_once_or_is_skipped(tmp_path, arrow
     skipping = DataConfig(**{**RAM.to_dict(), "on_error": "skip"})
     with pytest.warns(UserWarning, match="skipped"):
         plain = of_each_epoch(clips.test_loader(samples, 4, skipping, 12), (0,))
-    for kept in (cache.keep(samples, skipping), cache.VideosOnDevice(cache.keep(samples, skipping), "cpu")):
+    on_disk = DataConfig(**{**skipping.to_dict(), "cache": "disk"})
+    ways = cache.keep(samples, skipping), cache.keep(samples, on_disk), cache.keep(samples, on_disk)
+    for kept in (*ways, cache.VideosOnDevice(cache.keep(samples, skipping), "cpu")):
         with pytest.warns(UserWarning, match="skipped: .*000002_forward.mp4: the file is empty"):
             batches = of_each_epoch(clips.test_loader(samples, 4, skipping, 12, kept), (0,))
         labels = torch.cat([labels for _, labels in batches])
@@ -160,6 +183,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_decoded(train_samples, 
     with pytest.raises(ValueError, match="needs 0.00944 GB"):
         cache.check_room((train_samples,), RAM)
     assert not decoded
+    on_disk = DataConfig(**{**RAM.to_dict(), "cache": "disk"})
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    with pytest.raises(ValueError, match=r"'disk' needs 0.00472 GB .* and 0.001 GB of disk \(.*cache\) are free"):
+        cache.check_room((train_samples,), on_disk)
+    cache.keep(train_samples, on_disk)
+    cache.check_room((train_samples,), on_disk)  # it is there
 
 
 @pytest.mark.gpu

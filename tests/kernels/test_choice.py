@@ -103,6 +103,15 @@ def test_every_shape_is_timed_once_and_the_fastest_way_is_taken(on_this_device, 
     assert choice.recorded() == {keys[0]: "groups"}
 
 
+def test_for_graphs_ways_are_chosen_apart(on_this_device):
+    x, weight = torch.randn(1, 16, 2, 4, 4), torch.randn(16, 4, 1, 3, 3).requires_grad_()
+    merging.fastest_merge(operations._convolve, x, weight, 4)
+    with choice.in_graphs():
+        merging.fastest_merge(operations._convolve, x, weight, 4)
+    key = "convolution 1x16x2x4x4 by 16x4x1x3x3, float32, training"
+    assert list(choice.recorded()) == [key, f"{key} in a graph"]
+
+
 def test_a_way_that_fails_is_left_out_and_named_and_the_plain_one_is_not(on_this_device):
     def fails(x):
         raise RuntimeError("no compiler")

@@ -55,15 +55,6 @@ def test_chosen_ways_score_and_learn_as_the_plain_ones(precision, monkeypatch):
     assert "excitation 4x16x8x12x12" in kernels.report()
 
 
-def test_a_compiled_network_scores_the_same_at_small_and_large_batches():
-    model = build_model(model_config("ctnet_laptop", num_classes=5, num_frames=8), seed=0).to(ON_GPU).eval()
-    fast = compiled(model)
-    for batch in (1, 12, 1):
-        data = torch.randn(batch, 3, 8, 48, 48, device=ON_GPU)
-        with torch.no_grad():
-            torch.testing.assert_close(fast(data), model(data), rtol=1e-2, atol=1e-2)
-
-
 def test_raw_clips_become_views_on_the_gpu(train_samples):
     raw, plain = (
         clips.train_loader(train_samples, 4, DataConfig(size=24, workers=2), batch=8, seed=0, raw=raw)
@@ -92,3 +83,15 @@ def test_a_step_as_a_graph_trains_to_the_same_weights(tmp_path):
         states.append(torch.load(path, weights_only=True)["state_dict"])
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+# Last, as a compiler takes minutes.
+
+
+def test_a_compiled_network_scores_the_same_at_small_and_large_batches():
+    model = build_model(model_config("ctnet_laptop", num_classes=5, num_frames=8), seed=0).to(ON_GPU).eval()
+    fast = compiled(model)
+    for batch in (1, 12, 1):
+        data = torch.randn(batch, 3, 8, 48, 48, device=ON_GPU)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(data), model(data), rtol=1e-2, atol=1e-2)

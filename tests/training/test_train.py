@@ -336,6 +336,7 @@ def test_a_step_as_a_graph_trains_to_the_same_weights(config, tmp_path, monkeypa
     train.train(plain, tmp_path / "plain")
     with pytest.raises(ValueError, match=r"compute\.graph needs one GPU"):
         resolve(replaced(config, compute={"graph": True}))
+    assert resolve(replaced(config, compute={"graph": None})).config.compute.graph is False
     graphed = dataclasses.replace(plain, config=replaced(config, compute={"graph": True}))
     train.train(graphed, tmp_path / "graph")
     one, two = (records.RunFolder(tmp_path / name) for name in ("plain", "graph"))
