@@ -236,20 +236,24 @@ def train(parser: Parser) -> Runner:
 
 
 def costs(parser: Parser) -> Runner:
-    """Count every cost that the paper publishes, beside the published number.
+    """Count every cost that the paper publishes, beside the published number: of CT-Net, then of other systems.
 
-    It takes about 15 seconds. GFLOPs are as the paper's row gives them: of all views in Tables 3 and 6, of one view
-    elsewhere.
+    It takes about 40 seconds. GFLOPs are as the paper's row gives them: of all views in Tables 3 and 6, of one view
+    elsewhere. Those of other systems are of one view, and with or without batch norms, as their papers count.
     """
-    from ctlib.study import tables
+    from ctlib.study import systems, tables
 
-    parser.add_argument("--json", action="store_true", help="records instead of a table; parameters are counts")
+    parser.add_argument("--json", action="store_true", help="records instead of tables; parameters are counts")
     parser.set_defaults(after_interrupt="nothing was written")
 
     def run(options: Options) -> int:
-        table = tables.ledger()
+        table, others = tables.ledger(), systems.costs()
         if options.json:
-            print(table.to_json(orient="records", indent=2, double_precision=6))
+            records = {"ctnet": table, "systems": others}
+            records = {
+                name: json.loads(part.to_json(orient="records", double_precision=6)) for name, part in records.items()
+            }
+            print(json.dumps(records, indent=2))
             return 0
         published, counted = (table.gflops_paper, table.params_paper / 1e6), (table.gflops, table.params / 1e6)
         shown = table[["table", "row", "frames", "size", "views"]].assign(
@@ -268,6 +272,7 @@ def costs(parser: Parser) -> Runner:
         for what, name in (("gflops", "GFLOPs"), ("params", "numbers of parameters")):
             meets = table[f"{what}_meets"].dropna()
             print(f"\n{meets.sum()} of {len(meets)} published {name} are met.")
+        print(f"\nOther systems, GFLOPs of one view\n\n{systems.as_text(others)}")
         return 0
 
     return run

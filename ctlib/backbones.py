@@ -92,7 +92,12 @@ class Backbone(nn.Module):
     """
 
     recompute = False
+    num_frames: int | None = None  # the only T that it takes; None: any
     frames_out: int | None = None  # how many frames of a clip came out last; None: as many as went in
+    pooled = False  # whether what comes out is pooled over the clip, so that no map is left to explain a score by
+    classifier: type[nn.Module] | None = None  # made of this and its configuration; None: `models.VideoClassifier`
+    # What training adds to the loss: of the features (N * T, C, h, w) and T. None: nothing.
+    extra_loss: Callable[[torch.Tensor, int], torch.Tensor] | None = None
 
     def blocks(self) -> Iterable[nn.Module]:
         """In the order in which they run."""

@@ -87,11 +87,16 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
     check_choice("module", config.module, ("ct", *SPECIAL_CASES, *_SYSTEMS))
     check_weights(config.weights, config.backbone)
     backbone = BACKBONES[config.backbone]()
+    if backbone.num_frames not in (None, config.num_frames):
+        raise ValueError(
+            f"{config.backbone!r} is built for clips of {backbone.num_frames} frames, got {config.num_frames}"
+        )
+    loaded = set()  # parameters that keep their weights
     if config.weights == "imagenet":
-        backbone.load_published(published(config.backbone))
+        loaded = backbone.load_published(published(config.backbone)) or set(backbone.parameters())
     elif config.weights is not None:
         backbone.load_state_dict(shapes(config.backbone, config.weights))
-    loaded = set() if config.weights is None else set(backbone.parameters())
+        loaded = set(backbone.parameters())
 
     def make_module(channels: int, out_channels: int) -> nn.Module:
         if config.module != "ct":
@@ -104,10 +109,12 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
             raise ValueError(f"{config.module!r} is in all blocks: blocks must be 'all', got {config.blocks!r}")
         if config.module in _FIT_NO_WEIGHTS and config.weights is not None:
             raise ValueError(f"{config.module!r} has blocks of its own: weights must be None, got {config.weights!r}")
-        _SYSTEMS[config.module](backbone)
+        frames = (config.num_frames,) if config.module in _FOR_FRAMES else ()
+        copied = _SYSTEMS[config.module](backbone, *frames)
+        loaded |= copied if loaded and copied else set()
     else:
         backbone.replace(config.blocks, make_module)
-    model = VideoClassifier(backbone, config)
+    model = (backbone.classifier or VideoClassifier)(backbone, config)
     if seed is not None:
         initialise(model, seed, loaded)
     return model
@@ -192,17 +199,24 @@ MODELS: dict[str, dict] = {
 
 _SYSTEMS: dict[str, Callable[[nn.Module], None]] = {}  # what changes a backbone, by the name of `ModelConfig.module`
 _FIT_NO_WEIGHTS: set[str] = set()  # of these, those with blocks of their own
+_FOR_FRAMES: set[str] = set()  # of these, those whose weights depend on T
 
 
-def register(module: str, change: Callable[[nn.Module], None], keeps_weights: bool = True) -> None:
+def register(
+    module: str, change: Callable[..., Set[nn.Parameter] | None], keeps_weights: bool = True, for_frames: bool = False
+) -> None:
     """Add a system on a 2D ResNet, with a name in `MODELS` for each ResNet.
 
     Args:
         module: its name in `ModelConfig.module`; "tsm" gives "tsm_r50" and others.
-        change: changes a backbone in place, whose weights are loaded.
+        change: changes a backbone in place, whose weights are loaded. It may return new parameters that it copied from
+            them.
         keeps_weights: whether it keeps the backbone's convolutions; if not, pretrained weights are refused.
+        for_frames: whether its weights depend on T; if so, `change` takes T too.
     """
     _SYSTEMS[module] = change
+    if for_frames:
+        _FOR_FRAMES.add(module)
     if not keeps_weights:
         _FIT_NO_WEIGHTS.add(module)
     for backbone in ("resnet50", "resnet101", "quickstart", "laptop"):

@@ -62,7 +62,8 @@ def saliency_tubes(
     Raises:
         TypeError: clips of another dtype than the model's, or a model without a linear head on averages.
         ValueError: clips of another shape or on another device, an unknown class or placement, another number of
-            targets than of clips, or a threshold or `per` that `normalised` refuses.
+            targets than of clips, a threshold or `per` that `normalised` refuses, or a network that pools over the clip
+            before its last layers (X3D, C3D).
     """
     check_normalisation(threshold, per)
     check_choice("placement", placement, PLACEMENTS)
@@ -295,6 +296,9 @@ def _linear_head(network: nn.Module) -> nn.Linear:
             f"saliency needs a network with a backbone and a linear classifier fc on its averages, got "
             f"{type(network).__name__} ({parts})"
         )
+    if getattr(backbone, "pooled", False):
+        name = network.config.backbone
+        raise ValueError(f"{name!r} pools over the clip before its last layers: there is no map to explain a score by")
     return head
 
 

@@ -12,7 +12,7 @@ from ctlib.checkpoints import save
 from ctlib.data.catalog import load_samples
 from ctlib.data.check import read_check
 from ctlib.models import build_model, model_config
-from ctlib.study import tables
+from ctlib.study import systems, tables
 
 
 def test_help_lists_the_commands():
@@ -41,12 +41,17 @@ def test_arrow_writes_a_data_set(tmp_path, capsys):
 def test_costs_prints_the_ledger(capsys, monkeypatch):
     """Of three tables: the rest is counted in tests/study/test_tables.py."""
     monkeypatch.setattr(tables, "ledger", functools.partial(tables.ledger, ("2c", "6", "8")))
+    few = {key: systems.SYSTEMS[key] for key in (("3", "TSM, 8 frames"), ("4", "SlowFast R101 8+32"))}
+    monkeypatch.setattr(systems, "SYSTEMS", few)
     assert main(["costs"]) == 0
     text = capsys.readouterr().out
+    assert "Table 4, SlowFast R101 8+32: The published 106" in text and "2 rows: 1 met, 1 near" in text
     assert "19 of 20 published GFLOPs are met." in text and "19 of 19 published numbers of parameters" in text
     assert "Table 6, CT-Net 16x1x2: It cannot be met" in text
     assert main(["costs", "--json"]) == 0
-    records = {(record["table"], record["row"]): record for record in json.loads(capsys.readouterr().out)}
+    printed = json.loads(capsys.readouterr().out)
+    assert [record["model"] for record in printed["systems"]] == ["tsm_r50", "slowfast_r101_8x8"]
+    records = {(record["table"], record["row"]): record for record in printed["ctnet"]}
     assert {table for table, _ in records} == {"2c", "6", "8"}
     names = ("gflops_paper", "gflops", "params_paper", "params")
     ours = [37.3, pytest.approx(37.319419), 21_000_000, 20_959_150]

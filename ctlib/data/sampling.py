@@ -51,6 +51,36 @@ class Mirrored(Sparse):
         return np.concatenate([first, num_frames - 1 - first[:, ::-1]], axis=1)
 
 
+class Neighbours(Mirrored):
+    """Five neighbouring frames around one frame of each segment, as TDN sees them (Wang et al., 2021).
+
+    T counts all frames, five for each segment. At the ends of the video, the first or last frame is repeated.
+    """
+
+    around = np.arange(-2, 3)
+
+    def train(self, num_frames: int, clip_frames: int, rng: np.random.Generator) -> np.ndarray:
+        """Around a random frame of each segment. Shape (T,)."""
+        return self._with_neighbours(super().train(num_frames, self._segments(clip_frames), rng), num_frames)
+
+    def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
+        """Around the frames of `Mirrored`. (clips, T).
+
+        Raises:
+            ValueError: T is no multiple of ten, or other than one or two clips.
+        """
+        return self._with_neighbours(super().test(num_frames, self._segments(clip_frames), clips), num_frames)
+
+    def _segments(self, clip_frames: int) -> int:
+        if clip_frames % (2 * len(self.around)):
+            raise ValueError(f"this sampling takes five frames of an even number of segments, got {clip_frames} frames")
+        return clip_frames // len(self.around)
+
+    def _with_neighbours(self, centres: np.ndarray, num_frames: int) -> np.ndarray:
+        chosen = (centres[..., None] + self.around).clip(0, num_frames - 1)
+        return chosen.reshape(*centres.shape[:-1], -1)
+
+
 class Dense:
     """A window of 64 consecutive frames (Wang et al., 2018), as the paper trains on Kinetics.
 
@@ -103,7 +133,13 @@ def _segments(num_frames: int, clip_frames: int, offset) -> np.ndarray:
     return ((np.arange(clip_frames) + offset) * num_frames / clip_frames).astype(np.int64)
 
 
-SAMPLINGS = {"sparse": Sparse(), "mirrored": Mirrored(), "dense": Dense(), "dense-windows": DenseWindows()}
+SAMPLINGS = {
+    "sparse": Sparse(),
+    "mirrored": Mirrored(),
+    "neighbours": Neighbours(),
+    "dense": Dense(),
+    "dense-windows": DenseWindows(),
+}
 
 
 def check_fits(name: str, clip_frames: int, clips: int) -> None:

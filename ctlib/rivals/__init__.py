@@ -10,11 +10,14 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from ctlib.models import MODELS, VideoClassifier, build_model, model_config, register, register_backbone
-from ctlib.rivals import i3d, slowfast, video_resnet
+from ctlib.rivals import blvnet, c3d, corrnet, eco, gcn, i3d, nl_i3d, slowfast, video_resnet, x3d
 from ctlib.rivals.gsm import gsm
 from ctlib.rivals.non_local import non_local
+from ctlib.rivals.pem import pem
 from ctlib.rivals.smallbig import smallbig
 from ctlib.rivals.stm import stm
+from ctlib.rivals.tanet import tanet
+from ctlib.rivals.tdn import tdn
 from ctlib.rivals.tea import tea
 from ctlib.rivals.teinet import teinet
 from ctlib.rivals.tsm import tsm
@@ -27,12 +30,17 @@ SYSTEMS = {
     "smallbig": smallbig,
     "non_local": non_local,
     "gsm": gsm,
+    "pem": pem,
+    "tdn": tdn,
+    "tanet": tanet,
 }
 FROM_SCRATCH = {"tea"}  # of these, those whose blocks fit no weights of a ResNet
+FOR_FRAMES = {"tanet"}  # and those whose weights depend on T
 for _name, _change in SYSTEMS.items():
-    register(_name, _change, keeps_weights=_name not in FROM_SCRATCH)
-for _name, _build in (video_resnet.BACKBONES | slowfast.BACKBONES | i3d.BACKBONES).items():
-    register_backbone(_name, _build)
+    register(_name, _change, keeps_weights=_name not in FROM_SCRATCH, for_frames=_name in FOR_FRAMES)
+for _family in (video_resnet, slowfast, i3d, nl_i3d, gcn, eco, x3d, c3d, blvnet, corrnet):
+    for _name, _build in _family.BACKBONES.items():
+        register_backbone(_name, _build)
 
 
 def __getattr__(name: str) -> Callable[..., VideoClassifier]:
@@ -63,7 +71,8 @@ def create_model(
     Args:
         name: one of `list_models()`.
         num_classes: the classifier's outputs.
-        num_frames: T, frames per clip in training; the network takes any other T too.
+        num_frames: T, frames per clip in training. Networks take any other T too, except TANet, CorrNet, C3D, and TDN
+            (a multiple of 5) and bLVNet (an even T).
         weights: of the backbone: None (random), or "imagenet"; the small backbones have "shapes" instead.
         **parts: other fields of `ModelConfig`, such as `dropout=0.5`.
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from ctlib import cost
 from ctlib.data.clips import train_loader, travels_raw
 from ctlib.kernels import choice
+from ctlib.training.network import make_network
 from ctlib.training.run import Run, make_accelerator
-from ctlib.training.trainer import make_network
 
 _CPU_CLIPS = 8  # of the timed step on a CPU, at most; the time of a batch is in proportion
 _SLOW = 5.0  # seconds; a first pass over two clips that takes longer is the timed step

@@ -17,23 +17,17 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.nn import functional as F
 
-from ctlib import checkpoints, cost
+from ctlib import cost
 from ctlib.config import DataConfig
 from ctlib.data import cache
 from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader, travels_raw
 from ctlib.data.transforms import views_of
-from ctlib.kernels import BATCH_NORMS, choice
+from ctlib.kernels import choice
 from ctlib.kernels.graph import StepGraph, UpdateGraph, untouched
-from ctlib.models import (
-    VideoClassifier,
-    build_model,
-    compile_blocks,
-    freeze_backbone,
-    recompute_blocks,
-    use_channels_last,
-)
+from ctlib.models import compile_blocks
 from ctlib.training import processes, records
 from ctlib.training.evaluate import Scores, evaluate, views_at_once
+from ctlib.training.network import ExtraLoss, RunningStatistics, make_network
 from ctlib.training.recipes import learning_rate, parameter_groups
 from ctlib.training.run import Run
 
@@ -78,6 +72,7 @@ class Trainer:
         self.model, self.optimizer, self.trainset, self.testset = prepared
         self.network = accelerator.unwrap_model(self.model)
         self.statistics = RunningStatistics(self.network, run.micro_batches_per_step, accelerator)
+        self.extra = ExtraLoss(self.network.backbone) if self.network.backbone.extra_loss else None
         self.pass_both_ways, self.update = self._pass_both_ways, self._update_at
         if self.config.compute.graph:
             self.pass_both_ways = StepGraph(choice.in_graphs()(self._pass_both_ways), self.network)
@@ -176,7 +171,7 @@ class Trainer:
                 tracker.finish()
         end_workers(self.trainset)
         end_workers(self.testset)
-        self.model = self.network = self.optimizer = self.trainset = self.testset = self.statistics = None
+        self.model = self.network = self.optimizer = self.trainset = self.testset = self.statistics = self.extra = None
         self.pass_both_ways = self.update = None
         self.accelerator.free_memory()
 
@@ -237,7 +232,8 @@ class Trainer:
             logits = self.model(clips)
             smoothing = self.config.recipe.label_smoothing
             loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=SKIPPED, label_smoothing=smoothing)
-        self.accelerator.backward(loss / self.run.micro_batch)
+            total = loss if self.extra is None else loss + len(labels) * self.extra.taken()
+        self.accelerator.backward(total / self.run.micro_batch)
         return torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).sum()]).double()
 
     def _update(self) -> tuple[float, bool]:
@@ -330,55 +326,6 @@ class Trainer:
             accuracies = {"train/top1": row["train_top1"], "test/top1": row["top1"], "test/top5": row["top5"]}
             known = {name: value for name, value in accuracies.items() if not math.isnan(value)}
             self.accelerator.log(known, step=self.steps_done)
-
-
-class RunningStatistics:
-    """Batch norms' running statistics, updated once per step with the mean over its micro-batches.
-
-    So the network is the same however a batch is shared between processes and divided into micro-batches.
-    """
-
-    def __init__(self, network: nn.Module, micro_batches: int, accelerator: Accelerator):
-        norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
-        self.running = [part for norm in norms for part in (norm.running_mean, norm.running_var)]
-        self.counters = [norm.num_batches_tracked for norm in norms]
-        self.micro_batches, self.accelerator = micro_batches, accelerator
-        self.divided = micro_batches * accelerator.num_processes > 1
-        self.begin_step()
-
-    def begin_step(self) -> None:
-        if self.divided:
-            self.before = torch.cat(self.running)
-            self.counted = torch.stack(self.counters)
-            self.sums = torch.zeros_like(self.before)
-
-    def after_micro_batch(self) -> None:
-        if self.divided:
-            self.sums += torch.cat(self.running)
-            self._set(self.before)
-
-    def after_step(self) -> None:
-        if self.divided:
-            self._set(self.accelerator.reduce(self.sums / self.micro_batches, "mean"))
-            for counter, count in zip(self.counters, self.counted + 1, strict=True):
-                counter.copy_(count)
-            self.begin_step()
-
-    def _set(self, values: torch.Tensor) -> None:
-        for part, value in zip(self.running, values.split([len(part) for part in self.running]), strict=True):
-            part.copy_(value)
-
-
-def make_network(run: Run) -> VideoClassifier:
-    """The network that a run begins with, laid out and frozen as its configuration says."""
-    model = build_model(run.model, run.config.seed)
-    if run.config.start:
-        checkpoints.start_from(run.config.start, model, run.samples["train"].classes)
-    use_channels_last(model, run.config.compute.channels_last)
-    recompute_blocks(model, run.config.compute.recompute)
-    if run.config.recipe.frozen == "backbone":
-        freeze_backbone(model)
-    return model
 
 
 def call(callback: Callable | None, *values) -> None:

@@ -17,7 +17,10 @@ from torchvision.models import get_model_weights
 from ctlib import files
 from ctlib.config import check_choice
 
-PUBLISHED = ("resnet50", "resnet101", "inception_v3")  # the backbones with ImageNet weights
+# The backbones with ImageNet weights, and torchvision's name of the network.
+PUBLISHED = {name: name for name in ("resnet50", "resnet101", "inception_v3")}
+PUBLISHED |= {f"{system}_r{depth}": f"resnet{depth}" for system in ("i3d", "nl_i3d") for depth in (50, 101)}
+PUBLISHED |= {"nl_i3d_gcn_r50": "resnet50"}
 # The backbones with weights of Still Shapes, and the digest of each one's file.
 SHAPES: dict[str, str] = {
     "quickstart": "9f7034883250c4c6",
@@ -36,7 +39,7 @@ def having(weights: str | None) -> tuple[str, ...] | None:
     if weights is None or weights.endswith(SUFFIX):
         return None
     check_choice("weights", weights, (None, "imagenet", "shapes", f"a {SUFFIX} file"))
-    return PUBLISHED if weights == "imagenet" else tuple(SHAPES)
+    return tuple(PUBLISHED if weights == "imagenet" else SHAPES)
 
 
 def check_weights(weights: str | None, backbone: str) -> None:
@@ -56,7 +59,7 @@ def published(backbone: str) -> dict[str, torch.Tensor]:
         ValueError: a backbone that has none, or weights that cannot be read or downloaded.
     """
     check_weights("imagenet", backbone)
-    weights = get_model_weights(backbone).IMAGENET1K_V1
+    weights = get_model_weights(PUBLISHED[backbone]).IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:

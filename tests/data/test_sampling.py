@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ctlib.data.sampling import SAMPLINGS, Dense, DenseWindows, Mirrored, Sparse
+from ctlib.data.sampling import SAMPLINGS, Dense, DenseWindows, Mirrored, Sparse, check_fits
 
 
 def test_test_clips_are_the_authors_centres_and_starts():
@@ -15,8 +15,9 @@ def test_test_clips_are_the_authors_centres_and_starts():
     ("length", "clip", "expected"), [(1, 4, [0, 0, 0, 0]), (3, 4, [0, 1, 1, 2]), (4, 4, [0, 1, 2, 3])]
 )
 def test_a_short_video_is_spread_over_the_clip(length, clip, expected):
-    for sampling in SAMPLINGS.values():
-        assert sampling.train(length, clip, np.random.default_rng(0)).max() < length
+    for name, sampling in SAMPLINGS.items():
+        count = 20 if name == "neighbours" else clip
+        assert sampling.train(length, count, np.random.default_rng(0)).max() < length
     assert Sparse().test(length, clip).tolist() == [expected]
 
 
@@ -30,6 +31,18 @@ def test_training_draws_one_frame_from_each_segment(length, clip):
     assert (drawn >= low).all() and (drawn <= high).all()
     if clip <= length <= 48:
         assert len(np.unique(drawn)) == length  # no frame is out of reach, the tail of the video included
+
+
+def test_neighbours_stand_around_the_frame_of_each_segment():
+    sampling = SAMPLINGS["neighbours"]
+    centres = Mirrored().test(48, 8)[0]
+    assert sampling.test(48, 40)[0].reshape(8, 5).tolist() == [[c + around for around in range(-2, 3)] for c in centres]
+    assert sampling.test(4, 10).tolist() == [[0, 0, 1, 2, 3, 0, 1, 2, 3, 3]]  # the ends are repeated
+    assert sorted(sampling.test(50, 40)[0]) == sorted(49 - sampling.test(50, 40)[0])
+    drawn = sampling.train(48, 40, np.random.default_rng(0)).reshape(8, 5)
+    assert (np.diff(drawn[1:-1]) == 1).all() and (drawn[:, 2] // 6 == np.arange(8)).all()
+    with pytest.raises(ValueError, match="five frames of an even number of segments, got 8 frames"):
+        check_fits("neighbours", 8, 1)
 
 
 @pytest.mark.parametrize("length", [48, 96, 50, 7])

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from ctlib.backbones import Backbone
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data import clips
 from ctlib.data.clips import ClipDataset
 from ctlib.data.video import VideoError
 from ctlib.kernels import graph
 from ctlib.models import model_config
+from ctlib.training import network as network_of_run
 from ctlib.training import records, train, trainer
 from ctlib.training.run import resolve
 
@@ -117,7 +119,7 @@ def test_only_the_last_epochs_are_tested_where_asked_for(config, finished, tmp_p
 def test_a_frozen_backbone_stays_as_it_was_and_the_rest_learns(config, finished, tmp_path):
     frozen = replaced(config, recipe={"frozen": "backbone", "epochs": 1})
     folder = records.RunFolder(tmp_path)
-    start = trainer.build_model(config.model, config.seed).state_dict()
+    start = network_of_run.build_model(config.model, config.seed).state_dict()
     train.train(frozen, folder.path)
 
     def unchanged(folder):
@@ -206,14 +208,14 @@ def test_dropout_draws_the_same_in_every_network(config, tmp_path, monkeypatch):
                 masks.append(kept.bool())
             return features * kept
 
-    build = trainer.build_model
+    build = network_of_run.build_model
 
     def recording(model, seed):
         network = build(model, seed)
         network.dropout = Recorded()
         return network
 
-    monkeypatch.setattr(trainer, "build_model", recording)
+    monkeypatch.setattr(network_of_run, "build_model", recording)
     drawn = []
     for name, parts in (("tsn", {"blocks": "none"}), ("c3d", {"module": "c3d"}), ("ctnet", {})):
         masks = []
@@ -254,14 +256,14 @@ def test_a_cache_that_cannot_be_is_refused_before_work(config, tmp_path, monkeyp
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, monkeypatch):
-    build = trainer.build_model
+    build = network_of_run.build_model
 
     def broken(model, seed):
         network = build(model, seed)
         nn.init.constant_(network.fc.bias, float("nan"))
         return network
 
-    monkeypatch.setattr(trainer, "build_model", broken)
+    monkeypatch.setattr(network_of_run, "build_model", broken)
     with pytest.raises(trainer.TrainingError, match=r"the loss is nan at step 1 \(epoch 1, learning rate"):
         train.train(config, tmp_path)
     assert not (tmp_path / "result.json").exists()
@@ -347,6 +349,25 @@ def test_a_step_as_a_graph_trains_to_the_same_weights(config, tmp_path, monkeypa
     )
     one, two = (torch.load(folder.checkpoint, weights_only=True)["state_dict"] for folder in (one, two))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_what_a_backbone_adds_to_the_loss_is_learned_and_not_recorded(config, tmp_path, monkeypatch):
+    plain = resolve(replaced(config, recipe={"epochs": 1}))
+    train.train(plain, tmp_path / "plain")
+    seen = []
+
+    def shrink(features, num_frames):
+        seen.append((len(features) / num_frames, num_frames))
+        return 10 * features.square().mean()
+
+    monkeypatch.setattr(Backbone, "extra_loss", staticmethod(shrink))
+    train.train(plain, tmp_path / "shrunk")
+    one, two = (records.RunFolder(tmp_path / name) for name in ("plain", "shrunk"))
+    batch, frames = plain.micro_batch, plain.model.num_frames
+    assert set(seen) == {(batch, frames)}  # of training clips only
+    assert two.history().loss[0] < 3 * one.history().loss[0]  # of classes alone
+    one, two = (torch.load(folder.checkpoint, weights_only=True)["state_dict"] for folder in (one, two))
+    assert not torch.equal(one["backbone.conv1.weight"], two["backbone.conv1.weight"])
 
 
 def test_a_graph_takes_inputs_of_one_shape(monkeypatch):

@@ -1,0 +1,140 @@
+"""bLVNet-TAM (Fan et al., NeurIPS 2019): a big network on half of the frames, and a little one on the others.
+
+Frames come in pairs. The first of a pair passes a little branch at full resolution, the second a deep one at half of
+it, and their sum stands for both. Before each stage, and in each block of the last, every channel mixes a frame with
+the one before and the one after (the Temporal Aggregation Module).
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ctlib.kernels import operations
+from ctlib.kernels.folded import OnFrames
+from ctlib.rivals.video_resnet import VideoBackbone
+
+ALPHA, BETA = 2, 4  # the little branch has one in alpha of the channels, and about one in beta of the blocks
+
+
+class TemporalAggregation(nn.Module):
+    """TAM: each channel as a weighted sum over the frame before, this and the next, and a ReLU.
+
+    Shape:
+        (N, C, T, H, W) -> the same
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 1, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=(2 / len(self.weight)) ** 0.5)  # as three 1x1 convolutions, by their fan-out
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return F.relu(operations.convolve(clips, self.weight, None, len(self.weight)))
+
+
+class Bottleneck(nn.Module):
+    """A bottleneck whose shortcut averages where it has a stride. Its last batch norm starts at zero.
+
+    Args:
+        channels, out: of its input and output.
+        stride: 1 or 2.
+        aggregates: whether its input passes a TAM. A shortcut without layers takes the input from before it.
+
+    Shape:
+        (N, C_in, T, H, W) -> (N, C_out, T, H, W), with a stride of 2 half the height and width
+    """
+
+    def __init__(self, channels: int, out: int, stride: int = 1, aggregates: bool = False):
+        super().__init__()
+        self.aggregation = TemporalAggregation(channels) if aggregates else nn.Identity()
+        relu, width = nn.ReLU(inplace=True), out // 4
+        inner = (*_conv(channels, width, 1), relu, *_conv(width, width, 3, stride), relu, *_conv(width, out, 1))
+        nn.init.zeros_(inner[-1].weight)
+        self.residual = OnFrames(*inner)
+        pool = [nn.AvgPool2d(3, stride, padding=1)] if stride > 1 else []
+        self.shortcut = OnFrames(*pool, *(_conv(channels, out, 1) if channels != out else ()))
+        self.last = nn.ReLU(inplace=True)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        seen = self.aggregation(clips)
+        carried = self.shortcut(seen) if len(self.shortcut) else clips
+        return self.last(self.residual(seen) + carried)
+
+
+def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out)
+
+
+def _blocks(channels: int, out: int, depth: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(Bottleneck(channels, out, stride), *(Bottleneck(out, out) for _ in range(depth - 1)))
+
+
+class BigLittle(nn.Module):
+    """A TAM, the little branch on each first frame of a pair, the big one on each second, and what fuses their sum.
+
+    Shape:
+        (N, C_in, 2T, H, W) -> (N, C_out, T, h, w)
+    """
+
+    def __init__(self, channels: int, little: nn.Module, big: nn.Module, fusion: nn.Module):
+        super().__init__()
+        self.aggregation = TemporalAggregation(channels)
+        self.little, self.big, self.fusion = little, big, fusion
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        clips = self.aggregation(clips)
+        little, big = self.little(clips[:, :, ::2]), self.big(clips[:, :, 1::2])
+        return self.fusion(F.relu(F.interpolate(big, little.shape[2:]) + little))
+
+
+class BLVNet(nn.Module):
+    """Clips (N, 3, 2T, H, W) -> (N, 32 * width, T, H / 32, W / 32), rounded up: features of each pair of frames.
+
+    Args:
+        depths: blocks of the four stages. Of the first three, at least 2: the big branch has all but one, which fuses.
+        width: channels of the stem.
+
+    Raises:
+        ValueError: when called with an odd number of frames.
+    """
+
+    def __init__(self, depths: tuple[int, int, int, int], width: int = 64):
+        super().__init__()
+        relu, small = nn.ReLU(inplace=True), width // ALPHA
+        self.first = OnFrames(*_conv(3, width, 7, 2), relu)
+        little = (*_conv(width, small, 3), relu, *_conv(small, small, 3, 2), relu, *_conv(small, width, 1))
+        fusion = OnFrames(*_conv(width, width, 1), relu)
+        self.stem = BigLittle(width, OnFrames(*little), OnFrames(*_conv(width, width, 3, 2)), fusion)
+        self.stages, self.last = nn.ModuleList(), nn.Sequential()
+        channels = width
+        for planes, depth, stride in zip((width, 2 * width, 4 * width), depths[:3], (2, 2, 1), strict=True):
+            out, few = 4 * planes, 4 * planes // ALPHA
+            little = _blocks(channels, few, max(1, depth // BETA - 1)).append(OnFrames(*_conv(few, out, 1)))
+            big = _blocks(channels, out, depth - 1, stride=2)
+            big[-1].last = nn.Identity()  # its ReLU follows the sum with the little branch
+            self.stages.append(BigLittle(channels, little, big, Bottleneck(out, out, stride)))
+            channels = out
+        for stride in (2, *[1] * (depths[3] - 1)):
+            self.last.append(Bottleneck(channels, 32 * width, stride, aggregates=True))
+            channels = 32 * width
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        if clips.shape[2] % 2:
+            raise ValueError(f"bLVNet takes frames in pairs: their number must be even, got {clips.shape[2]}")
+        pairs = self.stem(self.first(clips))
+        for stage in self.stages:
+            pairs = stage(torch.stack([pairs, pairs], 3).flatten(2, 3))  # the same for both frames
+        return self.last(pairs)
+
+
+def _backbone(depths: tuple[int, int, int, int], width: int = 64) -> VideoBackbone:
+    return VideoBackbone(BLVNet(depths, width), 32 * width)
+
+
+BACKBONES = {
+    "blvnet_tam_50": lambda: _backbone((3, 4, 6, 3)),
+    "blvnet_tam_small": lambda: _backbone((2, 2, 2, 1), width=16),
+}

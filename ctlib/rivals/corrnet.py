@@ -1,0 +1,123 @@
+"""CorrNet (Wang et al., CVPR 2020), our reading: an R(2+1)D network that matches each frame with the one before.
+
+After three of its stages, and once more in the middle of the third of CorrNet-101, each position is compared with those
+around it in the frame before. No complete description is published. The published 115 and 224 GFLOPs of the two
+networks fit no reading that we know: this one gives 115 and 186.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ctlib.rivals.video_resnet import VideoBackbone
+
+KERNEL, DILATION = 7, 2  # 7 x 7 positions around each, every second one, so that they span 13 x 13
+
+
+class Correlation(nn.Module):
+    """How well each position matches those around it in the frame before; the first frame is matched with itself.
+
+    For each group of channels and each displacement: the mean over the group of weight * this frame * frame before.
+    Weights are of a channel, frame and displacement, and start at one: a plain correlation. These products are
+    elementwise, so that `cost.count` does not see them (0.5 GFLOPs of CorrNet-50's).
+
+    Args:
+        channels: C.
+        num_frames: T.
+        groups: G.
+
+    Shape:
+        (N, C, T, H, W) -> (N, G * 49, T, H, W)
+    """
+
+    def __init__(self, channels: int, num_frames: int, groups: int):
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(channels, num_frames, KERNEL, KERNEL))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        height, width = clips.shape[3:]
+        before = torch.cat([clips[:, :, :1], clips[:, :, :-1]], 2)
+        before = F.pad(before, [DILATION * (KERNEL // 2)] * 4)
+        steps = [DILATION * step for step in range(KERNEL)]
+        beside = torch.stack([before[..., x : x + width] for x in steps], 1)
+        weights = self.weight.to(clips.dtype).permute(2, 3, 0, 1)[..., None, None]  # (row, column, C, T, 1, 1)
+        maps = []  # a row at a time, as all at once would need 49 times the memory of the clip
+        for y, row in zip(steps, weights, strict=True):
+            products = clips[:, None] * row * beside[..., y : y + height, :]
+            maps.append(products.unflatten(2, (self.groups, -1)).mean(3))
+        return torch.cat(maps, 1).transpose(1, 2).flatten(1, 2)
+
+
+class Residual(nn.Module):
+    """The ReLU of a residual and its shortcut, on clips."""
+
+    def __init__(self, residual: nn.Module, shortcut: nn.Module):
+        super().__init__()
+        self.residual, self.shortcut = residual, shortcut
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.residual(clips) + self.shortcut(clips))
+
+
+def _conv(channels: int, out: int, kernel=(1, 1, 1), stride=(1, 1, 1), groups: int = 1) -> list[nn.Module]:
+    padding = tuple(extent // 2 for extent in kernel)
+    return [nn.Conv3d(channels, out, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm3d(out)]
+
+
+def correlation_sum(channels: int, num_frames: int, groups: int) -> Residual:
+    """A correlation at a quarter of the channels, brought back to all of them group by group, and added."""
+    few = channels // 4
+    reduce, restore = _conv(channels, few), _conv(groups * KERNEL**2, channels, groups=groups)
+    correlation = Correlation(few, num_frames, groups)
+    return Residual(nn.Sequential(*reduce, nn.ReLU(inplace=True), correlation, *restore), nn.Identity())
+
+
+def bottleneck(channels: int, width: int, time: int, space: int) -> Residual:
+    """A bottleneck with 1 x 3 x 3 and then 3 x 1 x 1, all of the same width; its strides in time and space."""
+    inner = [_conv(width, width, (1, 3, 3), (1, space, space)), _conv(width, width, (3, 1, 1), (time, 1, 1))]
+    layers = []
+    for conv in (_conv(channels, width), *inner):
+        layers += [*conv, nn.ReLU(inplace=True)]
+    same = channels == 4 * width and time == space == 1
+    shortcut = [] if same else _conv(channels, 4 * width, stride=(time, space, space))
+    return Residual(nn.Sequential(*layers, *_conv(width, 4 * width)), nn.Sequential(*shortcut))
+
+
+class CorrNet(nn.Sequential):
+    """Clips (N, 3, T, H, W) -> (N, 32 * width, T / 4, H / 32, W / 32), rounded up; ValueError for another T."""
+
+    def __init__(self, depths: tuple[int, int, int, int], num_frames: int, width: int, groups: int):
+        super().__init__(*_conv(3, width, (1, 7, 7), (1, 2, 2)), nn.ReLU(inplace=True))
+        self.num_frames = num_frames
+        channels, frames = width, num_frames
+        for stage, (depth, stride) in enumerate(zip(depths, (1, 1, 2, 2), strict=True)):
+            frames = -(-frames // stride)
+            for index in range(depth):
+                self.append(bottleneck(channels, width << stage, *((1, 1) if index else (stride, 2))))
+                channels = 4 * width << stage
+                ends, middle = stage < 3 and index == depth - 1, depth == 23 and index == 11
+                if ends or middle:
+                    self.append(correlation_sum(channels, frames, groups))
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        if clips.shape[2] != self.num_frames:
+            raise ValueError(f"this CorrNet is built for clips of {self.num_frames} frames, got {clips.shape[2]}")
+        return super().forward(clips)
+
+
+def _backbone(depths: tuple[int, int, int, int], num_frames: int = 32, width: int = 64, groups: int = 32):
+    backbone = VideoBackbone(CorrNet(depths, num_frames, width, groups), 32 * width)
+    backbone.num_frames = num_frames
+    return backbone
+
+
+BACKBONES = {
+    "corrnet_50": lambda: _backbone((3, 4, 6, 3)),
+    "corrnet_101": lambda: _backbone((3, 4, 23, 3)),
+    "corrnet_small": lambda: _backbone((1, 1, 1, 1), num_frames=8, width=16, groups=4),
+}

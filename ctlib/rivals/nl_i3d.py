@@ -1,0 +1,120 @@
+"""I3D on a ResNet, and NL-I3D (Wang et al., CVPR 2018): a ResNet inflated into time, with non-local blocks.
+
+In some bottlenecks the first convolution sees three frames, and pools halve the number of frames up to three times.
+Five non-local blocks let each position attend to all others. Which blocks see three frames follows from the published
+costs; the authors' release has more of them in stage 4 of ResNet-101. ImageNet weights of the ResNet are inflated.
+"""
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ctlib.rivals.non_local import NonLocal
+from ctlib.rivals.video_resnet import VideoBackbone
+
+SEE_NEIGHBOURS = ((0, 1, 2), (0, 2), (0, 2, 4), (1,))  # blocks whose first convolution is 3 x 1 x 1, by stage
+NOWHERE = ((), (), (), ())  # no non-local blocks
+
+
+class Pool(nn.Module):
+    """A max-pool that takes clips of a single frame too; a last odd frame is left out.
+
+    Args:
+        frames: are pooled to one.
+        pixels: kernel in space: 3, with a stride of 2, or 1.
+
+    Shape:
+        (N, C, T, H, W) -> (N, C, T / frames, H / stride, W / stride)
+    """
+
+    def __init__(self, frames: int, pixels: int):
+        super().__init__()
+        self.frames, self.pixels = frames, pixels
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        frames, half = min(self.frames, clips.shape[2]), self.pixels // 2
+        return F.max_pool3d(
+            clips, (frames, self.pixels, self.pixels), (frames, 1 + half, 1 + half), padding=(0, half, half)
+        )
+
+
+class InflatedBottleneck(nn.Module):
+    """torchvision's bottleneck on clips, under its names, and maybe a non-local block after it.
+
+    Shape:
+        (N, C_in, T, H, W) -> (N, 4 * planes, T, H / stride, W / stride)
+    """
+
+    def __init__(self, channels: int, planes: int, stride: int, temporal: int, attends: bool):
+        super().__init__()
+        wide, strides = 4 * planes, (1, stride, stride)
+        self.conv1 = nn.Conv3d(channels, planes, (temporal, 1, 1), padding=(temporal // 2, 0, 0), bias=False)
+        self.bn1 = nn.BatchNorm3d(planes)
+        self.conv2 = nn.Conv3d(planes, planes, (1, 3, 3), strides, (0, 1, 1), bias=False)
+        self.bn2 = nn.BatchNorm3d(planes)
+        self.conv3, self.bn3 = nn.Conv3d(planes, wide, 1, bias=False), nn.BatchNorm3d(wide)
+        self.downsample = None
+        if channels != wide or stride > 1:
+            self.downsample = nn.Sequential(nn.Conv3d(channels, wide, 1, strides, bias=False), nn.BatchNorm3d(wide))
+        self.non_local = NonLocal(wide) if attends else nn.Identity()
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(self.conv1(clips)))
+        out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)))))
+        return self.non_local(F.relu(out + (clips if self.downsample is None else self.downsample(clips))))
+
+
+class I3DBackbone(VideoBackbone):
+    """An inflated ResNet of bottlenecks.
+
+    Args:
+        depths: blocks of the four stages.
+        attending: blocks of each stage that a non-local block follows.
+        width: channels of the stem.
+        dense: half of the frames remain, not an eighth, and the last stage has no stride (Wang and Gupta, ECCV 2018).
+    """
+
+    def __init__(
+        self, depths: tuple[int, ...], attending: tuple[Collection[int], ...] = NOWHERE, width: int = 64, dense=False
+    ):
+        body, channels = nn.Sequential(), width
+        body.conv1 = nn.Conv3d(3, width, (5, 7, 7), (1 if dense else 2, 2, 2), (2, 3, 3), bias=False)
+        body.bn1, body.relu = nn.BatchNorm3d(width), nn.ReLU(inplace=True)
+        body.maxpool = Pool(1 if dense else 2, 3)
+        for stage, depth in enumerate(depths):
+            planes, blocks = width * 2**stage, []
+            for index in range(depth):
+                stride = 2 if index == 0 and 0 < stage < (3 if dense else 4) else 1
+                temporal = 3 if index in SEE_NEIGHBOURS[stage] else 1
+                blocks.append(InflatedBottleneck(channels, planes, stride, temporal, index in attending[stage]))
+                channels = 4 * planes
+            body.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            if stage == 0:
+                body.pool2 = Pool(2, 1)
+        super().__init__(body, channels)
+
+    def load_published(self, state: dict[str, torch.Tensor]) -> set[nn.Parameter]:
+        """Load torchvision's weights for the ResNet of these depths, except its classifier, inflated.
+
+        A kernel is repeated over time and divided by its new extent. Other layers stay as they are.
+
+        Returns:
+            The parameters that were loaded.
+        """
+        own, state = self.body.state_dict(), {key: value for key, value in state.items() if not key.startswith("fc.")}
+        for key, value in state.items():
+            own[key] = value if value.ndim < 4 else value[:, :, None].expand_as(own[key]) / own[key].shape[2]
+        self.body.load_state_dict(own)
+        return {parameter for key, parameter in self.body.named_parameters() if key in state}
+
+
+R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
+BACKBONES: dict[str, Callable[[], I3DBackbone]] = {
+    "i3d_r50": lambda: I3DBackbone(R50),
+    "i3d_r101": lambda: I3DBackbone(R101),
+    "nl_i3d_r50": lambda: I3DBackbone(R50, ((), (1, 3), (1, 3, 5), ())),
+    "nl_i3d_r101": lambda: I3DBackbone(R101, ((), (1, 3), (6, 13, 20), ())),
+    "nl_i3d_small": lambda: I3DBackbone((1, 2, 2, 1), ((), (1,), (1,), ()), width=16, dense=True),
+}

@@ -1,0 +1,86 @@
+"""TDN: five frames of each segment, and differences between them and between segments."""
+
+import pytest
+import torch
+from torch import nn
+
+from ctlib import cost
+from ctlib.backbones import InceptionBackbone, ResNetBackbone
+from ctlib.config import ModelConfig
+from ctlib.models import VideoClassifier
+from ctlib.rivals.parts import TemporalConv
+from ctlib.rivals.tdn import LongTerm, tdn
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+
+def random_clips(*shape):
+    torch.manual_seed(0)
+    return torch.randn(shape, dtype=torch.double)
+
+
+def made(change=lambda backbone: None, depths=(1, 2, 1, 1), width=16, classes=5):
+    torch.manual_seed(0)
+    backbone = ResNetBackbone(depths, width)
+    change(backbone)
+    return VideoClassifier(backbone, ModelConfig(num_classes=classes, blocks="none")).eval()
+
+
+def test_its_cost_is_the_published_one():
+    with torch.device("meta"):
+        counted = cost.count(made(tdn, (3, 4, 6, 3), 64, 174), 5 * 8, 224)
+    assert (round(counted.gflops, 2), round(counted.params / 1e6, 3)) == (35.88, 24.383)  # published: 36
+
+
+def test_a_clip_of_five_frames_a_segment_gives_the_features_of_its_segments():
+    network = made(tdn).double()
+    assert network.features(random_clips(2, 3, 15, 64, 32)).shape == (2, 512, 3, 2, 1)
+    with pytest.raises(ValueError, match="TDN sees 5 frames of each segment: T must be a multiple, got 8"):
+        network(random_clips(1, 3, 8, 32, 32))
+    with pytest.raises(ValueError, match="this system sits on a ResNet, got InceptionBackbone"):
+        tdn(InceptionBackbone(width=2))
+
+
+def test_the_short_term_module_starts_as_the_backbone_s_stem_and_first_stage():
+    backbone = ResNetBackbone((2, 1, 1, 1), width=8)
+    started = tdn(backbone)
+    short = backbone.short_term
+    assert torch.equal(short.conv.weight[:, 7], backbone.conv1.weight.mean(1))
+    for ours, theirs in zip(short.stage.parameters(), backbone.layer1.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and ours is not theirs and ours in started
+    assert short.conv.weight in started and short.bn.weight not in started
+
+
+def test_without_differences_and_neighbours_it_is_tsn_on_the_middle_frames():
+    network, tsn = made(tdn).double(), made().double()
+    tsn.load_state_dict({key: value for key, value in network.state_dict().items() if key in tsn.state_dict()})
+    for part in network.modules():
+        if isinstance(part, LongTerm):
+            nn.init.zeros_(part.bn_out.weight)
+        if isinstance(part, TemporalConv):
+            part.start = ((1, (0.0, 1.0, 0.0)),)
+            part.reset_parameters()
+    clips = random_clips(1, 3, 10, 32, 32)
+    assert (network(clips) - tsn(clips[:, :, 2::5])).abs().max() > 1e-6
+    network.backbone.shares = 1, 0
+    torch.testing.assert_close(network(clips), tsn(clips[:, :, 2::5]), **CLOSE)
+
+
+def test_brightness_that_all_five_frames_share_does_not_reach_the_differences():
+    short = made(tdn).double().backbone.short_term
+    segments = random_clips(2, 5, 3, 32, 32)
+    for one, other in zip(short(segments), short(segments + random_clips(2, 1, 3, 32, 32)), strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+    assert (short(segments)[0] - short(segments.flip(1))[0]).abs().max() > 1e-3
+
+
+def test_long_term_gates_depend_on_the_segments_beside_and_on_the_frame_alone_at_neither():
+    module, clips = LongTerm(32).double().eval(), random_clips(1, 32, 5, 4, 4)
+    changed = clips.clone()
+    changed[:, :, 2] += random_clips(32, 4, 4)
+    differ = [not torch.equal(module(clips)[:, :, t], module(changed)[:, :, t]) for t in range(5)]
+    assert differ == [False, True, True, True, False]
+    lone = clips[:, :, :1]
+    assert torch.equal(module(lone), lone)  # no difference, and the batch norms are new: gates of zero
+    nn.init.zeros_(module.bn_out.weight)
+    assert torch.equal(module(clips), clips)

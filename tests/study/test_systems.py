@@ -1,0 +1,57 @@
+"""The rows of Tables 3 to 5 that are other systems."""
+
+import pandas as pd
+import pytest
+
+from ctlib import paper
+from ctlib.study import systems
+from ctlib.study.tables import ROWS
+
+
+@pytest.fixture(scope="module")
+def costs():
+    return systems.costs().set_index(["table", "row"])
+
+
+def test_every_row_of_another_system_is_there(costs):
+    for name in ("3", "4", "5"):
+        ours = {row for row in paper.table(name).index if "CT-Net" in row}
+        assert set(costs.loc[name].index) == set(paper.table(name).index) - ours, name
+        assert ours <= set(ROWS.get(name, ours))
+    assert len(costs) == 44
+
+
+def test_published_costs_are_met_or_the_reason_is_told(costs):
+    counts = costs.result.value_counts().to_dict()
+    assert counts == {"met": 31, "near": 2, "not met": 5, "none published": 6}
+    assert (costs.note[costs.result != "met"] != "").all()
+    assert list(costs.loc["4"].index[costs.loc["4"].result == "near"]) == ["SlowFast R101 8+32"]
+    missed = costs[costs.result == "not met"]
+    assert set(missed.model) == {"corrnet_50", "corrnet_101", "nl_i3d_gcn_r50", "tsn_inception_v3"}
+    assert costs.gflops_paper.notna().equals(costs.result != "none published")
+
+
+def test_the_text_has_every_row_and_note(costs):
+    text = systems.as_text(costs.reset_index())
+    assert all(row in text for _, row in costs.index) and all(note in text for note in costs.note)
+    assert text.endswith("44 rows: 31 met, 2 near, 5 not met, 6 none published.")
+
+
+def test_a_count_says_products_apart_from_batch_norms():
+    counted = systems.counted("tsn_r50", 174, 8, 224)
+    assert round(counted["gflops"], 2) == 32.88 and round(counted["products"], 2) == 32.7
+    assert counted["params"] == 23_864_558
+
+
+@pytest.mark.parametrize(
+    ("published", "ours", "result"),
+    [(33, 33.5, "met"), (33, 33.51, "not met"), (106, 106.52, "near"), (73.8, 73.9, "met"), (73.8, 74.0, "near")],
+)
+def test_a_number_is_met_within_its_last_digit_and_near_within_a_hundredth(published, ours, result):
+    assert systems.result(published, ours) == result
+
+
+def test_small_networks_of_the_comparison_are_named():
+    names = pd.Series(systems.SMALL)
+    assert not names.duplicated().any() and {"CT-Net", "TSN"} <= set(names.index)
+    assert systems.frames_of("tdn_quickstart") == 40 and systems.frames_of("tsm_quickstart") == 8
