@@ -48,14 +48,15 @@ train-TSN train-CT-Net: train-%:
 	@$(RUN) notebooks/train.ipynb $(OUT)/train_$*_seed$(SEED).ipynb -p name $* -p model $(MODEL) -p seed $(SEED) -p out_dir $(OUT) -p device cpu
 
 # Targets that run one notebook. The executed notebook, its page and its files go to results/<notebook>.
-ONE_NOTEBOOK := costs videos evaluate transfer report accuracy saliency pretrain
-costs:  ## count every cost that the paper publishes (90 seconds)
+ONE_NOTEBOOK := costs videos evaluate transfer report accuracy saliency pretrain rivals
+costs:  ## count every cost that the paper publishes (2 minutes)
 videos:  ## train and test a network on a folder of video clips, here synthetic ones (2 minutes)
 evaluate:  ## test the quickstart's networks with more views and as an ensemble (1 minute)
 transfer:  ## fine-tune a trained network on other data sets, here synthetic ones (5 minutes)
 report:  ## compare the ablations' results with the paper (15 seconds)
 accuracy:  ## plot accuracy against GFLOPs and time, published and measured (1 minute)
 pretrain:  ## make the laptop backbone's weights of Still Shapes again (20 minutes)
+rivals:  ## train the systems that the paper compares with, small, and look at what each can see (3 hours)
 saliency:  ## show where each network looks, and measure whether the object is there (36 minutes beside other work)
 
 .PHONY: $(ONE_NOTEBOOK)

@@ -26,7 +26,9 @@ NOTEBOOKS = {  # published name -> executed notebook
     "ablation": "ablation/ablation.ipynb",  # papermill ... -p table 2g -p train False
     **{
         name: f"{name}/{name}.ipynb"
-        for name in "evaluate costs your_own_videos report accuracy_vs_gflops saliency_tubes transfer pretrain".split()  # noqa: SIM905
+        for name in """
+            evaluate costs your_own_videos report accuracy_vs_gflops saliency_tubes transfer pretrain rivals
+        """.split()  # noqa: SIM905
     },
 }
 FILES = {  # published file -> notebook that makes it, and where
@@ -34,6 +36,7 @@ FILES = {  # published file -> notebook that makes it, and where
     "tables/latency.csv": ("accuracy_vs_gflops", "latency.csv"),
     "tables/localisation.csv": ("saliency_tubes", "localisation.csv"),
     "tables/localisation_differences.csv": ("saliency_tubes", "differences.csv"),
+    "tables/rivals.csv": ("rivals", "rivals.csv"),
     "tables/transfer_splits.csv": ("transfer", "splits.csv"),
     "figures/quickstart_accuracy_vs_gflops.png": ("quickstart", "figures/accuracy_vs_gflops.png"),
     "ablations/figures/reproduced.png": ("report", "figures/reproduced.png"),

@@ -25,8 +25,8 @@ CONSTRAINTS = dict(
 )
 
 TARGETS = """
-help study costs videos evaluate transfer ablations report accuracy saliency teach html benchmark bench-saliency
-bench-explorers bench-loading bench-listing test test-all lint format lab clean
+help study costs videos evaluate transfer ablations report accuracy saliency rivals teach html benchmark
+bench-saliency bench-explorers bench-loading bench-listing test test-all lint format lab clean
 """
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ctlib.rivals.video_resnet import VideoBackbone
+from ctlib.rivals.parts import Residual, VideoBackbone, conv_bn, conv_bn_relu
 
 KERNEL, DILATION = 7, 2  # 7 x 7 positions around each, every second one, so that they span 13 x 13
 
@@ -20,11 +20,6 @@ class Correlation(nn.Module):
     For each group of channels and each displacement: the mean over the group of weight * this frame * frame before.
     Weights are of a channel, frame and displacement, and start at one: a plain correlation. These products are
     elementwise, so that `cost.count` does not see them (0.5 GFLOPs of CorrNet-50's).
-
-    Args:
-        channels: C.
-        num_frames: T.
-        groups: G.
 
     Shape:
         (N, C, T, H, W) -> (N, G * 49, T, H, W)
@@ -41,8 +36,7 @@ class Correlation(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         height, width = clips.shape[3:]
-        before = torch.cat([clips[:, :, :1], clips[:, :, :-1]], 2)
-        before = F.pad(before, [DILATION * (KERNEL // 2)] * 4)
+        before = F.pad(torch.cat([clips[:, :, :1], clips[:, :, :-1]], 2), [DILATION * (KERNEL // 2)] * 4)
         steps = [DILATION * step for step in range(KERNEL)]
         beside = torch.stack([before[..., x : x + width] for x in steps], 1)
         weights = self.weight.to(clips.dtype).permute(2, 3, 0, 1)[..., None, None]  # (row, column, C, T, 1, 1)
@@ -53,47 +47,32 @@ class Correlation(nn.Module):
         return torch.cat(maps, 1).transpose(1, 2).flatten(1, 2)
 
 
-class Residual(nn.Module):
-    """The ReLU of a residual and its shortcut, on clips."""
-
-    def __init__(self, residual: nn.Module, shortcut: nn.Module):
-        super().__init__()
-        self.residual, self.shortcut = residual, shortcut
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.residual(clips) + self.shortcut(clips))
-
-
-def _conv(channels: int, out: int, kernel=(1, 1, 1), stride=(1, 1, 1), groups: int = 1) -> list[nn.Module]:
-    padding = tuple(extent // 2 for extent in kernel)
-    return [nn.Conv3d(channels, out, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm3d(out)]
-
-
 def correlation_sum(channels: int, num_frames: int, groups: int) -> Residual:
     """A correlation at a quarter of the channels, brought back to all of them group by group, and added."""
     few = channels // 4
-    reduce, restore = _conv(channels, few), _conv(groups * KERNEL**2, channels, groups=groups)
-    correlation = Correlation(few, num_frames, groups)
-    return Residual(nn.Sequential(*reduce, nn.ReLU(inplace=True), correlation, *restore), nn.Identity())
+    restore = conv_bn(groups * KERNEL**2, channels, groups=groups)
+    layers = *conv_bn_relu(channels, few), Correlation(few, num_frames, groups), *restore
+    return Residual(nn.Identity(), nn.Sequential(*layers))
 
 
 def bottleneck(channels: int, width: int, time: int, space: int) -> Residual:
     """A bottleneck with 1 x 3 x 3 and then 3 x 1 x 1, all of the same width; its strides in time and space."""
-    inner = [_conv(width, width, (1, 3, 3), (1, space, space)), _conv(width, width, (3, 1, 1), (time, 1, 1))]
-    layers = []
-    for conv in (_conv(channels, width), *inner):
-        layers += [*conv, nn.ReLU(inplace=True)]
+    in_space = conv_bn_relu(width, width, (1, 3, 3), (1, space, space))
+    in_time = conv_bn_relu(width, width, (3, 1, 1), (time, 1, 1))
+    residual = nn.Sequential(*conv_bn_relu(channels, width), *in_space, *in_time, *conv_bn(width, 4 * width))
     same = channels == 4 * width and time == space == 1
-    shortcut = [] if same else _conv(channels, 4 * width, stride=(time, space, space))
-    return Residual(nn.Sequential(*layers, *_conv(width, 4 * width)), nn.Sequential(*shortcut))
+    shortcut = nn.Sequential() if same else conv_bn(channels, 4 * width, stride=(time, space, space))
+    return Residual(shortcut, residual)
 
 
 class CorrNet(nn.Sequential):
     """Clips (N, 3, T, H, W) -> (N, 32 * width, T / 4, H / 32, W / 32), rounded up; ValueError for another T."""
 
-    def __init__(self, depths: tuple[int, int, int, int], num_frames: int, width: int, groups: int):
-        super().__init__(*_conv(3, width, (1, 7, 7), (1, 2, 2)), nn.ReLU(inplace=True))
-        self.num_frames = num_frames
+    def __init__(
+        self, depths: tuple[int, int, int, int], num_frames: int = 32, width: int = 64, groups: int = 32
+    ):
+        super().__init__(*conv_bn_relu(3, width, (1, 7, 7), (1, 2, 2)))
+        self.num_frames, self.out_channels = num_frames, 32 * width
         channels, frames = width, num_frames
         for stage, (depth, stride) in enumerate(zip(depths, (1, 1, 2, 2), strict=True)):
             frames = -(-frames // stride)
@@ -110,14 +89,8 @@ class CorrNet(nn.Sequential):
         return super().forward(clips)
 
 
-def _backbone(depths: tuple[int, int, int, int], num_frames: int = 32, width: int = 64, groups: int = 32):
-    backbone = VideoBackbone(CorrNet(depths, num_frames, width, groups), 32 * width)
-    backbone.num_frames = num_frames
-    return backbone
-
-
 BACKBONES = {
-    "corrnet_50": lambda: _backbone((3, 4, 6, 3)),
-    "corrnet_101": lambda: _backbone((3, 4, 23, 3)),
-    "corrnet_small": lambda: _backbone((1, 1, 1, 1), num_frames=8, width=16, groups=4),
+    "corrnet_50": lambda: VideoBackbone(CorrNet((3, 4, 6, 3)), num_frames=32),
+    "corrnet_101": lambda: VideoBackbone(CorrNet((3, 4, 23, 3)), num_frames=32),
+    "corrnet_small": lambda: VideoBackbone(CorrNet((1, 1, 1, 1), 8, width=16, groups=4), num_frames=8),
 }

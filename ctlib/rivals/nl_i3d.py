@@ -5,14 +5,14 @@ Five non-local blocks let each position attend to all others. Which blocks see t
 costs; the authors' release has more of them in stage 4 of ResNet-101. ImageNet weights of the ResNet are inflated.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ctlib.rivals.non_local import NonLocal
-from ctlib.rivals.video_resnet import VideoBackbone
+from ctlib.rivals.parts import Bottleneck3d, VideoBackbone, conv_bn_relu
 
 SEE_NEIGHBOURS = ((0, 1, 2), (0, 2), (0, 2, 4), (1,))  # blocks whose first convolution is 3 x 1 x 1, by stage
 NOWHERE = ((), (), (), ())  # no non-local blocks
@@ -40,30 +40,15 @@ class Pool(nn.Module):
         )
 
 
-class InflatedBottleneck(nn.Module):
-    """torchvision's bottleneck on clips, under its names, and maybe a non-local block after it.
-
-    Shape:
-        (N, C_in, T, H, W) -> (N, 4 * planes, T, H / stride, W / stride)
-    """
+class InflatedBottleneck(Bottleneck3d):
+    """A bottleneck on clips, and maybe a non-local block after it."""
 
     def __init__(self, channels: int, planes: int, stride: int, temporal: int, attends: bool):
-        super().__init__()
-        wide, strides = 4 * planes, (1, stride, stride)
-        self.conv1 = nn.Conv3d(channels, planes, (temporal, 1, 1), padding=(temporal // 2, 0, 0), bias=False)
-        self.bn1 = nn.BatchNorm3d(planes)
-        self.conv2 = nn.Conv3d(planes, planes, (1, 3, 3), strides, (0, 1, 1), bias=False)
-        self.bn2 = nn.BatchNorm3d(planes)
-        self.conv3, self.bn3 = nn.Conv3d(planes, wide, 1, bias=False), nn.BatchNorm3d(wide)
-        self.downsample = None
-        if channels != wide or stride > 1:
-            self.downsample = nn.Sequential(nn.Conv3d(channels, wide, 1, strides, bias=False), nn.BatchNorm3d(wide))
-        self.non_local = NonLocal(wide) if attends else nn.Identity()
+        super().__init__(channels, planes, stride, temporal)
+        self.non_local = NonLocal(4 * planes) if attends else nn.Identity()
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        out = F.relu(self.bn1(self.conv1(clips)))
-        out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)))))
-        return self.non_local(F.relu(out + (clips if self.downsample is None else self.downsample(clips))))
+        return self.non_local(super().forward(clips))
 
 
 class I3DBackbone(VideoBackbone):
@@ -80,8 +65,7 @@ class I3DBackbone(VideoBackbone):
         self, depths: tuple[int, ...], attending: tuple[Collection[int], ...] = NOWHERE, width: int = 64, dense=False
     ):
         body, channels = nn.Sequential(), width
-        body.conv1 = nn.Conv3d(3, width, (5, 7, 7), (1 if dense else 2, 2, 2), (2, 3, 3), bias=False)
-        body.bn1, body.relu = nn.BatchNorm3d(width), nn.ReLU(inplace=True)
+        body.conv1, body.bn1, body.relu = conv_bn_relu(3, width, (5, 7, 7), (1 if dense else 2, 2, 2))
         body.maxpool = Pool(1 if dense else 2, 3)
         for stage, depth in enumerate(depths):
             planes, blocks = width * 2**stage, []
@@ -111,7 +95,7 @@ class I3DBackbone(VideoBackbone):
 
 
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
-BACKBONES: dict[str, Callable[[], I3DBackbone]] = {
+BACKBONES = {
     "i3d_r50": lambda: I3DBackbone(R50),
     "i3d_r101": lambda: I3DBackbone(R101),
     "nl_i3d_r50": lambda: I3DBackbone(R50, ((), (1, 3), (1, 3, 5), ())),

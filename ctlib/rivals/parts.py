@@ -1,13 +1,15 @@
-"""What several families share: a module on clips before a convolution, and a temporal convolution of each channel."""
+"""What several families share: modules on clips in a 2D ResNet, and layers, blocks and the backbone of 3D networks."""
 
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 
-from ctlib.backbones import ClipLayer, ClipModule, ResNetBackbone
+from ctlib.backbones import Backbone, ClipLayer, ClipModule, ResNetBackbone
 from ctlib.kernels import operations
+from ctlib.kernels.layout import clips_of, frames_of
 
 
 class ClipConv2d(nn.Conv2d):
@@ -44,11 +46,7 @@ def before_conv1(backbone: ResNetBackbone, make_module: Callable[[int], nn.Modul
 
 
 class Taken(ClipLayer):
-    """The layers of a bottleneck, under their names, for another forward pass.
-
-    Shape:
-        (N * T, C_in, H, W) -> as the bottleneck's
-    """
+    """The layers of a bottleneck, under their names, for another forward pass on frames, of the bottleneck's shapes."""
 
     def __init__(self, block: Bottleneck):
         super().__init__()
@@ -100,3 +98,85 @@ class TemporalConv(nn.Module):
 # Starts of a temporal convolution.
 SHIFT = ((1 / 8, (0.0, 0.0, 1.0)), (1 / 8, (1.0, 0.0, 0.0)), (3 / 4, (0.0, 1.0, 0.0)))  # TSM's
 QUARTERS = ((1 / 4, (1.0, 0.0, 0.0)), (1 / 2, (0.0, 1.0, 0.0)), (1 / 4, (0.0, 0.0, 1.0)))
+
+
+class VideoBackbone(Backbone):
+    """A network on clips in the place of a backbone: frames (N * T, 3, H, W) and T -> features (N * t, C, h, w).
+
+    Args:
+        body: clips (N, 3, T, H, W) -> (N, C, t, h, w).
+        out_channels: C; if not given, the body's attribute of this name.
+        num_frames, pooled: as in `Backbone`.
+    """
+
+    smallest = 1
+
+    def __init__(
+        self, body: nn.Module, out_channels: int | None = None, num_frames: int | None = None, pooled: bool = False
+    ):
+        super().__init__()
+        self.body, self.out_channels = body, body.out_channels if out_channels is None else out_channels
+        self.num_frames, self.pooled = num_frames, pooled
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.body]
+
+    def replace(self, blocks: str | tuple, _make_module) -> None:
+        if blocks != "none":
+            raise ValueError(f"no block of a network on clips can be replaced: blocks must be 'none', got {blocks!r}")
+
+    def forward(self, frames, num_frames: int):
+        features = self.body(clips_of(frames, num_frames))
+        self.frames_out = features.shape[2]
+        return frames_of(features)
+
+
+def conv_bn(channels: int, out: int, kernel=1, stride=1, groups: int = 1) -> nn.Sequential:
+    """A 3D convolution without bias, and batch norm. It is zero-padded, so that a stride of 1 keeps the size."""
+    padding = kernel // 2 if isinstance(kernel, int) else tuple(extent // 2 for extent in kernel)
+    conv = nn.Conv3d(channels, out, kernel, stride, padding, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm3d(out))
+
+
+def conv_bn_relu(*arguments, **options) -> nn.Sequential:
+    """`conv_bn` and a ReLU."""
+    return conv_bn(*arguments, **options).append(nn.ReLU(inplace=True))
+
+
+def pooled_stem(width: int, temporal: int) -> nn.Sequential:
+    """A first convolution over `temporal` frames, and a max-pool; each halves the size in space."""
+    pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+    return conv_bn_relu(3, width, (temporal, 7, 7), (1, 2, 2)).append(pool)
+
+
+class Residual(nn.Module):
+    """The ReLU of a residual and its shortcut, on clips."""
+
+    def __init__(self, shortcut: nn.Module, residual: nn.Module):
+        super().__init__()
+        self.shortcut, self.residual = shortcut, residual
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.residual(clips) + self.shortcut(clips))
+
+
+class Bottleneck3d(nn.Module):
+    """torchvision's bottleneck on clips, under its names, with a first convolution over `temporal` frames.
+
+    Shape:
+        (N, channels, T, H, W) -> (N, 4 * planes, T, H / stride, W / stride)
+    """
+
+    def __init__(self, channels: int, planes: int, stride: int, temporal: int):
+        super().__init__()
+        wide, strides = 4 * planes, (1, stride, stride)
+        self.conv1, self.bn1 = conv_bn(channels, planes, (temporal, 1, 1))
+        self.conv2, self.bn2 = conv_bn(planes, planes, (1, 3, 3), strides)
+        self.conv3, self.bn3 = conv_bn(planes, wide)
+        same = channels == wide and stride == 1
+        self.downsample = None if same else conv_bn(channels, wide, stride=strides)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(self.conv1(clips)), inplace=True)
+        out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)), inplace=True)))
+        return F.relu(out + (clips if self.downsample is None else self.downsample(clips)))

@@ -8,41 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ctlib.rivals.video_resnet import VideoBackbone
-
-
-class Block(nn.Module):
-    """A bottleneck: t x 1 x 1, 1 x 3 x 3, 1 x 1 x 1. Its last batch norm starts at zero.
-
-    Shape:
-        (N, C_in, T, H, W) -> (N, 4 * width, T, H, W), with a stride of 2 half the height and width
-    """
-
-    def __init__(self, channels: int, width: int, temporal: int, stride: int):
-        super().__init__()
-        self.residual = nn.Sequential(
-            *_conv(channels, width, (temporal, 1, 1)),
-            nn.ReLU(inplace=True),
-            *_conv(width, width, (1, 3, 3), (1, stride, stride)),
-            nn.ReLU(inplace=True),
-            *_conv(width, 4 * width, (1, 1, 1)),
-        )
-        nn.init.zeros_(self.residual[-1].weight)
-        same = channels == 4 * width and stride == 1
-        strides = (1, stride, stride)
-        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(channels, 4 * width, (1, 1, 1), strides))
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.residual(clips) + self.shortcut(clips))
-
-
-def _conv(channels: int, out: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)) -> tuple:
-    padding = tuple(extent // 2 for extent in kernel)
-    return nn.Conv3d(channels, out, kernel, stride, padding, bias=False), nn.BatchNorm3d(out)
+from ctlib.rivals.parts import Bottleneck3d, VideoBackbone, conv_bn_relu, pooled_stem
 
 
 class Path(nn.Module):
-    """The stem and the four stages of a path.
+    """The stem and the four stages of a path. The last batch norm of each block starts at zero.
 
     Args:
         width: channels of the stem.
@@ -53,20 +23,15 @@ class Path(nn.Module):
 
     def __init__(self, width: int, beside: int, stem: int, temporal: list[list[int]]):
         super().__init__()
-        self.stem = nn.Sequential(
-            *_conv(3, width, (stem, 7, 7), (1, 2, 2)),
-            nn.ReLU(inplace=True),
-            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
-        )
-        self.stages = nn.ModuleList()
-        channels = width
+        self.stem, self.stages, channels = pooled_stem(width, stem), nn.ModuleList(), width
         for stage, kernels in enumerate(temporal):
             planes, channels = width * 2**stage, channels + beside * (channels // width)
-            blocks = []
+            blocks = nn.Sequential()
             for index, kernel in enumerate(kernels):
-                blocks.append(Block(channels, planes, kernel, 2 if stage and not index else 1))
+                blocks.append(Bottleneck3d(channels, planes, 2 if stage and not index else 1, kernel))
+                nn.init.zeros_(blocks[-1].bn3.weight)
                 channels = 4 * planes
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(blocks)
 
 
 class SlowFast(nn.Module):
@@ -91,7 +56,7 @@ class SlowFast(nn.Module):
         self.fast = Path(fast, 0, 5, [*all_frames[:2], *few, all_frames[3]])
         self.slow = Path(width, 2 * fast, 1, [[1] * depths[0], [1] * depths[1], *few, [3] * depths[3]])
         self.lateral = nn.ModuleList(
-            nn.Sequential(*_conv(channels, 2 * channels, (lateral, 1, 1), (alpha, 1, 1)), nn.ReLU(inplace=True))
+            conv_bn_relu(channels, 2 * channels, (lateral, 1, 1), (alpha, 1, 1))
             for channels in (fast, 4 * fast, 8 * fast, 16 * fast)
         )
 
@@ -103,8 +68,7 @@ class SlowFast(nn.Module):
 
 
 def _backbone(*arguments, **options) -> VideoBackbone:
-    body = SlowFast(*arguments, **options)
-    return VideoBackbone(body, body.out_channels)
+    return VideoBackbone(SlowFast(*arguments, **options))
 
 
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)

@@ -9,38 +9,12 @@ number of frames three times.
   3x3x3 convolution, computed for each convolution by itself.
 """
 
+from functools import partial
+
 from torch import nn
 from torchvision.models.video.resnet import BasicBlock, Bottleneck, R2Plus1dStem, VideoResNet
 
-from ctlib.backbones import Backbone
-from ctlib.kernels.layout import clips_of, frames_of
-
-
-class VideoBackbone(Backbone):
-    """A network on clips in the place of a backbone: frames (N * T, 3, H, W) and T -> features (N * t, C, h, w).
-
-    Args:
-        body: clips (N, 3, T, H, W) -> (N, C, t, h, w).
-        out_channels: C.
-    """
-
-    smallest = 1
-
-    def __init__(self, body: nn.Module, out_channels: int):
-        super().__init__()
-        self.body, self.out_channels = body, out_channels
-
-    def blocks(self) -> list[nn.Module]:
-        return [self.body]
-
-    def replace(self, blocks: str | tuple, _make_module) -> None:
-        if blocks != "none":
-            raise ValueError(f"no block of a network on clips can be replaced: blocks must be 'none', got {blocks!r}")
-
-    def forward(self, frames, num_frames: int):
-        features = self.body(clips_of(frames, num_frames))
-        self.frames_out = features.shape[2]
-        return frames_of(features)
+from ctlib.rivals.parts import VideoBackbone, conv_bn, conv_bn_relu, pooled_stem
 
 
 class Depthwise(nn.Conv3d):
@@ -58,11 +32,7 @@ class PointwiseDepthwise(nn.Sequential):
     """All channels of a position, and then 3 x 3 x 3, each channel for itself."""
 
     def __init__(self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1):
-        super().__init__(
-            nn.Conv3d(in_planes, out_planes, 1, bias=False),
-            nn.BatchNorm3d(out_planes),
-            Depthwise(out_planes, out_planes, midplanes, stride),
-        )
+        super().__init__(*conv_bn(in_planes, out_planes), Depthwise(out_planes, out_planes, midplanes, stride))
 
     get_downsample_stride = staticmethod(Depthwise.get_downsample_stride)
 
@@ -72,31 +42,15 @@ class SpaceThenTime(nn.Sequential):
 
     def __init__(self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1):
         between = 27 * in_planes * out_planes // (9 * in_planes + 3 * out_planes)
-        super().__init__(
-            nn.Conv3d(in_planes, between, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False),
-            nn.BatchNorm3d(between),
-            nn.ReLU(inplace=True),
-            nn.Conv3d(between, out_planes, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False),
-        )
+        in_time = nn.Conv3d(between, out_planes, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False)
+        super().__init__(*conv_bn_relu(in_planes, between, (1, 3, 3), (1, stride, stride)), in_time)
 
     get_downsample_stride = staticmethod(Depthwise.get_downsample_stride)
 
 
-class PooledStem(nn.Sequential):
-    """CSN's: 3 x 7 x 7, and a max-pool in space."""
-
-    def __init__(self):
-        super().__init__(
-            nn.Conv3d(3, 64, (3, 7, 7), (1, 2, 2), (1, 3, 3), bias=False),
-            nn.BatchNorm3d(64),
-            nn.ReLU(inplace=True),
-            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
-        )
-
-
 def csn(convolution: type[nn.Module], layers: tuple[int, int, int, int]) -> VideoBackbone:
     """A CSN of bottlenecks with this convolution."""
-    network = VideoResNet(Bottleneck, [convolution] * 4, layers, PooledStem)
+    network = VideoResNet(Bottleneck, [convolution] * 4, layers, partial(pooled_stem, 64, temporal=3))
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm3d):
             norm.eps = 1e-3
@@ -109,11 +63,8 @@ def r2plus1d(layers: tuple[int, int, int, int]) -> VideoBackbone:
 
 
 def _backbone(network: VideoResNet, out_channels: int) -> VideoBackbone:
-    names = ("stem", "layer1", "layer2", "layer3", "layer4")
-    body = nn.Sequential()
-    for name in names:
-        body.add_module(name, getattr(network, name))
-    return VideoBackbone(body, out_channels)
+    stem_and_stages = list(network.children())[:-2]  # without what pools and classifies
+    return VideoBackbone(nn.Sequential(*stem_and_stages), out_channels)
 
 
 BACKBONES = {
@@ -122,7 +73,6 @@ BACKBONES = {
     "ip_csn_101": lambda: csn(PointwiseDepthwise, (3, 4, 23, 3)),
     "ip_csn_152": lambda: csn(PointwiseDepthwise, (3, 8, 36, 3)),
     "r2plus1d_34": lambda: r2plus1d((3, 4, 6, 3)),
-    # Small ones, which train on the synthetic data.
     "ir_csn_small": lambda: csn(Depthwise, (1, 1, 1, 1)),
     "ip_csn_small": lambda: csn(PointwiseDepthwise, (1, 1, 1, 1)),
     "r2plus1d_small": lambda: r2plus1d((1, 1, 1, 1)),

@@ -65,6 +65,32 @@ def published_points(table: str, column: str) -> pd.DataFrame:
     return points.dropna(subset="top1").reset_index(drop=True)
 
 
+# Something-Something V1, 8 frames (segments), one view of 224 x 224: GFLOPs and top-1 as later or neighbouring papers
+# print them. TDN sees five frames of each segment; its GFLOPs are of all of them.
+SUCCESSORS = {
+    "TDN (2021)": (36.0, 52.3),
+    "TANet (2021)": (33.0, 46.5),
+    "SDA-TSM (2021)": (33.9, 48.6),
+    "GST (2019)": (29.5, 47.0),
+}
+
+
+def published_at_224() -> pd.DataFrame:
+    """`published_points` of Something-Something V1 at one view of 8 frames and 224 x 224 pixels, with `SUCCESSORS`.
+
+    CT-Net's point is that of Table 2h. So all points have the same resolution, which those of Table 3 have not.
+    """
+    points = published_points("3", "top1_v1")
+    points = points[(points["size"] == "224") & points.name.str.contains(r"8 frames|8x2 frames")]
+    added = [
+        ("CT-Net R50, 8 frames (Table 2h)", *paper.table("2h").loc["train 224, test 224", ["gflops", "top1"]], True)
+    ]
+    added += [(name, *numbers, False) for name, numbers in SUCCESSORS.items()]
+    added = pd.DataFrame(added, columns=["name", "gflops", "top1", "ours"])
+    added = added.assign(gflops_total=added.gflops, views=1, size="224").astype({"gflops": float, "top1": float})
+    return pd.concat([points, added], ignore_index=True)
+
+
 def pareto(cost: Sequence[float], accuracy: Sequence[float]) -> np.ndarray:
     """Which points no other dominates: none is as cheap and as accurate, and better in one of the two.
 

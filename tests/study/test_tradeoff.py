@@ -138,3 +138,17 @@ def test_networks_are_timed_in_turn():
     assert calls == [(done, 6) for done in range(1, 7)] and tradeoff.rounds(timed).index.tolist() == ["a", "b"]
     with pytest.raises(ValueError, match="seconds must be at least 0, got -1"):
         tradeoff.timed({}, -1)
+
+
+def test_at_equal_resolution_a_successor_lies_above_ct_net():
+    points = tradeoff.published_at_224().set_index("name")
+    assert set(points["size"]) == {"224"} and list(points.index[points.ours]) == ["CT-Net R50, 8 frames (Table 2h)"]
+    assert {"TSN, 8 frames", "TEA, 8 frames", "TDN (2021)"} <= set(points.index) and len(points) == 11
+    front = tradeoff.pareto(points.gflops, points.top1)
+    assert list(points[front].sort_values("gflops").index) == [
+        "bLVNet-TAM, 8x2 frames",
+        "CT-Net R50, 8 frames (Table 2h)",
+        "PEM+TDLoss, 8 frames",
+        "TDN (2021)",
+    ]
+    assert points.gflops.dtype == float and points.top1["TDN (2021)"] > points.top1["CT-Net R50, 8 frames (Table 2h)"]
