@@ -107,7 +107,7 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
     if config.module in _SYSTEMS:
         if config.blocks != "all":
             raise ValueError(f"{config.module!r} is in all blocks: blocks must be 'all', got {config.blocks!r}")
-        if config.module in _FIT_NO_WEIGHTS and config.weights is not None:
+        if config.weights is not None and not fits_weights(config):
             raise ValueError(f"{config.module!r} has blocks of its own: weights must be None, got {config.weights!r}")
         frames = (config.num_frames,) if config.module in _FOR_FRAMES else ()
         copied = _SYSTEMS[config.module](backbone, *frames)
@@ -200,6 +200,11 @@ MODELS: dict[str, dict] = {
 _SYSTEMS: dict[str, Callable[[nn.Module], None]] = {}  # what changes a backbone, by the name of `ModelConfig.module`
 _FIT_NO_WEIGHTS: set[str] = set()  # of these, those with blocks of their own
 _FOR_FRAMES: set[str] = set()  # of these, those whose weights depend on T
+
+
+def fits_weights(config: ModelConfig) -> bool:
+    """Whether it keeps the convolutions of its backbone, so that pretrained weights fit."""
+    return config.module not in _FIT_NO_WEIGHTS
 
 
 def register(

@@ -5,46 +5,35 @@ it, and their sum stands for both. Before each stage, and in each block of the l
 the one before and the one after (the Temporal Aggregation Module).
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
-from ctlib.kernels import operations
 from ctlib.kernels.folded import OnFrames
-from ctlib.rivals.video_resnet import VideoBackbone
+from ctlib.rivals.parts import TemporalConv, VideoBackbone
 
+_conv = partial(Conv2dNormActivation, activation_layer=None)  # a convolution without bias, and batch norm
 ALPHA, BETA = 2, 4  # the little branch has one in alpha of the channels, and about one in beta of the blocks
 
 
-class TemporalAggregation(nn.Module):
-    """TAM: each channel as a weighted sum over the frame before, this and the next, and a ReLU.
-
-    Shape:
-        (N, C, T, H, W) -> the same
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 1, 1))
-        self.reset_parameters()
+class TemporalAggregation(TemporalConv):
+    """TAM: each channel as a weighted sum over three frames, and a ReLU; (N, C, T, H, W) -> the same."""
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=(2 / len(self.weight)) ** 0.5)  # as three 1x1 convolutions, by their fan-out
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return F.relu(operations.convolve(clips, self.weight, None, len(self.weight)))
+        return F.relu(super().forward(clips))
 
 
 class Bottleneck(nn.Module):
     """A bottleneck whose shortcut averages where it has a stride. Its last batch norm starts at zero.
 
-    Args:
-        channels, out: of its input and output.
-        stride: 1 or 2.
-        aggregates: whether its input passes a TAM. A shortcut without layers takes the input from before it.
-
-    Shape:
-        (N, C_in, T, H, W) -> (N, C_out, T, H, W), with a stride of 2 half the height and width
+    If it aggregates, its input passes a TAM. A shortcut without layers takes the input from before it.
+    Shape: (N, channels, T, H, W) -> (N, out, T, H, W), with a stride of 2 half the height and width.
     """
 
     def __init__(self, channels: int, out: int, stride: int = 1, aggregates: bool = False):
@@ -64,10 +53,6 @@ class Bottleneck(nn.Module):
         return self.last(self.residual(seen) + carried)
 
 
-def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out)
-
-
 def _blocks(channels: int, out: int, depth: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(Bottleneck(channels, out, stride), *(Bottleneck(out, out) for _ in range(depth - 1)))
 
@@ -75,8 +60,7 @@ def _blocks(channels: int, out: int, depth: int, stride: int = 1) -> nn.Sequenti
 class BigLittle(nn.Module):
     """A TAM, the little branch on each first frame of a pair, the big one on each second, and what fuses their sum.
 
-    Shape:
-        (N, C_in, 2T, H, W) -> (N, C_out, T, h, w)
+    Shape: (N, C_in, 2T, H, W) -> (N, C_out, T, h, w).
     """
 
     def __init__(self, channels: int, little: nn.Module, big: nn.Module, fusion: nn.Module):
@@ -93,33 +77,29 @@ class BigLittle(nn.Module):
 class BLVNet(nn.Module):
     """Clips (N, 3, 2T, H, W) -> (N, 32 * width, T, H / 32, W / 32), rounded up: features of each pair of frames.
 
-    Args:
-        depths: blocks of the four stages. Of the first three, at least 2: the big branch has all but one, which fuses.
-        width: channels of the stem.
-
-    Raises:
-        ValueError: when called with an odd number of frames.
+    The first three stages need at least 2 blocks: the big branch has all but one, which fuses. The stem has `width`
+    channels. An odd number of frames is a ValueError.
     """
 
     def __init__(self, depths: tuple[int, int, int, int], width: int = 64):
         super().__init__()
+        self.out_channels = 32 * width
         relu, small = nn.ReLU(inplace=True), width // ALPHA
         self.first = OnFrames(*_conv(3, width, 7, 2), relu)
         little = (*_conv(width, small, 3), relu, *_conv(small, small, 3, 2), relu, *_conv(small, width, 1))
         fusion = OnFrames(*_conv(width, width, 1), relu)
         self.stem = BigLittle(width, OnFrames(*little), OnFrames(*_conv(width, width, 3, 2)), fusion)
-        self.stages, self.last = nn.ModuleList(), nn.Sequential()
-        channels = width
-        for planes, depth, stride in zip((width, 2 * width, 4 * width), depths[:3], (2, 2, 1), strict=True):
-            out, few = 4 * planes, 4 * planes // ALPHA
+        self.stages, self.last, channels = nn.ModuleList(), nn.Sequential(), width
+        for out, depth, stride in zip((4 * width, 8 * width, 16 * width), depths[:3], (2, 2, 1), strict=True):
+            few = out // ALPHA
             little = _blocks(channels, few, max(1, depth // BETA - 1)).append(OnFrames(*_conv(few, out, 1)))
             big = _blocks(channels, out, depth - 1, stride=2)
             big[-1].last = nn.Identity()  # its ReLU follows the sum with the little branch
             self.stages.append(BigLittle(channels, little, big, Bottleneck(out, out, stride)))
             channels = out
         for stride in (2, *[1] * (depths[3] - 1)):
-            self.last.append(Bottleneck(channels, 32 * width, stride, aggregates=True))
-            channels = 32 * width
+            self.last.append(Bottleneck(channels, self.out_channels, stride, aggregates=True))
+            channels = self.out_channels
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         if clips.shape[2] % 2:
@@ -130,11 +110,7 @@ class BLVNet(nn.Module):
         return self.last(pairs)
 
 
-def _backbone(depths: tuple[int, int, int, int], width: int = 64) -> VideoBackbone:
-    return VideoBackbone(BLVNet(depths, width), 32 * width)
-
-
 BACKBONES = {
-    "blvnet_tam_50": lambda: _backbone((3, 4, 6, 3)),
-    "blvnet_tam_small": lambda: _backbone((2, 2, 2, 1), width=16),
+    "blvnet_tam_50": lambda: VideoBackbone(BLVNet((3, 4, 6, 3))),
+    "blvnet_tam_small": lambda: VideoBackbone(BLVNet((2, 2, 2, 1), width=16)),
 }

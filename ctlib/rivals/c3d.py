@@ -5,12 +5,10 @@ hidden layers then see all positions. There are no batch norms. Of the original'
 which all networks have before their classifier.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
-from ctlib.rivals.video_resnet import VideoBackbone
+from ctlib.rivals.parts import VideoBackbone
 
 
 class Conv(nn.Conv3d):
@@ -28,18 +26,9 @@ class Linear(nn.Linear):
 
 
 class C3D(nn.Sequential):
-    """Convolutions and pools, and two hidden layers.
+    """Convolutions and pools, and two layers of `hidden` units. Clips of another size (T, H, W) are a ValueError.
 
-    Args:
-        stages: channels of the convolutions before each pool.
-        hidden: units of each hidden layer.
-        size: T, height and width of a clip.
-
-    Shape:
-        clips (N, 3, *size) -> (N, hidden, 1, 1, 1)
-
-    Raises:
-        ValueError: when called with clips of another size.
+    `stages` are the channels of the convolutions before each pool. Shape: (N, 3, T, H, W) -> (N, hidden, 1, 1, 1).
     """
 
     def __init__(self, stages: tuple[tuple[int, ...], ...], hidden: int, size: tuple[int, int, int]):
@@ -67,13 +56,11 @@ class C3D(nn.Sequential):
 
 def c3d(stages: tuple[tuple[int, ...], ...], hidden: int, size: tuple[int, int, int]) -> VideoBackbone:
     """A C3D; arguments as in `C3D`."""
-    backbone = VideoBackbone(C3D(stages, hidden, size), hidden)
-    backbone.pooled = True  # features have no positions
-    return backbone
+    return VideoBackbone(C3D(stages, hidden, size), hidden, pooled=True)  # features have no positions
 
 
 VGG_11 = (64,), (128,), (256, 256), (512, 512), (512, 512)
-BACKBONES: dict[str, Callable[[], VideoBackbone]] = {
+BACKBONES = {
     "c3d_vgg": lambda: c3d(VGG_11, 4096, (16, 112, 112)),
     "c3d_vgg_small": lambda: c3d(((16,), (32,), (64,), (64, 64)), 128, (8, 32, 32)),
 }

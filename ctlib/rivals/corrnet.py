@@ -17,12 +17,10 @@ KERNEL, DILATION = 7, 2  # 7 x 7 positions around each, every second one, so tha
 class Correlation(nn.Module):
     """How well each position matches those around it in the frame before; the first frame is matched with itself.
 
-    For each group of channels and each displacement: the mean over the group of weight * this frame * frame before.
+    For each group of channels and displacement: the mean over the group of weight * this frame * the frame before.
     Weights are of a channel, frame and displacement, and start at one: a plain correlation. These products are
     elementwise, so that `cost.count` does not see them (0.5 GFLOPs of CorrNet-50's).
-
-    Shape:
-        (N, C, T, H, W) -> (N, G * 49, T, H, W)
+    Shape: (N, C, T, H, W) -> (N, groups * 49, T, H, W).
     """
 
     def __init__(self, channels: int, num_frames: int, groups: int):
@@ -50,8 +48,8 @@ class Correlation(nn.Module):
 def correlation_sum(channels: int, num_frames: int, groups: int) -> Residual:
     """A correlation at a quarter of the channels, brought back to all of them group by group, and added."""
     few = channels // 4
-    restore = conv_bn(groups * KERNEL**2, channels, groups=groups)
-    layers = *conv_bn_relu(channels, few), Correlation(few, num_frames, groups), *restore
+    restore = conv_bn(groups * KERNEL**2, channels, 1, groups=groups)
+    layers = *conv_bn_relu(channels, few, 1), Correlation(few, num_frames, groups), *restore
     return Residual(nn.Identity(), nn.Sequential(*layers))
 
 
@@ -59,18 +57,16 @@ def bottleneck(channels: int, width: int, time: int, space: int) -> Residual:
     """A bottleneck with 1 x 3 x 3 and then 3 x 1 x 1, all of the same width; its strides in time and space."""
     in_space = conv_bn_relu(width, width, (1, 3, 3), (1, space, space))
     in_time = conv_bn_relu(width, width, (3, 1, 1), (time, 1, 1))
-    residual = nn.Sequential(*conv_bn_relu(channels, width), *in_space, *in_time, *conv_bn(width, 4 * width))
+    residual = nn.Sequential(*conv_bn_relu(channels, width, 1), *in_space, *in_time, *conv_bn(width, 4 * width, 1))
     same = channels == 4 * width and time == space == 1
-    shortcut = nn.Sequential() if same else conv_bn(channels, 4 * width, stride=(time, space, space))
+    shortcut = nn.Sequential() if same else conv_bn(channels, 4 * width, 1, (time, space, space))
     return Residual(shortcut, residual)
 
 
 class CorrNet(nn.Sequential):
     """Clips (N, 3, T, H, W) -> (N, 32 * width, T / 4, H / 32, W / 32), rounded up; ValueError for another T."""
 
-    def __init__(
-        self, depths: tuple[int, int, int, int], num_frames: int = 32, width: int = 64, groups: int = 32
-    ):
+    def __init__(self, depths: tuple[int, ...], num_frames: int = 32, width: int = 64, groups: int = 32):
         super().__init__(*conv_bn_relu(3, width, (1, 7, 7), (1, 2, 2)))
         self.num_frames, self.out_channels = num_frames, 32 * width
         channels, frames = width, num_frames

@@ -5,22 +5,16 @@ ResNet-18. ECO-Lite is just that; ECO-Full also has the rest of BN-Inception bes
 ECO_EN is an ensemble of four ECO-Lite with 16, 20, 24 and 32 frames: train those, and average their scores.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
+from torchvision.ops import Conv2dNormActivation
 
 from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.rivals.video_resnet import VideoBackbone
+from ctlib.rivals.parts import VideoBackbone
 
-
-class Conv(nn.Sequential):
-    """Convolution with a bias, batch norm and ReLU, on frames; zero-padded."""
-
-    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1):
-        super().__init__(
-            nn.Conv2d(channels, out, kernel, stride, kernel // 2), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
-        )
+conv = partial(Conv2dNormActivation, bias=True)  # on frames: a convolution with a bias, batch norm and ReLU
 
 
 def halved() -> nn.Sequential:
@@ -31,27 +25,22 @@ def halved() -> nn.Sequential:
 class Inception(nn.Module):
     """A block of BN-Inception: branches, concatenated.
 
-    Args:
-        channels: of the input.
-        outs: channels of 1x1; of 1x1 and 3x3; of 1x1 and both 3x3 after it; and after the pool. Without the first
-            and the last, the block has a stride.
-        pool: of the last branch; with a stride, it is `halved`.
-
-    Shape:
-        (N, channels, H, W) -> (N, C, H, W), or with a stride (N, C, H / 2, W / 2)
+    `outs` are channels of 1x1; of 1x1 and 3x3; of 1x1 and both 3x3 after it; and after the pool. Without the first and
+    the last, the block has a stride of 2, and its pool is `halved`.
+    Shape: (N, channels, H, W) -> (N, C, H, W), or with a stride (N, C, H / 2, W / 2).
     """
 
     def __init__(self, channels: int, outs: tuple[int, int, int, int, int, int], pool: type):
         super().__init__()
         alone, reduced, wide, reduced_twice, wide_twice, pooled = outs
         stride = 1 if alone else 2
-        twice = Conv(reduced_twice, wide_twice, 3), Conv(wide_twice, wide_twice, 3, stride)
+        twice = conv(reduced_twice, wide_twice, 3), conv(wide_twice, wide_twice, 3, stride)
         branches = [
-            nn.Sequential(Conv(channels, reduced, 1), Conv(reduced, wide, 3, stride)),
-            nn.Sequential(Conv(channels, reduced_twice, 1), *twice),
-            nn.Sequential(pool(3, 1, 1), Conv(channels, pooled, 1)) if alone else halved(),
+            nn.Sequential(conv(channels, reduced, 1), conv(reduced, wide, 3, stride)),
+            nn.Sequential(conv(channels, reduced_twice, 1), *twice),
+            nn.Sequential(pool(3, 1, 1), conv(channels, pooled, 1)) if alone else halved(),
         ]
-        self.branches = nn.ModuleList([Conv(channels, alone, 1), *branches] if alone else branches)
+        self.branches = nn.ModuleList([conv(channels, alone, 1), *branches] if alone else branches)
         self.out_channels = alone + wide + wide_twice + (pooled or channels)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -66,17 +55,14 @@ class Residual(nn.Module):
     """Batch norm and ReLU, and two 3x3x3 convolutions on them, added to what came in.
 
     With a stride of 2 what came in passes a strided 3x3x3 convolution, after the batch norm and ReLU.
-
-    Shape:
-        (N, channels, T, H, W) -> (N, out, T / stride, H / stride, W / stride)
+    Shape: (N, channels, T, H, W) -> (N, out, T / stride, H / stride, W / stride).
     """
 
     def __init__(self, channels: int, out: int, stride: int):
         super().__init__()
         self.before = _norm(channels)
-        self.residual = nn.Sequential(
-            nn.Conv3d(channels, out, 3, stride, 1), *_norm(out), nn.Conv3d(out, out, 3, padding=1)
-        )
+        first, second = nn.Conv3d(channels, out, 3, stride, 1), nn.Conv3d(out, out, 3, padding=1)
+        self.residual = nn.Sequential(first, *_norm(out), second)
         self.shortcut = None if stride == 1 else nn.Conv3d(channels, out, 3, stride, 1)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
@@ -102,17 +88,15 @@ FULL = (
 class ECO(nn.Module):
     """Clips (N, 3, T, H, W) -> (N, C, T / 4, H / 32, W / 32): features of the 3D network, and of the 2D one.
 
-    Args:
-        full: whether the 2D network goes on beside the 3D one.
-        share: one over how many of the channels it has.
+    In a `full` one, the 2D network goes on beside the 3D one. Both have one in `share` of the channels.
     """
 
     def __init__(self, full: bool, share: int = 1):
         super().__init__()
         stem, reduced, wide, c = 64 // share, 96 // share, 192 // share, 128 // share
-        self.shared = nn.Sequential(Conv(3, stem, 7, 2), halved(), Conv(stem, stem, 1), Conv(stem, wide, 3), halved())
+        self.shared = nn.Sequential(conv(3, stem, 7, 2), halved(), conv(stem, stem, 1), conv(stem, wide, 3), halved())
         channels = _extend(self.shared, wide, SHARED, share)
-        self.reduce = nn.Sequential(Conv(channels, stem, 1), Conv(stem, reduced, 3))
+        self.reduce = nn.Sequential(conv(channels, stem, 1), conv(stem, reduced, 3))
         self.video = nn.Sequential(nn.Conv3d(reduced, c, 3, padding=1), Residual(c, c, 1))
         for width in (c, 2 * c):
             self.video.extend([Residual(width, 2 * width, 2), Residual(2 * width, 2 * width, 1)])
@@ -140,11 +124,10 @@ def _extend(network: nn.Sequential, channels: int, blocks: tuple[tuple, ...], sh
 
 def eco(full: bool, share: int = 1) -> VideoBackbone:
     """An ECO; arguments as in `ECO`."""
-    body = ECO(full, share)
-    return VideoBackbone(body, body.out_channels)
+    return VideoBackbone(ECO(full, share))
 
 
-BACKBONES: dict[str, Callable[[], VideoBackbone]] = {
+BACKBONES = {
     "eco_lite": lambda: eco(full=False),
     "eco_full": lambda: eco(full=True),
     "eco_small": lambda: eco(full=False, share=4),

@@ -6,8 +6,6 @@ includes a detector that is not described, and is not met. Two branches of graph
 without residual paths, are our reading.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -22,11 +20,7 @@ LAYERS = 3  # of graph convolutions
 
 
 class Relation(nn.Module):
-    """A layer of a graph convolution: a product for each graph, their sum, layer norm and ReLU.
-
-    Shape:
-        messages (N, t, K, C), one of each graph -> (N, t, K, C)
-    """
+    """A layer: products of messages of each graph, their sum, layer norm and ReLU; (N, t, K, C) each -> the same."""
 
     def __init__(self, channels: int, graphs: int):
         super().__init__()
@@ -40,11 +34,7 @@ class Relation(nn.Module):
 class RegionGraphs(nn.Module):
     """The graph convolutions: one branch on the graph of alike boxes, one on those of neighbouring frames.
 
-    Args:
-        channels: C, of a box.
-
-    Shape:
-        nodes (N, t, K, C), boxes (N, t, K, 4) and whether they are there (N, t, K) -> (N, C), the mean over nodes
+    Shape: nodes (N, t, K, C), boxes (N, t, K, 4) and whether they are there (N, t, K) -> (N, C), the mean over nodes.
     """
 
     def __init__(self, channels: int):
@@ -81,13 +71,8 @@ class RegionGraphClassifier(VideoClassifier):
     """Class scores of clips and of the boxes in them.
 
     Boxes are (left, top, right, bottom) in pixels of the clip, in each of the t frames of features. Rows of zeros are
-    no boxes; there may be any number of them.
-
-    Shape:
-        clips (N, 3, T, H, W) and boxes (N, t, K, 4) -> logits (N, num_classes); t is T / 2
-
-    Raises:
-        ValueError: no boxes, or boxes of another shape.
+    no boxes; there may be any number of them. No boxes at all, or boxes of another shape, are a ValueError.
+    Shape: clips (N, 3, T, H, W) and boxes (N, t, K, 4) -> logits (N, num_classes); t is T / 2.
     """
 
     def __init__(self, backbone: nn.Module, config: ModelConfig):
@@ -125,11 +110,7 @@ class WithBoxes(nn.Module):
 
 
 class RegionBackbone(I3DBackbone):
-    """A dense NL-I3D with fewer channels at its end; `classifier` is what classifies its features.
-
-    Args as in `I3DBackbone`, and:
-        channels: at its end.
-    """
+    """A dense NL-I3D with fewer channels at its end; `classifier` is what classifies its features."""
 
     classifier = RegionGraphClassifier
 
@@ -139,7 +120,7 @@ class RegionBackbone(I3DBackbone):
         self.out_channels = channels
 
 
-BACKBONES: dict[str, Callable[[], RegionBackbone]] = {
+BACKBONES = {
     "nl_i3d_gcn_r50": lambda: RegionBackbone(R50, ((), (1, 3), (1, 3, 5), ())),
     "nl_i3d_gcn_small": lambda: RegionBackbone((1, 2, 2, 1), ((), (1,), (1,), ()), width=16, channels=128),
 }

@@ -16,9 +16,7 @@ class GateShift(nn.Module):
     """Each half of the channels: what its gate lets through, moved by a frame, and what it holds back.
 
     The gates are tanh(Conv3d(ReLU(BN(x)))), 3 x 3 x 3, and start at zero: all stays. The halves are then interleaved.
-
-    Shape:
-        (N, C, T, H, W) -> the same
+    Shape: (N, C, T, H, W) -> the same.
     """
 
     def __init__(self, channels: int):
@@ -28,14 +26,11 @@ class GateShift(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         gates = self.gate(F.relu(self.bn(clips))).tanh()
-        halves = []
-        for half, gate, forward in zip(clips.chunk(2, 1), gates.split(1, 1), (True, False), strict=True):
-            passed = half * gate
-            moved = (
-                F.pad(passed[:, :, :-1], (0, 0, 0, 0, 1, 0)) if forward else F.pad(passed[:, :, 1:], (0, 0, 0, 0, 0, 1))
-            )
-            halves.append(half - passed + moved)
-        return torch.stack(halves, 2).flatten(1, 2)
+        first, second = clips.chunk(2, 1)
+        passed, passed_back = first * gates[:, :1], second * gates[:, 1:]
+        first = first - passed + F.pad(passed[:, :, :-1], (0, 0, 0, 0, 1, 0))
+        second = second - passed_back + F.pad(passed_back[:, :, 1:], (0, 0, 0, 0, 0, 1))
+        return torch.stack([first, second], 2).flatten(1, 2)
 
 
 class ZeroConv3d(nn.Conv3d):

@@ -5,55 +5,35 @@ one that the S3D paper counts (107.9 GFLOPs), the second of them is 1x1x1. Score
 where DeepMind's network first pools over windows of two frames.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
-from ctlib.rivals.video_resnet import VideoBackbone
-
-
-class Conv(nn.Sequential):
-    """Convolution, batch norm and ReLU; zero-padded, so that a stride of 1 keeps the size."""
-
-    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1):
-        super().__init__(
-            nn.Conv3d(channels, out, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm3d(out),
-            nn.ReLU(inplace=True),
-        )
+from ctlib.rivals.parts import VideoBackbone
+from ctlib.rivals.parts import conv_bn_relu as conv
 
 
 class Mixed(nn.Module):
     """An Inception block: four branches, concatenated.
 
-    Args:
-        channels: of the input.
-        outs: channels of 1x1x1; of 1x1x1 and 3x3x3; of 1x1x1 and the second 3x3x3; and after the pool.
-        second: kernel of the second 3x3x3 convolution; 1 in the S3D paper's variant.
-
-    Shape:
-        (N, C_in, T, H, W) -> (N, C_out, T, H, W)
+    `outs` are channels of 1x1x1; of 1x1x1 and 3x3x3; of 1x1x1 and the second 3x3x3; and after the pool. `second` is the
+    kernel of the second 3x3x3 convolution, 3 or 1.
+    Shape: (N, channels, T, H, W) -> (N, C, T, H, W).
     """
 
     def __init__(self, channels: int, outs: tuple[int, int, int, int, int, int], second: int):
         super().__init__()
         alone, reduced, wide, reduced_second, wide_second, pooled = outs
-        self.branches = nn.ModuleList(
-            [
-                Conv(channels, alone, 1),
-                nn.Sequential(Conv(channels, reduced, 1), Conv(reduced, wide, 3)),
-                nn.Sequential(Conv(channels, reduced_second, 1), Conv(reduced_second, wide_second, second)),
-                nn.Sequential(nn.MaxPool3d(3, 1, 1), Conv(channels, pooled, 1)),
-            ]
-        )
+        self.alone = conv(channels, alone, 1)
+        self.wide = nn.Sequential(conv(channels, reduced, 1), conv(reduced, wide, 3))
+        self.second = nn.Sequential(conv(channels, reduced_second, 1), conv(reduced_second, wide_second, second))
+        self.pooled = nn.Sequential(nn.MaxPool3d(3, 1, 1), conv(channels, pooled, 1))
         self.out_channels = alone + wide + wide_second + pooled
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return torch.cat([branch(clips) for branch in self.branches], 1)
+        return torch.cat([branch(clips) for branch in self.children()], 1)
 
 
-# Channels of the blocks of Inception-v1, from 3b on; between the groups stands a pool.
+# Channels of the blocks of Inception-v1, from 3b on; before each group stands a pool.
 STAGES = (
     ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
     (
@@ -68,25 +48,19 @@ STAGES = (
 
 
 def i3d(second: int, share: int = 1) -> VideoBackbone:
-    """An I3D.
-
-    Args:
-        second: kernel of the second 3x3x3 convolution of each block, 3 or 1.
-        share: one over how many of the channels it has.
-    """
+    """An I3D with one in `share` of the channels; `second` is as in `Mixed`."""
     in_space = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
     first, wide = 64 // share, 192 // share
-    layers = [Conv(3, first, 7, 2), in_space, Conv(first, first, 1), Conv(first, wide, 3), in_space]
-    channels = wide
-    for pool, stage in zip((None, nn.MaxPool3d(3, 2, 1), nn.MaxPool3d(2, 2, ceil_mode=True)), STAGES, strict=True):
-        layers += [] if pool is None else [pool]
+    layers, channels = [conv(3, first, 7, 2), in_space, conv(first, first, 1), conv(first, wide, 3)], wide
+    for pool, stage in zip((in_space, nn.MaxPool3d(3, 2, 1), nn.MaxPool3d(2, 2, ceil_mode=True)), STAGES, strict=True):
+        layers.append(pool)
         for outs in stage:
             layers.append(Mixed(channels, tuple(max(1, out // share) for out in outs), second))
             channels = layers[-1].out_channels
     return VideoBackbone(nn.Sequential(*layers), channels)
 
 
-BACKBONES: dict[str, Callable[[], VideoBackbone]] = {
+BACKBONES = {
     "i3d_inception": lambda: i3d(second=3),
     "i3d_inception_s3d": lambda: i3d(second=1),
     "i3d_small": lambda: i3d(second=3, share=4),

@@ -5,8 +5,6 @@ Five non-local blocks let each position attend to all others. Which blocks see t
 costs; the authors' release has more of them in stage 4 of ResNet-101. ImageNet weights of the ResNet are inflated.
 """
 
-from collections.abc import Collection
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,18 +13,13 @@ from ctlib.rivals.non_local import NonLocal
 from ctlib.rivals.parts import Bottleneck3d, VideoBackbone, conv_bn_relu
 
 SEE_NEIGHBOURS = ((0, 1, 2), (0, 2), (0, 2, 4), (1,))  # blocks whose first convolution is 3 x 1 x 1, by stage
-NOWHERE = ((), (), (), ())  # no non-local blocks
 
 
 class Pool(nn.Module):
     """A max-pool that takes clips of a single frame too; a last odd frame is left out.
 
-    Args:
-        frames: are pooled to one.
-        pixels: kernel in space: 3, with a stride of 2, or 1.
-
-    Shape:
-        (N, C, T, H, W) -> (N, C, T / frames, H / stride, W / stride)
+    It pools `frames` to one. In space its kernel is 3 pixels, with a stride of 2, or 1.
+    Shape: (N, C, T, H, W) -> (N, C, T / frames, H / stride, W / stride).
     """
 
     def __init__(self, frames: int, pixels: int):
@@ -35,35 +28,20 @@ class Pool(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         frames, half = min(self.frames, clips.shape[2]), self.pixels // 2
-        return F.max_pool3d(
-            clips, (frames, self.pixels, self.pixels), (frames, 1 + half, 1 + half), padding=(0, half, half)
-        )
-
-
-class InflatedBottleneck(Bottleneck3d):
-    """A bottleneck on clips, and maybe a non-local block after it."""
-
-    def __init__(self, channels: int, planes: int, stride: int, temporal: int, attends: bool):
-        super().__init__(channels, planes, stride, temporal)
-        self.non_local = NonLocal(4 * planes) if attends else nn.Identity()
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.non_local(super().forward(clips))
+        kernel, stride = (frames, self.pixels, self.pixels), (frames, 1 + half, 1 + half)
+        return F.max_pool3d(clips, kernel, stride, padding=(0, half, half))
 
 
 class I3DBackbone(VideoBackbone):
-    """An inflated ResNet of bottlenecks.
+    """An inflated ResNet of bottlenecks, with a stem of `width` channels.
 
     Args:
         depths: blocks of the four stages.
-        attending: blocks of each stage that a non-local block follows.
-        width: channels of the stem.
+        attending: those of each stage that a non-local block follows; if not given, none.
         dense: half of the frames remain, not an eighth, and the last stage has no stride (Wang and Gupta, ECCV 2018).
     """
 
-    def __init__(
-        self, depths: tuple[int, ...], attending: tuple[Collection[int], ...] = NOWHERE, width: int = 64, dense=False
-    ):
+    def __init__(self, depths: tuple[int, ...], attending: tuple = ((),) * 4, width: int = 64, dense: bool = False):
         body, channels = nn.Sequential(), width
         body.conv1, body.bn1, body.relu = conv_bn_relu(3, width, (5, 7, 7), (1 if dense else 2, 2, 2))
         body.maxpool = Pool(1 if dense else 2, 3)
@@ -72,7 +50,8 @@ class I3DBackbone(VideoBackbone):
             for index in range(depth):
                 stride = 2 if index == 0 and 0 < stage < (3 if dense else 4) else 1
                 temporal = 3 if index in SEE_NEIGHBOURS[stage] else 1
-                blocks.append(InflatedBottleneck(channels, planes, stride, temporal, index in attending[stage]))
+                non_local = NonLocal(4 * planes) if index in attending[stage] else None
+                blocks.append(Bottleneck3d(channels, planes, stride, temporal, after=non_local))
                 channels = 4 * planes
             body.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             if stage == 0:
@@ -80,12 +59,9 @@ class I3DBackbone(VideoBackbone):
         super().__init__(body, channels)
 
     def load_published(self, state: dict[str, torch.Tensor]) -> set[nn.Parameter]:
-        """Load torchvision's weights for the ResNet of these depths, except its classifier, inflated.
+        """Load torchvision's weights for this ResNet, except its classifier, and return the parameters that they fill.
 
         A kernel is repeated over time and divided by its new extent. Other layers stay as they are.
-
-        Returns:
-            The parameters that were loaded.
         """
         own, state = self.body.state_dict(), {key: value for key, value in state.items() if not key.startswith("fc.")}
         for key, value in state.items():

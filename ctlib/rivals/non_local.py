@@ -25,9 +25,7 @@ class NonLocal(nn.Module):
     """x + BN(W softmax(theta(x)^T phi(x) / sqrt(C/2)) g(x)), over all positions of a clip.
 
     phi and g see a max-pool over 2 x 2 pixels. The batch norm starts at zero, and the block as the identity.
-
-    Shape:
-        (N, C, T, H, W) -> the same
+    Shape: (N, C, T, H, W) -> the same.
     """
 
     def __init__(self, channels: int):

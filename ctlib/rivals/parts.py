@@ -1,11 +1,13 @@
 """What several families share: modules on clips in a 2D ResNet, and layers, blocks and the backbone of 3D networks."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
+from torchvision.ops import Conv3dNormActivation
 
 from ctlib.backbones import Backbone, ClipLayer, ClipModule, ResNetBackbone
 from ctlib.kernels import operations
@@ -13,14 +15,9 @@ from ctlib.kernels.layout import clips_of, frames_of
 
 
 class ClipConv2d(nn.Conv2d):
-    """A 2D convolution on frames, and before it a module on clips; its weights keep their names.
+    """A 2D convolution on frames with the weights of `conv`, under their names, and before it a module on clips.
 
-    Args:
-        before: (N, C, T, H, W) -> the same.
-        conv: gives its weights.
-
-    Shape:
-        frames (N * T, C, H, W) -> as those of `conv`
+    The module keeps the shape (N, C, T, H, W). Shape: frames (N * T, C, H, W) -> as those of `conv`.
     """
 
     def __init__(self, before: nn.Module, conv: nn.Conv2d):
@@ -35,18 +32,13 @@ class ClipConv2d(nn.Conv2d):
 
 
 def before_conv1(backbone: ResNetBackbone, make_module: Callable[[int], nn.Module]) -> None:
-    """Put a module on clips before the first convolution of each block, on its residual branch.
-
-    Args:
-        backbone: changed in place.
-        make_module: called with the channels that come into the block.
-    """
+    """Put a module on clips, made for its channels, before the first convolution of each block's residual branch."""
     for block in bottlenecks(backbone):
         block.conv1 = ClipConv2d(make_module(block.conv1.in_channels), block.conv1)
 
 
 class Taken(ClipLayer):
-    """The layers of a bottleneck, under their names, for another forward pass on frames, of the bottleneck's shapes."""
+    """The layers of a bottleneck, by their names, for another pass: (N * T, C_in, H, W) -> as the bottleneck's."""
 
     def __init__(self, block: Bottleneck):
         super().__init__()
@@ -68,19 +60,15 @@ def bottlenecks(backbone: ResNetBackbone) -> list[Bottleneck]:
 class TemporalConv(nn.Module):
     """A convolution over three frames, each channel for itself, zero-padded, without bias.
 
-    Args:
-        channels: C.
-        start: initial weights of the frame before, the frame itself and the frame after, for some channels each:
-            pairs of a share of the channels and three weights.
-
-    Shape:
-        (N, C, T, H, W) -> the same
+    A start is pairs: a share of the channels, and their first weights of the frame before, this and the one after. A
+    subclass may have another, in `reset_parameters`.
+    Shape: (N, C, T, H, W) -> the same.
     """
 
-    def __init__(self, channels: int, start: tuple[tuple[float, tuple[float, float, float]], ...]):
+    def __init__(self, channels: int, start: tuple[tuple[float, tuple[float, float, float]], ...] = ()):
         super().__init__()
         self.start = start
-        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 1, 1))
+        self.weight = nn.Parameter(torch.zeros(channels, 1, 3, 1, 1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -111,11 +99,9 @@ class VideoBackbone(Backbone):
 
     smallest = 1
 
-    def __init__(
-        self, body: nn.Module, out_channels: int | None = None, num_frames: int | None = None, pooled: bool = False
-    ):
+    def __init__(self, body: nn.Module, out_channels: int = 0, num_frames: int | None = None, pooled: bool = False):
         super().__init__()
-        self.body, self.out_channels = body, body.out_channels if out_channels is None else out_channels
+        self.body, self.out_channels = body, out_channels or body.out_channels
         self.num_frames, self.pooled = num_frames, pooled
 
     def blocks(self) -> list[nn.Module]:
@@ -131,16 +117,10 @@ class VideoBackbone(Backbone):
         return frames_of(features)
 
 
-def conv_bn(channels: int, out: int, kernel=1, stride=1, groups: int = 1) -> nn.Sequential:
-    """A 3D convolution without bias, and batch norm. It is zero-padded, so that a stride of 1 keeps the size."""
-    padding = kernel // 2 if isinstance(kernel, int) else tuple(extent // 2 for extent in kernel)
-    conv = nn.Conv3d(channels, out, kernel, stride, padding, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm3d(out))
-
-
-def conv_bn_relu(*arguments, **options) -> nn.Sequential:
-    """`conv_bn` and a ReLU."""
-    return conv_bn(*arguments, **options).append(nn.ReLU(inplace=True))
+# From channels in, channels out, kernel and stride: a 3D convolution without bias, batch norm, and maybe a ReLU. It is
+# zero-padded, so that a stride of 1 keeps the size.
+conv_bn_relu = Conv3dNormActivation
+conv_bn = partial(Conv3dNormActivation, activation_layer=None)
 
 
 def pooled_stem(width: int, temporal: int) -> nn.Sequential:
@@ -161,22 +141,22 @@ class Residual(nn.Module):
 
 
 class Bottleneck3d(nn.Module):
-    """torchvision's bottleneck on clips, under its names, with a first convolution over `temporal` frames.
+    """torchvision's bottleneck on clips, under its names. Its first convolution sees `temporal` frames.
 
-    Shape:
-        (N, channels, T, H, W) -> (N, 4 * planes, T, H / stride, W / stride)
+    A module may stand `after` it. Shape: (N, channels, T, H, W) -> (N, 4 * planes, T, H / stride, W / stride).
     """
 
-    def __init__(self, channels: int, planes: int, stride: int, temporal: int):
+    def __init__(self, channels: int, planes: int, stride: int, temporal: int, after: nn.Module | None = None):
         super().__init__()
         wide, strides = 4 * planes, (1, stride, stride)
         self.conv1, self.bn1 = conv_bn(channels, planes, (temporal, 1, 1))
         self.conv2, self.bn2 = conv_bn(planes, planes, (1, 3, 3), strides)
-        self.conv3, self.bn3 = conv_bn(planes, wide)
+        self.conv3, self.bn3 = conv_bn(planes, wide, 1)
         same = channels == wide and stride == 1
-        self.downsample = None if same else conv_bn(channels, wide, stride=strides)
+        self.downsample = None if same else conv_bn(channels, wide, 1, strides)
+        self.after = after or nn.Identity()
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         out = F.relu(self.bn1(self.conv1(clips)), inplace=True)
         out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)), inplace=True)))
-        return F.relu(out + (clips if self.downsample is None else self.downsample(clips)))
+        return self.after(F.relu(out + (clips if self.downsample is None else self.downsample(clips))))

@@ -15,17 +15,13 @@ from ctlib.config import check_choice
 from ctlib.rivals.parts import before_conv1
 from ctlib.rivals.teinet import TemporalInteraction
 
-PAIRS = ("all", "neighbours")
-
 
 class ProgressiveEnhancement(nn.Module):
     """PEM: gates of the channels of each frame, from a memory of the differences up to the next frame.
 
     With the means z_t, the difference is d_t = B z_{t+1} - A z_t at a sixteenth of the channels, zero at the end. The
     memory is m_t = g_t m_{t-1} + (1 - g_t) d_t, where g_t = sigmoid(u m_{t-1} + v d_t + w). Gates are sigmoid(W m_t).
-
-    Shape:
-        (N, C, T, H, W) -> the same
+    Shape: (N, C, T, H, W) -> the same.
     """
 
     def __init__(self, channels: int, reduction: int = 16):
@@ -56,13 +52,10 @@ def temporal_diversity(features: torch.Tensor, num_frames: int, share: float = 0
     Args:
         features: frames of clips, (N * T, C, H, W).
         num_frames: T.
-        share: of the channels, the first ones, that it is about.
+        share: of the channels, the first ones, that it is about: above 0 and up to 1.
         pairs: of frames: "all", or "neighbours".
-
-    Raises:
-        ValueError: a share that is not above 0 and up to 1, or unknown pairs.
     """
-    check_choice("pairs", pairs, PAIRS)
+    check_choice("pairs", pairs, ("all", "neighbours"))
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
     if num_frames == 1:
@@ -86,7 +79,5 @@ def td_loss(features: torch.Tensor, num_frames: int) -> torch.Tensor:
 
 def pem(backbone: ResNetBackbone) -> None:
     """Make a backbone that of PEM and TIM, trained with the TD loss."""
-    before_conv1(
-        backbone, lambda channels: nn.Sequential(ProgressiveEnhancement(channels), TemporalInteraction(channels))
-    )
+    before_conv1(backbone, lambda c: nn.Sequential(ProgressiveEnhancement(c), TemporalInteraction(c)))
     backbone.extra_loss = td_loss

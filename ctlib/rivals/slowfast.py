@@ -12,13 +12,10 @@ from ctlib.rivals.parts import Bottleneck3d, VideoBackbone, conv_bn_relu, pooled
 
 
 class Path(nn.Module):
-    """The stem and the four stages of a path. The last batch norm of each block starts at zero.
+    """The stem, of `width` channels, and the four stages of a path. Last batch norms of blocks start at zero.
 
-    Args:
-        width: channels of the stem.
-        beside: channels that come in beside its own, as a multiple of the stem's; 0 in the fast path.
-        stem: kernel in time of the stem.
-        temporal: kernel in time of the first convolution of each block, by stage.
+    `beside` times the stem's channels come in beside the path's own; 0 in the fast path. `stem` and `temporal` are
+    kernels in time: of the stem, and of the first convolution of each block, by stage.
     """
 
     def __init__(self, width: int, beside: int, stem: int, temporal: list[list[int]]):
@@ -37,21 +34,15 @@ class Path(nn.Module):
 class SlowFast(nn.Module):
     """Clips (N, 3, T, H, W) -> (N, C, T / alpha, H / 32, W / 32): features of both paths, the fast ones averaged.
 
-    Args:
-        depths: blocks of the four stages.
-        alpha: the slow path sees one frame in as many.
-        lateral: kernel in time of what brings fast features to the slow path.
-        width: channels of the slow path's stem.
-        temporal_blocks: how many blocks of the third stage see neighbouring frames; all, if not given.
+    The slow path sees one frame in `alpha`, and its stem has `width` channels. A kernel over `lateral` frames brings
+    fast features to it. Of the third stage's blocks, the first `temporal_blocks` see neighbouring frames.
     """
 
-    def __init__(
-        self, depths: tuple[int, ...], alpha: int, lateral: int, width: int = 64, temporal_blocks: int | None = None
-    ):
+    def __init__(self, depths: tuple[int, ...], alpha: int, lateral: int, width: int = 64, temporal_blocks: int = 6):
         super().__init__()
         fast = width // 8
         self.alpha, self.out_channels = alpha, 32 * (width + fast)
-        few = [[3 if temporal_blocks is None or i < temporal_blocks else 1 for i in range(depths[2])]]
+        few = [[3 if index < temporal_blocks else 1 for index in range(depths[2])]]
         all_frames = [[3] * depth for depth in depths]
         self.fast = Path(fast, 0, 5, [*all_frames[:2], *few, all_frames[3]])
         self.slow = Path(width, 2 * fast, 1, [[1] * depths[0], [1] * depths[1], *few, [3] * depths[3]])
@@ -67,17 +58,13 @@ class SlowFast(nn.Module):
         return torch.cat([slow, F.adaptive_avg_pool3d(fast, slow.shape[2:])], 1)
 
 
-def _backbone(*arguments, **options) -> VideoBackbone:
-    return VideoBackbone(SlowFast(*arguments, **options))
-
-
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 # The clip has 32 frames, and 64 for 16x8. A name says how many the slow path sees, and how far apart they are in the
 # video. Kernels, and blocks that see neighbouring frames, are those that give the published costs.
 BACKBONES = {
-    "slowfast_r50_4x16": lambda: _backbone(R50, alpha=8, lateral=5),
-    "slowfast_r50_8x8": lambda: _backbone(R50, alpha=4, lateral=7),
-    "slowfast_r101_8x8": lambda: _backbone(R101, alpha=4, lateral=5, temporal_blocks=6),
-    "slowfast_r101_16x8": lambda: _backbone(R101, alpha=4, lateral=5, temporal_blocks=6),
-    "slowfast_small": lambda: _backbone((1, 1, 1, 1), alpha=4, lateral=5, width=16),
+    "slowfast_r50_4x16": lambda: VideoBackbone(SlowFast(R50, alpha=8, lateral=5)),
+    "slowfast_r50_8x8": lambda: VideoBackbone(SlowFast(R50, alpha=4, lateral=7)),
+    "slowfast_r101_8x8": lambda: VideoBackbone(SlowFast(R101, alpha=4, lateral=5)),
+    "slowfast_r101_16x8": lambda: VideoBackbone(SlowFast(R101, alpha=4, lateral=5)),
+    "slowfast_small": lambda: VideoBackbone(SlowFast((1, 1, 1, 1), alpha=4, lateral=5, width=16)),
 }

@@ -18,15 +18,13 @@ from ctlib.rivals.parts import QUARTERS, ClipConv2d, Taken, TemporalConv, bottle
 class MotionModule(nn.Module):
     """CMM: the difference between the next frame, through a 3x3 convolution of each channel, and this one.
 
-    Shape:
-        (N, C, T, H, W) -> the same; with a stride of 2, half the height and width
+    Shape: (N, C, T, H, W) -> the same; with a stride of 2, half the height and width.
     """
 
     def __init__(self, channels: int, stride: int, reduction: int = 16):
         super().__init__()
         hidden = channels // reduction
-        self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.bn = nn.BatchNorm2d(hidden)
+        self.reduce, self.bn = nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden)
         self.moved = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False)
         self.expand = nn.Conv2d(hidden, channels, 1, bias=False)
         self.pool = nn.MaxPool2d(2, stride, ceil_mode=True) if stride > 1 else nn.Identity()

@@ -17,16 +17,7 @@ class TemporalAdaptive(nn.Module):
     """TAM: gates of each channel and frame, and then each channel's sum of three frames, weighted by its kernel.
 
     The sum is elementwise, so that an exported network takes any number of clips. `cost.count` does not see it.
-
-    Args:
-        channels: C.
-        num_frames: T.
-
-    Shape:
-        (N, C, T, H, W) -> the same
-
-    Raises:
-        ValueError: when called with another number of frames.
+    Shape: (N, C, T, H, W) -> the same; another T than `num_frames` is a ValueError.
     """
 
     def __init__(self, channels: int, num_frames: int):

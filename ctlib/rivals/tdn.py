@@ -23,9 +23,7 @@ class ShortTerm(ClipLayer):
     """S-TDM: features of the differences of neighbouring frames, by a stem and a first stage of its own.
 
     Their weights start as the backbone's, the stem's as the mean over the three colours.
-
-    Shape:
-        segments (N * T, 5, 3, H, W) -> (N * T, width, H / 8, W / 8) and (N * T, 4 * width, H / 8, W / 8)
+    Shape: segments (N * T, 5, 3, H, W) -> (N * T, width, H / 8, W / 8) and (N * T, 4 * width, H / 8, W / 8).
     """
 
     def __init__(self, backbone: ResNetBackbone):
@@ -47,9 +45,7 @@ class LongTerm(nn.Module):
 
     x + x * (sigmoid(z) - 1/2), averaged over both. Here z is the difference, at a sixteenth of the channels, seen at
     three scales and expanded. The clip's ends have a difference of zero.
-
-    Shape:
-        (N, C, T, H, W) -> the same
+    Shape: (N, C, T, H, W) -> the same.
     """
 
     def __init__(self, channels: int, reduction: int = 16):
@@ -85,11 +81,7 @@ def halved(maps: torch.Tensor) -> torch.Tensor:
 class TDNBackbone(ResNetBackbone):
     """A ResNet with TDN's modules, which sees five frames of each segment.
 
-    Shape:
-        frames (N * 5T, 3, H, W) and 5T -> features (N * T, C, h, w)
-
-    Raises:
-        ValueError: a number of frames that is no multiple of five.
+    Shape: frames (N * 5T, 3, H, W) and 5T -> features (N * T, C, h, w); ValueError for another number.
     """
 
     shares = 0.5, 0.5  # of the frame and of the differences, where they meet; the release has 3/4 and 1/4 at T = 16
@@ -100,8 +92,8 @@ class TDNBackbone(ResNetBackbone):
         self.frames_out = num_frames // NEIGHBOURS
         segments = frames.unflatten(0, (-1, NEIGHBOURS))
         after_stem, after_stage = self.short_term(segments)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(segments[:, NEIGHBOURS // 2]))))
-        x = self._met(x, after_stem)
+        stem = self.maxpool(self.relu(self.bn1(self.conv1(segments[:, NEIGHBOURS // 2]))))
+        x = self._met(stem, after_stem)
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for stage in self.stages:
             for block in stage:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
+from torchvision.ops import Conv2dNormActivation
 
 from ctlib.backbones import ClipModule, ResNetBackbone
 from ctlib.kernels.layout import clips_of, frames_of
@@ -21,9 +22,7 @@ class MotionExcitation(nn.Module):
     """ME: gates of the channels of each frame, from the difference to the next frame.
 
     x + x * (sigmoid(z) - 1/2), where z are the averages of the difference, at a sixteenth of the channels, expanded.
-
-    Shape:
-        (N, C, T, H, W) -> the same
+    Shape: (N, C, T, H, W) -> the same.
     """
 
     def __init__(self, channels: int, reduction: int = 16):
@@ -44,13 +43,9 @@ class MotionExcitation(nn.Module):
 
 
 class TEABlock(nn.Module):
-    """A Res2Net bottleneck with motion excitation and temporal convolutions.
+    """A Res2Net bottleneck with motion excitation and temporal convolutions, in the place of a ResNet's.
 
-    Args:
-        block: the ResNet bottleneck in whose place it stands; its shortcut is kept.
-
-    Shape:
-        (N * T, C_in, H, W) -> as the bottleneck's
+    It keeps the shortcut and the shapes of that: frames (N * T, C_in, H, W) -> as the bottleneck's.
     """
 
     def __init__(self, block: Bottleneck):
@@ -58,18 +53,11 @@ class TEABlock(nn.Module):
         planes, out, stride = block.conv2.in_channels, block.conv3.out_channels, block.stride
         width = planes * 26 // 64
         self.first = block.downsample is not None  # of its stage
-        self.conv1 = nn.Conv2d(block.conv1.in_channels, 4 * width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(4 * width)
+        self.conv1, self.bn1 = nn.Conv2d(block.conv1.in_channels, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
         self.excitation = ClipModule(MotionExcitation(4 * width))
-        self.temporal = nn.ModuleList(
-            ClipModule(TemporalConv(width, start)) for start in (SAME, SAME, SAME, NEXT_AND_LAST)
-        )
-        self.spatial = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-            )
-            for _ in range(3)
-        )
+        starts = SAME, SAME, SAME, NEXT_AND_LAST
+        self.temporal = nn.ModuleList(ClipModule(TemporalConv(width, start)) for start in starts)
+        self.spatial = nn.ModuleList(Conv2dNormActivation(width, width, 3, stride) for _ in range(3))
         self.pool = nn.AvgPool2d(3, stride, padding=1) if self.first else nn.Identity()
         self.conv3, self.bn3 = nn.Conv2d(4 * width, out, 1, bias=False), nn.BatchNorm2d(out)
         self.downsample = block.downsample

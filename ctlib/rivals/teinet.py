@@ -16,9 +16,7 @@ class MotionEnhanced(nn.Module):
 
     With the means z_t, the gate is sigmoid(W (B z_{t+1} - A z_t)), where A and B reduce the channels to an eighth. The
     last frame has no next one and passes as it is.
-
-    Shape:
-        (N, C, T, H, W) -> the same
+    Shape: (N, C, T, H, W) -> the same.
     """
 
     def __init__(self, channels: int, reduction: int = 8):
@@ -32,8 +30,7 @@ class MotionEnhanced(nn.Module):
             return clips
         means = clips.mean((3, 4))
         difference = self.of_next(means[:, :, 1:]) - self.of_this(means[:, :, :-1])
-        gates = self.expand(difference).sigmoid()
-        gates = torch.cat([gates, torch.ones_like(means[:, :, :1])], 2)
+        gates = torch.cat([self.expand(difference).sigmoid(), torch.ones_like(means[:, :, :1])], 2)
         return clips * gates[:, :, :, None, None]
 
 

@@ -14,18 +14,12 @@ from ctlib.rivals.parts import ClipConv2d, bottlenecks
 
 
 class TemporalShift(nn.Module):
-    """Move an eighth of the channels a frame forward in time and an eighth backward; zeros where the clip ends.
+    """Move one in `share` of the channels a frame forward in time and as many backward; zeros where the clip ends.
 
-    Args:
-        share: one over how many channels move in each direction; 0: none, which is TSN.
-
-    Shape:
-        (N, C, T, H, W) -> the same
+    A share of 0 moves none, which is TSN. Shape: (N, C, T, H, W) -> the same.
     """
 
-    def __init__(self, share: int = 8):
-        super().__init__()
-        self.share = share
+    share = 8
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         fold = clips.shape[1] // self.share if self.share else 0

@@ -9,8 +9,6 @@ number of frames three times.
   3x3x3 convolution, computed for each convolution by itself.
 """
 
-from functools import partial
-
 from torch import nn
 from torchvision.models.video.resnet import BasicBlock, Bottleneck, R2Plus1dStem, VideoResNet
 
@@ -23,16 +21,14 @@ class Depthwise(nn.Conv3d):
     def __init__(self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1):
         super().__init__(in_planes, out_planes, 3, stride, padding=1, groups=in_planes, bias=False)
 
-    @staticmethod
-    def get_downsample_stride(stride: int) -> tuple[int, int, int]:
-        return stride, stride, stride
+    get_downsample_stride = staticmethod(lambda stride: (stride, stride, stride))
 
 
 class PointwiseDepthwise(nn.Sequential):
     """All channels of a position, and then 3 x 3 x 3, each channel for itself."""
 
     def __init__(self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1):
-        super().__init__(*conv_bn(in_planes, out_planes), Depthwise(out_planes, out_planes, midplanes, stride))
+        super().__init__(*conv_bn(in_planes, out_planes, 1), Depthwise(out_planes, out_planes, midplanes, stride))
 
     get_downsample_stride = staticmethod(Depthwise.get_downsample_stride)
 
@@ -50,7 +46,7 @@ class SpaceThenTime(nn.Sequential):
 
 def csn(convolution: type[nn.Module], layers: tuple[int, int, int, int]) -> VideoBackbone:
     """A CSN of bottlenecks with this convolution."""
-    network = VideoResNet(Bottleneck, [convolution] * 4, layers, partial(pooled_stem, 64, temporal=3))
+    network = VideoResNet(Bottleneck, [convolution] * 4, layers, lambda: pooled_stem(64, temporal=3))
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm3d):
             norm.eps = 1e-3

@@ -5,14 +5,13 @@ stem, over five frames. Every other block weighs its channels by their means ove
 to the end, where they are averaged before the last hidden layer.
 """
 
-from collections.abc import Callable
 from math import ceil
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ctlib.rivals.video_resnet import VideoBackbone
+from ctlib.rivals.parts import Residual, VideoBackbone, conv_bn, conv_bn_relu
 
 
 def eights(channels: float) -> int:
@@ -21,24 +20,8 @@ def eights(channels: float) -> int:
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
-def _conv(channels: int, out: int, kernel: tuple[int, ...], stride: int = 1, alone: bool = False) -> nn.Conv3d:
-    """A convolution with this stride in space; `alone`: each channel for itself."""
-    padding, groups = tuple(extent // 2 for extent in kernel), channels if alone else 1
-    return nn.Conv3d(channels, out, kernel, (1, stride, stride), padding, groups=groups, bias=False)
-
-
-ONE, THREE = (1, 1, 1), (3, 3, 3)
-
-
 class SqueezeExcitation(nn.Module):
-    """Weigh each channel by a number in (0, 1), from the means of all channels over the clip.
-
-    Args:
-        channels: C.
-
-    Shape:
-        (N, C, T, H, W) -> the same
-    """
+    """Clips (N, C, T, H, W) -> the same: each channel times a number in (0, 1), from the means of all over the clip."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -50,66 +33,49 @@ class SqueezeExcitation(nn.Module):
         return clips * self.expand(F.relu(self.reduce(means))).sigmoid()
 
 
-class Block(nn.Module):
+class Block(Residual):
     """1x1x1, 3x3x3 of each channel for itself, 1x1x1. Its last batch norm starts at zero.
 
-    Args:
-        channels: of the input.
-        out: of the output; between are 2.25 times as many.
-        stride: in space.
-        excites: whether it weighs its channels.
-
-    Shape:
-        (N, channels, T, H, W) -> (N, out, T, H / stride, W / stride)
+    Between are 2.25 times as many channels as come out. If it `excites`, it weighs them.
+    Shape: (N, channels, T, H, W) -> (N, out, T, H / stride, W / stride).
     """
 
     def __init__(self, channels: int, out: int, stride: int, excites: bool):
-        super().__init__()
-        same, wide = channels == out and stride == 1, int(2.25 * out)
-        self.shortcut = nn.Identity() if same else nn.Sequential(_conv(channels, out, ONE, stride), nn.BatchNorm3d(out))
-        self.residual = nn.Sequential(
-            _conv(channels, wide, ONE),
-            nn.BatchNorm3d(wide),
-            nn.ReLU(inplace=True),
-            _conv(wide, wide, THREE, stride, alone=True),
-            nn.BatchNorm3d(wide),
+        wide, strides = int(2.25 * out), (1, stride, stride)
+        same = channels == out and stride == 1
+        residual = nn.Sequential(
+            *conv_bn_relu(channels, wide, 1),
+            *conv_bn(wide, wide, 3, strides, groups=wide),
             SqueezeExcitation(wide) if excites else nn.Identity(),
             nn.SiLU(inplace=True),
-            _conv(wide, out, ONE),
-            nn.BatchNorm3d(out),
+            *conv_bn(wide, out, 1),
         )
-        nn.init.zeros_(self.residual[-1].weight)
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.residual(clips) + self.shortcut(clips))
+        nn.init.zeros_(residual[-1].weight)
+        super().__init__(nn.Identity() if same else conv_bn(channels, out, 1, strides), residual)
 
 
 def x3d(width: float, depth: float, hidden: int = 2048) -> VideoBackbone:
-    """An X3D.
+    """An X3D, with so many `hidden` units before the classifier.
 
-    Args:
-        width: what 12, 12, 24, 48 and 96 channels, of the stem and the stages, are multiplied by.
-        depth: what 1, 2, 5 and 3 blocks of the stages are multiplied by.
-        hidden: units before the classifier.
+    It has `width` times 12, 12, 24, 48 and 96 channels, of the stem and the stages, and `depth` times 1, 2, 5 and 3
+    blocks in the stages.
     """
     channels = eights(12 * width)
-    stem = _conv(3, channels, (1, 3, 3), 2), _conv(channels, channels, (5, 1, 1), alone=True)
-    body = nn.Sequential(*stem, nn.BatchNorm3d(channels), nn.ReLU(inplace=True))
+    in_space = nn.Conv3d(3, channels, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False)
+    body = nn.Sequential(in_space, *conv_bn_relu(channels, channels, (5, 1, 1), groups=channels))
     for blocks, base in ((1, 12), (2, 24), (5, 48), (3, 96)):
         out = eights(base * width)
         for index in range(ceil(blocks * depth)):
             body.append(Block(channels, out, stride=1 if index else 2, excites=index % 2 == 0))
             channels = out
     wide = int(2.25 * channels)
-    body.extend([_conv(channels, wide, ONE), nn.BatchNorm3d(wide), nn.ReLU(inplace=True)])
-    body.extend([nn.AdaptiveAvgPool3d(1), _conv(wide, hidden, ONE), nn.ReLU(inplace=True)])
-    backbone = VideoBackbone(body, hidden)
-    backbone.pooled = True  # the hidden layer sees averages, so features have no positions
-    return backbone
+    body.extend([*conv_bn_relu(channels, wide, 1), nn.AdaptiveAvgPool3d(1)])
+    body.extend([nn.Conv3d(wide, hidden, 1, bias=False), nn.ReLU(inplace=True)])
+    return VideoBackbone(body, hidden, pooled=True)  # the hidden layer sees averages, so features have no positions
 
 
 # Clips have 16 frames. M is trained at 224 and tested at 256 pixels; L and XL at 312 and 356.
-BACKBONES: dict[str, Callable[[], VideoBackbone]] = {
+BACKBONES = {
     "x3d_m": lambda: x3d(width=2.0, depth=2.2),
     "x3d_l": lambda: x3d(width=2.0, depth=5.0),
     "x3d_xl": lambda: x3d(width=2.9, depth=5.0),

@@ -126,7 +126,7 @@ def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: st
     square = {"ls": "", "mec": "0.25"}
     handles = [
         Line2D([], [], marker="D", mfc="C0", label="the paper's networks", **square),
-        Line2D([], [], marker="D", mfc="white", label="other papers', as it quotes them", **square),
+        Line2D([], [], marker="D", mfc="white", label="other papers' networks", **square),
         *(
             Line2D([], [], marker=_MARKERS[size], mfc="0.7", label=label, **square)
             for size, label in _SIZES.items()

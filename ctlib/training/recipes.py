@@ -7,7 +7,7 @@ from torch import nn
 
 from ctlib.config import RecipeConfig, RunConfig, check_choice, parse_pairs
 from ctlib.kernels import BATCH_NORMS
-from ctlib.models import model_config
+from ctlib.models import fits_weights, model_config
 from ctlib.weights import having
 
 
@@ -102,8 +102,9 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
     check_choice("recipe", recipe, RECIPES)
     parts = {part: dict(getattr(RECIPES[recipe], part)) for part in Recipe._fields[1:]}
     known = having(parts["model"].get("weights"))
-    if known is not None and model_config(model).backbone not in known:
-        del parts["model"]["weights"]  # a recipe's weights are for the backbones that have them
+    network = model_config(model)
+    if known is not None and not (network.backbone in known and fits_weights(network)):
+        del parts["model"]["weights"]  # a recipe's weights are for the networks that they fit
     fields = {"name": model}
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in {**given, **parse_pairs(overrides)}.items():

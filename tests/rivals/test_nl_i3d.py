@@ -104,5 +104,5 @@ def test_five_blocks_are_followed_by_a_non_local_one(name, after):
     with torch.device("meta"):
         body = BACKBONES[name]().body
     assert [key for key, part in body.named_modules() if isinstance(part, NonLocal)] == [
-        f"{place}.non_local" for place in after
+        f"{place}.after" for place in after
     ]

@@ -9,7 +9,7 @@ from torch import nn
 
 import ctlib
 from ctlib import checkpoints, cost, rivals
-from ctlib.deploy import optimize
+from ctlib.deploy import export, optimize
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import build_model, model_config, name_of
 from ctlib.rivals import FROM_SCRATCH, SYSTEMS
@@ -142,6 +142,30 @@ def test_it_is_explained_by_tubes_of_the_clip_s_size(name):
     clips = random_clips(1, 3, frames_of(name, 8), 32, 32)
     tubes, scores = ctlib.saliency.saliency_tubes(drawn(name), clips, 1)
     assert tubes.shape == (1, clips.shape[2], 32, 32) and tubes.isfinite().all() and scores.shape == (1, 5)
+
+
+@pytest.mark.slow
+def test_exported_it_scores_the_same_for_any_number_of_clips(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    network, frames = drawn(name).float(), frames_of(name, 4)
+    export(network, tmp_path / "network.onnx", 32, frames)
+    session = runtime.InferenceSession(tmp_path / "network.onnx")
+    for count in (1, 3):
+        clips = random_clips(count, 3, frames, 32, 32).float()
+        (scores,) = session.run(None, {"clips": clips.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(scores), network(clips), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_it_compiles_without_a_break_and_scores_the_same(name):
+    size = 32 if name == "c3d_vgg" else 64  # maps of one pixel have layouts on which a compiler errs
+    network, clips = drawn(name).float(), random_clips(2, 3, frames_of(name, 4), size, size).float()
+    torch.compiler.reset()
+    with torch.no_grad():
+        whole = torch.compile(network, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(whole(clips), network(clips), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in FROM_SCRATCH])

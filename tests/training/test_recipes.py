@@ -90,3 +90,9 @@ def test_one_batch_can_be_learned_by_heart():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
+
+
+def test_a_recipe_s_weights_are_left_out_where_they_do_not_fit():
+    start = {name: recipes.run_config("arrow", name).model.weights for name in ("tsm_quickstart", "tea_quickstart")}
+    assert start == {"tsm_quickstart": "shapes", "tea_quickstart": None}
+    assert recipes.run_config("arrow", "slowfast_small").model.weights is None
