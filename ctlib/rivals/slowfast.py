@@ -55,7 +55,10 @@ class SlowFast(nn.Module):
         slow, fast = self.slow.stem(clips[:, :, :: self.alpha]), self.fast.stem(clips)
         for to_slow, slow_stage, fast_stage in zip(self.lateral, self.slow.stages, self.fast.stages, strict=True):
             slow, fast = slow_stage(torch.cat([slow, to_slow(fast)], 1)), fast_stage(fast)
-        return torch.cat([slow, F.adaptive_avg_pool3d(fast, slow.shape[2:])], 1)
+        several, over = divmod(fast.shape[2], slow.shape[2])
+        # The plain pool can be exported.
+        averaged = F.adaptive_avg_pool3d(fast, slow.shape[2:]) if over else F.avg_pool3d(fast, (several, 1, 1))
+        return torch.cat([slow, averaged], 1)
 
 
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)

@@ -1,8 +1,9 @@
 """TDN (Wang et al., CVPR 2021): differences of neighbouring frames, and of neighbouring segments, on a 2D ResNet.
 
-A clip has five neighbouring frames for each of its T segments, and T frames of features come out. The short-term module
-brings the differences of the five, as features, to the middle frame: after the stem and after the first stage. In the
-other stages the long-term module gates channels by differences between segments. Then a temporal convolution follows.
+A clip has five neighbouring frames for each of its T segments (`data.sampling=neighbours`), and T frames of features
+come out. The short-term module brings the differences of the five, as features, to the middle frame: after the stem and
+after the first stage. In the other stages the long-term module gates channels by differences between segments, and a
+temporal convolution follows.
 """
 
 import copy

@@ -115,9 +115,9 @@ def costs() -> pd.DataFrame:
     return pd.DataFrame([_record(table, row, system) for (table, row), system in SYSTEMS.items()])
 
 
-def frames_of(model: str) -> int:
-    """T of a clip of a small network: 8, and for TDN five neighbouring frames of each."""
-    return 40 if model.startswith("tdn") else 8
+def clip_of(model: str) -> tuple[int, int]:
+    """T and pixels of a clip of a small network: 8 x 48 x 48; TDN takes five frames for each of 8, C3D 32 pixels."""
+    return 40 if model.startswith("tdn") else 8, 32 if model.startswith("c3d") else 48
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -148,7 +148,7 @@ def test_it_is_explained_by_tubes_of_the_clip_s_size(name):
 def test_exported_it_scores_the_same_for_any_number_of_clips(name, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    network, frames = drawn(name).float(), frames_of(name, 4)
+    network, frames = drawn(name).float(), frames_of(name, 8)
     export(network, tmp_path / "network.onnx", 32, frames)
     session = runtime.InferenceSession(tmp_path / "network.onnx")
     for count in (1, 3):

@@ -54,4 +54,5 @@ def test_a_number_is_met_within_its_last_digit_and_near_within_a_hundredth(publi
 def test_small_networks_of_the_comparison_are_named():
     names = pd.Series(systems.SMALL)
     assert not names.duplicated().any() and {"CT-Net", "TSN"} <= set(names.index)
-    assert systems.frames_of("tdn_quickstart") == 40 and systems.frames_of("tsm_quickstart") == 8
+    clips = [systems.clip_of(name) for name in ("tdn_quickstart", "tsm_quickstart", "c3d_vgg_small")]
+    assert clips == [(40, 48), (8, 48), (8, 32)]
