@@ -56,7 +56,7 @@ transfer:  ## fine-tune a trained network on other data sets, here synthetic one
 report:  ## compare the ablations' results with the paper (15 seconds)
 accuracy:  ## plot accuracy against GFLOPs and time, published and measured (1 minute)
 pretrain:  ## make the laptop backbone's weights of Still Shapes again (20 minutes)
-rivals:  ## train the systems that the paper compares with, small, and look at what each can see (3 hours)
+rivals:  ## train the systems that the paper compares with, small, and look at what each can see (1 hour)
 saliency:  ## show where each network looks, and measure whether the object is there (36 minutes beside other work)
 
 .PHONY: $(ONE_NOTEBOOK)

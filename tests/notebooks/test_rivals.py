@@ -1,0 +1,43 @@
+"""rivals.ipynb on a few systems and videos."""
+
+import pandas as pd
+import pytest
+
+from tests.notebooks import run_here
+
+TINY = (
+    "data.workers=0 recipe.epochs=1 recipe.warmup=0 recipe.batch=4 arrow.train_clips=8 arrow.val_clips=8 arrow.size=48"
+)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
+
+
+def test_systems_are_looked_at_trained_and_compared(run, tmp_path, cache):
+    given = {"overrides": TINY, "out_dir": str(tmp_path / "out"), "seeds": "0 1", "seconds": 0.01}
+    text, html, *_ = run("rivals", systems="TSN CT-Net Non-local C3D", scratch_epochs=1, **given)
+    table = pd.read_csv(tmp_path / "out" / "rivals.csv")
+    assert table.groupby("system").seed.apply(list).to_dict() == dict.fromkeys(
+        ["C3D", "CT-Net", "Non-local", "TSN"], [0, 1]
+    )
+    assert table.start[table.system == "C3D"].eq("random").all() and set(table.start) == {"shapes", "random"}
+    assert "8 trainings, 0 of them finished" in text and "of 4 by mean accuracy" in text
+    assert text.count("blind to reversal: ") == 2 and "minus CT-Net, points" in "".join(html)
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {"reach.png", "side_by_side.png"}
+    text, *_ = run_here("rivals", systems="TSN CT-Net C3D", train=False, **given)
+    assert "4 trainings, 4 of them finished" in text  # C3D starts from random weights
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"systems": "CTNet"}, "unknown system 'CTNet': did you mean 'CT-Net'"),
+        ({"systems": "TSN", "train": False}, "no training is finished in .*set train to True"),
+        ({"systems": "TSN", "seeds": "0 0"}, "seeds must be whole numbers from 0, each once"),
+    ],
+)
+def test_what_cannot_run_is_one_line(given, message, tmp_path, cache):
+    with pytest.raises(Exception, match=message):
+        run_here("rivals", out_dir=str(tmp_path), **given)
