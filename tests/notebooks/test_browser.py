@@ -93,6 +93,7 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_slider_changes_figure_and_numbers(chromium, tmp_path):
     folder, own = tmp_path / "notebooks", tmp_path / "own"
     folder.mkdir()

@@ -96,5 +96,12 @@ def test_accuracy_against_gflops_draws_published_points_and_times_measured_netwo
     assert "X3D-XL x30" in fronts["Kinetics-400, one view"] and "milliseconds" in fronts
     timed = pd.read_csv(out / "latency.csv")
     assert timed.name.tolist() == ["2e +0 (TSN)", "2e +1 stage5"] * 3 and (timed.milliseconds > 0).all()
-    names = ("kinetics_one_view", "kinetics_all_views", "something_v1", "something_v2", "measured")
+    names = (
+        "kinetics_one_view",
+        "kinetics_all_views",
+        "something_v1",
+        "something_v2",
+        "something_v1_equal",
+        "measured",
+    )
     assert {path.name for path in (out / "figures").iterdir()} == {f"{name}.png" for name in names}

@@ -15,6 +15,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_systems_are_looked_at_trained_and_compared(run, tmp_path, cache):
     given = {"overrides": TINY, "out_dir": str(tmp_path / "out"), "seeds": "0 1", "seconds": 0.01}
     text, html, *_ = run("rivals", systems="TSN CT-Net Non-local C3D", scratch_epochs=1, **given)

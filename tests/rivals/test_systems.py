@@ -64,10 +64,12 @@ def random_clips(*shape):
     return torch.randn(shape, dtype=torch.double)
 
 
-FAST = [*SYSTEMS, *(name for name in WHOLE if name not in ("ip_csn", "r2plus1d"))]
+LONGER = {"ip_csn", "r2plus1d", "nl_i3d", "eco", "x3d", "corrnet"}
 
 
-@pytest.fixture(params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in ("ip_csn", "r2plus1d"))])
+@pytest.fixture(
+    params=[pytest.param(one, marks=[pytest.mark.slow] if one in LONGER else []) for one in (*SYSTEMS, *WHOLE)]
+)
 def name(request):
     return request.param
 

@@ -13,6 +13,7 @@ def costs():
     return systems.costs().set_index(["table", "row"])
 
 
+@pytest.mark.slow
 def test_every_row_of_another_system_is_there(costs):
     for name in ("3", "4", "5"):
         ours = {row for row in paper.table(name).index if "CT-Net" in row}
@@ -21,6 +22,7 @@ def test_every_row_of_another_system_is_there(costs):
     assert len(costs) == 44
 
 
+@pytest.mark.slow
 def test_published_costs_are_met_or_the_reason_is_told(costs):
     counts = costs.result.value_counts().to_dict()
     assert counts == {"met": 31, "near": 2, "not met": 5, "none published": 6}
@@ -31,6 +33,7 @@ def test_published_costs_are_met_or_the_reason_is_told(costs):
     assert costs.gflops_paper.notna().equals(costs.result != "none published")
 
 
+@pytest.mark.slow
 def test_the_text_has_every_row_and_note(costs):
     text = systems.as_text(costs.reset_index())
     assert all(row in text for _, row in costs.index) and all(note in text for note in costs.note)

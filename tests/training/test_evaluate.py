@@ -137,6 +137,7 @@ def scored_lists(_send=None):
     return results, steps, type(network).__name__
 
 
+@pytest.mark.slow
 def test_two_processes_find_to_the_bit_what_one_computes_whatever_the_length_of_the_list():
     alone, _, _ = scored_lists()
     together, steps, kind = launch(scored_lists, processes=2)

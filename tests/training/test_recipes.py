@@ -26,10 +26,10 @@ def test_the_paper_s_recipes_are_its_appendix(name, values):
 
 
 @pytest.mark.parametrize("data", sorted(DATASETS))
-@pytest.mark.parametrize("model", sorted(MODELS))
-def test_every_data_set_has_a_recipe_that_every_network_takes(data, model):
-    config = recipes.run_config(data, model)
-    assert (config.data.name, config.name) == (data, model)
+def test_every_data_set_has_a_recipe_that_every_network_takes(data):
+    for model in MODELS:
+        config = recipes.run_config(data, model)
+        assert (config.data.name, config.name) == (data, model)
     assert config.recipe.warmup < config.recipe.epochs
     assert set(recipes.DEFAULTS) == set(DATASETS) and set(recipes.DEFAULTS.values()) <= set(recipes.RECIPES)
 

@@ -98,6 +98,7 @@ def killed_at_random(config, folder, kills, longest, seed):
     yield folder
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(config, whole, tmp_path):
     longest = records.RunFolder(whole).result()["seconds"]
     for folder in killed_at_random(config, tmp_path / "run", kills=2, longest=longest, seed=0):
