@@ -10,6 +10,7 @@ from ctlib.config import ModelConfig
 from ctlib.data import shapes
 from ctlib.display.parameters import ParameterError
 from ctlib.models import build_model
+from ctlib.study import systems
 from ctlib.training import records
 from tests.notebooks import execute, processes, run_here
 
@@ -59,11 +60,13 @@ def test_quickstart_shows_what_the_records_say(run, trained):
     assert figures == {f"{name}.png" for name in names}
 
 
-def test_costs_counts_measures_and_draws(run, tmp_path):
+def test_costs_counts_measures_and_draws(run, tmp_path, monkeypatch):
+    few = [("3", "TSM, 8 frames"), ("4", "SlowFast R101 8+32"), ("4", "TSN Inception")]  # all: tests/study/test_systems
+    monkeypatch.setattr(systems, "SYSTEMS", {key: systems.SYSTEMS[key] for key in few})
     text = run("costs", size=64, num_frames=4, seconds=0.01, out_dir=str(tmp_path)).text
     assert "67 of 68 published GFLOPs" in text and "19 of 19 published numbers of parameters" in text
     assert "Not met: Table 6, CT-Net 16x1x2: 151 GFLOPs, counted 149.1." in text
-    assert "K = 1 to 4: 11, 45, 119, 249" in text
+    assert "K = 1 to 4: 11, 45, 119, 249" in text and "Table 4, TSN Inception: 3.2 GFLOPs a frame fit no size" in text
     names = ("published_vs_counted", "cost_by_stage", "dimension_sizes", "interact_fields", "latency_vs_gflops")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
 
