@@ -101,7 +101,7 @@ class _Inner:
         return of_mean, [next(found) if wanted else None for wanted in self.wanted]
 
 
-# The passes in PyTorch. A compiler can write each as one loop.
+# The passes in PyTorch: the plain versions of those in Triton.
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
