@@ -18,7 +18,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_systems_are_looked_at_trained_and_compared(run, tmp_path, cache):
     given = {"overrides": TINY, "out_dir": str(tmp_path / "out"), "seeds": "0 1", "seconds": 0.01}
-    text, html, *_ = run("rivals", systems="TSN CT-Net Non-local C3D", scratch_epochs=1, **given)
+    text, html, *_ = run("rivals", systems="TSN; CT-Net; Non-local; C3D", scratch_epochs=1, **given)
     table = pd.read_csv(tmp_path / "out" / "rivals.csv")
     assert table.groupby("system").seed.apply(list).to_dict() == dict.fromkeys(
         ["C3D", "CT-Net", "Non-local", "TSN"], [0, 1]
@@ -27,7 +27,7 @@ def test_systems_are_looked_at_trained_and_compared(run, tmp_path, cache):
     assert "8 trainings, 0 of them finished" in text and "of 4 by mean accuracy" in text
     assert text.count("blind to reversal: ") == 2 and "minus CT-Net, points" in "".join(html)
     assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {"reach.png", "side_by_side.png"}
-    text, *_ = run_here("rivals", systems="TSN CT-Net C3D", train=False, **given)
+    text, *_ = run_here("rivals", systems="TSN; CT-Net; C3D", train=False, **given)
     assert "4 trainings, 4 of them finished" in text  # C3D starts from random weights
 
 
