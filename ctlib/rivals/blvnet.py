@@ -1,7 +1,7 @@
 """bLVNet-TAM (Fan et al., NeurIPS 2019): a big network on half of the frames, and a little one on the others.
 
 Frames come in pairs. The first of a pair passes a little branch at full resolution, the second a deep one at half of
-it, and their sum stands for both. Before each stage, and in each block of the last, every channel mixes a frame with
+it, and both get their sum. Before each stage, and in each block of the last, every channel mixes a frame with
 the one before and the one after (the Temporal Aggregation Module).
 """
 

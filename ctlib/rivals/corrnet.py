@@ -2,7 +2,7 @@
 
 After three of its stages, and once more in the middle of the third of CorrNet-101, each position is compared with those
 around it in the frame before. No complete description is published. The published 115 and 224 GFLOPs of the two
-networks fit no reading that we know: this one gives 115 and 186.
+networks fit no reading that we know. This one gives 113.8 and 184.7 at 224 pixels, without batch norms.
 """
 
 import torch
