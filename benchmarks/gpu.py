@@ -239,7 +239,7 @@ def graphed_step(network: nn.Module, precision: torch.dtype) -> Callable:
 
 
 def graphed(network: nn.Module) -> Callable:
-    """Of inference; the ways were chosen before the capture."""
+    """Inference as a graph; its ways are chosen in the calls before the capture."""
     held = {}
 
     def call(clips: torch.Tensor) -> torch.Tensor:

@@ -60,7 +60,7 @@ def using(mode: str):
 
 @contextmanager
 def in_graphs():
-    """Ways are chosen for a CUDA graph or a compiled network, by the device's time alone.
+    """Ways are chosen for a CUDA graph, by the device's time alone.
 
     Elsewhere the time to launch a way counts too, which is most of it for small inputs.
     """

@@ -45,7 +45,7 @@ class UpdateGraph:
 
     Args:
         update: takes no argument; it reads the gradients and may change them.
-        optimizer: SGD, whose learning rates become tensors: `set_rates`.
+        optimizer: SGD; its learning rates become tensors, which every call fills.
     """
 
     def __init__(self, update: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer):
