@@ -20,7 +20,7 @@ WITH_NORMS, PRODUCTS = "with batch norms", "products only"
 class System(NamedTuple):
     """A row: the network that it is here, and the view that its published GFLOPs are of."""
 
-    model: str  # of `rivals.list_models`; empty: it cannot be counted
+    model: str  # of `rivals.list_models`
     frames: tuple[int, ...] = (8,)  # T of each network, several in an ensemble
     size: int = 224  # pixels, height and width
     convention: str = WITH_NORMS
@@ -91,7 +91,7 @@ SYSTEMS: dict[tuple[str, str], System] = {
     ("5", "TSM"): System("tsm_r50", (16,), 224, WITH_NORMS, _WITHOUT_PUBLISHED),
     ("5", "STM"): System("stm_r50", (16,), 224, WITH_NORMS, _WITHOUT_PUBLISHED),
 }
-# The small networks that are trained side by side, in the order of their papers' years. GCN needs boxes.
+# The small networks that are trained side by side: TSN and CT-Net, then the others. GCN is left out: it needs boxes.
 SMALL = {"TSN": "tsn_quickstart", "CT-Net": "ctnet_quickstart", "C3D": "c3d_vgg_small", "I3D": "i3d_small"}
 SMALL |= {"R(2+1)D": "r2plus1d_small", "Non-local": "non_local_quickstart", "NL-I3D": "nl_i3d_small"}
 SMALL |= {"ECO": "eco_small", "SlowFast": "slowfast_small", "ir-CSN": "ir_csn_small", "ip-CSN": "ip_csn_small"}
@@ -105,7 +105,7 @@ RESULTS = ("met", "near", "not met", "none published")
 
 
 def costs() -> pd.DataFrame:
-    """Every row of Tables 3 to 5 that is another system, counted; about a minute.
+    """Every row of Tables 3 to 5 that is another system, counted; about 15 seconds.
 
     Returns:
         One row each: `table`, `row`, `model`, `frames`, `size` (pixels), `convention`, `gflops_paper` (of one view),
