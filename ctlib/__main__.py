@@ -238,8 +238,8 @@ def train(parser: Parser) -> Runner:
 def costs(parser: Parser) -> Runner:
     """Count every cost that the paper publishes, beside the published number: of CT-Net, then of other systems.
 
-    It takes half a minute to a minute. GFLOPs are as the paper's row gives them: of all views in Tables 3 and 6, of one view
-    elsewhere. Those of other systems are of one view, and with or without batch norms, as their papers count.
+    It takes half a minute to a minute. GFLOPs are as the paper's row gives them: of all views in Tables 3 and 6, of one
+    view elsewhere. Those of other systems are of one view, and with or without batch norms, as their papers count.
     """
     from ctlib.study import systems, tables
 
