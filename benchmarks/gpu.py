@@ -45,8 +45,8 @@ from torch.nn import functional as F
 from ctlib import kernels
 from ctlib.deploy import compiled, optimize
 from ctlib.excitation import TensorExcitation
-from ctlib.kernels import choice, gating, graph, merging, operations
-from ctlib.kernels.graph import StepGraph, UpdateGraph
+from ctlib.kernels import choice, gating, merging, operations
+from ctlib.kernels.graph import InferenceGraph, StepGraph, UpdateGraph
 from ctlib.models import build_model, compile_blocks, model_config
 from ctlib.training import records
 from ctlib.training.recipes import run_config
@@ -205,7 +205,7 @@ def graphs(bench: Bench) -> Iterator[dict]:
         yield {"what": "training"} | line
     del calls
     for batch in (bench.batch, 1):
-        calls = {name: graphed(network) for name, network in ready(bench).items()}
+        calls = {name: InferenceGraph(choice.in_graphs()(network)) for name, network in ready(bench).items()}
         for line in timed(bench, calls, bench.clips(batch).to(bench.precision)):
             yield {"what": "inference"} | line
 
@@ -224,32 +224,15 @@ def graphed_step(network: nn.Module, precision: torch.dtype) -> Callable:
 
     def update() -> torch.Tensor:
         optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
         return torch.zeros((), device=device)
 
-    step, finish = StepGraph(choice.in_graphs()(both_ways), network), UpdateGraph(update, optimizer)
+    step, finish = StepGraph(choice.in_graphs()(both_ways), network, adds=False), UpdateGraph(update, optimizer)
 
     def call(clips: torch.Tensor) -> None:
         nonlocal labels
         labels = torch.arange(len(clips), device=device) if labels is None else labels
         step(clips)
         finish([1e-4])
-
-    return call
-
-
-def graphed(network: nn.Module) -> Callable:
-    """Inference as a graph; its ways are chosen in the calls before the capture."""
-    held = {}
-
-    def call(clips: torch.Tensor) -> torch.Tensor:
-        if not held:
-            held["clips"] = clips.clone()
-            with torch.no_grad(), choice.in_graphs():
-                held["replay"], held["out"] = graph.capture(lambda: network(held["clips"]))
-        held["clips"].copy_(clips)
-        held["replay"]()
-        return held["out"]
 
     return call
 

@@ -13,6 +13,7 @@ from ctlib.config import check_choice
 from ctlib.excitation import EXCITATIONS
 from ctlib.kernels import choice
 from ctlib.kernels.gating import excite
+from ctlib.kernels.layout import ClipBatchNorm
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle, resolve_dims
 
 Kernel = tuple[int, int, int]
@@ -23,7 +24,7 @@ class ConvBNReLU(nn.Sequential):
 
     def __init__(self, channels: int, size: int, kernel_size: Kernel, out_channels: int | None = None):
         conv = TensorSeparableConv(channels, size, kernel_size, out_channels)
-        super().__init__(conv, nn.BatchNorm3d(conv.out_channels), nn.ReLU(inplace=True))
+        super().__init__(conv, ClipBatchNorm(conv.out_channels), nn.ReLU(inplace=True))
 
 
 class Parallel(nn.Module):

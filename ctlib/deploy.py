@@ -20,6 +20,7 @@ from ctlib.ct_module import CTModule, Parallel
 from ctlib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ctlib.excitation import TensorExcitation
 from ctlib.kernels import choice, folded
+from ctlib.kernels.graph import InferenceGraph
 from ctlib.kernels.layout import use_channels_last
 from ctlib.models import VideoClassifier
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle
@@ -101,6 +102,9 @@ def compiled(model: VideoClassifier) -> nn.Module:
     That takes about a minute. The first change of N, of the size or of T costs one more compilation each. On a GPU
     every change does. It needs a C++ compiler (on a GPU, Triton).
 
+    On a GPU, batches of at most `Compiled.SMALL` clips are CUDA graphs instead. They need no compiler, and a new shape
+    costs seconds.
+
     Raises:
         TypeError: not a network of this package.
     """
@@ -108,21 +112,20 @@ def compiled(model: VideoClassifier) -> nn.Module:
 
 
 class Compiled(nn.Module):
-    """A network behind `torch.compile`, for inference. Shapes as in `VideoClassifier`.
-
-    On a GPU, batches of at most `SMALL` clips are replayed as CUDA graphs, as launching their operations takes longer
-    than computing them.
-    """
+    """A network behind `torch.compile`, or small batches on a GPU as graphs. Shapes as in `VideoClassifier`."""
 
     SMALL = 8
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
-        self.module, self.graphed = torch.compile(network), torch.compile(network, mode="reduce-overhead")
+        self.module = torch.compile(network)
+        self.graphs: dict[tuple, InferenceGraph] = {}  # by shape and type of clips
         self.met = set()  # shapes for which ways of operations were chosen; a compiler takes what was chosen before
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        if clips.is_cuda and len(clips) <= self.SMALL:
+            return self._graph_of(clips)(clips)
         from torch._inductor import config  # here, because it takes seconds to import
 
         # Public options of torch.compile apply too late for `freezing`: weights have become inputs by then.
@@ -131,10 +134,12 @@ class Compiled(nn.Module):
                 for _ in range(2):  # at the second call they are
                     self.network(clips)
                 self.met.add(clips.shape)
-            if not clips.is_cuda or len(clips) > self.SMALL:
-                return self.module(clips)
-            torch.compiler.cudagraph_mark_step_begin()
-            return self.graphed(clips).clone()  # the next call writes over its output
+            return self.module(clips)
+
+    def _graph_of(self, clips: torch.Tensor) -> InferenceGraph:
+        precision = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else clips.dtype
+        key = clips.shape, clips.dtype, precision
+        return self.graphs.setdefault(key, InferenceGraph(choice.in_graphs()(self.network)))
 
 
 def export(

@@ -8,6 +8,7 @@ for those of the temporal one, and `channel` for both together. Each takes and r
 import torch
 from torch import nn
 
+from ctlib.kernels.layout import ClipBatchNorm
 from ctlib.kernels.operations import average
 from ctlib.kernels.passes import Gate, Gates
 from ctlib.tensorize import TensorSeparableConv
@@ -54,7 +55,7 @@ class TensorGate(nn.Module):
         hidden = channels // reduction
         self.pooled = pooled
         self.reduce = TensorSeparableConv(channels, size, kernel_size, hidden)
-        self.bn = nn.BatchNorm3d(hidden)
+        self.bn = ClipBatchNorm(hidden)
         self.relu = nn.ReLU(inplace=True)
         self.expand = TensorSeparableConv(hidden, size // reduction, kernel_size, channels)
 

@@ -1,4 +1,4 @@
-"""A step of training as two CUDA graphs: a small network's step is bound by launching its operations, one by one."""
+"""CUDA graphs of a training step and of inference: small inputs take less time than launching their operations."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +12,15 @@ WARM_UPS = 3  # calls before the capture, in which libraries choose algorithms a
 class StepGraph:
     """A forward and backward pass, captured at the first call and replayed on the inputs of the later ones.
 
-    Gradients are added to those that are there, so they must stay: zero them without setting them to None.
-
     Args:
         step: of inputs of fixed shapes to a tensor; it adds to the gradients of `model` and may change its buffers.
         model: on a GPU.
+        adds: a replay adds to the gradients that are there, so zero them without setting them to None. Otherwise it
+            writes over them, which takes a sixth fewer operations.
     """
 
-    def __init__(self, step: Callable[..., torch.Tensor], model: nn.Module):
-        self.step, self.model = step, model
+    def __init__(self, step: Callable[..., torch.Tensor], model: nn.Module, adds: bool = True):
+        self.step, self.model, self.adds = step, model, adds
         self.inputs: list[torch.Tensor] = []
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -35,8 +35,14 @@ class StepGraph:
 
     def _capture(self, inputs: tuple[torch.Tensor, ...]) -> None:
         own = [x.clone() for x in inputs]
+
+        def step() -> torch.Tensor:
+            if not self.adds:  # the backward pass then makes gradients anew, within the graph
+                self.model.zero_grad(set_to_none=True)
+            return self.step(*own)
+
         with untouched(self.model):
-            self.replay, self.output = capture(lambda: self.step(*own))
+            self.replay, self.output = capture(step)
         self.inputs = own
 
 
@@ -70,6 +76,28 @@ class UpdateGraph:
         momentum = [self.optimizer.state[parameter]["momentum_buffer"] for parameter in learned]
         with torch.no_grad(), restored([*learned, *(parameter.grad for parameter in learned), *momentum]):
             self.replay, _ = capture(self.update)
+
+
+class InferenceGraph:
+    """A network on clips of one shape, captured at the first call and replayed later.
+
+    Args:
+        network: on a GPU, in evaluation mode.
+    """
+
+    def __init__(self, network: Callable[[torch.Tensor], torch.Tensor]):
+        self.network = network
+        self.clips: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        if self.clips is None:
+            own = clips.clone()
+            self.replay, self.scores = capture(lambda: self.network(own))
+            self.clips = own
+        self.clips.copy_(clips)
+        self.replay()
+        return self.scores.clone()
 
 
 @contextmanager

@@ -53,3 +53,13 @@ def clips_of_planes(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     if torch.compiler.is_compiling():
         return planes.unflatten(3, size)
     return planes.movedim(1, -1).unflatten(2, size).movedim(-1, 1)
+
+
+class ClipBatchNorm(nn.BatchNorm3d):
+    """`nn.BatchNorm3d` computed on planes: on a GPU, PyTorch's fast kernels know channels last for four axes only."""
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips_of_planes(super().forward(planes_of(clips)), clips.shape[3:])
+
+    def _check_input_dim(self, planes: torch.Tensor) -> None:
+        pass  # `planes_of` has seen the five axes

@@ -56,7 +56,7 @@ RECIPES: dict[str, Recipe] = {
         recipe={"epochs": 4, "test_epochs": 2, "batch": 8, "lr": 0.16, "weight_decay": 1e-4, "warmup": 0.5},
         model={"dropout": 0.1, "num_frames": 8, "weights": "shapes"},
         data={"size": 64, "workers": 0, "cache": "disk"},
-        compute={"threads": 1, "precision": "fp32", "graph": None, "kernels": "plain"},
+        compute={"threads": 1, "precision": "fp32", "graph": None},
         arrow={"train_clips": 4000, "val_clips": 4000, "difficulty": 0.2, "actions": "all"},
     ),
     "single-gpu": Recipe(

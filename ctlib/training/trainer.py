@@ -75,7 +75,8 @@ class Trainer:
         self.extra = ExtraLoss(self.network.backbone) if self.network.backbone.extra_loss else None
         self.pass_both_ways, self.update = self._pass_both_ways, self._update_at
         if self.config.compute.graph:
-            self.pass_both_ways = StepGraph(choice.in_graphs()(self._pass_both_ways), self.network)
+            adds = run.micro_batches_per_step > 1
+            self.pass_both_ways = StepGraph(choice.in_graphs()(self._pass_both_ways), self.network, adds)
             if accelerator.scaler is None:  # a scaler reads on the host whether to skip a step
                 self.update = UpdateGraph(self._update_parameters, self.optimizer.optimizer)
         # How far the run is.

@@ -18,6 +18,7 @@ from ctlib.models import model_config
 from ctlib.training import network as network_of_run
 from ctlib.training import records, train, trainer
 from ctlib.training.run import resolve
+from tests.kernels.graph_steps import replayed_on_the_cpu
 
 
 @pytest.fixture(scope="module")
@@ -323,17 +324,10 @@ def test_a_disk_that_cannot_hold_the_states_is_refused_before_the_first_step(con
     assert not steps and not list((tmp_path / "run").glob("*.json"))
 
 
-def replayed_on_the_cpu(function):
-    """`graph.capture` without a GPU: what is replayed is the function itself."""
-    for _ in range(graph.WARM_UPS):
-        function()
-    output = function()
-    return lambda: output.copy_(function()), output
-
-
-def test_a_step_as_a_graph_trains_to_the_same_weights(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("micro_batch", [4, 8])
+def test_a_step_as_a_graph_trains_to_the_same_weights(config, micro_batch, tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "capture", replayed_on_the_cpu)
-    config = replaced(config, recipe={"epochs": 2}, compute={"device": "auto", "micro_batch": 4})
+    config = replaced(config, recipe={"epochs": 2}, compute={"device": "auto", "micro_batch": micro_batch})
     plain = resolve(config)
     train.train(plain, tmp_path / "plain")
     with pytest.raises(ValueError, match=r"compute\.graph needs one GPU"):
@@ -368,14 +362,6 @@ def test_what_a_backbone_adds_to_the_loss_is_learned_and_not_recorded(config, tm
     assert two.history().loss[0] < 3 * one.history().loss[0]  # of classes alone
     one, two = (torch.load(folder.checkpoint, weights_only=True)["state_dict"] for folder in (one, two))
     assert not torch.equal(one["backbone.conv1.weight"], two["backbone.conv1.weight"])
-
-
-def test_a_graph_takes_inputs_of_one_shape(monkeypatch):
-    monkeypatch.setattr(graph, "capture", replayed_on_the_cpu)
-    step = graph.StepGraph(lambda x: 2 * x, torch.nn.Linear(2, 2))
-    assert step(torch.ones(3)).tolist() == [2, 2, 2] and step(torch.zeros(3)).tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match=r"of inputs of \(3,\) got \(2,\)"):
-        step(torch.ones(2))
 
 
 def test_clips_that_travel_as_bytes_train_and_test_as_others(plain, tmp_path, monkeypatch):

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from ctlib.kernels import graph
+from tests.kernels.graph_steps import learns_as_without_graphs, replayed_on_the_cpu
+
+
+@pytest.fixture(autouse=True)
+def without_a_gpu(monkeypatch):
+    monkeypatch.setattr(graph, "capture", replayed_on_the_cpu)
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_steps_as_graphs_learn_the_same(adds):
+    learns_as_without_graphs(adds, "cpu")
+
+
+def test_a_graph_takes_inputs_of_one_shape():
+    step = graph.StepGraph(lambda x: 2 * x, torch.nn.Linear(2, 2))
+    assert step(torch.ones(3)).tolist() == [2, 2, 2] and step(torch.zeros(3)).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match=r"of inputs of \(3,\) got \(2,\)"):
+        step(torch.ones(2))
+
+
+def test_scores_of_a_graph_stay_when_it_is_replayed():
+    network = graph.InferenceGraph(torch.nn.Linear(2, 3))
+    one, two = torch.ones(1, 2), torch.zeros(1, 2)
+    first = network(one)
+    second = network(two)
+    assert torch.equal(first, network.network(one)) and torch.equal(second, network.network(two))
+    assert not first.requires_grad
