@@ -22,6 +22,7 @@ from ctlib import files
 from ctlib.config import DataConfig
 from ctlib.data import video
 from ctlib.data.catalog import Samples
+from ctlib.data.transforms import on_device
 
 _BLOCK = 2**28  # bytes of a block of memory: each takes a file handle in each process, and a video lies in one of them
 _PROBED = 32  # videos of a list, from which the size of all is estimated
@@ -173,8 +174,7 @@ class VideosOnDevice:
 
     def clips(self, indices: Sequence[int], chosen: np.ndarray) -> torch.Tensor:
         """(N,) videos and (N, T) frames of each -> (N, T, 3, H, W) uint8, on the device."""
-        places = torch.from_numpy(self.first[list(indices)][:, None] + chosen)
-        return self.frames[places.to(self.frames.device)]
+        return self.frames[on_device(self.first[list(indices)][:, None] + chosen, self.frames.device)]
 
 
 class _WholeVideos(Dataset):

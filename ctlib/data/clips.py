@@ -187,18 +187,21 @@ class DeviceClips(ClipDataset):
         return clips[0], int(labels[0])
 
     def __getitems__(self, keys: Sequence) -> tuple[torch.Tensor, torch.Tensor]:
-        device, views = self.kept.frames.device, () if self.train else (self.clips * self.crops,)
-        clips = torch.zeros(len(keys), *views, 3, self.num_frames, self.size, self.size, device=device)
-        labels, draws = [SKIPPED] * len(keys), {}
+        device, labels, draws = self.kept.frames.device, [SKIPPED] * len(keys), {}
         for place, key in enumerate(keys):
             try:
                 draws[place] = self._draw(key)
                 labels[place] = draws[place][-1]
             except video.VideoError as error:  # where it is to stop, decoding has stopped
                 warnings.warn(f"skipped: {error}", stacklevel=1)
+        labels = transforms.on_device(labels, device)
+        if len(draws) == len(keys):
+            return self._cut(*zip(*draws.values(), strict=True)), labels
+        views = () if self.train else (self.clips * self.crops,)
+        clips = torch.zeros(len(keys), *views, 3, self.num_frames, self.size, self.size, device=device)
         if draws:
             clips[list(draws)] = self._cut(*zip(*draws.values(), strict=True))
-        return clips, torch.tensor(labels, device=device)
+        return clips, labels
 
     def _draw(self, key: int | tuple[int, int]) -> tuple[int, np.ndarray, transforms.Box, bool, int]:
         """Index of the video, frames of it, box, flip and label; box and flip mean nothing in testing."""

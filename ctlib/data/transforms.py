@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,19 @@ _MEAN, _STD = (255 * torch.tensor(values)[:, None, None, None] for values in (IM
 
 def _normalised(clips: torch.Tensor) -> torch.Tensor:
     """(..., 3, T, H, W) from 0 to 255 -> the same in float32, less ImageNet's mean and over its standard deviation."""
-    return clips.contiguous().float().sub_(_MEAN.to(clips.device)).div_(_STD.to(clips.device))
+    mean, deviation = _statistics(clips.device)
+    return clips.contiguous().float().sub_(mean).div_(deviation)
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    return _MEAN.to(device), _STD.to(device)
+
+
+def on_device(values: Sequence, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """`torch.tensor`, but a GPU's work goes on meanwhile: an ordinary copy waits for all of it."""
+    tensor = torch.tensor(values, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 # The same for a batch, on its device: the same pixels, or 1 of 255 beside them where sums are rounded otherwise.
@@ -120,10 +133,10 @@ def views_of(batch: torch.Tensor | RawClips) -> torch.Tensor:
 
 def train_views_of_batch(frames: torch.Tensor, size: int, boxes: Sequence[Box], flips: Sequence[bool]) -> torch.Tensor:
     """A box of each clip: (N, T, 3, H, W) uint8 -> (N, 3, T, size, size) float32."""
-    top, left, height, width = torch.tensor(boxes, dtype=torch.float32, device=frames.device).unbind(1)
+    top, left, height, width = on_device(boxes, frames.device, torch.float32).unbind(1)
     rows = _resizing(top, height, frames.shape[3], size)
     columns = _resizing(left, width, frames.shape[4], size)
-    flipped = torch.tensor(flips, device=frames.device)[:, None, None]
+    flipped = on_device(flips, frames.device)[:, None, None]
     return _normalised(_resized(frames, rows, torch.where(flipped, columns.flip(1), columns)))
 
 
