@@ -12,7 +12,9 @@ from ctlib.data import arrow, clips
 from ctlib.data.transforms import views_of
 from ctlib.deploy import compiled, optimize
 from ctlib.kernels import choice
+from ctlib.kernels.graph import StepGraph, untouched
 from ctlib.models import build_model, model_config
+from ctlib.study import systems
 from ctlib.training import records, train
 from tests.kernels.excitation_in_passes import as_close_in_half_precision, same_in_double_precision
 from tests.kernels.graph_steps import learns_as_without_graphs
@@ -88,6 +90,23 @@ def test_a_run_takes_its_steps_as_graphs(kernels, tmp_path):
         train.train(dataclasses.replace(config, compute=compute), tmp_path / str(graph))
         losses.append(records.RunFolder(tmp_path / str(graph)).history().loss[0])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("name", sorted(systems.SMALL.values()))
+def test_every_system_takes_its_step_as_a_graph(name):
+    """Nothing in its forward and backward pass waits for the device, which a capture would refuse."""
+    frames, size = systems.clip_of(name)
+    model = build_model(model_config(name, num_classes=5, num_frames=frames, dropout=0.0), seed=0).to(ON_GPU).train()
+    data = torch.randn(2, 3, frames, size, size, device=ON_GPU)
+
+    def step(batch):
+        loss = model(batch).logsumexp(1).sum()
+        loss.backward()
+        return loss.detach()
+
+    with untouched(model):
+        expected = step(data)
+    assert StepGraph(step, model, adds=False)(data).item() == pytest.approx(expected.item(), rel=1e-2)
 
 
 def test_a_small_batch_scores_the_same_as_a_graph():
