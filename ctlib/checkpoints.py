@@ -8,7 +8,6 @@ name, a checkpoint is never read with the labels of another data set.
 import glob
 import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,21 +248,34 @@ def start_from(path: str | Path, model: VideoClassifier, classes: Sequence[str])
 def find(patterns: str, root: str | Path) -> list[Path]:
     """The files that match patterns, separated by spaces (quote a pattern with a space), in that order, each once.
 
-    `**` matches any folders. Relative patterns are below `root`.
+    `**` matches any folders, and `[01]` one of these characters, where no path has the brackets in its name. Relative
+    patterns are below `root`.
 
     Raises:
         FileNotFoundError: no pattern, or one that matches no file.
     """
     paths = []
-    for pattern in shlex.split(patterns):
-        matches = sorted(glob.glob(str(Path(root) / Path(pattern).expanduser()), recursive=True))
-        matches = [Path(match) for match in matches if os.path.isfile(match)]
+    for pattern in files.split_words(patterns, lambda pattern: bool(_matches(pattern, root))):
+        matches = _matches(pattern, root)
         if not matches:
             raise FileNotFoundError(f"no checkpoint matches {pattern!r}")
         paths += matches
     if not paths:
         raise FileNotFoundError("no checkpoint is named")
     return list(dict.fromkeys(paths))
+
+
+def _matches(pattern: str, root: str | Path) -> list[Path]:
+    """The files that a pattern matches: read as a path, else with its brackets as they stand, else as a pattern."""
+    path = Path(pattern).expanduser()
+    if (exact := Path(root) / path).is_file():
+        return [exact]
+    folder = Path(glob.escape(str(root)))
+    for reading in (str(path).replace("[", "[[]"), str(path)):
+        matches = [match for match in glob.glob(str(folder / reading), recursive=True) if os.path.isfile(match)]
+        if matches:
+            return [Path(match) for match in sorted(matches)]
+    return []
 
 
 def read_tensors(path: Path):

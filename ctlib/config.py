@@ -7,6 +7,7 @@ that names the nearest known one, so no run starts with a parameter that nothing
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -120,21 +121,46 @@ def parse_words(text: str, parse: Callable[[str], Any], needed: str) -> tuple:
     return values
 
 
+_NAMED = r"[\w.-]+="  # where a pair begins
+_PAIR = re.compile(
+    rf"""{_NAMED}(?:"(?:\\.|[^"\\])*"|'[^']*')(?=\s|$)|(?:(?!\s+['"]?{_NAMED}).)+""",
+    re.DOTALL,
+)
+
+
+def split_pairs(text: str) -> list[str]:
+    """The "name=value" pairs in a text, each as it stands there.
+
+    A pair ends where the next name and its "=" begin, so a value may hold spaces, quotes and brackets. Only a value
+    that holds a space and then such a name needs quotes.
+    """
+    pairs = [match.strip() for match in _PAIR.findall(text.strip())]
+    # Quotes around a whole pair, as for a shell, are moved to its value.
+    return [re.sub(rf"""^(['"])({_NAMED})(.*)\1$""", r"\2\1\3\1", pair, flags=re.DOTALL) for pair in pairs]
+
+
+def unquoted(value: str) -> str:
+    """The text of a value: without its quotes if it has some, and with spaces for "\\ "."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    return value.replace("\\ ", " ")
+
+
 def parse_pairs(text: str) -> dict[str, Any]:
-    """The keys and values of "part.name=value" pairs separated by spaces; a value is JSON without spaces, or text.
+    """The keys and values of "part.name=value" pairs (`split_pairs`); a value is JSON, or text.
 
     Raises:
-        ValueError: a word that is no such pair.
+        ValueError: something that is no such pair.
     """
     pairs = {}
-    for word in text.split():
-        key, equals, value = word.partition("=")
+    for pair in split_pairs(text):
+        key, equals, value = pair.partition("=")
         if not equals or "." not in key:
-            raise ValueError(f"overrides are part.name=value separated by spaces, got {word!r}")
+            raise ValueError(f"overrides are part.name=value separated by spaces, got {pair!r}")
         try:
             pairs[key] = json.loads(value)
         except json.JSONDecodeError:
-            pairs[key] = value
+            pairs[key] = unquoted(value)
     return pairs
 
 

@@ -4,11 +4,12 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def cache_dir() -> Path:
 def portable(path: Path) -> str:
     """A path below the home folder with `~` for it, so that records read the same on every machine."""
     return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def split_words(text: str, exists: Callable[[str], bool]) -> list[str]:
+    """Words between spaces, such as paths; one that holds a space is quoted as in a POSIX shell.
+
+    If the text as a whole exists, or all its words as they stand, these are meant: an apostrophe needs no quotes.
+    """
+    plain = text.split()
+    readings = [[text.strip()], plain] if plain else [[]]
+    with suppress(ValueError):  # a quote that does not end
+        readings.append(shlex.split(text))
+    return next((words for words in readings if all(map(exists, words))), readings[-1])
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

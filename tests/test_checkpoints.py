@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from importlib import metadata
 
 import numpy as np
@@ -426,6 +427,24 @@ def test_checkpoints_are_found_by_patterns_in_their_order_and_once(tmp_path):
         found("b")
     with pytest.raises(FileNotFoundError, match="no checkpoint is named"):
         found(" ")
+
+
+@pytest.mark.parametrize("folder", ["run[1]", "a b [01]", "Bob's", "two 'q' x", "[a-b]*?"])
+@pytest.mark.parametrize("root", ["plain", "[root] 1*"])
+def test_names_with_brackets_quotes_and_spaces_are_found(tmp_path, folder, root):
+    path = tmp_path / root / folder / "seed0" / "c.pt"
+    for made in (
+        path,
+        tmp_path / "[rootX] 1x" / "run1" / "seed0" / "c.pt",
+        tmp_path / root / "run1" / "seed0" / "c.pt",
+    ):
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.touch()
+    for pattern in (f"{folder}/seed0/c.pt", str(path), shlex.quote(str(path))):
+        assert checkpoints.find(pattern, tmp_path / root) == [path]
+    if "*" not in folder:
+        assert checkpoints.find(f"{folder}/*/c.pt", tmp_path / root) == [path]
+    assert checkpoints.find(f"run1/seed[01]/c.pt {shlex.quote(str(path))}", tmp_path / root)[1:] == [path]
 
 
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):

@@ -3,7 +3,16 @@ import json
 
 import pytest
 
-from ctlib.config import ComputeConfig, DataConfig, ModelConfig, RecipeConfig, RunConfig, parse_pairs, parse_words
+from ctlib.config import (
+    ComputeConfig,
+    DataConfig,
+    ModelConfig,
+    RecipeConfig,
+    RunConfig,
+    parse_pairs,
+    parse_words,
+    split_pairs,
+)
 
 
 def test_a_run_makes_the_round_trip_through_json():
@@ -68,6 +77,44 @@ def test_words_between_spaces_become_values():
     }
     with pytest.raises(ValueError, match="overrides are part.name=value separated by spaces, got 'lr=1'"):
         parse_pairs("lr=1")
+
+
+PATHS = [
+    "/my videos/.checked",
+    "/Bob's videos/x",
+    "/run[1]/a",
+    '/a "b"/c',
+    "/x=1/y",
+    "/2024",
+    "[]",
+    "/a  b",
+    "/ä 二/c'd e'f",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_in_the_overrides_may_hold_spaces_quotes_and_brackets(path):
+    expected = {"recipe.lr": 0.1, "data.lists": path, "model.dims": [-1, 4], "data.root": path}
+    plain = "recipe.lr=0.1 data.lists={0} model.dims=[-1, 4] data.root={0}"
+    for quoted in ([path] if path != "[]" else []) + [json.dumps(path, ensure_ascii=False)]:
+        assert parse_pairs(plain.format(quoted)) == expected
+        assert parse_pairs(" ".join(reversed(split_pairs(plain.format(quoted))))) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["data.root='/a b=1'", 'data.root="/a b=1"', "'data.root=/a b'", '"data.root=/a b"', "data.root=/a\\ b"]
+)
+def test_values_and_pairs_may_be_quoted(text):
+    assert parse_pairs(f"data.fold=1 {text} recipe.lr=1")["data.root"] in ("/a b", "/a b=1")
+    assert parse_pairs(" ") == {} and split_pairs("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("videos/x data.fold=1", "videos/x"), ("data.root=/a b=1/c", "b=1/c"), ('data.root="a" b', "b")]
+)
+def test_what_is_no_pair_is_named(text, named):
+    with pytest.raises(ValueError, match=f"overrides are part.name=value separated by spaces, got {named!r}"):
+        parse_pairs(text)
 
 
 def test_an_integer_serves_as_a_float():

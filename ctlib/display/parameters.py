@@ -1,7 +1,6 @@
 """Parameters of a notebook: checked before anything runs, with errors of one line; paths and files that they name."""
 
 import ast
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,12 +92,9 @@ def project_path(path: str | Path) -> Path:
 
 
 def given_files(paths: str) -> list[Path]:
-    """Existing files from a parameter: paths as in `project_path`, separated by spaces.
-
-    A path that holds a space or a backslash is quoted, as in a POSIX shell.
-    """
-    given = [project_path(path) for path in shlex.split(paths)]
+    """Existing files from a parameter: paths as in `project_path`, separated by spaces (`files.split_words`)."""
+    given = [project_path(path) for path in files.split_words(paths, lambda path: project_path(path).is_file())]
     for path in given:
         if not path.is_file():
-            raise FileNotFoundError(f"no file {path}")
+            raise FileNotFoundError(f"no file {path} (a path that holds a space needs quotes)")
     return given

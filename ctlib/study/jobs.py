@@ -146,8 +146,8 @@ def recorded(study: Study, out_dir: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: they hold another scale, other overrides, or tests at another size than this scale's.
     """
-    measured, asked = results.measured(tables_dir(out_dir)), " ".join(sorted(study.overrides.split()))
-    for name, value in {"scale": study.scale, "overrides": asked}.items():
+    measured = results.measured(tables_dir(out_dir))
+    for name, value in {"scale": study.scale, "overrides": study.recorded_overrides}.items():
         if len(measured) and measured[name].iloc[0] != value:
             held = f"{name} {measured[name].iloc[0]!r}, and {value!r} was asked for"
             raise ValueError(f"{tables_dir(out_dir)} holds another study ({held}): choose another folder")

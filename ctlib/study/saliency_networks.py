@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ctlib import files
 from ctlib.config import RunConfig, check_choice
+from ctlib.display.parameters import given_files, project_path
 from ctlib.training.recipes import run_config
 from ctlib.training.records import RunFolder
 from ctlib.training.train import train
@@ -29,16 +30,26 @@ _HALF = {"arrow.train_clips": 1600, "recipe.batch": 8, "recipe.epochs": 6}
 _WHOLE = {"arrow.train_clips": 640, "recipe.batch": 8, "recipe.epochs": 2, "recipe.lr": 0.03, "recipe.warmup": 0.2}
 
 
-def shown_clips(text: str, labels: Sequence[int]) -> list[int]:
-    """The test clips that the numbers in "0 17 cat.mp4" name; without numbers the first clip of each of three actions.
+def parse_clips(text: str) -> tuple[list[int], list[Path]]:
+    """The numbers of test clips, and the files, that "0 17 cat.mp4" names (words as in `files.split_words`).
+
+    Raises:
+        FileNotFoundError: a file that does not exist.
+    """
+    words = files.split_words(text, lambda word: word.isdecimal() or project_path(word).is_file())
+    named = shlex.join(word for word in words if not word.isdecimal())
+    return [int(word) for word in words if word.isdecimal()], given_files(named)
+
+
+def shown_clips(numbers: Sequence[int], labels: Sequence[int]) -> list[int]:
+    """The test clips of these numbers; without numbers the first clip of each of three actions.
 
     Raises:
         ValueError: a number that is not a clip's.
     """
-    numbers = [int(word) for word in shlex.split(text) if word.isdecimal()]
     if any(number >= len(labels) for number in numbers):
-        raise ValueError(f"clips must be numbers from 0 to {len(labels) - 1}, or files, got {text!r}")
-    return numbers or [labels.index(label) for label in (0, 3, 4) if label in labels] or [0]
+        raise ValueError(f"clips must be numbers from 0 to {len(labels) - 1}, or files, got {max(numbers)}")
+    return list(numbers) or [labels.index(label) for label in (0, 3, 4) if label in labels] or [0]
 
 
 def trainings(network: str, seed: int, overrides: str = "") -> tuple[RunConfig, RunConfig]:

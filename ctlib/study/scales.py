@@ -7,14 +7,13 @@ the paper's. Rows of the same configuration are one run, whatever their tables.
 import dataclasses
 import math
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from ctlib import files
-from ctlib.config import ArrowConfig, Config, ModelConfig, RunConfig, check_choice, parse_pairs
+from ctlib.config import ArrowConfig, Config, ModelConfig, RunConfig, check_choice, parse_pairs, split_pairs, unquoted
 from ctlib.data.actions import class_names
 from ctlib.models import MODELS, model_config
 from ctlib.study.tables import PARTS, ROWS, TABLES, Network, Rows
@@ -102,12 +101,12 @@ def parse_roots(text: str, known: Iterable[str] = REAL) -> dict[str, str]:
         ValueError: something else, or a data set that is not `known`.
     """
     roots = {}
-    for word in shlex.split(text):
-        data, equals, root = word.partition("=")
+    for pair in split_pairs(text):
+        data, equals, root = pair.partition("=")
         if not equals or not root:
-            raise ValueError(f"roots are data=folder separated by spaces, got {word!r}")
+            raise ValueError(f"roots are data=folder separated by spaces, got {pair!r}")
         check_choice("data set of roots", data, known)
-        roots[data] = files.portable(files.project_root() / Path(root).expanduser())
+        roots[data] = files.portable(files.project_root() / Path(unquoted(root)).expanduser())
     return roots
 
 
@@ -117,10 +116,10 @@ def split_overrides(overrides: str, section: str, kind: type[Config]) -> tuple[s
     Raises:
         ValueError: as `config.parse_pairs`, or an unknown name; TypeError: a value of another type.
     """
-    words, start = overrides.split(), f"{section}."
-    own = parse_pairs(" ".join(word for word in words if word.startswith(start)))
+    pairs, start = split_pairs(overrides), f"{section}."
+    own = parse_pairs(" ".join(pair for pair in pairs if pair.startswith(start)))
     given = kind.from_dict({key.removeprefix(start): value for key, value in own.items()})
-    return " ".join(word for word in words if not word.startswith(start)), given
+    return " ".join(pair for pair in pairs if not pair.startswith(start)), given
 
 
 class Views(NamedTuple):
@@ -146,6 +145,11 @@ class Study:
         check_choice("scale", self.scale, SCALES)
 
     @property
+    def recorded_overrides(self) -> str:
+        """The overrides in one order, as the records of a study keep them."""
+        return " ".join(sorted(split_pairs(self.overrides)))
+
+    @property
     def sized(self) -> Scale:
         """The scale, with the size that the overrides give.
 
@@ -153,7 +157,7 @@ class Study:
             ValueError: a size below 16 pixels, or no number.
         """
         chosen = SCALES[self.scale]
-        sizes = [pair.removeprefix(_SIZE) for pair in self.overrides.split() if pair.startswith(_SIZE)]
+        sizes = [pair.removeprefix(_SIZE) for pair in split_pairs(self.overrides) if pair.startswith(_SIZE)]
         if not sizes:
             return chosen
         if not sizes[-1].isdecimal() or int(sizes[-1]) < 16:
@@ -203,7 +207,7 @@ class Study:
         as_trained = network._replace(size=network.train_size or network.size, clips=1, crops=1)
         set_here = {f"model.{part}": getattr(model, part) for part in PARTS}
         set_here |= {f"data.{name}": value for name, value in self.views(as_trained)._asdict().items()}
-        others = [pair for pair in self.overrides.split() if not pair.startswith(_SIZE)]
+        others = [pair for pair in split_pairs(self.overrides) if not pair.startswith(_SIZE)]
         clashing = [pair for pair in others if pair.partition("=")[0] in set_here]
         if clashing:
             raise ValueError(f"overrides may not set what the rows say: leave out {' '.join(clashing)}")

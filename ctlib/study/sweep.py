@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ctlib import files
+from ctlib.config import split_pairs
 from ctlib.data import arrow
 from ctlib.study import comparisons
 from ctlib.study.jobs import Job, begun_elsewhere, check_roots, is_finished, next_runs, plan, recorded, state
@@ -31,7 +32,7 @@ def open_study(study: Study, out_dir: str | Path) -> None:
         ValueError: it holds another scale or other overrides.
     """
     path = Path(out_dir) / "study.json"
-    asked = {"scale": study.scale, "overrides": " ".join(sorted(study.overrides.split()))}
+    asked = {"scale": study.scale, "overrides": study.recorded_overrides}
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, asked)
@@ -240,7 +241,7 @@ def command(study: Study, job: Job, out_dir: str | Path) -> list[str]:
     words += ["--device", study.device] if study.device else []
     for data, root in study.roots.items():
         words += [f"--{data}-root", root]
-    return words + (["--set", *study.overrides.split()] if study.overrides else [])
+    return words + (["--set", *split_pairs(study.overrides)] if study.overrides else [])
 
 
 def _start(study: Study, job: Job, out_dir: str | Path) -> subprocess.Popen:

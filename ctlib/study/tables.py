@@ -11,7 +11,7 @@ import torch
 
 from ctlib import cost, paper
 from ctlib.backbones import INCEPTION_BLOCKS
-from ctlib.config import ModelConfig, check_choice, parse_pairs
+from ctlib.config import ModelConfig, check_choice, parse_pairs, split_pairs
 from ctlib.models import build_model, model_config
 
 
@@ -162,7 +162,7 @@ PARTS = ("num_frames", "blocks", "module", "dims", "kernels", "connection", "poi
 def with_custom_row(table: str, text: str) -> Rows:
     """`ROWS` with one more row: CT-Net on ResNet-50 with other parts, "name: part=value part=value".
 
-    Values are JSON without spaces, or text: "wide: kernels=[[5,3,3],[3,3,3]] excitation=se".
+    Values are JSON, or text: "wide: kernels=[[5,3,3],[3,3,3]] excitation=se".
 
     Raises:
         ValueError: no name or no part, a name that the table has, or a part that is not in `PARTS`.
@@ -170,15 +170,15 @@ def with_custom_row(table: str, text: str) -> Rows:
     """
     check_choice("table", table, TABLES)
     name, _, pairs = (part.strip() for part in text.partition(":"))
-    words = pairs.split()
-    parts = {word.partition("=")[0] for word in words}
-    if not name or not words or len(parts) < len(words) or not all("=" in word for word in words):
+    given = split_pairs(pairs)
+    parts = {pair.partition("=")[0] for pair in given}
+    if not name or not given or len(parts) < len(given) or not all("=" in pair for pair in given):
         raise ValueError(f"a custom row is 'name: part=value ...', each part once, got {text!r}")
     for part in sorted(parts):
         check_choice("part of a row", part, PARTS)
     if name in ROWS[table]:
         raise ValueError(f"Table {table} has a row {name!r}: give yours another name")
-    values = parse_pairs(" ".join(f"model.{word}" for word in words))
+    values = parse_pairs(" ".join(f"model.{pair}" for pair in given))
     config = model_config("ctnet_r50", **{key.removeprefix("model."): value for key, value in values.items()})
     return {**ROWS, table: {**ROWS[table], name: (Network(config),)}}
 

@@ -90,7 +90,7 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
         model: a name of `models.MODELS`.
         recipe: a name of `RECIPES`; empty: the data set's own (`DEFAULTS`).
         overrides: "part.name=value" pairs separated by spaces, such as "recipe.lr=0.01 model.dims=3 data.fold=2".
-            Parts are model, data, arrow, recipe and compute; values are JSON without spaces, or text.
+            Parts are model, data, arrow, recipe and compute; values are JSON, or text, which may hold spaces.
         given: fields of `RunConfig` ("name", "seed", ...), or of a part under its "part.name"; None leaves one to
             the recipe. `overrides` come before them.
 

@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,18 @@ def test_files_are_named_between_spaces(tmp_path):
         parameters.given_files(f"{tmp_path}/d.mp4")
     with pytest.raises(FileNotFoundError, match=f"no file {tmp_path}"):
         parameters.given_files(str(tmp_path))  # a folder
+
+
+@pytest.mark.parametrize("name", ["Bob's.mp4", "a b.mp4", "[1] 'x' \"y\".mp4", "Al's and Bob's.mp4", "a\\b.mp4"])
+def test_one_file_is_found_whatever_its_name_holds(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    (tmp_path / "Bobs.mp4").touch()
+    assert parameters.given_files(str(path)) == parameters.given_files(shlex.quote(str(path))) == [path]
+    assert parameters.given_files(f"{shlex.quote(str(path))} {tmp_path}/Bobs.mp4") == [path, tmp_path / "Bobs.mp4"]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="no file .*needs quotes"):
+        parameters.given_files(str(path))
 
 
 @pytest.mark.parametrize(

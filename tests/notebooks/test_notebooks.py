@@ -1,7 +1,10 @@
 """train, quickstart and costs on data small enough to take seconds."""
 
+import ast
+
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
@@ -12,6 +15,7 @@ from ctlib.display.parameters import ParameterError
 from ctlib.models import build_model
 from ctlib.study import systems
 from ctlib.training import records
+from tests import ROOT
 from tests.notebooks import execute, processes, run_here
 
 SMALL = "model.num_frames=4 data.size=32 data.workers=0 recipe.batch=8 recipe.lr=0.05"
@@ -85,6 +89,18 @@ def test_pretrain_makes_weights_that_a_network_starts_from(tmp_path, monkeypatch
     assert not network.backbone.conv1.weight.equal(begun.backbone.conv1.weight)
     again = run_here("pretrain", out_dir=str(tmp_path / "again"), **given).text
     assert files.digest(path) in again  # equal bytes
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_papermill_lists_every_parameter_with_its_help_and_warns_of_none(path, caplog):
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    declared = [(node.target.id, ast.unparse(node.annotation)) for cell in cells for node in ast.parse(cell).body]
+    listed = papermill.inspect_notebook(str(path)) if cells else {}
+    assert [(name, of["inferred_type_name"]) for name, of in listed.items()] == declared
+    lines = {line.partition(":")[0]: line for cell in cells for line in cell.splitlines()}
+    for name, of in listed.items():
+        assert of["help"] and lines[name].endswith(f" = {of['default']}  # {of['help']}")
+    assert not caplog.messages
 
 
 def test_papermill_shows_a_bad_parameter_as_one_line_and_saves_the_notebook(tmp_path):

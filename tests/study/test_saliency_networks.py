@@ -1,6 +1,7 @@
 """The small networks whose saliency is measured."""
 
 import dataclasses
+import shlex
 
 import pytest
 
@@ -37,8 +38,18 @@ def test_networks_are_trained_with_each_seed_from_0():
 
 def test_clips_are_shown_by_number_beside_files_or_one_of_each_of_three_actions():
     labels = [0, 1, 3, 3, 4]
-    assert saliency_networks.shown_clips("4 'a 1.mp4' 0", labels) == [4, 0]
-    assert saliency_networks.shown_clips("a.mp4", labels) == saliency_networks.shown_clips("", labels) == [0, 2, 4]
-    assert saliency_networks.shown_clips("", [7]) == [0]
-    with pytest.raises(ValueError, match="clips must be numbers from 0 to 4, or files, got '5'"):
-        saliency_networks.shown_clips("5", labels)
+    assert saliency_networks.shown_clips([4, 0], labels) == [4, 0]
+    assert saliency_networks.shown_clips([], labels) == [0, 2, 4] and saliency_networks.shown_clips([], [7]) == [0]
+    with pytest.raises(ValueError, match="clips must be numbers from 0 to 4, or files, got 5"):
+        saliency_networks.shown_clips([5], labels)
+
+
+@pytest.mark.parametrize("name", ["a 1.mp4", "Bob's 2.mp4", "[3] x.mp4", 'a "4".mp4'])
+def test_numbers_and_files_stand_in_one_text(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    assert saliency_networks.parse_clips(f"4 {shlex.quote(str(path))} 0") == ([4, 0], [path])
+    assert saliency_networks.parse_clips(str(path)) == ([], [path])
+    assert saliency_networks.parse_clips("7") == ([7], []) and saliency_networks.parse_clips("") == ([], [])
+    with pytest.raises(FileNotFoundError, match="no file .*b.mp4"):
+        saliency_networks.parse_clips("0 b.mp4")

@@ -86,6 +86,9 @@ def test_roots_are_folders_by_data_set():
     assert scales.parse_roots("something-v1=/data/s 'mini-kinetics-200=/data/k 400'") == {
         "something-v1": "/data/s", "mini-kinetics-200": "/data/k 400",
     }  # fmt: skip
+    for folder in ("/Bob's data/a [1]", "/a 'b'", "/2024"):
+        text = f'mini-kinetics-200={folder} something-v1="{folder}"'
+        assert scales.parse_roots(text) == {"something-v1": folder, "mini-kinetics-200": folder}
 
 
 @pytest.mark.parametrize(
