@@ -20,7 +20,7 @@ import ctlib
 from ctlib import checkpoints, deploy
 from ctlib.config import ArrowConfig, unknown_name
 from ctlib.data import arrow as arrow_data
-from ctlib.data.catalog import DATASETS, load_samples
+from ctlib.data.catalog import DATASETS, load_samples, load_splits
 from ctlib.data.video import VideoError
 from ctlib.display.progress import Progress, counting
 from ctlib.models import MODELS
@@ -94,7 +94,9 @@ def samples_by_split(options: Options) -> dict:
     if options.workers < 1 or not options.limit > 0:
         raise ValueError(f"needed workers and limit above 0, got {options.workers} and {options.limit:g}")
     given = {name: getattr(options, name) for name in ("fold", "val_share") if getattr(options, name) is not None}
-    return {split: load_samples(options.name, options.root, split, **given) for split in dict.fromkeys(options.split)}
+    if set(options.split) == {"train", "val"}:
+        return load_splits(options.name, options.root, **given)
+    return {split: load_samples(options.name, options.root, split, **given) for split in options.split}
 
 
 @contextmanager

@@ -49,6 +49,13 @@ def split_words(text: str, exists: Callable[[str], bool]) -> list[str]:
     return next((words for words in readings if all(map(exists, words))), readings[-1])
 
 
+def quoted(value, most: int = 80) -> str:
+    """A value as an error message quotes it: its `repr`, cut after `most` characters."""
+    start = value[: most + 1] if isinstance(value, str) else value  # a line may have 100 MB
+    text = repr(start)
+    return text if len(text) <= most + 2 else f"{text[:most]}..."
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was."""
     # Folders may be shared by machines, whose process ids may be alike.

@@ -58,6 +58,7 @@ class Plan:
             "data": f"{data.name}, {len(train.classes)} classes",
             "training videos": f"{len(train):,} of {train.listed:,} listed ({train.coverage:.1f} %)",
             "test videos": f"{len(test):,} of {test.listed:,} listed ({test.coverage:.1f} %), {views}",
+            **({"notes": "; ".join(dict.fromkeys(train.notes + test.notes))} if train.notes + test.notes else {}),
             "clip": f"{config.model.num_frames} frames of {data.size} x {data.size}",
             "cost": f"{self.model.gflops:.3g} GFLOPs per view, {self.model.params / 1e6:.2f}M parameters",
             "weights at the start": config.start or run.model.weights or "random",

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from ctlib import files
 from ctlib.config import ComputeConfig, DataConfig, ModelConfig, RunConfig
 from ctlib.data import arrow
-from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_samples
+from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_splits
 from ctlib.data.clips import resolve_data
 from ctlib.data.sampling import check_fits
 from ctlib.weights import check_weights, start_digest
@@ -140,6 +140,7 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
     _check_division(recipe.batch, micro_batch, processes)  # before the minutes of writing the built-in data
     samples = _load(config, on_clips)
     _check_batch(recipe.batch, len(samples["train"]))
+    _check_classes(samples["train"])
     model = dataclasses.replace(config.model, num_classes=len(samples["train"].classes))
     if config.start:  # its weights take the place of published ones
         model = dataclasses.replace(model, weights=None)
@@ -168,6 +169,12 @@ def _check_batch(batch: int, videos: int) -> None:
         raise ValueError(f"batch must be at most the {videos} training videos, got {batch}")
 
 
+def _check_classes(train: Samples) -> None:
+    names = [name for name in train.classes if name not in train.empty_classes]
+    if len(names) < 2:
+        raise ValueError(f"training needs videos of at least 2 classes, those in {train.root} are all of {names[0]!r}")
+
+
 def _load(config: RunConfig, on_clips: Callable[[int, int], None] | None) -> dict[str, Samples]:
     data, root = config.data, config.data.root
     if not root:
@@ -177,7 +184,7 @@ def _load(config: RunConfig, on_clips: Callable[[int, int], None] | None) -> dic
         check_fits(ARROW_SAMPLING if data.sampling is None else data.sampling, config.model.num_frames, data.clips)
         _check_batch(config.recipe.batch, config.arrow.train_clips)
         root = arrow.ensure(config.arrow, on_clips)
-    return {split: load_samples(data.name, root, split, **data.options()) for split in ("train", "val")}
+    return load_splits(data.name, root, **data.options())
 
 
 # Accelerate, set up for a run.

@@ -1,17 +1,22 @@
 """Readers of annotation files as their publishers ship them.
 
-Each returns rows (path below the root, label, number of frames or None). Windows line ends, a byte-order mark and
-empty lines are accepted. A bad line is a ValueError that names the file and the line.
+Each returns rows (path below the root, label, number of frames or None). Line ends of any system, a byte-order mark
+and empty lines are accepted. A bad line is a ValueError that names the file and the line.
 """
 
 import csv
 import io
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from ctlib import files
+from ctlib.files import quoted
+
+_LINE_END = re.compile(r"\r\n?|\n")
 
 Row = tuple[str, int, int | None]
 
@@ -34,14 +39,14 @@ class Rows:
         path = self.below_root(number, path)
         if isinstance(label, str):
             if label not in self.labels:
-                raise self.error(number, f"unknown class {label!r}")
+                raise self.error(number, f"unknown class {quoted(label)}")
             label = self.labels[label]
         if not 0 <= label < self.num_classes:
             raise self.error(number, f"label {label} is outside 0..{self.num_classes - 1}")
         if num_frames is not None and num_frames < 1:
             raise self.error(number, f"a video needs at least one frame, got {num_frames}")
         if path in self._seen:
-            raise self.error(number, f"{path} is already in {self.unit} {self._seen[path]}")
+            raise self.error(number, f"{quoted(path)} is already in {self.unit} {self._seen[path]}")
         self._seen[path] = number
         self.rows.append((path, label, num_frames))
 
@@ -50,9 +55,9 @@ class Rows:
         try:
             path.encode("utf-8", "surrogateescape")  # the system gives file names that are not UTF-8 in this form
         except UnicodeEncodeError:
-            raise self.error(number, f"not a usable path: {path!r}") from None
-        if not path or "\0" in path:
-            raise self.error(number, f"not a usable path: {path!r}")
+            raise self.error(number, f"not a usable path: {quoted(path)}") from None
+        if not path or "\0" in path or "\r" in path or "\n" in path:
+            raise self.error(number, f"not a usable path: {quoted(path)}")
         if path[0] not in "/." and "/." not in path and "//" not in path and path[-1] != "/":
             return path  # already normal, as nearly all of a million lines are
         pure = PurePosixPath(path)
@@ -60,7 +65,7 @@ class Rows:
             roots = {os.path.abspath(self.root), os.path.realpath(self.root)}
             pure = next((pure.relative_to(root) for root in roots if pure.is_relative_to(root)), PurePosixPath(".."))
         if ".." in pure.parts or not pure.parts:
-            raise self.error(number, f"{path} is outside the root {self.root}")
+            raise self.error(number, f"{quoted(path)} is outside the root {self.root}")
         return str(pure)
 
     def error(self, number: int, reason: str) -> ValueError:
@@ -99,12 +104,13 @@ def text_of(file: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _error(file, content.count(b"\n", 0, error.start) + 1, "not UTF-8 text") from None
+        before = content[: error.start].decode("latin-1")
+        raise _error(file, len(_LINE_END.findall(before)) + 1, "not UTF-8 text") from None
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line that is not empty."""
-    for number, line in enumerate(text_of(file).split("\n"), start=1):
+    for number, line in enumerate(_LINE_END.split(text_of(file)), start=1):
         if line := line.strip():
             yield number, line
 
@@ -114,7 +120,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
     seen = {}
     for number, name in lines_of(file):
         if name in seen:
-            raise _error(file, number, f"class {name!r} is already in line {seen[name]}")
+            raise _error(file, number, f"class {quoted(name)} is already in line {seen[name]}")
         seen[name] = number
     if not seen:
         raise ValueError(f"{file}: the list has no classes")
@@ -139,7 +145,7 @@ def read_list(file: Path, root: Path, classes: Sequence[str] | None = None) -> l
             needed = "'path num_frames label'" if columns == 3 else "'path label' or 'path num_frames label'"
         parts = line.rsplit(maxsplit=columns - 1)
         if len(parts) != columns or not all(map(_is_number, parts[1:])):
-            raise rows.error(number, f"needed {needed}, got {line!r}")
+            raise rows.error(number, f"needed {needed}, got {quoted(line)}")
         label = int(parts[-1])
         if classes is None:
             if label > MOST_CLASSES:
@@ -159,7 +165,7 @@ def read_something_v1(file: Path, root: Path, classes: Sequence[str], folder: st
     for number, line in lines_of(file):
         identity, separator, label = line.partition(";")
         if not separator:
-            raise rows.error(number, f"needed 'id;label', got {line!r}")
+            raise rows.error(number, f"needed 'id;label', got {quoted(line)}")
         rows.add(number, join(folder, identity), label)
     return rows.all()
 
@@ -172,22 +178,26 @@ def read_something_v2(file: Path, root: Path, classes: Sequence[str], folder: st
     rows = Rows(file, root, classes, unit="entry")
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "template")):
-            raise rows.error(number, f"needed an entry with id and template, got {str(entry)[:80]}")
+            raise rows.error(number, f"needed an entry with id and template, got {quoted(entry)}")
         template = entry["template"].replace("[", "").replace("]", "")
         rows.add(number, join(folder, f"{entry['id']}.webm"), template)
     return rows.all()
 
 
 def read_something_v2_classes(file: Path) -> tuple[str, ...]:
-    """{"class": "label"}, as in labels.json, in label order."""
+    """{"class": "label"}, as in labels.json, in label order. Errors count entries from 1."""
     labels = _json(file)
-    values = labels.values() if isinstance(labels, dict) else [None]
-    if not all(isinstance(label, str) and _is_number(label) for label in values):
+    if not isinstance(labels, dict) or not labels:
         raise ValueError(f"{file}: needed class names with their labels as strings")
-    order = sorted(labels, key=lambda name: int(labels[name]))
-    if [int(labels[name]) for name in order] != list(range(len(order))) or not order:
-        raise ValueError(f"{file}: labels must be 0..{len(order) - 1}, each once")
-    return tuple(order)
+    names: dict[int, str] = {}
+    for number, (name, label) in enumerate(labels.items(), start=1):
+        if not isinstance(label, str) or not _is_number(label):
+            raise _error(file, number, f"needed a class name with its label as a string, got {quoted(label)}", "entry")
+        if not 0 <= int(label) < len(labels) or int(label) in names:
+            reason = f"labels must be 0..{len(labels) - 1}, each once, got {label} for {quoted(name)}"
+            raise _error(file, number, reason, "entry")
+        names[int(label)] = name
+    return tuple(names[label] for label in range(len(names)))
 
 
 def read_usage(file: Path, split: str) -> dict:
@@ -201,20 +211,29 @@ def read_usage(file: Path, split: str) -> dict:
         raise ValueError(f"{file}: does not say how {split} was prepared") from None
     for (name, value), kind in zip(usage.items(), (str, bool, int, str), strict=True):
         if not isinstance(value, kind):
-            raise ValueError(f"{file}: {name} must be {kind.__name__}, got {value!r}")
+            raise ValueError(f"{file}: {name} must be {kind.__name__}, got {quoted(value)}")
     return usage
 
 
 def _json(file: Path):
     text = text_of(file)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
         raise _error(file, error.lineno, f"not JSON ({error.msg})") from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a name twice, or a number of thousands of digits
         raise ValueError(f"{file}: not readable as JSON ({error})") from None
     except RecursionError:
         raise ValueError(f"{file}: not readable as JSON (nested too deeply)") from None
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON, whose parser takes the last of two equal names without a word."""
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{quoted(twice)} is there twice")
+    return names
 
 
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -227,12 +246,14 @@ def read_kinetics(file: Path) -> Iterator[tuple[int, str, str, int, int]]:
         header = next(reader, [])
         if missing := [column for column in KINETICS_COLUMNS if column not in header]:
             raise _error(file, 1, f"needed the columns {', '.join(KINETICS_COLUMNS)}, lacks {', '.join(missing)}")
+        if twice := [column for column in KINETICS_COLUMNS if header.count(column) > 1]:
+            raise _error(file, 1, f"the column {twice[0]} is there twice")
         places = [header.index(column) for column in KINETICS_COLUMNS]
         last = max(places)
         for line in filter(None, reader):
             name, identity, start, end = (line[place] for place in places) if len(line) > last else ("",) * 4
             if not name or not identity or not _is_number(start) or not _is_number(end):
-                raise _error(file, reader.line_num, f"needed a label, an id and two times, got {line}")
+                raise _error(file, reader.line_num, f"needed a label, an id and two times, got {quoted(line)}")
             yield reader.line_num, name, identity, int(start), int(end)
     except csv.Error as error:
         raise _error(file, reader.line_num, f"not CSV ({error})") from None
@@ -244,10 +265,14 @@ def read_ucf101_classes(file: Path) -> tuple[str, ...]:
     for number, line in lines_of(file):
         index, _, name = line.partition(" ")
         if not _is_number(index) or int(index) != len(names) + 1 or not name.strip():
-            raise _error(file, number, f"needed '{len(names) + 1} ClassName', got {line!r}")
+            raise _error(file, number, f"needed '{len(names) + 1} ClassName', got {quoted(line)}")
+        if name.strip() in names:
+            raise _error(
+                file, number, f"class {quoted(name.strip())} is already in line {names.index(name.strip()) + 1}"
+            )
         names.append(name.strip())
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"{file}: needed class names, each once")
+    if not names:
+        raise ValueError(f"{file}: the list has no classes")
     return tuple(names)
 
 
@@ -258,10 +283,10 @@ def read_ucf101(file: Path, root: Path, classes: Sequence[str], folder: str) -> 
         path, given = [*line.split(maxsplit=1), "", ""][:2]
         name, slash, _ = path.partition("/")
         if not slash:
-            raise rows.error(number, f"needed 'Class/video.avi', got {line!r}")
+            raise rows.error(number, f"needed 'Class/video.avi', got {quoted(line)}")
         rows.add(number, join(folder, path), name)
         if given and (not _is_number(given) or int(given) != rows.labels[name] + 1):
-            raise rows.error(number, f"class {name} is number {rows.labels[name] + 1}, got {given}")
+            raise rows.error(number, f"class {quoted(name)} is number {rows.labels[name] + 1}, got {quoted(given)}")
     return rows.all()
 
 
@@ -271,7 +296,7 @@ def read_hmdb51(file: Path, root: Path, classes: Sequence[str], folder: str, nam
     for number, line in lines_of(file):
         video, _, listed_use = line.rpartition(" ")
         if listed_use not in ("0", "1", "2") or not video.strip():
-            raise rows.error(number, f"needed 'video.avi' and 0, 1 or 2, got {line!r}")
+            raise rows.error(number, f"needed 'video.avi' and 0, 1 or 2, got {quoted(line)}")
         if int(listed_use) == use:
             rows.add(number, join(folder, f"{name}/{video.strip()}"), name)
     return rows.rows  # a class may have no video of one use

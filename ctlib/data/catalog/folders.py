@@ -1,0 +1,130 @@
+"""A folder of class folders: the layout of people's own videos."""
+
+import hashlib
+import os
+from collections import Counter
+from pathlib import Path
+
+from ctlib.data.catalog.annotations import Row
+from ctlib.data.catalog.samples import Samples
+from ctlib.data.catalog.sources import VIDEO_SUFFIXES, in_words, is_stray, is_video_file, subfolders, videos_in
+
+# Names of the splits, in any case; of several folders to test on, the first of these counts.
+TRAIN = ("train", "training")
+TEST = ("val", "validation", "validate", "valid", "test", "testing")
+
+
+def load_folder(root: Path, split: str, val_share: float | None = None) -> Samples:
+    """A folder of class folders; in each, video files or folders of frames.
+
+    Folders called `train` and `val` in the root are the splits; other names are in `TRAIN` and `TEST`. Without them,
+    `val_share` of each class (default: 0.2) is for testing, chosen by a digest of the file names, so the same on
+    every machine. Parts cut from one recording could then fall on both sides: give such a set `train` and `val`.
+    """
+    splits, unread = split_folders(root)
+    if not splits:
+        return _split_by_name(root, split, 0.2 if val_share is None else val_share)
+    if val_share is not None:
+        raise ValueError(f"val_share is for a folder without splits, and {root} has {' and '.join(splits.values())}")
+    samples = _given_split(root, splits, split)
+    if unread:
+        used = " and ".join(splits.values())
+        samples.notes += (f"the splits are {used}, and not read are the folders {', '.join(unread[:8])}",)
+    return samples
+
+
+def split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
+    """The names of the folders that are the splits, by "train" and "val", and of those beside them; or nothing."""
+    names = subfolders(root)
+    known = {words: [name for word in words for name in names if name.lower() == word] for words in (TRAIN, TEST)}
+    if not known[TRAIN]:
+        return {}, []
+    for found in (known[TRAIN], known[TEST][:2]):
+        if len(found) > 1 and (found == known[TRAIN] or found[0].lower() == found[1].lower()):
+            raise ValueError(f"{root} has two folders for one split, {' and '.join(found[:2])}")
+    if not known[TEST]:
+        raise ValueError(f"{root} has a folder {known[TRAIN][0]} and none of {', '.join(TEST[:-1])} and {TEST[-1]}")
+    splits = {"train": known[TRAIN][0], "val": known[TEST][0]}
+    return splits, [name for name in names if name not in splits.values()]
+
+
+def _given_split(root: Path, splits: dict[str, str], split: str) -> Samples:
+    folder = splits[split]
+    classes, names = subfolders(root / splits["train"]), subfolders(root / folder)
+    if others := set(names) - set(classes):
+        raise ValueError(
+            f"{root / folder}: classes that {splits['train']} does not have: {', '.join(sorted(others)[:8])}"
+        )
+    rows, left_out = [], _LeftOut(root / folder)
+    for label, name in enumerate(classes):
+        if name in names:
+            rows += [(f"{folder}/{name}/{video}", label, None) for video in left_out.videos(name)]
+    if not rows:
+        raise ValueError(f"{root / folder}: no videos in class folders{left_out.in_words()}")
+    return _samples(rows, classes, root, left_out)
+
+
+def _split_by_name(root: Path, split: str, val_share: float) -> Samples:
+    if not 0 < val_share < 1:
+        raise ValueError(f"val_share must be between 0 and 1, got {val_share}")
+    classes, rows, left_out = subfolders(root), [], _LeftOut(root)
+    for label, name in enumerate(classes):
+        videos = left_out.videos(name)
+        if len(videos) < 2:
+            raise ValueError(
+                f"{root / name}: a class needs at least 2 videos, one for testing, got {len(videos)}"
+                f"{left_out.in_words()}"
+            )
+        order = sorted(videos, key=lambda video: hashlib.sha256(os.fsencode(video)).digest())
+        tested = set(order[: max(1, round(val_share * len(videos)))])
+        rows += [(f"{name}/{video}", label, None) for video in videos if (video in tested) == (split == "val")]
+    if not rows:
+        raise ValueError(f"{root}: no class folders{left_out.in_words()}")
+    return _samples(rows, classes, root, left_out)
+
+
+def _samples(rows: list[Row], classes: list[str], root: Path, left_out: "_LeftOut") -> Samples:
+    for path, _, _ in rows:
+        if "\r" in path or "\n" in path:
+            raise ValueError(f"{root}: a file name with a line end, {path!r}: rename it")
+    samples = Samples(rows, classes, root, flip=True)
+    samples.notes = left_out.notes()
+    return samples
+
+
+class _LeftOut:
+    """The videos of class folders, and what lies beside them and is not read."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.others = folder, Counter()
+        loose = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_stray(entry.name))
+        self.loose = [name for name in loose if is_video_file(name)]
+
+    def videos(self, name: str) -> list[str]:
+        videos, others = videos_in(self.folder / name)
+        self.others += others
+        # All folders of frames are made alike, so that one of them shows whether these are folders of frames.
+        first = next((video for video in videos if not is_video_file(video)), None)
+        if first is not None:
+            inside, images = videos_in(self.folder / name / first)
+            if inside and not images:
+                raise ValueError(
+                    f"{self.folder / name / first}: needed the frames of a video, got {inside[0]}; videos lie in class "
+                    "folders, and these in the root, or in its folders train and val"
+                )
+        return videos
+
+    def in_words(self) -> str:
+        """The notes and what would be read, for an error; "" if nothing was left out."""
+        notes = "; ".join(self.notes())
+        return f"; {notes}; videos end in {', '.join(sorted(VIDEO_SUFFIXES))}" if notes else ""
+
+    def notes(self) -> tuple[str, ...]:
+        notes = []
+        if self.others:
+            notes.append(f"{self.folder}: left out are files of other kinds, {in_words(self.others)}")
+        if self.loose:
+            notes.append(
+                f"{self.folder}: left out are videos outside class folders, {len(self.loose)} such as {self.loose[0]}"
+            )
+        return tuple(notes)

@@ -1,0 +1,128 @@
+"""What lies on the disk as videos: files, and folders of frames; not what systems leave beside them."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from ctlib.data.catalog.annotations import Row
+
+VIDEO_SUFFIXES = frozenset(".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())  # noqa: SIM905
+# Of a Mac's archives and servers, of network storage, of Windows, of file systems; in lower case.
+_OF_SYSTEMS = frozenset(
+    ("__macosx", "network trash folder", "temporary items", "@eadir", "@recycle", "@recently-snapshot", "@tmp")
+    + ("#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information", "thumbs.db", "desktop.ini")
+    + ("lost+found", "__pycache__")
+)
+
+
+def is_stray(name: str) -> bool:
+    """Whether a file or folder is hidden, or was left by a system: it is no class and no video."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def stem_of(name: str) -> str:
+    """The name without the ending of a video file."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def is_video_file(name: str) -> bool:
+    return stem_of(name) != name and not is_stray(name)
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in order."""
+    return sorted(entry.name for entry in os.scandir(folder) if not is_stray(entry.name) and entry.is_dir())
+
+
+def videos_in(folder: Path) -> tuple[list[str], Counter]:
+    """The names of the videos in a folder, in order, and how many other files have each ending."""
+    videos, others = [], Counter()
+    for entry in os.scandir(folder):
+        if is_stray(entry.name):
+            continue
+        if is_video_file(entry.name) or entry.is_dir():
+            videos.append(entry.name)
+        else:
+            others[os.path.splitext(entry.name)[1].lower() or "no ending"] += 1
+    return sorted(videos), others
+
+
+def in_words(others: Counter) -> str:
+    """Endings with their numbers, the most frequent first."""
+    order = sorted(others, key=lambda ending: (-others[ending], ending))
+    return ", ".join(f"{others[ending]} {ending}" for ending in order[:8])
+
+
+class Folders:
+    """What lies in the folders below a root, each read once when it is first asked for."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._read: dict[str, tuple[set[str], dict[str, str]]] = {}
+
+    def exists(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        return name in self._names(folder)[0]
+
+    def match(self, path: str) -> str:
+        """The path, or if it does not exist that of the same video with another ending, or as a folder of frames.
+
+        Of several copies the first by name counts, so that the choice is the same on every machine.
+        """
+        folder, name = os.path.split(path)
+        names, by_stem = self._names(folder)
+        if name in names:
+            return path
+        other = by_stem.get(stem_of(name))
+        return path if other is None else os.path.join(folder, other)
+
+    def _names(self, folder: str) -> tuple[set[str], dict[str, str]]:
+        if folder not in self._read:
+            names, by_stem = set(), {}
+            try:
+                # A link may lead nowhere.
+                entries = [e for e in os.scandir(self.root / folder) if not e.is_symlink() or os.path.exists(e.path)]
+            except (FileNotFoundError, NotADirectoryError):
+                entries = []
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                names.add(entry.name)
+                if is_video_file(entry.name):
+                    by_stem.setdefault(stem_of(entry.name), entry.name)
+                elif not is_stray(entry.name) and entry.is_dir():
+                    by_stem.setdefault(entry.name, entry.name)
+            self._read[folder] = names, by_stem
+        return self._read[folder]
+
+
+def as_they_lie(rows: Iterable[Row], root: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """Rows with the path at which each video lies (`Folders.match`), and a note if it is another than listed."""
+    folders, matched, others = Folders(root), [], []
+    for path, label, num_frames in rows:
+        match = folders.match(path)
+        if match != path:
+            others.append(f"{match} for {path}")
+        matched.append((match, label, num_frames))
+    if not others:
+        return matched, ()
+    return matched, (f"{len(others):,} of {len(matched):,} videos lie under another ending, such as {others[0]}",)
+
+
+def refuse_missing(splits: dict, percent: float = 0.0) -> None:
+    """Refuse a data set of which more than `percent` of the videos of a split do not exist.
+
+    Args:
+        splits: `Samples` by a word for them, such as "test".
+
+    Raises:
+        FileNotFoundError: it names how many, and the first.
+    """
+    for word, samples in splits.items():
+        folders = Folders(samples.root)
+        missing = [path for path in samples.paths() if not folders.exists(path)]
+        if missing and 100 * len(missing) > percent * len(samples):
+            raise FileNotFoundError(
+                f"{len(missing):,} of the {len(samples):,} {word} videos do not exist, such as "
+                f"{os.path.join(samples.root, missing[0])}: check-videos lists them, and data.checked leaves them out"
+            )
