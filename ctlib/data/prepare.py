@@ -300,20 +300,10 @@ def _encode(root: str, path: str, listed: int | None, written: str, short_side: 
 
 
 def _read(source: str) -> Iterator[np.ndarray]:
-    """The frames of a source, all of one size; a fault of the source, not of the writing, is a VideoError."""
-    shape = None
-    try:
-        for number, frame in enumerate(video.iterate_frames(source)):
-            shape = shape or frame.shape
-            if frame.shape != shape:
-                raise video.VideoError(f"{source}: frame {number} has another size than the first")
-            yield frame
-    except (OSError, MemoryError) as error:
-        raise video.VideoError(f"{source}: {error}") from error
-    if shape is None:
-        raise video.VideoError(f"{source}: no frame could be decoded")
-    if min(shape[:2]) < 2:
-        raise video.VideoError(f"{source}: frames of {shape[0]} x {shape[1]} pixels")
+    for frame in video.iterate_frames(source):
+        if min(frame.shape[:2]) < 2:
+            raise video.VideoError(f"{source}: frames of {frame.shape[0]} x {frame.shape[1]} pixels")
+        yield frame
 
 
 def _fit(frame: np.ndarray, short_side: int) -> np.ndarray:

@@ -56,6 +56,27 @@ def encode(path, codec="libx264", frames=None, options=None, times=None, contain
     return path
 
 
+def remux(path, out, is_key):
+    """The same compressed frames in another container, marked as key frames where `is_key(place, mark)` says so."""
+    with av.open(os.fspath(path)) as source, av.open(os.fspath(out), "w") as container:
+        stream = source.streams.video[0]
+        copied = container.add_stream_from_template(stream)
+        packets = (packet for packet in source.demux(stream) if packet.size)
+        for place, packet in enumerate(packets):
+            packet.is_keyframe, packet.stream = is_key(place, packet.is_keyframe), copied
+            container.mux(packet)
+    return out
+
+
+def set_display_matrix(content, matrix):
+    """The bytes of an MP4 whose track is to be shown by (a, b, c, d)."""
+    content = bytearray(content)
+    start = content.index(b"tkhd") + 44  # (a, b, u, c, d, v, x, y, w), 16.16 fixed point
+    a, b, c, d = (round(value * 2**16) for value in matrix)
+    content[start : start + 20] = np.array([a, b, 0, c, d], ">i4").tobytes()
+    return content
+
+
 def encode_sound(path):
     with av.open(os.fspath(path), "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")

@@ -1,0 +1,162 @@
+"""Video files: what may be opened, which stream is the video, and its compressed frames."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import NamedTuple
+
+from ctlib.data.video.pixels import VideoError, decoding
+
+# Playlists and scripts are not among these: FFmpeg would read the files and addresses that they name.
+_FORMATS = "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,gif"
+_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+
+_STATING = {"mov", "matroska", "avi", "flv", "asf"}  # containers whose headers state the video's length
+_STILLS = {"mjpeg", "png", "bmp", "gif", "webp"}  # codecs of cover pictures
+
+_KEPT = 2**25  # bytes of compressed frames that stay in memory; those of larger files are read again when needed
+
+
+class Entry(NamedTuple):
+    """What a container says of a compressed frame."""
+
+    pts: int | None  # when it is shown, in the stream's time base
+    is_keyframe: bool
+    is_discard: bool  # needed for others, and not shown
+
+
+@contextmanager
+def opened(path: str):
+    """An open file and its video stream, with one decoding thread: the loader has worker processes instead.
+
+    Raises:
+        VideoError: the file is missing, empty, no container that is read here, or has no video stream.
+    """
+    if not os.path.isfile(path):
+        raise VideoError(f"{path}: no such file")
+    if os.path.getsize(path) == 0:
+        raise VideoError(f"{path}: the file is empty")
+    with _demuxer(path) as container:
+        stream = _video_stream(path, container)
+        if stream.codec_context is None:
+            raise VideoError(f"{path}: not a readable video (no decoder for its codec)")
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def _demuxer(path: str):
+    import av
+
+    with decoding(path, "not a readable video"):
+        try:
+            # "file:", since "a:b.mp4" would be a protocol; a title that is not UTF-8 is no damage.
+            return av.open(f"file:{path}", metadata_errors="replace", options=dict(_OPTIONS))
+        except UnicodeDecodeError:
+            raise ValueError("its header is damaged") from None
+        except av.ArgumentError:
+            raise ValueError(f"its container format is none of {_FORMATS}") from None
+
+
+def _video_stream(path: str, container):
+    """The stream that FFmpeg takes for the best, cover pictures apart."""
+    from av.stream import Disposition
+
+    videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not videos:
+        cover = ", only a cover picture" if container.streams.video else ""
+        raise VideoError(f"{path}: has no video stream{cover}")
+    best = container.streams.best("video")
+    return best if best in videos else videos[0]
+
+
+def kind(container) -> str:
+    """FFmpeg's first name of a container's format."""
+    return container.format.name.partition(",")[0]
+
+
+def stated_seconds(container, stream) -> float | None:
+    """The length in the header; WebM states one of all streams together."""
+    import av
+
+    if kind(container) == "avi" and stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate)  # a cut file's duration is guessed from its size
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
+
+
+class Packets:
+    """The compressed frames of a file that is not truncated, in decoding order.
+
+    Args:
+        path: the file.
+        container: it, open.
+        stream: its video stream.
+        open_files: closes the file when it is opened again; of this reader alone.
+
+    Raises:
+        VideoError: reading fails, the file is truncated, or it holds no video frame.
+    """
+
+    def __init__(self, path: str, container, stream, open_files: ExitStack):
+        self.path, self.stream_index, self._open_files = path, stream.index, open_files
+        self.entries: list[Entry] = []
+        self._kept, self._again, self._next = [], None, 0
+        size, ends, whole_last = 0, {}, True  # ends: the last moment of each stream
+        # All streams, if the header states the length of the longest.
+        packets = container.demux(*([stream] if stream.duration is not None else []))
+        while (packet := self._read(packets)) is not None:
+            time = packet.dts if packet.pts is None else packet.pts
+            if time is not None:
+                ends[packet.stream] = max(time + (packet.duration or 0), ends.get(packet.stream, 0))
+            if packet.stream is stream and packet.size:
+                self.entries.append(Entry(packet.pts, packet.is_keyframe, packet.is_discard))
+                size, whole_last = size + packet.size, not packet.is_corrupt
+                if self._kept is not None:
+                    self._kept.append(packet)
+                    self._kept = self._kept if size <= _KEPT else None
+        if not self.entries:
+            raise VideoError(f"{path}: its video stream has no frames")
+        if len(self.entries) == 1 and container.streams.audio and stream.codec_context.codec.canonical_name in _STILLS:
+            raise VideoError(f"{path}: has no video stream, only a picture beside sound")
+        end = max((float(time * of.time_base) for of, time in ends.items()), default=0.0)
+        self._check_whole(container, stream, end, whole_last)
+
+    def _read(self, packets: Iterator):
+        with decoding(self.path, f"reading failed after frame {len(self.entries)}"):
+            return next(packets, None)
+
+    def _check_whole(self, container, stream, end: float, whole_last: bool) -> None:
+        if kind(container) == "mov" and stream.frames:
+            # The index says where each frame lies. Edit lists may state another length than what they leave.
+            listed, size = stream.index_entries, os.path.getsize(self.path)
+            missing = len(self.entries) < len(listed) and any(entry.pos + entry.size > size for entry in listed)
+            if missing or not whole_last:
+                many = f"{len(listed)} frames, the file holds {len(self.entries) - (not whole_last)}"
+                raise VideoError(f"{self.path}: truncated: its index lists {many}")
+        elif kind(container) in _STATING:
+            stated = stated_seconds(container, stream) or 0.0
+            # Whole files fall short by a few frames too: dropped ones, or a last one without a stated duration.
+            if not whole_last or end < stated - max(0.25, 0.05 * stated):
+                lengths = f"the header states {stated:.2f} seconds, the file ends at {end:.2f}"
+                raise VideoError(f"{self.path}: truncated: {lengths}")
+
+    def between(self, first: int, last: int) -> Iterator:
+        """The packets `first` to `last`, by their place in decoding order."""
+        if self._kept is not None:
+            yield from self._kept[first : last + 1]
+            return
+        if self._again is None or first < self._next:
+            self._open_files.close()
+            container = self._open_files.enter_context(_demuxer(self.path))
+            stream = container.streams[self.stream_index]
+            self._again, self._next = (packet for packet in container.demux(stream) if packet.size), 0
+        for _ in islice(self._again, first - self._next):
+            self._next += 1
+        while self._next <= last:
+            packet = self._read(self._again)
+            if packet is None:
+                raise VideoError(f"{self.path}: changed while it was read")
+            self._next += 1
+            yield packet

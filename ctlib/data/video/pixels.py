@@ -1,0 +1,139 @@
+"""From decoded frames and image files to (H, W, 3) uint8, RGB, turned and mirrored as a player shows them."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+# What decoders raise about a file. Errors of our own making, such as TypeError, are not among them.
+_DECODERS_RAISE = (
+    OSError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    SyntaxError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+_IMAGES = ("JPEG", "PNG", "WEBP", "BMP")  # whatever the suffix says; other formats may run programs or name files
+
+# What H.273 calls the matrices that FFmpeg does not convert.
+_MATRICES = {3: "reserved", 8: "YCgCo", 10: "BT.2020 constant luminance", 11: "YDzDx", 14: "ICtCp", 15: "IPT-C2"}
+_MATRICES |= {12: "chroma-derived", 13: "chroma-derived constant luminance", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
+
+Matrix = tuple[float, float, float, float]  # (a, b, c, d): a pixel at (x, y) is shown at (a x + c y, b x + d y)
+
+# The orientation in EXIF, 2 to 8, as matrices; 1 and anything else: as stored.
+_EXIF: dict[int, Matrix] = {
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
+}
+_ORIENTATION = 0x0112  # its tag
+
+
+class VideoError(Exception):
+    """A video that cannot be read as asked; the message names the file and the reason."""
+
+
+@contextmanager
+def decoding(path: str, fault: str) -> Iterator[None]:
+    """What a decoder raises within becomes a VideoError: the file, the fault and the decoder's reason, in one line."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, *_DECODERS_RAISE) as error:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        text = text.replace(repr(path), "it").replace(path, "it")
+        raise VideoError(f"{path}: {fault} ({' '.join(text.split())[:200]})") from None
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8 of a JPEG or PNG file, upright. 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    from PIL import Image
+
+    with decoding(path, "not a readable image"):
+        try:
+            with Image.open(path, formats=_IMAGES) as image:
+                orientation = image.getexif().get(_ORIENTATION)
+                pixels = _sixteen_bits(image) if image.mode.startswith("I") else np.asarray(image.convert("RGB"))
+        except Image.DecompressionBombError as error:
+            raise ValueError(error) from None
+    return np.ascontiguousarray(_shown(pixels, _EXIF[orientation])) if orientation in _EXIF else pixels
+
+
+def _sixteen_bits(image) -> np.ndarray:
+    """(H, W, 3) uint8 of 16-bit grey. PIL's own conversion would cut all values above 255."""
+    grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+
+
+class ToPixels:
+    """Decoded frames to (H, W, 3) uint8, turned and mirrored as the file asks."""
+
+    def __init__(self, path: str):
+        from av.video.reformatter import VideoReformatter
+
+        self.path = path
+        self.reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than using it
+
+    def __call__(self, frame, index: int) -> np.ndarray:
+        """Raises VideoError for a colour matrix that FFmpeg cannot convert, and for a turn by an odd angle."""
+        matrix = int(frame.colorspace)
+        colours = f"{frame.format.name}, colour matrix {matrix} ({_MATRICES.get(matrix, 'see H.273')})"
+        with decoding(self.path, f"frame {index} cannot be converted to RGB from {colours}"):
+            pixels = self.reformatter.reformat(frame, format="rgb24").to_ndarray()
+        matrix = display_matrix(frame)
+        if matrix is None:
+            return pixels
+        straight, turned = max(map(abs, (matrix[0], matrix[3]))), max(map(abs, (matrix[1], matrix[2])))
+        if min(straight, turned) > 0.02 * max(straight, turned):
+            raise VideoError(f"{self.path}: asks to be turned by an angle between quarter turns, matrix {matrix}")
+        return np.ascontiguousarray(_shown(pixels, matrix))
+
+
+def _shown(pixels: np.ndarray, matrix: Matrix) -> np.ndarray:
+    """(H, W, 3), or (W, H, 3) after a turn: as the matrix says; one of zeros says nothing."""
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, across, down = pixels.swapaxes(0, 1), c, b
+    else:
+        across, down = a, d
+    return pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+
+def display_matrix(frame) -> Matrix | None:
+    """How a player turns and mirrors a decoded frame; None: not at all."""
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # beside it lies data of a type that PyAV does not know, such as EXIF
+        data = _without_exif(frame).side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    a, b, _, c, d = (np.frombuffer(bytes(data), np.int32)[:5] / 2**16).tolist()
+    return a, b, c, d
+
+
+def _without_exif(frame):
+    from av.filter import Graph
+
+    graph = Graph()
+    begin = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    removed, end = graph.add("sidedata", "mode=delete:type=31"), graph.add("buffersink")  # 31: EXIF
+    begin.link_to(removed)
+    removed.link_to(end)
+    graph.configure()
+    graph.vpush(frame)
+    return graph.vpull()

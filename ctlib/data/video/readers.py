@@ -1,0 +1,244 @@
+"""Ways to reach the frames of a source: each reader has `length` and `frames(ascending indices)`."""
+
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+
+from ctlib.data.video.container import Packets
+from ctlib.data.video.pixels import ToPixels, VideoError, decoding, display_matrix, read_image
+
+# 00001.jpg, image_000001.jpg, img_00001.jpg; not hidden files, nor optical flow beside the frames.
+_NUMBERED = re.compile(r"(?!\.|flow)(.*?)(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+
+_WINDOW = 256  # compressed frames in memory, while a real key frame is looked for
+
+
+class Images:
+    """The frames of a folder."""
+
+    def __init__(self, source: str):
+        self.files = image_files(source)
+        self.length = len(self.files)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((index, read_image(self.files[index])) for index in indices)
+
+
+def image_files(folder: str) -> list[str]:
+    """Paths of the frames in the order of their numbers, which start at 0 or 1 and have no gap."""
+    numbered, prefixes = {}, set()
+    with decoding(folder, "not a readable folder"):
+        names = os.listdir(folder)
+    for name in names:
+        if match := _NUMBERED.fullmatch(name):
+            prefixes.add(match[1])
+            if (number := int(match[2])) in numbered:
+                raise VideoError(f"{folder}: frame number {number} exists twice, {numbered[number]} and {name}")
+            numbered[number] = name
+    if not numbered:
+        raise VideoError(f"{folder}: a folder without numbered JPEG or PNG files")
+    if len(prefixes) > 1:
+        raise VideoError(f"{folder}: numbered files of several kinds, {sorted(prefixes)}")
+    first, last = min(1, *numbered), max(numbered)
+    for number in range(first, last):
+        if number not in numbered:
+            raise VideoError(f"{folder}: frame number {number} is missing, of {first} to {last}")
+    return [os.path.join(folder, numbered[number]) for number in range(first, last + 1)]
+
+
+class TimedFrames:
+    """The frames of a file in which each compressed frame is a frame and has a time of its own.
+
+    Containers mark key frames wrongly, or not at all. So decoding starts at a marked one, and goes back to an earlier
+    one unless the first frame that comes out is a key frame to the decoder too.
+    """
+
+    def __init__(self, path: str, decoder, packets: Packets):
+        self.path, self.decoder, self.packets, self.pixels = path, decoder, packets, ToPixels(path)
+        self.entries = entries = packets.entries
+        self.starts = [place for place, entry in enumerate(entries) if entry.is_keyframe]
+        if not (self.starts and self.starts[0] == 0) and self.key_frame(next(packets.between(0, 0))):
+            self.starts.insert(0, 0)
+        if not self.starts:
+            raise VideoError(f"{path}: has no key frame to start from")
+        # Nothing before the first key frame can be decoded; what an edit list hides is no frame of the video.
+        first = min(entries[place].pts for place in self.starts)
+        shown = (entry.pts for entry in entries[self.starts[0] :] if not entry.is_discard)
+        self.times = sorted(time for time in shown if time >= first)
+        self.places = {entry.pts: place for place, entry in enumerate(entries)}
+        self.length = len(self.times)
+        if not self.length:
+            raise VideoError(f"{path}: shows no frame")
+
+    def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        runs, end = [], -1  # a run: where it starts, and {time: index} of what is wanted after that
+        for index in indices:
+            time = self.times[index]
+            start = self._start_of(time)
+            if not runs or start > end + 1:
+                runs.append((start, {}))
+            runs[-1][1][time] = index
+            end = max(end, self.places[time])
+        while runs:
+            (start, wanted), *others = runs
+            yield from self._run(start, wanted)
+            runs = others
+            if wanted:  # marks are wrong: one run from a real key frame to the last wanted frame
+                wanted = {time: index for _, part in ((start, wanted), *others) for time, index in part.items()}
+                runs = [(self._key_frame_before(start, min(wanted.values())), wanted)]
+
+    def _start_of(self, time: int) -> int:
+        """Where the last marked key frame lies that is neither decoded nor shown after the frame at a time."""
+        number = bisect_right(self.starts, self.places[time]) - 1
+        while number > 0 and self.entries[self.starts[number]].pts > time:
+            number -= 1
+        return self.starts[number]
+
+    def _run(self, start: int, wanted: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode from `start` to the last wanted frame and drain the decoder; what comes out leaves `wanted`."""
+        end = max(self.places[time] for time in wanted)
+        first, begun = self.entries[start].pts, False
+        self.decoder.flush_buffers()
+        for packet in chain(self.packets.between(start, end), [None]):
+            index = self._index_at(self.entries[end].pts if packet is None else packet.pts)
+            for frame in decode(self.path, self.decoder, packet, index):
+                if frame.pts < first:
+                    continue  # of the group before, without its references (open groups)
+                if not begun and not (frame.key_frame and frame.pts == first):
+                    return  # a wrong mark, or the start of a gradual refresh
+                begun = True
+                check_intact(self.path, frame, self._index_at(frame.pts))
+                if frame.pts in wanted:
+                    index = wanted.pop(frame.pts)
+                    yield index, self.pixels(frame, index)
+
+    def _key_frame_before(self, start: int, index: int) -> int:
+        """Where the last key frame before `start` lies that is one to the decoder too."""
+        places = self.starts[: bisect_right(self.starts, start - 1)]
+        while places:
+            first = max(0, places[-1] - _WINDOW + 1)
+            window = list(self.packets.between(first, places[-1]))
+            while places and places[-1] >= first:
+                place = places.pop()
+                if self.key_frame(window[place - first]):
+                    return place
+        raise VideoError(f"{self.path}: decoding failed at frame {index} (no frame came out)")
+
+    def key_frame(self, packet):
+        """The frame of a packet that the decoder can start at; None if it cannot."""
+        self.decoder.flush_buffers()
+        try:
+            frames = [frame for part in (packet, None) for frame in decode(self.path, self.decoder, part, 0)]
+        except VideoError:
+            return None
+        finally:
+            self.decoder.flush_buffers()
+        return next((frame for frame in frames if frame.key_frame and frame.pts == packet.pts), None)
+
+    def _index_at(self, time: int) -> int:
+        return max(0, bisect_right(self.times, time) - 1)
+
+
+class CountedFrames:
+    """The frames of any other file, decoded from the first one on."""
+
+    def __init__(self, path: str, decoder, packets: Packets):
+        self.path, self.decoder, self.packets, self.pixels = path, decoder, packets, ToPixels(path)
+        self.length = sum(1 for _ in self._decoded())
+        if not self.length:
+            raise VideoError(f"{path}: no frame could be decoded")
+
+    def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        wanted, last = set(indices), max(indices)
+        for index, frame in enumerate(self._decoded()):
+            if index in wanted:
+                yield index, self.pixels(frame, index)
+            if index == last:
+                return
+
+    def _decoded(self) -> Iterator:
+        self.decoder.flush_buffers()
+        index = 0
+        for packet in chain(self.packets.between(0, len(self.packets.entries) - 1), [None]):
+            for frame in decode(self.path, self.decoder, packet, index):
+                check_intact(self.path, frame, index)
+                yield frame
+                index += 1
+
+
+def decode(path: str, decoder, packet, index: int) -> list:
+    """The frames that the decoder returns for a packet; `index` is for the error message."""
+    with decoding(path, f"decoding failed at frame {index}"):
+        return decoder.decode(packet)
+
+
+def check_intact(path: str, frame, index: int) -> None:
+    """Decoders fill the gaps of a damaged frame, and flag it."""
+    if frame.is_corrupt:
+        raise VideoError(f"{path}: decoding failed at frame {index} (its data is damaged)")
+
+
+class DecordFrames:
+    """The frames of a file by decord's random access; readers that are kept open hold memory.
+
+    Args:
+        path: the file.
+        stream: its video stream.
+        video: PyAV's reader of it.
+
+    Raises:
+        VideoError: decord cannot read the file, or would give other frames or other pixels than PyAV.
+    """
+
+    def __init__(self, path: str, stream, video: TimedFrames):
+        import decord  # after torch, which `ctlib` has imported: the other order has crashed processes
+
+        if reason := _other_in_decord(stream, video):
+            raise VideoError(f"{path}: decord would read it otherwise ({reason}): use the decoder 'pyav'")
+        decord.logging.set_level(decord.logging.QUIET)
+        self.path, self.length, self.errors = path, video.length, (RuntimeError, decord.DECORDError)
+        try:
+            self.reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+        except self.errors as error:
+            raise VideoError(f"{path}: decord cannot read it ({_first_line(error)})") from None
+        if len(self.reader) != self.length:
+            count = f"{self.length} frames, and {len(self.reader)} by decord"
+            raise VideoError(f"{path}: has {count}: use the decoder 'pyav'")
+
+    def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for index in indices:
+            try:
+                frame = self.reader[index].asnumpy()
+            except self.errors as error:
+                raise VideoError(f"{self.path}: decoding failed at frame {index} ({_first_line(error)})") from None
+            # At widths of 16, 24, 48 and 72 pixels decord returns the row padding as further channels.
+            height, width, _ = frame.shape
+            yield index, frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
+
+
+_PROGRESSIVE = (0, 1)  # FFmpeg's field orders: not stated, and progressive
+
+
+def _other_in_decord(stream, video: TimedFrames) -> str:
+    """Why decord would give other pixels of a file whose frames it finds; "" if it would not."""
+    if len(stream.container.streams.video) > 1:
+        return "it has several video streams"
+    start = video.starts[0]
+    first = video.key_frame(next(video.packets.between(start, start)))
+    if first is None:
+        return "its first frame is no key frame"
+    if stream.codec_context.field_order not in _PROGRESSIVE or first.interlaced_frame:
+        return "it is interlaced"
+    if any(component.bits > 8 for component in first.format.components):
+        return "its colours have more than 8 bits"
+    a, b, c, d = display_matrix(first) or (1, 0, 0, 1)
+    return "it is to be mirrored" if a * d < b * c else ""
+
+
+def _first_line(error: Exception) -> str:
+    """The message of a C++ error, without its file and stack."""
+    return str(error).partition("\n")[0].rpartition(", ")[2][:200]
