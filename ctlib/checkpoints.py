@@ -82,8 +82,8 @@ def save(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> No
         ValueError: another number of names than the model has classes, or a name twice.
     """
     model, classes = unwrapped(model), _names(classes)
-    if len(classes) != model.fc.out_features:
-        raise ValueError(f"the model has {model.fc.out_features} classes, got {len(classes)} names")
+    if len(classes) != model.num_classes:
+        raise ValueError(f"the model has {model.num_classes} classes, got {len(classes)} names")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {

@@ -216,7 +216,7 @@ def one_of(choices, default):
 class ModelConfig(Config):
     """A network: a 2D backbone over frames, and what replaces the 3x3 convolution in some of its blocks."""
 
-    num_classes: int = at_least(1, 174)
+    num_classes: int = at_least(0, 174)  # 0: pooled features in place of scores
     num_frames: int = at_least(1, 8)  # T, per clip; the network takes any other T too
     backbone: str = "resnet50"  # a name of `backbones.BACKBONES`
     # Where it is replaced: a name of `backbones.PLACEMENTS`, indices of blocks per stage, or (InceptionV3) names of

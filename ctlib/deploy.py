@@ -172,8 +172,8 @@ def export(
     num_frames = network.config.num_frames if num_frames is None else num_frames
     if min(num_frames, size) < 1:
         raise ValueError(f"num_frames and size must be at least 1, got {num_frames} and {size}")
-    if classes and len(classes) != network.fc.out_features:
-        raise ValueError(f"the network has {network.fc.out_features} classes, got the names of {len(classes)}")
+    if classes and len(classes) != network.num_classes:
+        raise ValueError(f"the network has {network.num_classes} classes, got the names of {len(classes)}")
     clips = torch.zeros(2, 3, num_frames, size, size)  # two, because one would become a fixed number
     with torch.no_grad():
         network(clips[:1])  # its errors about shapes are clearer than the exporter's
@@ -191,7 +191,7 @@ def export(
             "clips": f"(N, 3, {num_frames}, {size}, {size}) float32, RGB, N free",
             "mean": json.dumps(IMAGENET_MEAN),
             "std": json.dumps(IMAGENET_STD),
-            "scores": f"(N, {network.fc.out_features}), before the softmax",
+            "scores": f"(N, {network.num_classes or network.num_features}), before the softmax",
             "classes": json.dumps(list(classes)),
         }
     )

@@ -4,6 +4,7 @@ Clips are (N, 3, T, H, W). The backbone runs on their N * T frames, as in TSN. T
 frame, classifies it, and averages the scores over the T frames.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Set
 
@@ -27,14 +28,20 @@ class Classifier(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+def make_classifier(num_features: int, num_classes: int) -> nn.Module:
+    """The last layer; without classes it passes features unchanged."""
+    return Classifier(num_features, num_classes) if num_classes else nn.Identity()
+
+
 class VideoClassifier(nn.Module):
     """Class scores of clips: the mean over T of the scores of each frame's features.
 
     With no block replaced this is TSN (Wang et al., 2016): no frame sees another, and their order
-    does not matter. Any T is allowed, and any height and width from the backbone's smallest.
+    does not matter. Any T is allowed, and any height and width from the backbone's smallest. With `num_classes=0` the
+    pooled features take the place of scores.
 
     Shape:
-        clips (N, 3, T, H, W), float -> logits (N, num_classes)
+        clips (N, 3, T, H, W), float -> logits (N, num_classes), or (N, num_features)
 
     Raises:
         ValueError: when called with another shape, or with frames that are too small.
@@ -45,11 +52,27 @@ class VideoClassifier(nn.Module):
         self.config = config
         self.backbone = backbone
         self.dropout = nn.Dropout(config.dropout)
-        self.fc = Classifier(backbone.out_channels, config.num_classes)
+        self.num_features = backbone.out_channels
+        self.fc = make_classifier(self.num_features, config.num_classes)
         self.blocks_are_compiled = False  # by `compile_blocks`
         use_channels_last(self)  # sets `memory_format`
 
-    def features(self, clips: torch.Tensor) -> torch.Tensor:
+    @property
+    def num_classes(self) -> int:
+        """0: pooled features take the place of scores."""
+        return self.config.num_classes
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new last layer in place, with random weights, for other classes; 0: none."""
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        weight = next(self.parameters())
+        self.fc = make_classifier(self.num_features, num_classes).to(weight.device, weight.dtype)
+
+    def forward_features(self, clips: torch.Tensor) -> torch.Tensor:
         """The backbone's last activations, (N, C, t, h, w); t is T on a 2D backbone."""
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise ValueError(f"clips must be (N, 3, T, H, W), got {tuple(clips.shape)}")
@@ -65,9 +88,13 @@ class VideoClassifier(nn.Module):
         features = self.backbone(frames, num_frames)
         return clips_of(features, self.backbone.frames_out or num_frames)
 
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Logits of what `forward_features` gives; with `pre_logits` its mean over t, h and w: (N, num_features)."""
+        pooled = self.dropout(features.mean((3, 4)).transpose(1, 2))  # (N, t, C)
+        return (pooled if pre_logits else self.fc(pooled)).mean(1)
+
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        pooled = self.features(clips).mean((3, 4)).transpose(1, 2)  # (N, T, C)
-        return self.fc(self.dropout(pooled)).mean(1)
+        return self.forward_head(self.forward_features(clips))
 
 
 def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier:

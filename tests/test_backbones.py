@@ -97,7 +97,7 @@ def test_frames_of_inception_meet_in_its_modules_only():
         other = frames.clone()
         other[:, :, 3] += 1
         with torch.no_grad():
-            first = (network.features(frames) - network.features(other))[:, :, 0].abs().max().item()
+            first = (network.forward_features(frames) - network.forward_features(other))[:, :, 0].abs().max().item()
         assert (first > 1e-9) == meet
 
 

@@ -32,6 +32,29 @@ def network(request):
     return build_model(model_config(request.param, num_classes=5))
 
 
+def test_features_and_head_make_the_scores_and_without_classes_features_take_their_place(network):
+    clips, network = torch.randn(CLIP), network.eval()
+    features = network.forward_features(clips)
+    assert features.shape[:3] == (2, network.num_features, 8)
+    assert torch.equal(network.forward_head(features), network(clips))
+    pooled = network.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(network.get_classifier()(pooled), network(clips))
+    network.reset_classifier(7)
+    assert network(clips).shape == (2, 7) and network.num_classes == network.config.num_classes == 7
+    network.reset_classifier(0)
+    assert torch.equal(network(clips), pooled)
+    same = build_model(network.config)
+    same.load_state_dict(network.state_dict())
+    assert torch.equal(same.eval()(clips), pooled)
+    assert cost.count(same, 8, 64).params == sum(parameter.numel() for parameter in network.backbone.parameters())
+
+
+def test_a_new_classifier_is_of_the_networks_type(network):
+    network.double().reset_classifier(3)
+    assert network(torch.randn(CLIP, dtype=torch.double)).dtype == torch.double
+    assert network.get_classifier().weight.abs().max() < 0.01  # scores near 0
+
+
 def test_networks_of_one_seed_start_alike_where_they_have_the_same_part():
     differences = ({"excitation": "none"}, {"module": "c3d"}, {"module": "csn"}, {"blocks": "none"}, {"num_classes": 9})
     networks = [

@@ -95,7 +95,7 @@ def test_receptive_fields_are_centred_where_placement_says():
     model = network(blocks="none")
     clips = torch.rand(1, 3, 1, 256, 256, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for row, column in ((3, 4), (4, 3)):
-        (gradient,) = torch.autograd.grad(model.features(clips)[0, :, 0, row, column].sum(), clips)
+        (gradient,) = torch.autograd.grad(model.forward_features(clips)[0, :, 0, row, column].sum(), clips)
         seen = gradient[0, :, 0].square().sum(0)
         centre = [(seen.sum(1 - axis) * torch.arange(256)).sum() / seen.sum() for axis in (0, 1)]
         expected = [saliency.stride_of(model) * place for place in (row, column)]
@@ -365,10 +365,10 @@ def test_a_head_that_is_not_linear_on_averages_is_refused(clips):
         def __init__(self):
             super().__init__()
             inner = network()
-            self.backbone, self.fc, self.features = inner.backbone, inner.fc, inner.features
+            self.backbone, self.fc, self.forward_features = inner.backbone, inner.fc, inner.forward_features
 
         def forward(self, clips):
-            return self.fc(self.features(clips).amax((2, 3, 4)))
+            return self.fc(self.forward_features(clips).amax((2, 3, 4)))
 
     with pytest.raises(TypeError, match="those of Greatest differ from that by up to"):
         saliency.saliency_tubes(Greatest(), clips)

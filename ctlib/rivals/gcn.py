@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 
 from ctlib.config import ModelConfig
 from ctlib.kernels.layout import frames_of
-from ctlib.models import Classifier, VideoClassifier
+from ctlib.models import VideoClassifier, make_classifier
 from ctlib.rivals.nl_i3d import R50, I3DBackbone
 
 LAYERS = 3  # of graph convolutions
@@ -78,12 +78,13 @@ class RegionGraphClassifier(VideoClassifier):
     def __init__(self, backbone: nn.Module, config: ModelConfig):
         super().__init__(backbone, config)
         self.graphs = RegionGraphs(backbone.out_channels)
-        self.fc = Classifier(2 * backbone.out_channels, config.num_classes)
+        self.num_features = 2 * backbone.out_channels
+        self.fc = make_classifier(self.num_features, config.num_classes)
 
     def forward(self, clips: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tensor:
         if boxes is None:
             raise ValueError("this network needs boxes of objects: call it with clips and boxes (N, t, K, 4) in pixels")
-        features = self.features(clips)
+        features = self.forward_features(clips)
         count, channels, num_frames, height, width = features.shape
         if boxes.ndim != 4 or boxes.shape[:2] != (count, num_frames) or boxes.shape[3] != 4:
             raise ValueError(f"boxes must be ({count}, {num_frames}, K, 4) for these clips, got {tuple(boxes.shape)}")

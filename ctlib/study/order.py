@@ -67,7 +67,7 @@ def reach(network: VideoClassifier, num_frames: int, size: int = 32, seed: int =
     """
     generator = torch.Generator().manual_seed(seed)
     clip = torch.randn(1, 3, num_frames, size, size, dtype=torch.float64, generator=generator).requires_grad_()
-    features = network.features(clip).mean((3, 4))[0]  # (C, t)
+    features = network.forward_features(clip).mean((3, 4))[0]  # (C, t)
     weights = torch.randn(len(features), dtype=torch.float64, generator=generator)
     rows = []
     for frame in (weights[:, None] * features).sum(0):

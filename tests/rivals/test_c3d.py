@@ -65,6 +65,6 @@ def test_with_kernels_symmetric_in_time_a_clip_and_its_reverse_score_the_same():
 
 def test_its_start_keeps_the_scale_of_activations():
     model = network("c3d_vgg_small").double()
-    features = model.features(random_clips(8, 3, 8, 32, 32))
+    features = model.forward_features(random_clips(8, 3, 8, 32, 32))
     assert model.backbone.pooled and features.shape == (8, 128, 1, 1, 1)
     assert 0.1 < features.square().mean().sqrt() < 10

@@ -75,7 +75,7 @@ def test_features_are_averages_whatever_the_clip_s_size():
     model = network("x3d_small").double().eval()
     assert model.backbone.pooled
     for shape in ((2, 3, 1, 1, 1), (2, 3, 8, 32, 32), (1, 3, 5, 33, 47)):
-        assert model.features(random_clips(*shape)).shape == (shape[0], 256, 1, 1, 1)
+        assert model.forward_features(random_clips(*shape)).shape == (shape[0], 256, 1, 1, 1)
 
 
 @pytest.mark.slow
