@@ -38,7 +38,7 @@ study: .venv/installed  ## train TSN and CT-Net on the built-in data; results go
 	@mkdir -p $(OUT)
 	@$(BIN)/python -m ctlib arrow
 	@$(MAKE) --no-print-directory -j2 train-TSN train-CT-Net OUT=$(OUT)
-	@$(RUN) notebooks/quickstart.ipynb $(OUT)/quickstart.ipynb -p runs_dir $(OUT)
+	@$(RUN) notebooks/quickstart.ipynb $(OUT)/quickstart.ipynb -r runs_dir $(OUT)
 	@$(PAGE) --no-input --output-dir $(OUT) $(OUT)/quickstart.ipynb
 	@echo "read $(OUT)/quickstart.html"
 
@@ -48,7 +48,7 @@ train-TSN: EPOCHS = 6
 train-CT-Net: MODEL = ctnet_quickstart
 train-CT-Net: EPOCHS = 3
 train-TSN train-CT-Net: train-%:
-	@$(RUN) notebooks/train.ipynb $(OUT)/train_$*_seed$(SEED).ipynb -p name $* -p model $(MODEL) -p epochs $(EPOCHS) -p seed $(SEED) -p out_dir $(OUT) -p device cpu
+	@$(RUN) notebooks/train.ipynb $(OUT)/train_$*_seed$(SEED).ipynb -p name $* -p model $(MODEL) -p epochs $(EPOCHS) -p seed $(SEED) -r out_dir $(OUT) -p device cpu
 
 # Targets that run one notebook. The executed notebook, its page and its files go to results/<notebook>.
 ONE_NOTEBOOK := costs videos evaluate transfer report accuracy saliency pretrain rivals
@@ -71,7 +71,7 @@ report: HIDE = --no-input
 $(ONE_NOTEBOOK): OUT = results/$(NOTEBOOK)
 $(ONE_NOTEBOOK): %: .venv/installed
 	@mkdir -p $(OUT)
-	@$(RUN) notebooks/$(NOTEBOOK).ipynb $(OUT)/$(NOTEBOOK).ipynb -p out_dir $(OUT)
+	@$(RUN) notebooks/$(NOTEBOOK).ipynb $(OUT)/$(NOTEBOOK).ipynb -r out_dir $(OUT)
 	@$(PAGE) $(HIDE) --output-dir $(OUT) $(OUT)/$(NOTEBOOK).ipynb
 	@echo "read $(OUT)/$(NOTEBOOK).html"
 

@@ -2,7 +2,7 @@
 #
 #     make .venv-snakemake/installed && source .venv-snakemake/bin/activate
 #     snakemake -c2                                             two runs side by side on this machine
-#     snakemake -c2 --config tables="2a 2g" seeds="0 1 2"       some tables, three seeds
+#     snakemake -c2 --config tables="2a 2g" seeds="0 1 2"       some tables, three seeds; more seeds may follow
 #     snakemake -c8 --resources gpu=1 --config scale=gpu out_dir=results/runs_gpu
 #     snakemake --workflow-profile profiles/slurm --config scale=paper out_dir=... something_v1_root=...
 #
@@ -12,30 +12,59 @@
 # run again whose record exists, whatever has changed in the code. The same command resumes a killed sweep, and each of
 # its runs from the last snapshot.
 
+import difflib
 import json
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
 BASE = Path(workflow.basedir)
-PYTHON = config.get("python", str(BASE / ".venv" / "bin" / "python"))
-OUT = config.get("out_dir", "results/runs")
-SEEDS = str(config.get("seeds", "0 1 2"))
 ROOTS = {"something_v1_root": "--something-v1-root", "mini_kinetics_200_root": "--mini-kinetics-200-root"}
+KEYS = ("tables", "seeds", "scale", "out_dir", "overrides", "python", *ROOTS)
+
+
+def words(name, default=""):
+    """Tables or seeds: words in a text, a number, or the list of a configuration file."""
+    value = given.get(name, default)
+    return [word for item in (value if isinstance(value, list) else [value]) for word in str(item).split()]
+
+
+def text(name, default=""):
+    """A text. Snakemake has read what looks like another value, and 2024_01 would be 202401."""
+    value = given.get(name, default)
+    if not isinstance(value, str):
+        raise WorkflowError(
+            f"{name} of --config must be text, and Snakemake reads {type(value).__name__} {value!r}: "
+            "write a folder with such a name as ./NAME"
+        )
+    return value
+
+
+given = {name: value for name, value in config.items() if value is not None}  # None: "tables="
+for name in config:
+    if name not in KEYS:
+        near = difflib.get_close_matches(name, KEYS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise WorkflowError(f"unknown key {name!r} of --config: {hint}known are {', '.join(KEYS)}")
+
+PYTHON = text("python", str(BASE / ".venv" / "bin" / "python"))
+OUT = os.path.expanduser(text("out_dir", "results/runs"))
+SEEDS = words("seeds", "0 1 2")
+if "{" in OUT or "}" in OUT:
+    raise WorkflowError(f"out_dir of --config must be without braces, which are Snakemake's wildcards, got {OUT}")
 
 # ctlib is imported from this project, wherever Snakemake was called.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BASE), os.environ.get("PYTHONPATH")]))
 
-ABLATIONS = [PYTHON, "-m", "ctlib", "ablations", OUT, "--scale", config.get("scale", "laptop")]
+ABLATIONS = [PYTHON, "-m", "ctlib", "ablations", OUT, "--scale", text("scale", "laptop")]
 for name, option in ROOTS.items():
-    ABLATIONS += [option, str(config[name])] if config.get(name) else []
-if config.get("overrides"):
-    ABLATIONS += ["--set", *shlex.split(config["overrides"])]
-if "tables" in config:
-    ABLATIONS += ["--tables", *str(config["tables"]).split()]
+    ABLATIONS += [option, text(name)] if text(name) else []
+if text("overrides"):
+    ABLATIONS += ["--set", text("overrides")]
+if words("tables"):
+    ABLATIONS += ["--tables", *words("tables")]
 
-LIST = subprocess.run([*ABLATIONS, "--seeds", *SEEDS.split(), "--list"], stdout=subprocess.PIPE, text=True)
+LIST = subprocess.run([*ABLATIONS, "--seeds", *SEEDS, "--list"], stdout=subprocess.PIPE, text=True)
 if LIST.returncode:
     raise WorkflowError("the runs could not be listed: see the line above")
 JOBS = json.loads(LIST.stdout)
@@ -57,7 +86,7 @@ rule all:
     input:
         [f"{OUT}/{job['run']}/seed{job['seed']}/tests.json" for job in JOBS],
     params:
-        command=[*ABLATIONS, "--seeds", *SEEDS.split()],
+        command=[*ABLATIONS, "--seeds", *SEEDS],
     shell:
         "{params.command:q}"  # finds all runs finished, and writes the tables
 

@@ -59,7 +59,10 @@ def check_cells(cells: Sequence[str], values: dict) -> None:
             for name in _assigned(cell):
                 check_choice("parameter", name, declared)
     for name, kind in declared.items():
-        check_type(name, values[name], kind)
+        value = values[name]
+        if kind is str and isinstance(value, (bool, int, float)):  # papermill's -p reads 2024_01 as 202401
+            raise TypeError(f"{name} must be text, got {type(value).__name__} {value}: papermill's -r gives text")
+        check_type(name, value, kind)
 
 
 def _declared(cell: str) -> dict[str, type]:

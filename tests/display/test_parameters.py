@@ -5,12 +5,12 @@ import pytest
 
 from ctlib.display import parameters
 
-DECLARED = 'epochs: int = 3  # passes\nlr: float = 0.1\nflip: bool = True\nnames: list[str] = ["a"]'
+DECLARED = 'epochs: int = 3  # passes\nlr: float = 0.1\nflip: bool = True\nnames: list[str] = ["a"]\nout_dir: str = "x"'
 
 
 def check(*injected, **values):
     cells = ["", "import os", DECLARED, *(f"# Parameters\n{text}" for text in injected)]
-    parameters.check_cells(cells, {"epochs": 3, "lr": 0.1, "flip": True, "names": ["a"], **values})
+    parameters.check_cells(cells, {"epochs": 3, "lr": 0.1, "flip": True, "names": ["a"], "out_dir": "x", **values})
 
 
 def test_good_parameters_pass():
@@ -35,6 +35,8 @@ def test_a_misspelt_parameter_names_the_right_one():
         ({"epochs": 2.5}, "epochs must be int, got float 2.5"),
         ({"names": "[a]"}, "names must be list"),
         ({"lr": "0.1"}, "lr must be float"),
+        ({"out_dir": 2024}, "out_dir must be text, got int 2024: papermill's -r gives text"),
+        ({"out_dir": True}, "out_dir must be text, got bool True: papermill's -r gives text"),
     ],
 )
 def test_a_wrong_type_is_named(values, text):
@@ -44,7 +46,7 @@ def test_a_wrong_type_is_named(values, text):
 
 def test_the_last_parameters_cell_counts():
     cells = [DECLARED, "# Parameters\nepohcs = 3", "x = 1", DECLARED.replace("3", "4")]
-    parameters.check_cells(cells, {"epochs": 4, "lr": 0.1, "flip": True, "names": []})
+    parameters.check_cells(cells, {"epochs": 4, "lr": 0.1, "flip": True, "names": [], "out_dir": ""})
 
 
 def test_a_notebook_run_from_the_middle_raises():
@@ -118,6 +120,6 @@ def test_a_cell_that_declares_no_literals_is_no_parameters_cell(cell, capsys):
         parameters.check_cells([cell], {"x": 3})
     check()
     parameters.check_cells(
-        [DECLARED, "# Parameters\nself.x = 3", cell], {"epochs": 3, "lr": 1, "flip": True, "names": []}
+        [DECLARED, "# Parameters\nself.x = 3", cell], {"epochs": 3, "lr": 1, "flip": True, "names": [], "out_dir": ""}
     )
     assert capsys.readouterr().out == ""

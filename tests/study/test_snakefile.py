@@ -1,11 +1,13 @@
 """The ablations through Snakemake, which has an environment of its own: make .venv-snakemake/installed."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,22 +21,26 @@ needs_snakemake = pytest.mark.skipif(
 )
 
 
-def snakemake(folder, *options, tables="2c"):
-    """The call that the Snakefile shows, on two cores and data of a few clips."""
-    config = [
-        f"tables={tables}",
-        "seeds=0",
-        f"out_dir={folder / 'out'}",
-        f"overrides={TINY}",
-        f"python={sys.executable}",
-    ]
+def snakemake(folder, *options, **config):
+    """The call that the Snakefile shows, on two cores and data of a few clips; None: a key that is not given."""
+    config = {"tables": "2c", "seeds": 0, "out_dir": folder / "out", "overrides": TINY} | config
+    config |= {"python": sys.executable}
     command = [str(SNAKEMAKE), "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += ["--workflow-profile", str(ROOT / "profiles" / "default")]
+    command += ["--workflow-profile", str(ROOT / "profiles" / "default"), "-c2", *options]
+    command += ["--config", *(f"{name}={value}" for name, value in config.items() if value is not None)]
     environment = {**os.environ, "CTLIB_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, "-c2", *options, "--config", *config], env=environment, text=True, cwd=folder,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        command, env=environment, text=True, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
     )  # fmt: skip
+
+
+def planned(folder, *options, **config):
+    """The records that a dry run would make, and what it prints."""
+    process = snakemake(folder, "--dry-run", *options, **config)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return re.findall(r"^    output: (.*)$", output, re.MULTILINE), output
 
 
 @pytest.mark.parametrize("name", ["default", "slurm"])
@@ -46,11 +52,43 @@ def test_profiles_repeat_no_finished_run_and_continue_after_a_failure(name):
 
 @needs_snakemake
 def test_a_dry_run_lists_every_run_once(tmp_path):
-    process = snakemake(tmp_path, "--dry-run", tables="2a 2c")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    records, output = planned(tmp_path, tables="2a 2c")
     counts = {line.split()[0]: int(line.split()[1]) for line in output.splitlines() if line[:4] in ("run ", "all ")}
-    assert counts == {"run": 6, "all": 1}
+    assert counts == {"run": 6, "all": 1} and len(set(records)) == 6
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_what_a_finished_study_lacks_is_planned(tmp_path):
+    out = tmp_path / "it's [1] out"
+    records, _ = planned(tmp_path, out_dir=out)
+    assert len(records) == 3 and all(record.startswith(f"{out}/") for record in records)
+    for record in map(Path, records):
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+    (out / "runs.csv").touch()
+    (tmp_path / "more.yaml").write_text("tables: [2a, 2c]\nseeds: [0, 7]\n")
+    more, _ = planned(tmp_path, "--configfile", "more.yaml", out_dir=out, tables=None, seeds=None)
+    assert len(more) == 9 and set(more).isdisjoint(records)
+    assert {record.replace("seed0", "seed7") for record in records} < set(more)
+
+
+@needs_snakemake
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        ({"tabels": "2a"}, "unknown key 'tabels' of --config: did you mean 'tables'? known are tables, seeds, "),
+        ({"something_v2_root": "/x"}, "did you mean 'something_v1_root'?"),
+        ({"out_dir": "2024"}, "out_dir of --config must be text, and Snakemake reads int 2024: write"),
+        ({"out_dir": "2024_01"}, "write a folder with such a name as ./NAME"),
+        ({"overrides": "[a]"}, "overrides of --config must be text, and Snakemake reads list ['a']"),
+        ({"out_dir": "a{b}"}, "must be without braces, which are Snakemake's wildcards, got a{b}"),
+    ],
+)
+def test_a_bad_key_or_value_is_refused_with_its_name(tmp_path, config, error):
+    process = snakemake(tmp_path, "--dry-run", **config)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and error in output and "Traceback" not in output
 
 
 @needs_snakemake
