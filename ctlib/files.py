@@ -1,7 +1,6 @@
 """Files: written beside their place and renamed, read with a clear error, digests, locks, and versions of packages."""
 
 import hashlib
-import io
 import json
 import os
 import shlex
@@ -109,9 +108,9 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n")
-    write_atomically(path, lambda partial: partial.write_text(text.getvalue()))
+    text = table.to_csv(index=False, lineterminator="\n")
+    # A file name need not be UTF-8: it is kept byte for byte.
+    write_atomically(path, lambda partial: partial.write_bytes(text.encode("utf-8", "surrogateescape")))
 
 
 def digest(path: str | Path) -> str:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ctlib import checkpoints, cost, files
 from ctlib.config import ComputeConfig, Config, DataConfig
-from ctlib.data.catalog import Samples
+from ctlib.data.catalog import Samples, refuse_missing
 from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader, travels_raw
 from ctlib.data.sampling import check_fits
 from ctlib.data.transforms import views_of
@@ -259,12 +259,14 @@ def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, in
 
     Raises:
         ValueError: as `Evaluation.protocol`, and for saved scores that are damaged.
+        FileNotFoundError: videos that do not exist.
         video.VideoError: a video that cannot be read.
     """
     protocol = evaluation.protocol()
     path = saved_path(folder, protocol, evaluation.samples)
     if path.is_file():
         return Scores.load(path)
+    refuse_missing({"test": evaluation.samples}, evaluation.data)
     trained = evaluation.load()
     accelerator = make_accelerator(evaluation.compute, protocol.precision)
     network = accelerator.prepare_model(trained.model, evaluation_mode=True)

@@ -1,5 +1,7 @@
 """The network of a run: how it begins, its running statistics, and what it adds to the loss."""
 
+import copy
+
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -12,7 +14,11 @@ from ctlib.training.run import Run
 
 
 def make_network(run: Run) -> VideoClassifier:
-    """The network that a run begins with, laid out and frozen as its configuration says."""
+    """The network that a run begins with, laid out and frozen as its configuration says.
+
+    Raises:
+        ValueError: a network that does not fit its start, or a micro-batch that it cannot be trained on.
+    """
     model = build_model(run.model, run.config.seed)
     if run.config.start:
         checkpoints.start_from(run.config.start, model, run.samples["train"].classes)
@@ -20,7 +26,24 @@ def make_network(run: Run) -> VideoClassifier:
     recompute_blocks(model, run.config.compute.recompute)
     if run.config.recipe.frozen == "backbone":
         freeze_backbone(model)
+    if run.micro_batch == 1:
+        _refuse_single_values(model, run.model.num_frames, run.config.data.size)
     return model
+
+
+@torch.no_grad()
+def _refuse_single_values(model: VideoClassifier, num_frames: int, size: int) -> None:
+    """Raise ValueError if one clip leaves a batch norm a single value, which has no variance."""
+    without_data = copy.deepcopy(model).to("meta").train()
+    try:
+        without_data(torch.empty(1, 3, num_frames, size, size, device="meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"batch norms cannot be trained on 1 clip of {size} x {size} pixels, of which one sees a single value: "
+            "set a larger recipe.batch or compute.micro_batch, or a larger data.size"
+        ) from None
 
 
 class ExtraLoss:

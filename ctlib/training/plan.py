@@ -84,9 +84,11 @@ def make_plan(run: Run, seconds: float = 0.5) -> Plan:
 
     Raises:
         ValueError: parts that do not go together, or a micro-batch that does not fit into the GPU's memory.
+        FileNotFoundError: videos that do not exist.
         video.VideoError: a video that cannot be read.
     """
     config, frames = run.config, run.model.num_frames
+    run.refuse_missing_videos()
     device = make_accelerator(config.compute, run.precision).device
     loader = train_loader(
         run.samples["train"], frames, run.data, config.recipe.batch, config.seed, run.micro_batch,

@@ -173,7 +173,10 @@ class RunFolder:
 
     def predictions(self) -> pd.DataFrame:
         """One row per test video: source, label, predicted, confidence (a probability)."""
-        return pd.read_csv(self.path / "predictions.csv")
+        path = self.path / "predictions.csv"
+        # A name may be a number, or "NA", and need not be UTF-8.
+        names = {"dtype": {"source": object}, "keep_default_na": False, "encoding_errors": "surrogateescape"}
+        return pd.read_csv(path, **names, na_values={"confidence": [""]})
 
 
 def record_of(run: Run) -> dict:

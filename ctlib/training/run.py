@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from ctlib import files
 from ctlib.config import ComputeConfig, DataConfig, ModelConfig, RunConfig
 from ctlib.data import arrow
-from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_splits
+from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_splits, refuse_missing
 from ctlib.data.clips import resolve_data
 from ctlib.data.sampling import check_fits
 from ctlib.weights import check_weights, start_digest
@@ -99,6 +99,10 @@ class Run:
     def root(self) -> str:
         """The folder of the data set."""
         return files.portable(self.samples["train"].root)
+
+    def refuse_missing_videos(self) -> None:
+        """Raise FileNotFoundError if videos of either split do not exist, more than may be skipped."""
+        refuse_missing({"training": self.samples["train"], "test": self.samples["val"]}, self.data)
 
     def resolved_values(self) -> dict:
         """The answers that a record keeps, as plain values."""

@@ -53,6 +53,7 @@ def train(
 
     Raises:
         ValueError: parameters that do not fit the data or the machine, or a folder that holds another run.
+        FileNotFoundError: videos that do not exist, in either split.
         TrainingError: a loss that is not finite, or more unreadable videos than may be skipped.
         SnapshotError: a snapshot that cannot be written, or snapshots of which none can be used.
         Interrupted: it was asked to stop (`processes.stop`, SIGINT, SIGTERM), and has saved a snapshot.
@@ -90,6 +91,7 @@ def _train_here(run: Run, folder: RunFolder, on_step, on_epoch) -> dict:
         if finished is not None:
             return finished
         run = dataclasses.replace(run, **begun_as)
+        run.refuse_missing_videos()
         trainer = Trainer(run, _accelerator(run, folder))
         try:
             with parallel.signals_request_stop(alone), choice.using(run.config.compute.kernels):

@@ -40,7 +40,7 @@ def test_a_run_is_finished_when_its_result_is_written(tmp_path):
     folder.finish({"top1": 50.0}, PREDICTIONS)
     assert folder.is_finished(config) and folder.is_finished(run_of(config))
     assert folder.config() == config and folder.result() == {"top1": 50.0}
-    assert folder.history().loss.tolist() == [2.0] and folder.predictions().equals(PREDICTIONS)
+    assert folder.history().loss.tolist() == [2.0] and folder.predictions().to_dict() == PREDICTIONS.to_dict()
 
 
 def test_a_record_holds_what_was_asked_and_what_was_resolved(tmp_path):

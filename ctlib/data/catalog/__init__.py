@@ -10,6 +10,7 @@ from ctlib.data.catalog import annotations, folders, published
 from ctlib.data.catalog.annotations import find
 from ctlib.data.catalog.samples import Sample, Samples
 from ctlib.data.catalog.sources import refuse_missing
+from ctlib.files import quoted
 
 __all__ = ["ARROW_SAMPLING", "DATASETS", "Sample", "Samples", "load_samples", "load_splits", "refuse_missing"]
 
@@ -131,12 +132,24 @@ def _load(name: str, root: str | Path, split: str, checked: str | Path | None, o
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"the data set {name!r} has no option {option!r}: {has}")
     samples = DATASETS[name](root, split, **options)
+    for class_name in samples.classes:  # records and checkpoints hold them as lines of text
+        if "\r" in class_name or "\n" in class_name or not class_name.isascii() and not _is_utf8(class_name):
+            raise ValueError(
+                f"{root}: a class name must be one line of UTF-8 text, got {quoted(class_name)}: rename it"
+            )
     if checked is not None:
         samples = samples.only_good(Path(checked).expanduser())
     if split == "train" and (empty := samples.empty_classes):
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         samples.notes += (f"classes without a training video: {', '.join(empty[:5])}{more}",)
     return samples
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _calls_it_test(name: str, root: Path) -> bool:

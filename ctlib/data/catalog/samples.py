@@ -53,7 +53,7 @@ class Samples(Sequence):
     ):
         self.classes, self.root, self.sampling, self.flip = tuple(classes), Path(root), sampling, flip
         self.made_from = made_from
-        digest = hashlib.sha256(repr((self.classes, made_from)).encode("utf-8", "surrogateescape"))
+        digest = hashlib.sha256(repr((self.classes, made_from)).encode())
         self._labels, self._frames, ends, text = array("i"), array("i"), array("q", [0]), bytearray()
         for path, label, num_frames in rows:
             path = path.encode("utf-8", "surrogateescape")  # a file name need not be text

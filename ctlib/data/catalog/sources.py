@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from ctlib.config import DataConfig
 from ctlib.data.catalog.annotations import Row
 
 VIDEO_SUFFIXES = frozenset(".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())  # noqa: SIM905
@@ -109,19 +110,21 @@ def as_they_lie(rows: Iterable[Row], root: Path) -> tuple[list[Row], tuple[str, 
     return matched, (f"{len(others):,} of {len(matched):,} videos lie under another ending, such as {others[0]}",)
 
 
-def refuse_missing(splits: dict, percent: float = 0.0) -> None:
-    """Refuse a data set of which more than `percent` of the videos of a split do not exist.
+def refuse_missing(splits: dict, data: DataConfig) -> None:
+    """Refuse a data set of which videos do not exist, more than may be skipped.
 
     Args:
         splits: `Samples` by a word for them, such as "test".
+        data: says how many may be skipped, if any.
 
     Raises:
         FileNotFoundError: it names how many, and the first.
     """
+    percent = data.max_skipped if data.on_error == "skip" else 0.0
     for word, samples in splits.items():
         folders = Folders(samples.root)
         missing = [path for path in samples.paths() if not folders.exists(path)]
-        if missing and 100 * len(missing) > percent * len(samples):
+        if 100 * len(missing) > percent * len(samples):
             raise FileNotFoundError(
                 f"{len(missing):,} of the {len(samples):,} {word} videos do not exist, such as "
                 f"{os.path.join(samples.root, missing[0])}: check-videos lists them, and data.checked leaves them out"
