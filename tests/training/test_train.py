@@ -277,13 +277,13 @@ def test_bad_data_stops_before_the_first_step(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_video_gone_missing_stops_with_its_name(config, tmp_path, arrow_root):
+def test_a_video_that_is_empty_stops_with_its_name(config, tmp_path, arrow_root):
     copy = tmp_path / "data"
     shutil.copytree(arrow_root, copy)
-    (copy / "train" / "000003_backward.mp4").unlink()
+    (copy / "train" / "000003_backward.mp4").write_bytes(b"")
     broken = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(copy), workers=2))
     before = multiprocessing.active_children()
-    with pytest.raises(VideoError, match="train/000003_backward.mp4: no such file"):
+    with pytest.raises(VideoError, match="train/000003_backward.mp4: the file is empty"):
         train.train(broken, tmp_path / "run")
     assert set(multiprocessing.active_children()) <= set(before)  # no loader process is left behind
 
