@@ -10,11 +10,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-
-from tqdm import tqdm
 
 import ctlib
 from ctlib import checkpoints, deploy
@@ -22,7 +19,7 @@ from ctlib.config import ArrowConfig, unknown_name
 from ctlib.data import arrow as arrow_data
 from ctlib.data.catalog import DATASETS, load_samples, load_splits
 from ctlib.data.video import VideoError
-from ctlib.display.progress import Progress, counting
+from ctlib.display.progress import Progress, counting, progress
 from ctlib.models import MODELS
 from ctlib.training.plan import make_plan
 from ctlib.training.recipes import RECIPES, run_config
@@ -90,29 +87,13 @@ def add_data_arguments(parser: Parser) -> None:
     parser.add_argument("--workers", type=int, default=cores, help="processes (default: one per core, %(default)s)")
 
 
-def samples_by_split(options: Options) -> dict:
+def samples_by_split(options: Options, checked: Path | None = None) -> dict:
     if options.workers < 1 or not options.limit > 0:
         raise ValueError(f"needed workers and limit above 0, got {options.workers} and {options.limit:g}")
     given = {name: getattr(options, name) for name in ("fold", "val_share") if getattr(options, name) is not None}
     if set(options.split) == {"train", "val"}:
-        return load_splits(options.name, options.root, **given)
-    return {split: load_samples(options.name, options.root, split, **given) for split in options.split}
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, total) that shows a bar on a terminal, otherwise a line at each quarter."""
-    if not sys.stderr.isatty():
-        yield counting(what)
-        return
-    with tqdm(desc=what, unit="video", mininterval=0.5) as bar:
-
-        def show(done: int, total: int) -> None:
-            if bar.total is None:
-                bar.total, bar.initial, bar.n = total, done, done  # earlier results do not count for the speed
-            bar.update(done - bar.n)
-
-        yield show
+        return load_splits(options.name, options.root, checked, **given)
+    return {split: load_samples(options.name, options.root, split, checked, **given) for split in options.split}
 
 
 def print_share(name: str, count: int, listed: int, state: str) -> None:
@@ -129,15 +110,17 @@ def check_videos(parser: Parser) -> Runner:
 
     Every video is decoded once, under a time limit. The good videos are listed in good.csv, the bad ones with the
     reason in bad.csv. No video is changed. An interrupted check resumes when it is called again. The exit code is 0 if
-    all videos are good, and 1 if some are bad.
+    all videos are good, and 1 if some are bad. Most damage within frames shows in a digest alone.
     """
-    from ctlib.data import check
+    from ctlib.data import check, digests
 
     add_data_arguments(parser)
     parser.add_argument("--out", type=Path, help="folder of the two lists (default: ROOT/.checked)")
     parser.add_argument("--limit", type=float, default=120, help="seconds for one video (default: %(default)s)")
     again = "check again what was checked before: the bad videos, or all"
     parser.add_argument("--again", choices=("bad", "all"), default="none", help=again)
+    kept = "keep a digest of each good video, or compare with it; one that differs is bad; --again all renews them"
+    parser.add_argument("--digests", action="store_true", help=kept)
     parser.set_defaults(after_interrupt="results are kept: the same command resumes")
 
     def run(options: Options) -> int:
@@ -151,9 +134,19 @@ def check_videos(parser: Parser) -> Runner:
         for name, samples in splits.items():
             with progress(f"{name}, videos checked") as show:
                 summaries[name] = check.check(samples, folder, options.workers, options.limit, show, options.again)
+            if options.digests:
+                with progress(f"{name}, videos compared") as show:
+                    limits = options.workers, options.limit
+                    made = digests.compare(samples, folder, *limits, show, renew=options.again == "all")
+                print(f"{name}: {made.kept:,} digests kept, {made.equal:,} equal, {len(made.changed):,} changed")
+                summaries[name] = check.check(samples, folder)  # with those that changed
         for name, summary in summaries.items():
             print_share(name, summary.good, summary.listed, "good")
             print_reasons(summary.bad)
+        if all(summary.good for summary in summaries.values()):  # what training will read, with notes on it
+            for name, samples in samples_by_split(options, checked=folder).items():
+                if samples.compared:
+                    print(f"{name}: the good videos were compared with their digests on {samples.compared}")
         print(f"results: {folder / 'good.csv'}, {folder / 'bad.csv'}")
         return int(any(summary.bad for summary in summaries.values()))
 

@@ -98,6 +98,21 @@ def test_check_videos_states_the_coverage(clips, capsys):
     assert main(["check-videos", "list", str(clips / "nowhere")]) == 2
 
 
+def test_check_videos_compares_digests(clips, capsys):
+    command = ["check-videos", "list", str(clips), "--workers", "1", "--digests"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert "train: 2 digests kept, 0 equal, 0 changed" in first
+    assert "val: the good videos were compared with their digests on 20" in first
+    content = bytearray((clips / "train" / "000000_forward.mp4").read_bytes())
+    content[-200] ^= 1
+    (clips / "train" / "000000_forward.mp4").write_bytes(content)
+    assert main(command[:-1]) == 0
+    assert "compared with their digests on 20" in capsys.readouterr().out
+    assert main(command) == 1
+    assert "train: 1 of 2 videos are good (50.0 %)\n  changed: 1\n" in capsys.readouterr().out
+
+
 def test_interrupted_check_videos_says_that_it_resumes(clips, capsys, monkeypatch):
     monkeypatch.setattr("ctlib.data.check.check", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it

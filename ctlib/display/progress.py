@@ -5,7 +5,8 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from statistics import fmean
 
@@ -220,3 +221,19 @@ def counting(what: str) -> Callable[[int, int], None]:
             print(f"{what}: {done} of {total}", flush=True)
 
     return show
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) that shows a bar on a terminal, otherwise a line at each quarter."""
+    if not sys.stderr.isatty():
+        yield counting(what)
+        return
+    with tqdm(desc=what, unit="video", mininterval=0.5) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.total, bar.initial, bar.n = total, done, done  # earlier results do not count for the speed
+            bar.update(done - bar.n)
+
+        yield show

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ctlib import cost
+from ctlib.data.catalog import Samples
 from ctlib.data.clips import train_loader, travels_raw
 from ctlib.kernels import choice
 from ctlib.training.network import make_network
@@ -56,8 +57,8 @@ class Plan:
         peak = recipe.lr * recipe.batch / 64
         rows = {
             "data": f"{data.name}, {len(train.classes)} classes",
-            "training videos": f"{len(train):,} of {train.listed:,} listed ({train.coverage:.1f} %)",
-            "test videos": f"{len(test):,} of {test.listed:,} listed ({test.coverage:.1f} %), {views}",
+            "training videos": _coverage(train),
+            "test videos": f"{_coverage(test)}, {views}",
             **({"notes": "; ".join(dict.fromkeys(train.notes + test.notes))} if train.notes + test.notes else {}),
             "clip": f"{config.model.num_frames} frames of {data.size} x {data.size}",
             "cost": f"{self.model.gflops:.3g} GFLOPs per view, {self.model.params / 1e6:.2f}M parameters",
@@ -73,6 +74,11 @@ class Plan:
             "peak memory": "not measured on a CPU" if self.memory_mb is None else f"{self.memory_mb:,.0f} MB per GPU",
         }
         return pd.Series(rows, name="this run")
+
+
+def _coverage(samples: Samples) -> str:
+    compared = f", compared with their digests on {samples.compared}" if samples.compared else ""
+    return f"{len(samples):,} of {samples.listed:,} listed ({samples.coverage:.1f} %){compared}"
 
 
 def make_plan(run: Run, seconds: float = 0.5) -> Plan:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import os
+import re
 import shutil
 
 import pandas as pd
 import pytest
 
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.data import check, digests
+from ctlib.data.catalog import load_splits
 from ctlib.models import model_config
 from ctlib.training import records, train
 from ctlib.training.network import make_network
@@ -90,6 +93,25 @@ def test_one_class_that_is_left_by_a_check(folders, tmp_path):
     (checked / "bad.csv").write_text("path,reason\n" + "".join(f"{path},truncated\n" for path in bad))
     with pytest.warns(UserWarning, match="without a training video: a"), pytest.raises(ValueError, match="all of 'b'"):
         resolve(config_of(folders, checked=str(checked)))
+
+
+def test_the_plan_repeats_what_is_odd_and_when_videos_were_compared(folders, tmp_path):
+    for number in range(2):
+        shutil.copy(folders / "val" / "a" / "v0.mp4", folders / "train" / "b" / f"copy{number}.gif")
+    shutil.copy(folders / "train" / "a" / "v1.mp4", folders / "val" / "b" / "v2.mp4")
+    for samples in load_splits("folder", folders).values():
+        check.check(samples, tmp_path / "checked", decode=always_good)
+        digests.compare(samples, tmp_path / "checked")
+    table = make_plan(resolve(config_of(folders, checked=str(tmp_path / "checked"))), seconds=0).table()
+    left_out, copies = table["notes"].split("; ")
+    assert left_out.endswith("train: left out are files of other kinds, 2 .gif")
+    assert copies.startswith("1 of 8 test videos have the content of training videos")
+    compared = r"8 of 8 listed \(100.0 %\), compared with their digests on \d{4}-\d\d-\d\d"
+    assert re.fullmatch(compared, table["training videos"]) and re.match(compared, table["test videos"])
+
+
+def always_good(source):
+    return 48
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ctlib.data.catalog import annotations, folders, published
 from ctlib.data.catalog.annotations import find
 from ctlib.data.catalog.samples import Sample, Samples
 from ctlib.data.catalog.sources import refuse_missing
+from ctlib.data.digests import same_content
 from ctlib.files import quoted
 
 __all__ = ["ARROW_SAMPLING", "DATASETS", "Sample", "Samples", "load_samples", "load_splits", "refuse_missing"]
@@ -108,11 +109,20 @@ def load_samples(name: str, root: str | Path, split: str, checked: str | Path | 
 
 
 def load_splits(name: str, root: str | Path, checked: str | Path | None = None, **options) -> dict[str, Samples]:
-    """`load_samples` of both splits, by name, with a note and a warning if a video is in both."""
+    """`load_samples` of both splits, by name, with a note and a warning if a video is in both.
+
+    If `checked` holds digests, copies under another name are noted too.
+    """
     splits = {split: _load(name, root, split, checked, options) for split in SPLITS}
     train, val = splits.values()
     both = _in_both(train.paths(), val.paths())
     val.notes += tuple(note for note in both if note not in val.notes)
+    copies = [] if checked is None else same_content(Path(checked).expanduser(), train.paths(), val.paths())
+    if copies:
+        pair = f"{copies[0][0]} of {copies[0][1]}"
+        val.notes += (
+            f"{len(copies):,} of {len(val):,} test videos have the content of training videos, such as {pair}",
+        )
     for note in dict.fromkeys(train.notes + val.notes):
         warnings.warn(note, stacklevel=2)
     return splits

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ctlib.data.catalog.annotations import Row
 from ctlib.data.check import read_check
+from ctlib.data.digests import last_compared
 
 
 class Sample(NamedTuple):
@@ -37,9 +38,11 @@ class Samples(Sequence):
         fingerprint: 12 hex digits that change with any path, label, annotated number of frames or class name,
             and with `made_from`.
         notes: what is odd about the list, one sentence each.
+        compared: the day (UTC) since which every video was found equal to its digest (`digests.compare`); "" if none.
     """
 
     notes: tuple[str, ...] = ()
+    compared: str = ""
 
     def __init__(
         self,
@@ -111,5 +114,5 @@ class Samples(Sequence):
         kept = Samples(rows, self.classes, self.root, self.sampling, self.flip, self.listed, self.made_from)
         for index, (path, _, annotated) in enumerate(rows):  # the fingerprint is of the annotated numbers
             kept._frames[index] = annotated or good[path]
-        kept.notes = self.notes
+        kept.notes, kept.compared = self.notes, last_compared(checked, [path for path, *_ in rows])
         return kept
