@@ -23,8 +23,9 @@ from ctlib.display.progress import Progress, counting, progress
 from ctlib.models import MODELS
 from ctlib.training.plan import make_plan
 from ctlib.training.recipes import RECIPES, run_config
-from ctlib.training.records import RunFolder, SnapshotError
+from ctlib.training.records import RunFolder
 from ctlib.training.run import Machine, resolve
+from ctlib.training.snapshots import SnapshotError
 from ctlib.training.trainer import TrainingError
 
 Parser = argparse.ArgumentParser

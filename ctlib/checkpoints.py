@@ -1,8 +1,8 @@
 """Networks on disk: our own checkpoints, and those that CT-Net's authors released.
 
-Ours hold tensors and plain values only (`weights_only=True` reads them): the state dict, the
-model's configuration, the class names in label order, and versions. Because classes are stored by
-name, a checkpoint is never read with the labels of another data set.
+Ours are safetensors with a header in JSON: the model's configuration, the class names in label order, versions, and a
+digest of all that. Because classes are stored by name, a checkpoint is never read with the labels of another data set.
+Earlier ones, and the authors', are torch files. Of these nothing but tensors and plain values is loaded.
 """
 
 import glob
@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -19,37 +18,11 @@ from torch import nn
 from ctlib import files
 from ctlib.config import ModelConfig
 from ctlib.models import VideoClassifier, build_model, model_config, unwrapped
+from ctlib.weights import SUFFIX, names, tensors
 
-FORMAT = 2
+FORMAT = 3
+SUFFIXES = (SUFFIX, ".pt")  # the second is of formats 1 and 2, which are torch files
 HEAD = ("fc.weight", "fc.bias")
-# What changed since format 1: names of parameters and keys of the configuration. The second is C3D's, R(2+1)D's
-# and CSN's, whose convolutions were layers of a Sequential.
-_RENAMED = [
-    (r"^trunk\b", "backbone"),
-    (r"\.(conv2|module)\.(\d)\.([01])\.", r".\1.sub_operations.\2.conv.\3."),
-]
-# The authors' names inside a replaced block, and ours. x is their first sub-operation and y their second;
-# z is the temporal convolution of either, so its number decides.
-_RELEASED_NAMES = [
-    (r"^module\.", ""),
-    (r"^(new_fc|base_model\.fc)\.", "fc."),
-    (r"^base_model\.", "backbone."),
-    (r"\.conv([13])\.0\.", r".conv\1."),
-    (r"\.conv([13])\.1\.", r".bn\1."),
-    (r"\.conv2\.conv1_x\.", ".conv2.sub_operations.0.spatial."),
-    (r"\.conv2\.conv1_z\.", ".conv2.sub_operations.0.temporal."),
-    (r"\.conv2\.conv2_y\.", ".conv2.sub_operations.1.spatial."),
-    (r"\.conv2\.conv2_z\.", ".conv2.sub_operations.1.temporal."),
-    (r"\.conv2\.fusion\.", ".conv2.pointwise.0."),
-    (r"\.conv2\.([stc])x_attention\.", r".conv2.sub_operations.0.excitation.\1."),
-    (r"\.conv2\.([stc])y_attention\.", r".conv2.sub_operations.1.excitation.\1."),
-    (r"\.excitation\.s\.", ".excitation.spatial."),
-    (r"\.excitation\.t\.", ".excitation.temporal."),
-    (r"\.excitation\.c\.", ".excitation.channel."),
-    (r"(\.excitation\..*)\.fc1\.0\.", r"\1.reduce."),
-    (r"(\.excitation\..*)\.fc1\.1\.", r"\1.bn."),
-    (r"(\.excitation\..*)\.fc2\.0\.", r"\1.expand."),
-]
 
 
 class CheckpointError(ValueError):
@@ -78,22 +51,30 @@ class Checkpoint:
 def save(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> None:
     """Write a network and the names of its classes; after an error the file is as it was.
 
+    Args:
+        path: ends in ".safetensors".
+        model: the network; it may be compiled, or wrapped for several devices or processes.
+        classes: the names, in label order.
+
     Raises:
-        ValueError: another number of names than the model has classes, or a name twice.
+        ValueError: another name of the file, another number of names than the model has classes, a name twice, or
+            weights that are not finite.
+        TypeError: another kind of network.
     """
-    model, classes = unwrapped(model), _names(classes)
+    path, model, classes = Path(path).expanduser(), unwrapped(model), _names(classes)
+    if path.suffix != SUFFIX:
+        raise ValueError(f"a checkpoint is written as a {SUFFIX} file, got {path}")
+    if not isinstance(model, VideoClassifier):
+        raise TypeError(f"a checkpoint holds a {VideoClassifier.__name__}, got {type(model).__name__}")
     if len(classes) != model.num_classes:
         raise ValueError(f"the model has {model.num_classes} classes, got {len(classes)} names")
-    path = Path(path)
+    state = model.state_dict()
+    if broken := tensors.not_finite(state):
+        raise ValueError(f"{path} is not written: the model's weights are not finite: {_some(broken, 3)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "format": FORMAT,
-        "model": model.config.to_dict(),
-        "classes": classes,
-        "versions": {name: files.version(name) for name in ("ctlib", "torch", "torchvision")},
-        "state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
-    }
-    files.write_atomically(path, lambda partial: torch.save(content, partial))
+    versions = {name: files.version(name) for name in ("ctlib", "torch", "torchvision")}
+    header = {"format": FORMAT, "model": model.config.to_dict(), "classes": classes, "versions": versions}
+    tensors.save(path, state, header)
 
 
 def load(
@@ -128,7 +109,10 @@ def load(
         rows = _rows(path, wanted, own, class_map or {})
         state.update({key: state[key][rows] for key in HEAD})
     # Without the published weights that training may have started from: all weights are in this file.
-    model = build_model(replace(config, num_classes=len(wanted), weights=None))
+    try:
+        model = build_model(replace(config, num_classes=len(wanted), weights=None))
+    except Exception as error:  # a header that was changed can ask for anything
+        raise _unknown_network(path, error) from None
     model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
     _fill(model, state, path, allowed=HEAD if fresh_head else ())
     model.config = replace(model.config, weights=config.weights)
@@ -142,20 +126,27 @@ def _ours(content: dict, path: str | Path) -> tuple[ModelConfig, list[str], dict
     if missing:
         hint = "it was written by an older ctlib" if "model" in content else "for the authors' own, use load_released"
         raise CheckpointError(f"{path} is not a checkpoint of this ctlib: it lacks {', '.join(missing)} ({hint})")
-    if content["format"] not in (1, FORMAT):
-        raise CheckpointError(f"{path} has format {content['format']}, this version of ctlib reads 1 and {FORMAT}")
-    table = _RENAMED if content["format"] == 1 else []
+    if not 1 <= content["format"] <= FORMAT:
+        raise CheckpointError(f"{path} has format {content['format']}, this version of ctlib reads 1 to {FORMAT}")
+    _check_state(content["state_dict"], path)
+    table = names.EARLIER if content["format"] == 1 else []
     state, model = (
-        {_renamed(key, table): value for key, value in content[part].items()} for part in ("state_dict", "model")
+        {names.renamed(str(key), table): value for key, value in content[part].items()}
+        for part in ("state_dict", "model")
     )
-    classes = list(content["classes"])
-    heads = [state.get(key) for key in HEAD]
-    if any(not isinstance(head, torch.Tensor) or len(head) != len(classes) for head in heads):
-        raise CheckpointError(f"{path} names {len(classes)} classes, but its classifier has another number")
     try:
-        return ModelConfig.from_dict(model), classes, state
+        classes, config = _names(content["classes"]), ModelConfig.from_dict(model)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} describes a network that this version of ctlib does not know: {error}") from None
+        raise _unknown_network(path, error) from None
+    heads = [state.get(key) for key in HEAD]
+    if any(head is None or head.shape[:1] != (len(classes),) for head in heads):
+        raise CheckpointError(f"{path} names {len(classes)} classes, but its classifier has another number")
+    return config, classes, state
+
+
+def _unknown_network(path: str | Path, error: Exception) -> CheckpointError:
+    reason = files.one_line(error, 300)
+    return CheckpointError(f"{path} describes a network that this version of ctlib does not know: {reason}")
 
 
 def load_released(
@@ -181,12 +172,10 @@ def load_released(
     content = source if isinstance(source, dict) else _read(source)
     released = content.get("state_dict", content)
     name = "the state dict" if isinstance(source, dict) else str(source)
-    tensors = released.values() if isinstance(released, dict) else ()
-    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors):
-        raise CheckpointError(f"{name} holds no state dict of tensors")
+    _check_state(released, name)
     theirs = {}
     for key in released:
-        other = theirs.setdefault(_renamed(key, _RELEASED_NAMES), key)
+        other = theirs.setdefault(names.renamed(key, names.RELEASED), key)
         if other != key:
             raise CheckpointError(f"{name} has {other} and {key}, which are the same parameter")
     state = {ours: released[key] for ours, key in theirs.items() if not (fresh_head and ours.startswith("fc."))}
@@ -249,7 +238,8 @@ def find(patterns: str, root: str | Path) -> list[Path]:
     """The files that match patterns, separated by spaces (quote a pattern with a space), in that order, each once.
 
     `**` matches any folders, and `[01]` one of these characters, where no path has the brackets in its name. Relative
-    patterns are below `root`.
+    patterns are below `root`. A pattern for `.pt` files, as checkpoints were before, matches `.safetensors` files too,
+    and the reverse. Where both lie there by one name, the later format is taken.
 
     Raises:
         FileNotFoundError: no pattern, or one that matches no file.
@@ -268,41 +258,40 @@ def find(patterns: str, root: str | Path) -> list[Path]:
 def _matches(pattern: str, root: str | Path) -> list[Path]:
     """The files that a pattern matches: read as a path, else with its brackets as they stand, else as a pattern."""
     path = Path(pattern).expanduser()
-    if (exact := Path(root) / path).is_file():
-        return [exact]
+    exact = Path(root) / path
+    if exact.is_file() or existing(exact).is_file():
+        return [exact if exact.is_file() else existing(exact)]
     folder = Path(glob.escape(str(root)))
-    for reading in (str(path).replace("[", "[[]"), str(path)):
-        matches = [match for match in glob.glob(str(folder / reading), recursive=True) if os.path.isfile(match)]
-        if matches:
-            return [Path(match) for match in sorted(matches)]
+    either = [path.with_suffix(suffix) for suffix in SUFFIXES] if path.suffix in SUFFIXES else [path]
+    for one in (lambda text: text.replace("[", "[[]"), str):
+        readings = [str(folder / one(str(path))) for path in either]
+        matches = [match for reading in readings for match in glob.glob(reading, recursive=True)]
+        if matches := {existing(match) for match in matches if os.path.isfile(match)}:
+            return sorted(matches)
     return []
 
 
-def read_tensors(path: Path):
-    """The tensors and plain values of a file, on the CPU; nothing else is loaded.
-
-    Raises:
-        ValueError: it holds something else or is damaged; the message is one line.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise ValueError(reason.splitlines()[0][:120]) from error
-
-
-def _renamed(key: str, table: list[tuple[str, str]]) -> str:
-    for pattern, name in table:
-        key = re.sub(pattern, name, key)
-    return key
+def existing(path: str | Path) -> Path:
+    """The checkpoint of this name in the present format, else in an earlier one; `path` itself if there is neither."""
+    path = Path(path)
+    either = [path.with_suffix(suffix) for suffix in SUFFIXES] if path.suffix in SUFFIXES else []
+    return next((file for file in either if file.is_file()), path)
 
 
 def _read(path: str | Path) -> dict:
     file = Path(path).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}")
+        other = existing(file)
+        beside = f"; {other.name} lies there" if other != file else ""
+        raise FileNotFoundError(f"no checkpoint {path}{beside}")
+    if file.suffix == SUFFIX:
+        try:
+            header, state = tensors.load(file)
+        except ValueError as error:
+            raise CheckpointError(f"{path} {error}") from error
+        return {**header, "state_dict": state}
     try:
-        content = read_tensors(file)
+        content = tensors.load_torch(file)
     except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read as tensors and plain values ({error}); nothing else is loaded from a file"
@@ -310,6 +299,16 @@ def _read(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, needed a dict with a state dict")
     return content
+
+
+def _check_state(state, name: str | Path) -> None:
+    """Raise CheckpointError unless it is a state dict of plain tensors."""
+    if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{name} holds no state dict of tensors")
+    for key, value in state.items():
+        kind = value.layout if isinstance(value, torch.Tensor) else type(value).__name__
+        if kind != torch.strided or not isinstance(key, str):
+            raise CheckpointError(f"{name} needs dense tensors by name, got {files.one_line(repr(key), 80)}: {kind}")
 
 
 def _fill(
@@ -329,6 +328,8 @@ def _fill(
         if set(HEAD) & set(differing):
             lines.append("(another number of classes: fresh_head=True loads the rest and keeps a new classifier)")
         raise CheckpointError("\n  ".join([f"{name} does not fit the model:", *lines]), missing, unexpected, mis_shaped)
+    if broken := tensors.not_finite(state):
+        raise CheckpointError(f"{name} holds weights that are not finite: {_some(broken, 3)}")
     model.load_state_dict({**needed, **state})
 
 

@@ -55,6 +55,13 @@ def quoted(value, most: int = 80) -> str:
     return text if len(text) <= most + 2 else f"{text[:most]}..."
 
 
+def one_line(text: object, most: int = 160) -> str:
+    """A text as one line without control characters, cut to so many characters: for a message that quotes it."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 4 * most])
+    line = " ".join(line.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was."""
     # Folders may be shared by machines, whose process ids may be alike.

@@ -198,6 +198,20 @@ def freeze_backbone(model: VideoClassifier) -> None:
         block.requires_grad_(True)
 
 
+class NotFiniteError(ValueError):
+    """Scores that are NaN or infinite, which would count as some class."""
+
+
+def check_finite(scores: torch.Tensor, name: Callable[[int], str] = "clip {}".format) -> None:
+    """Raise NotFiniteError unless all scores (n, num_classes) are finite; `name` says what is scored, by its index."""
+    broken = (~scores.isfinite()).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise NotFiniteError(
+            f"the network's scores are not finite for {len(broken)} of {len(scores)} clips or videos, the first of "
+            f"them {name(broken[0])}"
+        )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network itself, of one that is compiled or wrapped for several devices or processes."""
     for name in ("_orig_mod", "module"):  # torch.compile's; DataParallel's, DistributedDataParallel's, `Compiled`'s

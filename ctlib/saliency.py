@@ -23,7 +23,7 @@ from ctlib.config import Config, at_least, check_choice, one_of, unknown_name
 from ctlib.cost import eval_with_hooks
 from ctlib.data import transforms, video
 from ctlib.data.sampling import SAMPLINGS
-from ctlib.models import unwrapped
+from ctlib.models import check_finite, unwrapped
 
 Target = int | str | Sequence[int | str] | torch.Tensor | None
 NORMALISED = ("clip", "frame")
@@ -304,8 +304,7 @@ def _linear_head(network: nn.Module) -> nn.Linear:
 
 def _check_scores(scores: torch.Tensor, linear: torch.Tensor, summed: torch.Tensor, network: nn.Module) -> None:
     """Check the assumption of the maps; without it they would look as good and be wrong. `summed` has no signs."""
-    if not_finite := (~scores.isfinite()).any(1).nonzero().flatten().tolist():
-        raise ValueError(f"the scores of clips {not_finite} are not finite: they cannot be explained")
+    check_finite(scores)
     off = ((scores - linear).abs() / summed.clamp_min(torch.finfo(torch.float32).tiny)).max().item()
     if off > 0.01:  # of the sum of sizes: room for 16-bit arithmetic
         raise TypeError(

@@ -1,6 +1,9 @@
 """Our checkpoints, and the authors': their network is built here in their layout, with their names."""
 
+import argparse
 import dataclasses
+import json
+import random
 import re
 import shlex
 from importlib import metadata
@@ -8,6 +11,8 @@ from importlib import metadata
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,8 +36,8 @@ def network():
 
 @pytest.fixture
 def saved(network, tmp_path):
-    checkpoints.save(tmp_path / "made" / "c.pt", network, CLASSES)
-    return tmp_path / "made" / "c.pt"
+    checkpoints.save(tmp_path / "made" / "c.safetensors", network, CLASSES)
+    return tmp_path / "made" / "c.safetensors"
 
 
 def logits(network):
@@ -51,10 +56,10 @@ def test_a_package_that_is_not_installed_writes_checkpoints_too(network, tmp_pat
         return installed(package)
 
     monkeypatch.setattr(metadata, "version", version)
-    checkpoints.save(tmp_path / "c.pt", network, CLASSES)
-    versions = torch.load(tmp_path / "c.pt")["versions"]
+    checkpoints.save(tmp_path / "c.safetensors", network, CLASSES)
+    versions = checkpoints.load(tmp_path / "c.safetensors").versions
     assert versions["ctlib"] == "unknown" and versions["torch"] == installed("torch")
-    assert checkpoints.load(tmp_path / "c.pt").classes == tuple(CLASSES)
+    assert checkpoints.load(tmp_path / "c.safetensors").classes == tuple(CLASSES)
 
 
 def test_a_checkpoint_makes_the_round_trip(network, saved):
@@ -62,60 +67,123 @@ def test_a_checkpoint_makes_the_round_trip(network, saved):
     assert torch.equal(logits(found.model), logits(network))
     assert found.classes == tuple(CLASSES) and found.model.config == network.config and not found.model.training
     assert set(found.versions) == {"ctlib", "torch", "torchvision"}
-    assert [path.name for path in saved.parent.iterdir()] == ["c.pt"]
+    assert [path.name for path in saved.parent.iterdir()] == ["c.safetensors"]
 
 
-def test_its_file_holds_nothing_but_tensors_and_plain_values(saved):
-    content = torch.load(saved, weights_only=True)
-    assert content["classes"] == CLASSES and content["model"]["backbone"] == "quickstart"
+def test_its_file_holds_tensors_and_a_header_in_json(network, saved):
+    with safe_open(saved, "pt") as file:
+        assert set(file.keys()) == set(network.state_dict())
+        header = json.loads(file.metadata()["ctlib"])
+    assert header["classes"] == CLASSES and header["model"]["backbone"] == "quickstart" and header["format"] == 3
+
+
+def test_the_same_network_gives_the_same_file(network, saved, tmp_path):
+    checkpoints.save(tmp_path / "again.safetensors", network, CLASSES)
+    assert saved.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_a_bit_that_was_turned_anywhere_is_noticed_or_changes_nothing(network, saved):
+    whole = saved.read_bytes()
+    begin = 8 + int.from_bytes(whole[:8], "little")  # of the tensors
+    draw = random.Random(0)
+    places = [*range(40), *draw.sample(range(40, begin), 40), *draw.sample(range(begin, len(whole)), 20), -1]
+    for place in places:
+        turned = bytearray(whole)
+        turned[place] ^= 1 << draw.randrange(8)
+        saved.write_bytes(turned)
+        with pytest.raises(CheckpointError, match=r"c\.safetensors") as error:
+            checkpoints.load(saved)
+        assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+    for length in (0, 7, 8, 200, begin, len(whole) - 1):
+        saved.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"c\.safetensors is damaged"):
+            checkpoints.load(saved)
+
+
+def earlier(path, network, classes=CLASSES, **parts):
+    """A checkpoint of format 2, which is a torch file."""
+    content = {"format": 2, "model": network.config.to_dict(), "classes": list(classes), "versions": {"ctlib": "0"}}
+    content = {**content, "state_dict": network.state_dict(), **parts}
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    return path
+
+
+def test_a_checkpoint_of_format_2_still_loads_and_a_turned_byte_of_it_is_noticed(network, tmp_path):
+    path = earlier(tmp_path / "old.pt", network)
+    assert torch.equal(logits(checkpoints.load(path).model), logits(network))
+    turned = bytearray(path.read_bytes())
+    turned[len(turned) // 2] ^= 1
+    path.write_bytes(turned)
+    with pytest.raises(CheckpointError, match=r"old\.pt cannot be read .*the checksum of its part old/data/.* differs"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(network, tmp_path, value):
+    with torch.no_grad():
+        network.backbone.bn1.running_var[3] = value
+    with pytest.raises(ValueError, match="is not written: the model's weights are not finite: backbone.bn1.running_va"):
+        checkpoints.save(tmp_path / "c.safetensors", network, CLASSES)
+    assert list(tmp_path.iterdir()) == []
+    path = earlier(tmp_path / "old.pt", network)
+    for read in (checkpoints.load, lambda path: checkpoints.start_from(path, build_model(network.config), CLASSES)):
+        with pytest.raises(
+            CheckpointError, match=r"old\.pt holds weights that are not finite: backbone.bn1.running_va"
+        ):
+            read(path)
 
 
 def test_published_weights_are_not_looked_for_again(tmp_path, monkeypatch):
     with torch.device("meta"):
         model = ctlib.ctnet_r50(num_classes=5, weights=None)
     model = model.to_empty(device="cpu")
+    for value in model.state_dict().values():
+        value.zero_()
     model.config = dataclasses.replace(model.config, weights="imagenet")
-    checkpoints.save(tmp_path / "c.pt", model, CLASSES)
+    checkpoints.save(tmp_path / "c.safetensors", model, CLASSES)
     monkeypatch.setattr(ctlib.models, "published", lambda backbone: pytest.fail("looked for published weights"))
-    assert checkpoints.load(tmp_path / "c.pt").model.config == model.config
+    assert checkpoints.load(tmp_path / "c.safetensors").model.config == model.config
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_precision_makes_the_round_trip(network, tmp_path, dtype):
-    checkpoints.save(tmp_path / "c.pt", network.to(dtype), CLASSES)
-    found = checkpoints.load(tmp_path / "c.pt", classes=CLASSES[::-1]).model
+    checkpoints.save(tmp_path / "c.safetensors", network.to(dtype), CLASSES)
+    found = checkpoints.load(tmp_path / "c.safetensors", classes=CLASSES[::-1]).model
     assert found.fc.weight.dtype == found.backbone.conv1.weight.dtype == dtype
     assert torch.equal(found.fc.weight, network.fc.weight.flip(0))
 
 
 def test_a_compiled_network_is_saved_as_the_network(network, tmp_path):
-    checkpoints.save(tmp_path / "c.pt", torch.compile(network, backend="eager"), np.array(CLASSES))
-    found = checkpoints.load(tmp_path / "c.pt")
+    checkpoints.save(tmp_path / "c.safetensors", torch.compile(network, backend="eager"), np.array(CLASSES))
+    found = checkpoints.load(tmp_path / "c.safetensors")
     assert torch.equal(logits(found.model), logits(network)) and found.classes == tuple(CLASSES)
 
 
-def changed(saved, **parts):
-    content = torch.load(saved, weights_only=True)
-    torch.save({**content, **parts}, saved)
-    return content
+def test_a_file_that_contradicts_itself_is_refused(network, tmp_path):
+    path, model, state = tmp_path / "c.pt", network.config.to_dict(), network.state_dict()
 
+    def refused(text, **parts):
+        with pytest.raises(CheckpointError, match=text) as error:
+            checkpoints.load(earlier(path, network, **parts))
+        assert "c.pt" in str(error.value)
+        return error.value
 
-def test_a_file_that_contradicts_itself_is_refused(saved):
-    content = changed(saved, classes=CLASSES[:3])
-    with pytest.raises(CheckpointError, match=r"c\.pt names 3 classes, but its classifier has another number"):
-        checkpoints.load(saved)
-    changed(saved, classes=CLASSES, model={**content["model"], "newer": 1})
-    with pytest.raises(CheckpointError, match=r"c\.pt describes a network that this version .*'newer'"):
-        checkpoints.load(saved)
-    changed(saved, model=content["model"], state_dict={"fc.weight": torch.zeros(5, 1), "fc.bias": torch.zeros(5)})
-    with pytest.raises(
-        CheckpointError, match=r"\d+ missing: backbone.*\n.*1 of another shape: fc.weight \(5, 1\)"
-    ) as error:
-        checkpoints.load(saved)
-    assert len(error.value.missing) > 50 and error.value.mis_shaped == ("fc.weight (5, 1), needed (5, 512)",)
-    changed(saved, format=3)
-    with pytest.raises(CheckpointError, match="has format 3, this version of ctlib reads 1 and 2"):
-        checkpoints.load(saved)
+    refused("names 3 classes, but its classifier has another number", classes=CLASSES[:3])
+    refused("describes a network that this version .* class names must differ", classes=["a"] * 5)
+    refused("describes a network that this version .*'newer'", model={**model, "newer": 1})
+    refused("describes a network that this version .* unknown backbone 'x'", model={**model, "backbone": "x"})
+    refused("describes a network that this version .* dims", model={**model, "dims": [0, 0]})
+    error = refused(
+        r"\d+ missing: backbone.*\n.*1 of another shape: fc.weight \(5, 1\)",
+        state_dict={"fc.weight": torch.zeros(5, 1), "fc.bias": torch.zeros(5)},
+    )
+    assert len(error.missing) > 50 and error.mis_shaped == ("fc.weight (5, 1), needed (5, 512)",)
+    refused("has format 4, this version of ctlib reads 1 to 3", format=4)
+    key = "backbone.conv1.weight"
+    refused("needs dense tensors by name, got 'backbone.conv1.weight': str", state_dict={**state, key: "x"})
+    sparse = {**state, key: state[key].to_sparse()}
+    refused("needs dense tensors by name, got 'backbone.conv1.weight': torch.sparse_coo", state_dict=sparse)
+    refused("needs dense tensors by name, got 7: torch.strided", state_dict={**state, 7: state[key]})
 
 
 @pytest.mark.parametrize(
@@ -129,8 +197,7 @@ def test_a_file_that_contradicts_itself_is_refused(saved):
 def test_a_checkpoint_of_format_1_is_loaded_by_its_new_names(tmp_path, name, parts):
     torch.manual_seed(0)
     network = build_model(model_config(name, num_classes=5, num_frames=2, **parts)).eval()
-    checkpoints.save(tmp_path / "c.pt", network, CLASSES)
-    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    content = torch.load(earlier(tmp_path / "c.pt", network), weights_only=True)
     content["format"] = 1
     content["model"]["trunk"] = content["model"].pop("backbone")
     old = {re.sub("^backbone", "trunk", key): value for key, value in content["state_dict"].items()}
@@ -145,11 +212,9 @@ def test_a_checkpoint_of_format_1_is_loaded_by_its_new_names(tmp_path, name, par
     checkpoints.start_from(tmp_path / "old.pt", build_model(network.config), CLASSES)
 
 
-def test_a_checkpoint_from_before_formats_says_so(saved):
-    content = torch.load(saved, weights_only=True)
-    torch.save({key: content[key] for key in ("model", "classes", "state_dict")}, saved)
+def test_a_checkpoint_from_before_formats_says_so(network, tmp_path):
     with pytest.raises(CheckpointError, match="lacks format, versions .*written by an older ctlib"):
-        checkpoints.load(saved)
+        checkpoints.load(earlier(tmp_path / "c.pt", network, format=None, versions=None))
 
 
 def test_the_same_classes_in_another_order_are_sorted_out_by_name(network, saved):
@@ -187,23 +252,33 @@ def test_a_fresh_head_keeps_the_backbone(network, saved):
 
 def test_names_must_be_as_many_as_classes_and_differ(network, tmp_path):
     with pytest.raises(ValueError, match="has 5 classes, got 2 names"):
-        checkpoints.save(tmp_path / "c.pt", network, ["a", "b"])
+        checkpoints.save(tmp_path / "c.safetensors", network, ["a", "b"])
     with pytest.raises(ValueError, match="got twice: a"):
-        checkpoints.save(tmp_path / "c.pt", network, ["a", "b", "c", "d", "a"])
+        checkpoints.save(tmp_path / "c.safetensors", network, ["a", "b", "c", "d", "a"])
     with pytest.raises(ValueError, match="got the one string 'abcde'"):
-        checkpoints.save(tmp_path / "c.pt", network, "abcde")
+        checkpoints.save(tmp_path / "c.safetensors", network, "abcde")
+    with pytest.raises(ValueError, match=r"a checkpoint is written as a .safetensors file, got .*c\.pt"):
+        checkpoints.save(tmp_path / "c.pt", network, CLASSES)
+    with pytest.raises(TypeError, match="a checkpoint holds a VideoClassifier, got Linear"):
+        checkpoints.save(tmp_path / "c.safetensors", nn.Linear(2, 5), CLASSES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_are_no_checkpoints(saved, tmp_path):
+def test_files_that_are_no_checkpoints(network, saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*missing\.pt"):
         checkpoints.load(tmp_path / "missing.pt")
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match=r"text\.pt cannot be read as tensors"):
         checkpoints.load(tmp_path / "text.pt")
-    (tmp_path / "cut.pt").write_bytes(saved.read_bytes()[:1000])
+    whole = earlier(tmp_path / "cut.pt", network).read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[:1000])
     with pytest.raises(CheckpointError, match=r"cut\.pt cannot be read as tensors"):
         checkpoints.load(tmp_path / "cut.pt")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*c\.pt; c\.safetensors lies there"):
+        checkpoints.load(saved.with_suffix(".pt"))
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors has no header of this package"):
+        checkpoints.load_any(tmp_path / "other.safetensors", CLASSES)
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "theirs.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint of this ctlib: it lacks format, model.*load_released"):
         checkpoints.load(tmp_path / "theirs.pt")
@@ -211,8 +286,29 @@ def test_files_that_are_no_checkpoints(saved, tmp_path):
     with pytest.raises(CheckpointError, match="holds a list"):
         checkpoints.load_released(ctlib.tsn_r50(2), tmp_path / "list.pt")
     torch.save({"state_dict": nn.Linear(1, 1)}, tmp_path / "code.pt")  # a pickled class would run its code
-    with pytest.raises(CheckpointError, match="nothing else is loaded from a file"):
+    with pytest.raises(CheckpointError, match="it holds a torch.nn.modules.linear.Linear.*nothing else is loaded from"):
         checkpoints.load(tmp_path / "code.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_training_script_s_numpy_numbers_are_read_and_its_objects_named(tmp_path, zipped):
+    """TSM's script keeps its best accuracy; others keep their arguments."""
+    model, path = ctlib.tsn_r50(2, num_frames=2), tmp_path / "ckpt.pth.tar"
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+
+    def saved(**more):
+        torch.save({"state_dict": state, "epoch": 5, **more}, path, _use_new_zipfile_serialization=zipped)
+        return path
+
+    for number in (np.float64(49.9), np.float32(1), np.int64(3), np.bool_(True)):
+        checkpoints.load_released(ctlib.tsn_r50(2, num_frames=2), saved(best=number))
+    for value, name in (
+        (argparse.Namespace(lr=0.1), "argparse.Namespace"),
+        (np.ones(3), "numpy._core.multiarray._rec"),
+    ):
+        with pytest.raises(CheckpointError, match=f"it holds a {name}.*; nothing else is loaded") as error:
+            checkpoints.load_released(model, saved(args=value))
+        assert str(error.value).isprintable() and len(str(error.value)) < 400
 
 
 # The network of the authors' format: their layout (a convolution on 5D tensors, explicit permutations) and names.
@@ -447,24 +543,42 @@ def test_names_with_brackets_quotes_and_spaces_are_found(tmp_path, folder, root)
     assert checkpoints.find(f"run1/seed[01]/c.pt {shlex.quote(str(path))}", tmp_path / root)[1:] == [path]
 
 
+def test_a_pattern_for_either_format_finds_both_and_the_later_one_of_two(tmp_path):
+    for name in (
+        "a/checkpoint.pt",
+        "b/checkpoint.safetensors",
+        "c/checkpoint.pt",
+        "c/checkpoint.safetensors",
+        "c/x.tar",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    expected = ["a/checkpoint.pt", "b/checkpoint.safetensors", "c/checkpoint.safetensors"]
+    for pattern in ("*/checkpoint.pt", "*/checkpoint.safetensors"):
+        found = checkpoints.find(pattern, tmp_path)
+        assert [path.relative_to(tmp_path).as_posix() for path in found] == expected
+    assert checkpoints.find("b/checkpoint.pt", tmp_path) == [tmp_path / "b" / "checkpoint.safetensors"]
+    assert len(checkpoints.find("c/*", tmp_path)) == 2
+
+
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     network = build_model(model_config("tsn_quickstart", num_classes=2))
-    checkpoints.save(tmp_path / "a.pt", network, ("a", "b"))
-    assert checkpoints.load("~/a.pt").classes == ("a", "b")
-    assert files.digest("~/a.pt") == files.digest(tmp_path / "a.pt")
-    checkpoints.start_from("~/a.pt", network, ("a", "b"))
+    checkpoints.save(tmp_path / "a.safetensors", network, ("a", "b"))
+    assert checkpoints.load("~/a.safetensors").classes == ("a", "b")
+    assert files.digest("~/a.safetensors") == files.digest(tmp_path / "a.safetensors")
+    checkpoints.start_from("~/a.safetensors", network, ("a", "b"))
 
 
 @pytest.mark.parametrize(("classes", "kept"), [(("b", "a"), True), (("a", "c"), False), (("a", "b", "c"), False)])
 def test_starting_from_a_checkpoint_keeps_a_classifier_of_the_same_classes(tmp_path, classes, kept):
     torch.manual_seed(0)
     old = build_model(model_config("ctnet_quickstart", num_classes=2))
-    checkpoints.save(tmp_path / "a.pt", old, ("a", "b"))
+    checkpoints.save(tmp_path / "a.safetensors", old, ("a", "b"))
     new = build_model(model_config("ctnet_quickstart", num_classes=len(classes)))
     fresh = new.fc.weight.detach().clone()
-    checkpoints.start_from(tmp_path / "a.pt", new, classes)
+    checkpoints.start_from(tmp_path / "a.safetensors", new, classes)
     assert torch.equal(new.backbone.conv1.weight, old.backbone.conv1.weight) and new.training
     assert torch.equal(new.fc.weight, old.fc.weight.flip(0) if kept else fresh)
     with pytest.raises(checkpoints.CheckpointError, match="does not fit the model"):
-        checkpoints.start_from(tmp_path / "a.pt", build_model(model_config("tsn_quickstart")), classes)
+        checkpoints.start_from(tmp_path / "a.safetensors", build_model(model_config("tsn_quickstart")), classes)

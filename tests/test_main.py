@@ -62,8 +62,8 @@ def test_costs_prints_the_ledger(capsys, monkeypatch):
 def test_export_writes_the_network_of_a_checkpoint(tmp_path, capsys):
     pytest.importorskip("onnxscript")
     model = build_model(model_config("tsn_quickstart", num_classes=2))
-    save(tmp_path / "checkpoint.pt", model, ("left", "right"))
-    arguments = ["export", str(tmp_path / "checkpoint.pt"), str(tmp_path / "model.onnx"), "--size", "32"]
+    save(tmp_path / "checkpoint.safetensors", model, ("left", "right"))
+    arguments = ["export", str(tmp_path / "checkpoint.safetensors"), str(tmp_path / "model.onnx"), "--size", "32"]
     assert main([*arguments, "--frames", "2"]) == 0
     assert (tmp_path / "model.onnx").is_file() and "model.onnx: " in capsys.readouterr().out
     assert main(["export", str(tmp_path / "none.pt"), *arguments[2:]]) == 2

@@ -129,7 +129,7 @@ def test_placement_does_not_change_time():
 def test_a_clip_that_is_not_finite_is_named(model, clips):
     broken = clips.clone()
     broken[1, 0, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"the scores of clips \[1\] are not finite"):
+    with pytest.raises(ValueError, match="scores are not finite for 1 of 3 clips or videos, the first of them clip 1"):
         saliency.saliency_tubes(model, broken)
 
 

@@ -66,7 +66,7 @@ def test_weights_of_the_package_are_checked_by_their_digest(made, monkeypatch):
         ("quickstart", "{path}/none.safetensors", "no weights for 'quickstart': .*none.safetensors does not exist"),
         ("laptop", "{path}/mine.safetensors", "holds weights of the backbone 'quickstart', not of 'laptop'"),
         ("quickstart", "{path}/cut.safetensors", "cut.safetensors is damaged: "),
-        ("quickstart", "{path}/other.safetensors", "holds weights of the backbone None, not of 'quickstart'"),
+        ("quickstart", "{path}/other.safetensors", "other.safetensors has no header of this package"),
     ],
 )
 def test_what_is_wrong_with_weights_is_said(made, backbone, given, text):

@@ -15,6 +15,7 @@ from ctlib.data import actions as known
 from ctlib.data import arrow
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.transforms import test_views
+from ctlib.models import check_finite
 from ctlib.teaching.shell import check_minimum
 
 BATCH = 16  # clips per step
@@ -132,7 +133,9 @@ def train(
 def scores(model: nn.Module, clips: torch.Tensor, batch: int = 64) -> torch.Tensor:
     """(n, 3, T, H, W) -> (n, num_classes), in evaluation mode; the model's mode is restored."""
     with eval_with_hooks(model):
-        return torch.cat([model(part) for part in clips.split(batch)])
+        scored = torch.cat([model(part) for part in clips.split(batch)])
+    check_finite(scored)
+    return scored
 
 
 class Accuracy(NamedTuple):

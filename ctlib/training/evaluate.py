@@ -25,7 +25,7 @@ from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader, tr
 from ctlib.data.sampling import check_fits
 from ctlib.data.transforms import views_of
 from ctlib.kernels import choice
-from ctlib.models import name_of
+from ctlib.models import check_finite, name_of
 from ctlib.training.run import ALONE, make_accelerator
 
 FORMAT = 1
@@ -121,6 +121,8 @@ class Scores(NamedTuple):
                 raise ValueError(f"format {about['format']}, this version of ctlib reads {FORMAT}")
             if logits.dtype != np.float32 or labels.dtype != np.int64 or logits.shape[:1] != labels.shape:
                 raise ValueError(f"logits {logits.dtype} {logits.shape}, labels {labels.dtype} {labels.shape}")
+            if not np.isfinite(logits[labels != SKIPPED]).all():
+                raise ValueError("scores that are not finite")
             protocols = tuple(Protocol.from_dict(values) for values in about["protocols"])
             arrays = torch.from_numpy(logits), torch.from_numpy(labels)
             return cls(*arrays, tuple(about["classes"]), about["fingerprint"], protocols)
@@ -161,6 +163,7 @@ def evaluate(
 
     Raises:
         ValueError: the network has other classes than the list, or another order.
+        models.NotFiniteError: scores that are not finite.
     """
     samples = loader.dataset.samples
     if classes is not None and tuple(classes) != samples.classes:
@@ -190,12 +193,9 @@ def evaluate(
     finally:
         network.train(was_training)
     _, logits, labels = zip(*sorted(gather_object(parts), key=lambda part: part[0]), strict=True)
-    return Scores(
-        torch.cat(logits),
-        torch.tensor([label for part in labels for label in part]),
-        samples.classes,
-        samples.fingerprint,
-    )
+    logits, labels = torch.cat(logits), torch.tensor([label for part in labels for label in part])
+    check_finite(logits.where((labels != SKIPPED)[:, None], 0.0), samples.path)
+    return Scores(logits, labels, samples.classes, samples.fingerprint)
 
 
 def views_at_once(micro_batch: int, on_cpu: bool) -> int:

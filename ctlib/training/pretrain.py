@@ -17,6 +17,7 @@ from ctlib.backbones import BACKBONES
 from ctlib.config import check_choice
 from ctlib.data import shapes
 from ctlib.kernels.layout import use_channels_last
+from ctlib.models import check_finite
 from ctlib.training.recipes import parameter_groups
 
 WARMUP = 100  # steps of linear warm-up
@@ -125,7 +126,9 @@ def accuracies(model: nn.Module, size: int) -> pd.DataFrame:
     predicted, labels = [], []
     for begin in range(0, TEST_PICTURES, 128):
         pictures, true = shapes.pictures(pool, rng, min(128, TEST_PICTURES - begin), size)
-        predicted.append(torch.stack([scores.argmax(1) for scores in model(pictures)], dim=1))
+        answers = model(pictures)
+        check_finite(torch.cat(answers, dim=1))
+        predicted.append(torch.stack([scores.argmax(1) for scores in answers], dim=1))
         labels.append(true)
     model.train(training)
     predicted, labels = torch.cat(predicted).T.numpy(), torch.cat(labels).T.numpy()

@@ -13,15 +13,16 @@ from pathlib import Path
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ctlib import checkpoints, files
+from ctlib import files
 from ctlib.config import RunConfig
 from ctlib.kernels import choice
 from ctlib.models import name_of
 from ctlib.training import processes as parallel
 from ctlib.training import records
 from ctlib.training.evaluate import Scores
-from ctlib.training.records import RunFolder, Snapshots
+from ctlib.training.records import RunFolder
 from ctlib.training.run import Machine, Run, join_processes, launched, make_accelerator, resolve
+from ctlib.training.snapshots import Snapshots
 from ctlib.training.trainer import Trainer, call
 
 
@@ -119,7 +120,7 @@ def _run_epochs(trainer: Trainer, folder: RunFolder, on_step, on_epoch) -> dict:
     scores = trainer.test()
     result = _result(trainer, scores)
     if trainer.accelerator.is_main_process:
-        checkpoints.save(folder.checkpoint, trainer.network, trainer.run.samples["train"].classes)
+        folder.save_checkpoint(trainer.network, trainer.run.samples["train"].classes)
         folder.finish(result, scores.predictions(trainer.run.samples["val"]))
         trainer.snapshots.clear()
     return result

@@ -24,12 +24,14 @@ from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader, tr
 from ctlib.data.transforms import views_of
 from ctlib.kernels import choice
 from ctlib.kernels.graph import StepGraph, UpdateGraph, untouched
-from ctlib.models import compile_blocks
+from ctlib.models import NotFiniteError, compile_blocks
 from ctlib.training import processes, records
 from ctlib.training.evaluate import Scores, evaluate, views_at_once
 from ctlib.training.network import ExtraLoss, RunningStatistics, make_network
 from ctlib.training.recipes import learning_rate, parameter_groups
 from ctlib.training.run import Run
+from ctlib.training.snapshots import Snapshots
+from ctlib.weights import tensors
 
 
 class TrainingError(RuntimeError):
@@ -101,7 +103,7 @@ class Trainer:
     def open(self, folder: records.RunFolder) -> None:
         """Begin, or resume from the last snapshot in the folder."""
         self.folder = folder
-        self.snapshots = records.Snapshots(folder.snapshots, self.run)
+        self.snapshots = Snapshots(folder.snapshots, self.run)
         first = self.accelerator.is_main_process
         (state,) = broadcast_object_list([self.snapshots.load() if first else None])
         choice.begin_record({} if state is None else state.get("kernels", {}))
@@ -132,8 +134,14 @@ class Trainer:
         compile_blocks(self.network, self.config.compute.compile)
 
     def save(self) -> None:
-        """Write a snapshot. The state is the same in every process, so the first one writes."""
+        """Write a snapshot. The state is the same in every process, so the first one writes.
+
+        Raises:
+            TrainingError: weights that are not finite. The snapshot before them stays.
+        """
         self.saved = time.perf_counter()
+        if broken := tensors.not_finite(self.network.state_dict()):
+            raise self._diverged(f"the weights are not finite ({broken[0]})", self.steps_done)
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -150,6 +158,14 @@ class Trainer:
                 "sessions": self.sessions,
                 "kernels": choice.recorded(),
             }
+        )
+
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        epoch = 1 + (step - 1) // self.steps_per_epoch
+        rate = learning_rate(self.config.recipe, step - 1, self.steps_per_epoch)
+        return TrainingError(
+            f"{what} at step {step} (epoch {epoch}, learning rate {rate:.4g}): training stopped; a lower learning rate "
+            "or a longer warm-up may help"
         )
 
     def _restore(self, state: dict) -> None:
@@ -244,10 +260,7 @@ class Trainer:
         loss, right, skipped, stopping = self._over_processes()
         read = recipe.batch - skipped
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {at + 1} (epoch {self.epoch + 1}, learning rate {rate:.4g}): "
-                "training stopped; a lower learning rate or a longer warm-up may help"
-            )
+            raise self._diverged(f"the loss is {loss}", at + 1)
         for part, value in zip(self.totals, (loss, right, read, skipped), strict=True):
             self.totals[part] += value
         _refuse_many(int(self.totals["skipped"]), len(self.run.samples["train"]), self.config.data, "training")
@@ -288,7 +301,10 @@ class Trainer:
     def test(self) -> Scores:
         """The scores of the test videos by the network as it is; those of the last epoch are kept."""
         if self.scores is None:
-            self.scores = evaluate(self.model, self.testset, self.accelerator, on_step=self._stop_at_once)
+            try:
+                self.scores = evaluate(self.model, self.testset, self.accelerator, on_step=self._stop_at_once)
+            except NotFiniteError as error:
+                raise self._diverged(str(error), self.steps_done) from None
             _refuse_many(self.scores.skipped, len(self.run.samples["val"]), self.config.data, "test")
         return self.scores
 

@@ -1,21 +1,19 @@
 """Weights that a backbone starts from: ImageNet's, from torchvision, and those of Still Shapes, which lie here.
 
-A file of Still Shapes holds the backbone's state dict as safetensors, convolutions in float16 and the rest as it is.
-Its metadata, in JSON, say which backbone it is of and how it was made. `notebooks/pretrain.ipynb` makes one again.
+A file of Still Shapes holds the backbone's state dict (`tensors.save`), convolutions in float16 and the rest as it is.
+Its header says which backbone it is of and how it was made. `notebooks/pretrain.ipynb` makes one again.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torchvision.models import get_model_weights
 
 from ctlib import files
 from ctlib.config import check_choice
+from ctlib.weights import tensors
 
 # The backbones with ImageNet weights, and torchvision's name of the network.
 PUBLISHED = {name: name for name in ("resnet50", "resnet101", "inception_v3")}
@@ -91,13 +89,11 @@ def shapes(backbone: str, weights: str = "shapes") -> dict[str, torch.Tensor]:
     if weights == "shapes" and files.digest(path) != SHAPES[backbone]:
         raise ValueError(f"{path} is damaged: its digest is {files.digest(path)}, not {SHAPES[backbone]}")
     try:
-        with safe_open(path, "pt") as file:
-            of = json.loads((file.metadata() or {}).get("made", "{}")).get("backbone")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, as it is no dict
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if of != backbone:
-        raise ValueError(f"{path} holds weights of the backbone {of!r}, not of {backbone!r}")
+        made, state = tensors.load(path)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+    if made.get("backbone") != backbone:
+        raise ValueError(f"{path} holds weights of the backbone {made.get('backbone')!r}, not of {backbone!r}")
     return state
 
 
@@ -110,9 +106,7 @@ def save_shapes(path: Path, state: Mapping[str, torch.Tensor], made: Mapping[str
         made: how, as JSON can say it; "backbone" is its name in `backbones.BACKBONES`.
     """
     # Batch norms are small, and a variance may lie outside float16's range.
-    tensors = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in state.items()}
-    metadata = {"made": json.dumps(made, sort_keys=True)}  # one entry: several are written in any order
-    files.write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
+    tensors.save(path, {name: value.half() if value.ndim > 1 else value for name, value in state.items()}, made)
     return files.digest(path)
 
 

@@ -35,7 +35,7 @@ def test_transfer_trains_both_synthetic_data_sets_on_each_split_from_a_start_and
     records = runs.load(folder / "out")
     assert records.name.value_counts()["start"] == 1 and len(records) == 5
     record = runs.RunFolder(folder / "out" / "hmdb51" / "fine-tuned_split2" / "seed0")
-    assert record.config().start.endswith("start/seed0/checkpoint.pt") and record.config().data.fold == 2
+    assert record.config().start.endswith("start/seed0/checkpoint.safetensors") and record.config().data.fold == 2
     assert record.record()["resolved"]["start_digest"]
     assert "73.2" not in shown  # the paper's are of the real sets
     assert {path.name for path in (folder / "out" / "figures").iterdir()} == {"splits.png"}
@@ -43,7 +43,7 @@ def test_transfer_trains_both_synthetic_data_sets_on_each_split_from_a_start_and
 
 def test_transfer_finds_what_is_finished_and_takes_data_sets_from_their_folders(transferred):
     folder, _ = transferred
-    start = folder / "out" / "start" / "seed0" / "checkpoint.pt"
+    start = folder / "out" / "start" / "seed0" / "checkpoint.safetensors"
     text, tables, *_ = run_here(
         "transfer", start=str(start), roots=f"hmdb51={folder / 'out' / 'synthetic' / 'hmdb51_4x1'}", folds="2",
         model="ctnet_quickstart", recipe="laptop", overrides=TINY + " recipe.batch=8 recipe.lr=0.112", scratch=False,

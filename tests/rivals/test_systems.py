@@ -122,8 +122,8 @@ def test_every_frame_reaches_the_features_and_in_tsn_its_own_alone(name):
 
 def test_it_is_saved_and_loaded_with_its_classes(name, tmp_path):
     network = drawn(name).float()
-    checkpoints.save(tmp_path / "c.pt", network, np.array(list("abcde")))
-    trained = checkpoints.load(tmp_path / "c.pt")
+    checkpoints.save(tmp_path / "c.safetensors", network, np.array(list("abcde")))
+    trained = checkpoints.load(tmp_path / "c.safetensors")
     clips = random_clips(1, 3, frames_of(name, 4), 32, 32).float()
     with torch.no_grad():
         assert torch.equal(trained.model.eval()(clips), network(clips))

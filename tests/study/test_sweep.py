@@ -62,8 +62,8 @@ def test_a_run_that_is_trained_again_keeps_no_tests_of_the_one_before(small_stud
 
 def test_tests_need_the_checkpoint(small_study, tmp_path, monkeypatch):
     monkeypatch.setenv("CTLIB_CACHE", str(small_study.parent / "study_cache"))
-    copy = shutil.copytree(small_study, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint.pt", "scores"))
-    with pytest.raises(ValueError, match="checkpoint.pt does not exist, and tests need it: delete its folder"):
+    copy = shutil.copytree(small_study, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint.*", "scores"))
+    with pytest.raises(ValueError, match="checkpoint.safetensors does not exist, and tests need it: delete its folder"):
         sweep.complete(job_of("ctnet_21px"), copy)
 
 

@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from ctlib import checkpoints, cost, files
 from ctlib.config import ComputeConfig, DataConfig
 from ctlib.data.catalog import Samples
+from ctlib.data.clips import SKIPPED
 from ctlib.data.clips import test_loader as make_loader
-from ctlib.models import build_model, model_config
+from ctlib.models import NotFiniteError, build_model, model_config
 from ctlib.training import evaluate as testing
 from ctlib.training.evaluate import Evaluation, Protocol, Scores, ensemble, evaluate
 from ctlib.training.processes import launch
@@ -58,6 +59,25 @@ def test_a_network_with_other_classes_than_the_list_is_refused(val_samples):
         ValueError, match="other classes or another order: .*load the checkpoint with the list's classes"
     ):
         evaluate(nn.Identity(), loader, Accelerator(cpu=True), val_samples.classes[::-1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_no_accuracy(val_samples, tmp_path, value):
+    network = build_model(model_config("tsn_quickstart", num_classes=16))
+    with torch.no_grad():
+        network.fc.bias[3] = value
+    loader = make_loader(val_samples, 2, DataConfig(size=32, workers=0), 16)
+    with pytest.raises(NotFiniteError, match="not finite for 32 of 32 clips or videos, the first of them val/000000_f"):
+        evaluate(network, loader, Accelerator(cpu=True))
+    logits = torch.zeros(3, 16)
+    logits[1, 3] = value
+    for label, refused in ((1, True), (SKIPPED, False)):  # what was not read has no scores
+        Scores(logits, torch.tensor([0, label, 2])).save(tmp_path / "s.npz")
+        if refused:
+            with pytest.raises(ValueError, match=r"s\.npz holds no scores, or is damaged .scores that are not finite"):
+                Scores.load(tmp_path / "s.npz")
+        else:
+            assert Scores.load(tmp_path / "s.npz").skipped == 1
 
 
 def test_skipped_videos_count_nowhere():
@@ -221,13 +241,13 @@ def test_what_holds_no_scores_is_refused(saved, tmp_path):
 def test_a_checkpoint_is_scored_once_per_protocol(val_samples, tmp_path):
     network = build_model(model_config("ctnet_quickstart", num_classes=16, num_frames=4))
     nn.init.normal_(network.fc.weight)
-    checkpoints.save(tmp_path / "c.pt", network, val_samples.classes)
+    checkpoints.save(tmp_path / "c.safetensors", network, val_samples.classes)
     data, compute = DataConfig(size=32, clips=2, workers=0), ComputeConfig(device="cpu", micro_batch=16)
     steps = []
 
     def score(data=data, compute=compute):
         steps.clear()
-        evaluation = Evaluation(tmp_path / "c.pt", val_samples, data, compute)
+        evaluation = Evaluation(tmp_path / "c.safetensors", val_samples, data, compute)
         return testing.score(evaluation, tmp_path / "saved", lambda *step: steps.append(step))
 
     first = score()
@@ -237,14 +257,14 @@ def test_a_checkpoint_is_scored_once_per_protocol(val_samples, tmp_path):
     (protocol,) = first.protocols
     counted = cost.count(network, 4, 32)
     assert protocol == Protocol(
-        "ctnet_quickstart", files.digest(tmp_path / "c.pt"), 4, 32, 32, "mirrored", 2, 1, "fp32",
+        "ctnet_quickstart", files.digest(tmp_path / "c.safetensors"), 4, 32, 32, "mirrored", 2, 1, "fp32",
         counted.gflops, counted.params,
     )  # fmt: skip
     assert same(score(), first) and steps == []
     assert score(compute=ComputeConfig(device="cpu", precision="bf16")).protocols[0].precision == "bf16" and steps
     assert score(data=DataConfig(size=32, workers=0)).protocols[0].clips == 1 and steps
     nn.init.zeros_(network.fc.weight)
-    checkpoints.save(tmp_path / "c.pt", network, val_samples.classes)  # another network under the same name
+    checkpoints.save(tmp_path / "c.safetensors", network, val_samples.classes)  # another network under the same name
     assert not same(score(), first) and steps
     assert len(list((tmp_path / "saved").iterdir())) == 4
 

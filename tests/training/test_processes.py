@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
@@ -27,7 +28,7 @@ def config(arrow_root):
 
 
 def state_of(folder):
-    return torch.load(records.RunFolder(folder).checkpoint, weights_only=True)["state_dict"]
+    return load_file(records.RunFolder(folder).checkpoint)
 
 
 def test_two_processes_and_one_that_resumes_train_the_network_of_one_alone(config, tmp_path):

@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ctlib import files
 from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
@@ -16,7 +17,7 @@ from ctlib.data import arrow, clips
 from ctlib.data.catalog import load_samples
 from ctlib.models import model_config
 from ctlib.training import processes as parallel
-from ctlib.training import records, train
+from ctlib.training import records, snapshots, train
 
 resource = pytest.importorskip("resource")  # and fork: not on Windows
 
@@ -56,7 +57,7 @@ def stopped(stopped_once, tmp_path):
 
 
 def assert_the_same(first, second):
-    one, two = (torch.load(folder / "checkpoint.pt", weights_only=True)["state_dict"] for folder in (first, second))
+    one, two = (load_file(folder / records.CHECKPOINT) for folder in (first, second))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
     first, second = records.RunFolder(first), records.RunFolder(second)
     timed = ["seconds", "clips_per_second"]
@@ -142,9 +143,7 @@ def test_an_interrupt_ends_the_step_saves_and_leaves_python_as_it_was(config, wh
         (0, 0),
         (0, 3),
     ]
-    two, one = (
-        torch.load(path / "checkpoint.pt", weights_only=True)["state_dict"] for path in (tmp_path / "run", whole)
-    )
+    two, one = (load_file(path / records.CHECKPOINT) for path in (tmp_path / "run", whole))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -207,7 +206,7 @@ def test_where_no_snapshot_can_be_used_the_run_does_not_silently_start_over(conf
         path.write_bytes(b"")
     with (
         pytest.warns(UserWarning),
-        pytest.raises(records.SnapshotError, match="no snapshot in .* can be used to resume: .*dama"),
+        pytest.raises(snapshots.SnapshotError, match="no snapshot in .* can be used to resume: .*dama"),
     ):
         train.train(config, stopped)
     assert len(states) == 2 and all(path.exists() for path in states)
@@ -253,7 +252,7 @@ def train_on_a_disk_that_fills(config, folder, bytes_left, messages):
 
     try:
         train.train(config, folder, on_step=fill)
-    except records.SnapshotError as error:
+    except snapshots.SnapshotError as error:
         messages.put(str(error))
 
 

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from ctlib import checkpoints
 from ctlib.backbones import Backbone
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data import clips
@@ -42,7 +44,7 @@ def finished(config, tmp_path_factory):
 def test_a_run_is_recorded_whole(finished):
     folder, result = finished.folder, finished.result
     assert sorted(path.name for path in folder.path.glob("[!.]*")) == [
-        "checkpoint.pt",
+        "checkpoint.safetensors",
         "config.json",
         "history.csv",
         "predictions.csv",
@@ -67,8 +69,8 @@ def test_a_run_is_recorded_whole(finished):
     predictions = folder.predictions()
     right = (predictions.label == predictions.predicted).mean()
     assert len(predictions) == 32 and row.top1 == pytest.approx(100 * right) == pytest.approx(result["top1"])
-    saved = torch.load(folder.checkpoint, weights_only=True)
-    assert saved["classes"][0].startswith("Pushing") and saved["model"]["backbone"] == "quickstart"
+    saved = checkpoints.load(folder.checkpoint)
+    assert saved.classes[0].startswith("Pushing") and saved.model.config.backbone == "quickstart"
 
 
 def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_path):
@@ -124,7 +126,7 @@ def test_a_frozen_backbone_stays_as_it_was_and_the_rest_learns(config, finished,
     train.train(frozen, folder.path)
 
     def unchanged(folder):
-        end = torch.load(folder.checkpoint, weights_only=True)["state_dict"]
+        end = load_file(folder.checkpoint)
         return {key for key in start if torch.equal(start[key], end[key]) and "running" not in key}
 
     assert {"backbone.conv1.weight", "backbone.layer2.0.conv2.weight"} <= unchanged(folder)
@@ -195,7 +197,7 @@ def test_the_same_seed_gives_the_same_numbers_with_any_number_of_workers(config,
     numbers = ["loss", "train_top1", "top1"]
     assert first.history()[numbers].equals(second.history()[numbers])
     assert first.predictions().equals(second.predictions())
-    weights = [torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second)]
+    weights = [load_file(run.checkpoint) for run in (first, second)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     train.train(dataclasses.replace(config, seed=1), tmp_path / "c")
     assert not first.history().loss.equals(records.RunFolder(tmp_path / "c").history().loss)
@@ -233,7 +235,7 @@ def test_training_from_memory_is_the_same_to_the_last_digit(config, finished, tm
     numbers = ["loss", "train_top1", "top1", "top5"]
     assert first.history()[numbers].equals(second.history()[numbers])
     assert first.predictions().equals(second.predictions())
-    weights = [torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second)]
+    weights = [load_file(run.checkpoint) for run in (first, second)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert train.train(config, tmp_path)["top1"] == finished.result["top1"]  # finished: the cache is no difference
 
@@ -268,6 +270,21 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(config, tmp_path, mo
     with pytest.raises(trainer.TrainingError, match=r"the loss is nan at step 1 \(epoch 1, learning rate"):
         train.train(config, tmp_path)
     assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("lr", "decay", "text"),
+    [
+        (1e30, 0.0, "scores are not finite for .* the first of them val/.* at step 1 .epoch 1, learning rate 5e.29"),
+        (1e38, 1e6, "the weights are not finite .backbone.* at step 1 .epoch 1, learning rate 5e.37"),
+    ],
+)
+def test_a_last_step_that_ends_in_nothing_finite_is_no_accuracy(config, tmp_path, lr, decay, text):
+    last = replaced(config, recipe={"epochs": 1, "batch": 32, "warmup": 0.0, "lr": lr, "weight_decay": decay})
+    for _ in range(2):  # nor is it one that resumes
+        with pytest.raises(trainer.TrainingError, match=text):
+            train.train(last, tmp_path)
+    assert not (tmp_path / "result.json").exists() and not (tmp_path / records.CHECKPOINT).exists()
 
 
 def test_bad_data_stops_before_the_first_step(config, tmp_path):
@@ -341,7 +358,7 @@ def test_a_step_as_a_graph_trains_to_the_same_weights(config, micro_batch, tmp_p
         .drop(columns=["seconds", "clips_per_second"])
         .equals(one.history().drop(columns=["seconds", "clips_per_second"]))
     )
-    one, two = (torch.load(folder.checkpoint, weights_only=True)["state_dict"] for folder in (one, two))
+    one, two = (load_file(folder.checkpoint) for folder in (one, two))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
@@ -360,7 +377,7 @@ def test_what_a_backbone_adds_to_the_loss_is_learned_and_not_recorded(config, tm
     batch, frames = plain.micro_batch, plain.model.num_frames
     assert set(seen) == {(batch, frames)}  # of training clips only
     assert two.history().loss[0] < 3 * one.history().loss[0]  # of classes alone
-    one, two = (torch.load(folder.checkpoint, weights_only=True)["state_dict"] for folder in (one, two))
+    one, two = (load_file(folder.checkpoint) for folder in (one, two))
     assert not torch.equal(one["backbone.conv1.weight"], two["backbone.conv1.weight"])
 
 
@@ -392,7 +409,7 @@ def test_how_a_step_is_computed_changes_no_more_than_rounding(plain, tmp_path, c
     config, first = plain
     train.train(replaced(config, compute=compute), tmp_path)
     second = records.RunFolder(tmp_path)
-    one, two = (torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second))
+    one, two = (load_file(run.checkpoint) for run in (first, second))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
     assert second.history().loss.tolist() == pytest.approx(first.history().loss.tolist(), rel=1e-4)
@@ -424,7 +441,7 @@ def test_a_micro_batch_of_unreadable_videos_teaches_nothing_and_stops_nothing(co
     with pytest.warns(UserWarning, match="skipped: .*the file is empty"):
         result = train.train(some, tmp_path / "run")
     assert result["train_skipped"] == 6
-    weights = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state_dict"]
+    weights = load_file(tmp_path / "run" / records.CHECKPOINT)
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
@@ -433,12 +450,12 @@ def test_training_starts_from_a_checkpoint(config, finished, tmp_path):
     started = dataclasses.replace(still, start=str(finished.folder.checkpoint), seed=5)
     result = train.train(started, tmp_path / "second")
     second = records.RunFolder(tmp_path / "second")
-    first, second = (torch.load(run.checkpoint, weights_only=True) for run in (finished.folder, second))
-    learned = [key for key in first["state_dict"] if "running" not in key and "num_batches" not in key]
-    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in learned)  # at a rate of 0
+    first, second = (load_file(run.checkpoint) for run in (finished.folder, second))
+    learned = [key for key in first if "running" not in key and "num_batches" not in key]
+    assert all(torch.equal(first[key], second[key]) for key in learned)  # at a rate of 0
     resolved = records.RunFolder(tmp_path / "second").record()["resolved"]
     assert len(resolved["start_digest"]) == 16 and result["seed"] == 5
-    other = dataclasses.replace(started, start=str(tmp_path / "second" / "checkpoint.pt"))
+    other = dataclasses.replace(started, start=str(tmp_path / "second" / records.CHECKPOINT))
     with pytest.raises(ValueError, match="start_digest is .* in the record, .* was asked for"):
         train.train(other, tmp_path / "second")
 
