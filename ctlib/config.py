@@ -10,9 +10,9 @@ import math
 import re
 import types
 import typing
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 KERNELS = ("auto", "plain")  # how ways of an operation are chosen on a GPU: by timing them, or not at all
@@ -94,6 +94,19 @@ def _is_a(value, kind) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+_NO_LETTERS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of characters, ends of lines
+
+
+def check_file_name(name: str) -> None:
+    """Raise ValueError unless `name` can be a folder's on any system, and patterns such as `*` find it."""
+    wrong = not name or name != name.strip() or name.startswith(".") or len(name.encode(errors="replace")) > 200
+    if wrong or any(letter in "/\\" or unicodedata.category(letter) in _NO_LETTERS for letter in name):
+        raise ValueError(
+            "name must be a folder's: 1 to 200 bytes, no slash or control character, no dot at its begin, got "
+            f"{name[:60]!r}"
+        )
 
 
 def as_tuples(value):
@@ -179,6 +192,10 @@ class Config:
             high = entry.metadata.get("at_most")
             if high is not None and value > high:
                 raise ValueError(f"{entry.name} must be at most {high}, got {value}")
+            if "above" in entry.metadata and not value > entry.metadata["above"]:
+                raise ValueError(f"{entry.name} must be above {entry.metadata['above']}, got {value}")
+            if "below" in entry.metadata and not value < entry.metadata["below"]:
+                raise ValueError(f"{entry.name} must be below {entry.metadata['below']}, got {value}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{entry.name} must be finite, got {value}")
             if "one_of" in entry.metadata:
@@ -206,6 +223,10 @@ def at_least(low, default):
 
 def between(low, high, default):
     return field(default=default, metadata={"at_least": low, "at_most": high})
+
+
+def above(low, default):
+    return field(default=default, metadata={"above": low})
 
 
 def one_of(choices, default):
@@ -306,10 +327,10 @@ class RecipeConfig(Config):
     batch: int = at_least(1, 64)  # clips per step, over all processes
     lr: float = at_least(0, 0.02)  # at batch 64; scaled by batch / 64
     warmup: float = at_least(0, 10)  # epochs of linear warm-up, at most all of them
-    momentum: float = at_least(0, 0.9)
+    momentum: float = field(default=0.9, metadata={"at_least": 0, "below": 1})
     weight_decay: float = at_least(0, 5e-4)  # not on biases and batch norms
-    clip_norm: float = at_least(0, 20.0)  # bound on the norm of all gradients together
-    label_smoothing: float = at_least(0, 0.0)
+    clip_norm: float = above(0, 20.0)  # bound on the norm of all gradients together
+    label_smoothing: float = between(0, 1, 0.0)
     test_epochs: int = at_least(0, 0)  # how many of the last epochs end with a test; 0: all of them
     frozen: str = one_of(("none", "backbone"), "none")  # backbone: `models.freeze_backbone`, as the authors' code does
 
@@ -372,8 +393,7 @@ class RunConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.name or self.name != Path(self.name).name:
-            raise ValueError(f"name must be usable as a folder's name, got {self.name!r}")
+        check_file_name(self.name)
         if self.compute.graph and self.data.on_error == "skip":
             raise ValueError("graph does not go with on_error 'skip', which leaves clips out of a batch")
         if self.compute.sync_batch_norm and self.data.on_error == "skip":

@@ -35,6 +35,10 @@ def test_a_part_is_swapped_by_replace():
         ({"epohcs": 3}, "unknown key of RecipeConfig 'epohcs': did you mean 'epochs'"),
         ({"epochs": -1}, "epochs must be at least 1, got -1"),
         ({"lr": float("nan")}, "lr must be finite, got nan"),
+        ({"clip_norm": 0}, "clip_norm must be above 0, got 0"),
+        ({"clip_norm": float("nan")}, "clip_norm must be above 0, got nan"),
+        ({"momentum": 1.0}, "momentum must be below 1, got 1.0"),
+        ({"label_smoothing": 1.5}, "label_smoothing must be at most 1, got 1.5"),
         ({"epochs": 3}, "warmup must be at most the 3 epochs, got 10"),
     ],
 )
@@ -56,6 +60,39 @@ def test_bad_values(values, text):
 def test_wrong_types(values, text):
     with pytest.raises(TypeError, match=text):
         ModelConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a/b",
+        "/a",
+        "a\\b",
+        "a\0",
+        "a\n",
+        "a\rb",
+        "a\x1b[1m",
+        "a\u2028",
+        "\udcff",
+        " a",
+        "a" * 201,
+    ],
+)
+def test_a_run_s_name_is_that_of_a_folder(name):
+    with pytest.raises(ValueError, match="^name must be a folder's: 1 to 200 bytes, ") as error:
+        RunConfig(name=name)
+    assert len(str(error.value)) < 300 and str(error.value).isprintable()
+
+
+def test_other_names_stay_as_they_are(tmp_path):
+    for name in ("R(2+1)D, 8 frames", "étude", "実験　1", "a.b", "x" * 200):
+        (tmp_path / RunConfig(name=name).name).mkdir()
+    with pytest.raises(ValueError, match="name must be"):
+        RunConfig(name="é" * 101)
 
 
 def test_an_old_name_is_an_error_that_names_the_new_one():

@@ -18,7 +18,8 @@ from ctlib.data.catalog import Samples
 from ctlib.data.sampling import SAMPLINGS, check_fits
 
 SKIPPED = -1  # the label of an unreadable video, with on_error="skip"
-STOPS = (signal.SIGINT, signal.SIGTERM)  # signals that ask a run to stop; the trainer answers them
+# Signals that ask a run to stop; the trainer answers them. Windows has no SIGHUP, which a closed terminal sends.
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def resolve_data(config: DataConfig, samples: Samples) -> DataConfig:

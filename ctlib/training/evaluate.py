@@ -24,6 +24,7 @@ from ctlib.data.catalog import Samples, refuse_missing
 from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader, travels_raw
 from ctlib.data.sampling import check_fits
 from ctlib.data.transforms import views_of
+from ctlib.data.video import VideoError
 from ctlib.kernels import choice
 from ctlib.models import check_finite, name_of
 from ctlib.training.run import ALONE, make_accelerator
@@ -164,6 +165,7 @@ def evaluate(
     Raises:
         ValueError: the network has other classes than the list, or another order.
         models.NotFiniteError: scores that are not finite.
+        video.VideoError: a video that cannot be read, or none that can where they may be skipped.
     """
     samples = loader.dataset.samples
     if classes is not None and tuple(classes) != samples.classes:
@@ -194,6 +196,10 @@ def evaluate(
         network.train(was_training)
     _, logits, labels = zip(*sorted(gather_object(parts), key=lambda part: part[0]), strict=True)
     logits, labels = torch.cat(logits), torch.tensor([label for part in labels for label in part])
+    if (labels == SKIPPED).all():
+        raise VideoError(
+            f"none of the {len(samples)} test videos could be read: see the warnings above, or check-videos"
+        )
     check_finite(logits.where((labels != SKIPPED)[:, None], 0.0), samples.path)
     return Scores(logits, labels, samples.classes, samples.fingerprint)
 

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import threading
 import uuid
@@ -18,6 +19,8 @@ import torch
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ctlib.data.clips import STOPS
 
 _stop_requested = threading.Event()
 
@@ -45,10 +48,10 @@ def forget_stop() -> None:
 
 @contextmanager
 def signals_request_stop(alone: bool = True) -> Iterator[None]:
-    """SIGINT (Ctrl-C, the kernel's interrupt) and SIGTERM (a cluster's notice) ask for a stop, as `stop` does.
+    """SIGINT (Ctrl-C), SIGTERM (a cluster's notice) and SIGHUP (a closed terminal) ask for a stop, as `stop` does.
 
-    A second SIGINT interrupts at once; not where several processes run (`alone` false), as a terminal and a launcher
-    send one each. Outside the main thread signals stay as they are.
+    Under `nohup`, where SIGHUP is ignored, it stays so. A second SIGINT interrupts at once; not where several processes
+    run (`alone` false), as a terminal and a launcher send one each. Outside the main thread signals stay as they are.
     """
 
     def ask(number: int, _frame) -> None:
@@ -56,14 +59,18 @@ def signals_request_stop(alone: bool = True) -> Iterator[None]:
             raise KeyboardInterrupt
         stop()
 
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, ask) for number in numbers}
+    numbers = STOPS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, ask) for number in numbers if not _is_ignored_hangup(number)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         forget_stop()
+
+
+def _is_ignored_hangup(number: int) -> bool:
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
 
 
 def launch(function: Callable, *arguments, processes: int, listen: Callable | None = None):
@@ -100,13 +107,27 @@ def launch(function: Callable, *arguments, processes: int, listen: Callable | No
         except SignalException as error:
             failure = error
             listener.raised.append(KeyboardInterrupt("the processes were interrupted; their last snapshot is kept"))
+    killed = _killed(failure, listener, processes)
+    if killed and all(_LOST_PEER.search(str(error)) for error in listener.raised):
+        raise RuntimeError(f"killed from outside: process {killed} (out of memory?)") from failure
     if listener.raised:
         raise listener.raised[0] from failure
     if failure is not None:
-        exits = {rank: child.exitcode for rank, child in failure.failures.items()}
-        killed = [f"process {rank} by signal {-code}" for rank, code in exits.items() if code < 0]
-        raise RuntimeError(f"killed from outside: {', '.join(killed)} (9: out of memory?)" if killed else str(failure))
+        raise RuntimeError(str(failure))
     return results[0]
+
+
+_LOST_PEER = re.compile(r"(?i)connection (reset|closed|refused)|broken pipe|peer|gloo|nccl")  # of the others' errors
+
+
+def _killed(failure: BaseException | None, listener: "_Listener", processes: int) -> str:
+    """Which processes ended from outside, in words; empty: none did."""
+    if not isinstance(failure, ChildFailedError):
+        return ""
+    exits = {rank: child.exitcode for rank, child in failure.failures.items()}  # of one that failed, often
+    killed = [f"{rank} by signal {-code}" for rank, code in exits.items() if code < 0]
+    silent = sorted(set(range(processes)) - listener.heard) if listener.raised else []
+    return ", ".join(killed) or " or ".join(map(str, silent))
 
 
 class _Listener(threading.Thread):
@@ -116,6 +137,7 @@ class _Listener(threading.Thread):
         super().__init__(daemon=True)
         self.readers, self.stopping, self.listen = readers, stopping, listen
         self.ended, self.raised = threading.Event(), []
+        self.heard: set[int] = set()  # the ranks that said how they ended
 
     def run(self) -> None:
         while (ready := connection.wait(self.readers, timeout=0.05)) or not self.ended.is_set():
@@ -127,7 +149,9 @@ class _Listener(threading.Thread):
     def _hear(self, reader) -> None:
         try:
             kind, content = reader.recv()
-            if kind == "raised":
+            if kind == "ended":
+                self.heard.add(content)
+            elif kind == "raised":
                 self.raised.append(content)
             elif self.listen is not None:
                 self.listen(*content)
@@ -158,6 +182,7 @@ def _launch_config(processes: int) -> LaunchConfig:
         max_restarts=0,
         monitor_interval=0.1,
         start_method="spawn",
+        signals_to_handle=",".join(number.name for number in STOPS if not _is_ignored_hangup(number)),
     )
 
 
@@ -200,6 +225,8 @@ def _child(function: Callable, arguments: tuple, writers: list, stopping):
     except BaseException as error:
         writer.send(("raised", _picklable(error)))
         raise
+    finally:
+        writer.send(("ended", int(os.environ["RANK"])))
     if torch.distributed.is_initialized():  # not after an error: on GPUs this waits for the others
         torch.distributed.destroy_process_group()
     return result

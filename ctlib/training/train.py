@@ -57,7 +57,7 @@ def train(
         FileNotFoundError: videos that do not exist, in either split.
         TrainingError: a loss that is not finite, or more unreadable videos than may be skipped.
         SnapshotError: a snapshot that cannot be written, or snapshots of which none can be used.
-        Interrupted: it was asked to stop (`processes.stop`, SIGINT, SIGTERM), and has saved a snapshot.
+        Interrupted: it was asked to stop (`processes.stop`, SIGINT, SIGTERM, SIGHUP), and has saved a snapshot.
         video.VideoError: a video that cannot be read.
     """
     parallel.forget_stop()

@@ -216,6 +216,8 @@ class Trainer:
                 self._stop()
             if now - self.saved >= 60 * self.config.compute.save_minutes:
                 self.save()
+        if not self.totals["read"]:
+            raise _unreadable("none", len(self.run.samples["train"]), "training")
         self.save()
 
     def _begin_step(self) -> None:
@@ -357,7 +359,12 @@ def _key_dropout(seed: int, step: int, micro: int) -> None:
 
 def _refuse_many(skipped: int, videos: int, data: DataConfig, which: str) -> None:
     if 100 * skipped > data.max_skipped * videos:
-        raise TrainingError(
-            f"{skipped} of the {videos} {which} videos could not be read, more than the {data.max_skipped} % that may "
-            "be skipped: see the warnings above for their names, or run check-videos"
-        )
+        raise _unreadable(skipped, videos, which, f", more than the {data.max_skipped} % that may be skipped")
+
+
+def _unreadable(skipped: int | str, videos: int, which: str, limit: str = "") -> TrainingError:
+    could = "could be read" if skipped == "none" else "could not be read"
+    return TrainingError(
+        f"{skipped} of the {videos} {which} videos {could}{limit}: see the warnings above for their names, or run "
+        "check-videos"
+    )

@@ -4,10 +4,12 @@ import dataclasses
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
@@ -95,6 +97,8 @@ def ends(how, send):
             send("x" * 1000)  # more than a pipe holds
     elif os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "reset":
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:45128")
     else:
         time.sleep(60)
 
@@ -108,9 +112,31 @@ def test_a_listener_that_fails_is_raised_and_nobody_waits():
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_named():
-    with pytest.raises(RuntimeError, match=r"killed from outside: process 1 by signal 9 .9: out of memory"):
-        parallel.launch(ends, "killed", processes=2)
+@pytest.mark.parametrize("how", ["killed", "reset"])
+def test_a_process_that_is_killed_is_named_and_not_the_connection_to_it(how):
+    with pytest.raises(RuntimeError, match="killed from outside: process 1( by signal 9)? .out of memory"):
+        parallel.launch(ends, how, processes=2)
+
+
+def failure_of(exits):
+    failures = {rank: SimpleNamespace(exitcode=code, timestamp=0) for rank, code in exits.items()}
+    error = ChildFailedError.__new__(ChildFailedError)
+    error.failures = failures
+    return error
+
+
+@pytest.mark.parametrize(
+    ("exits", "heard", "raised", "expected"),
+    [
+        ({1: -9}, set(), 0, "1 by signal 9"),
+        ({0: 1}, {0}, 1, "1"),  # the one that lost its peer is seen first
+        ({0: 1}, {0, 1}, 2, ""),
+        ({0: 1}, set(), 0, ""),
+    ],
+)
+def test_who_was_killed_is_who_did_not_say_how_it_ended(exits, heard, raised, expected):
+    listener = SimpleNamespace(heard=heard, raised=[RuntimeError("Connection reset by peer")] * raised)
+    assert parallel._killed(failure_of(exits), listener, 2) == expected
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,26 @@ def test_a_run_that_resumes_shows_the_epochs_that_it_has(config, stopped):
     assert rows == [(1, 0), (2, 2)] and steps == [7, 8]
 
 
+@pytest.mark.parametrize("number", clips.STOPS)
+def test_a_signal_asks_for_a_stop_and_one_that_nohup_ignores_does_not(number):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with parallel.signals_request_stop():
+            os.kill(os.getpid(), number)
+            assert parallel.stop_requested()
+        assert not parallel.stop_requested() and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with parallel.signals_request_stop():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not parallel.stop_requested()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert parallel._launch_config(2).signals_to_handle == "SIGINT,SIGTERM"  # of several processes
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    if before != signal.SIG_IGN:
+        assert parallel._launch_config(2).signals_to_handle == "SIGINT,SIGTERM,SIGHUP"
+
+
 def test_two_signals_in_a_row_do_not_wait_for_the_step(config, tmp_path):
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)
@@ -297,6 +317,7 @@ def test_a_notice_does_not_end_workers_that_are_just_starting(config, start):
 
 def train_in_a_group_of_processes(config, folder, messages):
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     try:
         train.train(config, folder, on_step=lambda done, *_: messages.put(done))
     except BaseException as error:
@@ -305,8 +326,9 @@ def train_in_a_group_of_processes(config, folder, messages):
         messages.put("was not stopped")
 
 
-def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
-    """SIGTERM to the trainer and its loader's workers, as a cluster sends it."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path, number):
+    """To the trainer and its loader's workers, as a cluster sends SIGTERM, and a terminal that is closed SIGHUP."""
     messages = SERVER.SimpleQueue()
     workers = dataclasses.replace(
         config,
@@ -315,7 +337,7 @@ def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path):
     )
     process = child(train_in_a_group_of_processes, workers, tmp_path, messages)
     assert messages.get() == 1
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     message = messages.get()
     while isinstance(message, int):
         message = messages.get()

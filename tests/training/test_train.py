@@ -108,6 +108,20 @@ def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_p
     assert (result["sampling"], result["flip"]) == ("mirrored", True)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_where_nothing_can_be_read_there_is_no_result(config, arrow_root, tmp_path, split):
+    copy = shutil.copytree(arrow_root, tmp_path / "data")
+    for path in (copy / split).glob("*.mp4"):
+        path.write_bytes(b"")
+    every = replaced(config, data={"root": str(copy), "on_error": "skip", "max_skipped": 100.0}, recipe={"epochs": 1})
+    with (
+        pytest.warns(UserWarning, match="skipped: .*the file is empty"),
+        pytest.raises((trainer.TrainingError, VideoError), match="none of the 32 (training|test) videos could be read"),
+    ):
+        train.train(every, tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 def test_only_the_last_epochs_are_tested_where_asked_for(config, finished, tmp_path):
     rows = []
     result = train.train(replaced(config, recipe={"test_epochs": 1}), tmp_path, on_epoch=rows.append)
