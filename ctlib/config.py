@@ -7,6 +7,7 @@ that names the nearest known one, so no run starts with a parameter that nothing
 import difflib
 import json
 import math
+import operator
 import re
 import types
 import typing
@@ -103,10 +104,8 @@ def check_file_name(name: str) -> None:
     """Raise ValueError unless `name` can be a folder's on any system, and patterns such as `*` find it."""
     wrong = not name or name != name.strip() or name.startswith(".") or len(name.encode(errors="replace")) > 200
     if wrong or any(letter in "/\\" or unicodedata.category(letter) in _NO_LETTERS for letter in name):
-        raise ValueError(
-            "name must be a folder's: 1 to 200 bytes, no slash or control character, no dot at its begin, got "
-            f"{name[:60]!r}"
-        )
+        needed = "1 to 200 bytes, no slash or control character, no dot at its begin"
+        raise ValueError(f"name must be a folder's: {needed}, got {name[:60]!r}")
 
 
 def as_tuples(value):
@@ -177,6 +176,9 @@ def parse_pairs(text: str) -> dict[str, Any]:
     return pairs
 
 
+_BOUNDS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt, "below": operator.lt}
+
+
 class Config:
     """The base of the dataclasses below: values are checked, and become a dict and back."""
 
@@ -186,18 +188,12 @@ class Config:
             value = as_tuples(getattr(self, entry.name))
             object.__setattr__(self, entry.name, value)
             check_type(entry.name, value, hints[entry.name])
-            low = entry.metadata.get("at_least")
-            if low is not None and value is not None and value < low:
-                raise ValueError(f"{entry.name} must be at least {low}, got {value}")
-            high = entry.metadata.get("at_most")
-            if high is not None and value > high:
-                raise ValueError(f"{entry.name} must be at most {high}, got {value}")
-            if "above" in entry.metadata and not value > entry.metadata["above"]:
-                raise ValueError(f"{entry.name} must be above {entry.metadata['above']}, got {value}")
-            if "below" in entry.metadata and not value < entry.metadata["below"]:
-                raise ValueError(f"{entry.name} must be below {entry.metadata['below']}, got {value}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{entry.name} must be finite, got {value}")
+            for words, holds in _BOUNDS.items():
+                bound = entry.metadata.get(words)
+                if bound is not None and value is not None and not holds(value, bound):
+                    raise ValueError(f"{entry.name} must be {words} {bound}, got {value}")
             if "one_of" in entry.metadata:
                 check_choice(entry.name, value, entry.metadata["one_of"])
 
@@ -218,15 +214,15 @@ class Config:
 
 
 def at_least(low, default):
-    return field(default=default, metadata={"at_least": low})
-
-
-def between(low, high, default):
-    return field(default=default, metadata={"at_least": low, "at_most": high})
+    return field(default=default, metadata={"at least": low})
 
 
 def above(low, default):
     return field(default=default, metadata={"above": low})
+
+
+def between(low, high, default):
+    return field(default=default, metadata={"at least": low, "at most": high})
 
 
 def one_of(choices, default):
@@ -327,7 +323,7 @@ class RecipeConfig(Config):
     batch: int = at_least(1, 64)  # clips per step, over all processes
     lr: float = at_least(0, 0.02)  # at batch 64; scaled by batch / 64
     warmup: float = at_least(0, 10)  # epochs of linear warm-up, at most all of them
-    momentum: float = field(default=0.9, metadata={"at_least": 0, "below": 1})
+    momentum: float = field(default=0.9, metadata={"at least": 0, "below": 1})
     weight_decay: float = at_least(0, 5e-4)  # not on biases and batch norms
     clip_norm: float = above(0, 20.0)  # bound on the norm of all gradients together
     label_smoothing: float = between(0, 1, 0.0)

@@ -36,7 +36,7 @@ def test_a_part_is_swapped_by_replace():
         ({"epochs": -1}, "epochs must be at least 1, got -1"),
         ({"lr": float("nan")}, "lr must be finite, got nan"),
         ({"clip_norm": 0}, "clip_norm must be above 0, got 0"),
-        ({"clip_norm": float("nan")}, "clip_norm must be above 0, got nan"),
+        ({"clip_norm": float("nan")}, "clip_norm must be finite, got nan"),
         ({"momentum": 1.0}, "momentum must be below 1, got 1.0"),
         ({"label_smoothing": 1.5}, "label_smoothing must be at most 1, got 1.5"),
         ({"epochs": 3}, "warmup must be at most the 3 epochs, got 10"),
