@@ -1,11 +1,13 @@
 """Files: written beside their place and renamed, read with a clear error, digests, locks, and versions of packages."""
 
+import fnmatch
+import glob
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,28 +66,84 @@ def one_line(text: object, most: int = 160) -> str:
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was."""
-    # Folders may be shared by machines, whose process ids may be alike.
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    partial = _partial(path)
     try:
         write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())  # else a machine that loses power may keep the name and lose the content
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno and not error.filename:  # as of a full disk
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(root: Path) -> Iterator[Path]:
-    """Give a folder beside `root` to fill, then rename it: `root` is whole or does not exist."""
+    """Give a folder beside `root` to fill, then rename it: `root` is whole or does not exist.
+
+    Of several writers of a folder one writes, and the others wait for it. What killed ones left is removed.
+
+    Raises:
+        FileExistsError: `root` exists, perhaps by now.
+    """
     root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)  # as any folder; a temporary one is its owner's alone
-        os.rename(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    lock = lock_of(root)
+    with lock:
+        try:
+            if root.exists():
+                raise FileExistsError(f"{root} exists already: delete it or choose another folder")
+            remove_partials(root.parent, glob.escape(root.name))
+            partial = _partial(root)
+            partial.mkdir()
+            try:
+                yield partial
+                os.rename(partial, root)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            if root.exists():  # else who waits for the lock will write
+                with suppress(OSError):
+                    os.unlink(lock.lock_file)
+
+
+def _partial(path: Path) -> Path:
+    # Folders may be shared by machines, whose process ids may be alike.
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def remove_partials(folder: Path, names: str = "*") -> None:
+    """Remove what killed writers of these names left; who calls this holds the lock on them.
+
+    Args:
+        names: of the files and folders that they wrote; `*` stands for anything.
+    """
+    for partial, name in _partials(folder):
+        if fnmatch.fnmatchcase(name, names):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, names: str) -> None:
+    """Remove what killed writers of these names left, except where a writer holds its lock (`lock_of`)."""
+    for name in {name for _, name in _partials(folder) if fnmatch.fnmatchcase(name, names)}:
+        with suppress(OSError), lock_of(folder / name).acquire(timeout=0):
+            remove_partials(folder, glob.escape(name))
+
+
+def _partials(folder: Path) -> list[tuple[Path, str]]:
+    """The partial files and folders in a folder, and the names that they would have got."""
+    named = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}")
+    return [(path, match[1]) for path in folder.glob(".*") if (match := named.fullmatch(path.name))]
+
+
+def lock_of(path: Path) -> FileLock:
+    """The lock of those who write a file or folder, in a hidden file beside it."""
+    return FileLock(path.with_name(f".{path.stem}.lock"))
 
 
 def read_json(path: Path, needed: Iterable[str] = ()) -> dict:
@@ -138,7 +196,7 @@ def locked(folder: Path, timeout: float = 1.0) -> Iterator[None]:
     try:
         lock.acquire(timeout=timeout)
     except Timeout:
-        raise ValueError(f"another process is training in {folder} (it holds {lock.lock_file})") from None
+        raise ValueError(f"another process is writing to {folder} (it holds {lock.lock_file})") from None
     try:
         yield
     finally:

@@ -12,14 +12,12 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
 from ctlib import files
@@ -172,7 +170,7 @@ def truth(root: str | Path, source: str | Path) -> Truth:
 
 
 class _PairWriter(Dataset):
-    """Item i draws pair i of a split and writes its two videos; returns their lines of the list."""
+    """Item i draws pair i of a split and writes its two videos: their lines of the list, or why it could not."""
 
     def __init__(self, config: ArrowConfig, split: str, pairs: int, folder: Path):
         self.config, self.split, self.pairs, self.folder = config, split, pairs, folder
@@ -181,12 +179,15 @@ class _PairWriter(Dataset):
     def __len__(self) -> int:
         return self.pairs
 
-    def __getitem__(self, pair: int) -> list[str]:
+    def __getitem__(self, pair: int) -> list[str] | OSError:
         frames = render(self.config, self.split, pair).frames
         lines = []
         for backward, (direction, shown) in enumerate({"forward": frames, "backward": frames[::-1]}.items()):
             name = f"{self.split}/{pair:06d}_{direction}.mp4"
-            write_frames(self.folder / name, shown)
+            try:
+                write_frames(self.folder / name, shown)
+            except OSError as error:  # the disk is full, say; raised here, it would be the traceback of a worker
+                return OSError(error.errno, os.strerror(error.errno or 0), str(self.folder / name))
             lines.append(f"{name} {len(shown)} {2 * (pair % self.actions) + backward}\n")
         return lines
 
@@ -214,10 +215,9 @@ def write(
 
     Raises:
         FileExistsError: `root` exists.
+        OSError: it cannot be written; the disk is full, say.
     """
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f"{root} exists already: delete it or choose another folder")
     workers = _cores() if workers is None else workers
     with files.whole_folder(root) as partial:
         done, total = 0, config.train_clips + config.val_clips
@@ -226,6 +226,8 @@ def write(
             writer = _PairWriter(config, split, clips // 2, partial)
             with open(partial / f"{split}.txt", "w", encoding="utf-8") as lines:
                 for pair_lines in DataLoader(writer, batch_size=None, num_workers=min(workers, len(writer))):
+                    if isinstance(pair_lines, OSError):
+                        raise pair_lines
                     lines.writelines(pair_lines)
                     done += len(pair_lines)
                     if on_clips is not None:
@@ -245,12 +247,12 @@ def ensure(config: ArrowConfig, on_clips: Callable[[int, int], None] | None = No
     digest = hashlib.sha256(json.dumps(_stamp(config), sort_keys=True).encode()).hexdigest()[:10]
     root = cache / f"arrow-{digest}"
     if not root.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{root.name}.lock"):
+        files.remove_abandoned(cache, "arrow-*")
+        try:
+            write(config, root, on_clips=on_clips)
+        except FileExistsError:
             if not root.exists():
-                for left in cache.glob(f".{root.name}-*"):  # by a writer that was killed
-                    shutil.rmtree(left, ignore_errors=True)
-                write(config, root, on_clips=on_clips)
+                raise
     return root
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
 from ctlib import files
@@ -93,8 +92,10 @@ class VideosOnDisk(Videos):
         self.samples, self.path = samples, decoded_file(samples, config)
         about = _about(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_suffix(".lock")):
+        files.remove_abandoned(self.path.parent, "decoded-*")
+        with files.lock_of(self.path):
             if not about.is_file():
+                files.remove_partials(self.path.parent, f"{self.path.stem}.*")
                 self.errors, self.places = {}, []
                 files.write_atomically(self.path, lambda partial: self._write(partial, config))
                 files.write_json(about, {"places": self.places, "errors": self.errors})
@@ -236,6 +237,7 @@ def check_room(lists: Iterable[Samples], config: DataConfig) -> None:
     if config.cache == "disk":
         folder = files.cache_dir()
         folder.mkdir(parents=True, exist_ok=True)
+        files.remove_abandoned(folder, "decoded-*")
         rooms = {f"disk ({folder})": (needed, shutil.disk_usage(folder).free)}
     elif os.path.isdir(_SHARED):
         rooms[f"shared memory ({_SHARED})"] = local * needed, shutil.disk_usage(_SHARED).free

@@ -256,8 +256,12 @@ class Journal:
             self.append(*columns)
 
     def append(self, *row) -> None:
-        self._rows.writerow(row)
-        self._file.flush()
+        try:
+            self._rows.writerow(row)
+            self._file.flush()
+        except OSError as error:
+            error.filename = self._file.name  # a full disk is reported without one
+            raise
 
     def __enter__(self) -> "Journal":
         return self

@@ -93,10 +93,24 @@ def prepare(
     listed = {split.path(index): split[index].num_frames for split in splits.values() for index in range(len(split))}
     targets = _targets(listed, samples.root)
     sources = {path: _Source(listed[path], targets[path], _stamp(samples.root / path)) for path in listed}
-    record = _begin(out, parameters)
+    _check(out, parameters)
+    with files.locked(out):
+        return _prepare(splits, out, parameters, sources, (workers, limit_seconds), on_done)
+
+
+def _prepare(
+    splits: dict[str, Samples],
+    out: Path,
+    parameters: dict[str, int],
+    sources: dict[str, _Source],
+    pool: tuple[int, float],
+    on_done: Callable[[int, int], None] | None,
+) -> Prepared:
+    """Fill a folder that this process holds."""
+    samples, record = next(iter(splits.values())), _begin(out, parameters)
     record |= {"sampling": samples.sampling, "flip": samples.flip}  # a list has no place for these
     done = _done_before(out, sources)
-    frames, failed = _encode_all(samples.root, sources, done, out, parameters, (workers, limit_seconds), on_done)
+    frames, failed = _encode_all(samples.root, sources, done, out, parameters, pool, on_done)
     files.write_text(out / "classes.txt", "".join(f"{name}\n" for name in samples.classes))
     good = {}
     for name, split in splits.items():
@@ -104,7 +118,7 @@ def prepare(
         if not good[name]:
             raise ValueError(f"no video of {name} could be read: see {out / FAILED}")
         rows = ((split.path(index), split[index].label) for index in good[name])
-        lines = (f"{targets[path]} {frames[path]} {label}\n" for path, label in rows)
+        lines = (f"{sources[path].target} {frames[path]} {label}\n" for path, label in rows)
         files.write_text(out / f"{name}.txt", "".join(lines))
         part = {"listed": split.listed, "videos": len(good[name]), "fingerprint": split.fingerprint}
         record["splits"][name] = part
@@ -230,17 +244,24 @@ def _targets(paths: dict[str, int | None], root: Path) -> dict[str, str]:
     return targets
 
 
+def _check(out: Path, parameters: dict[str, int]) -> None:
+    """Raise ValueError unless `out` is new, empty, or begun with these parameters."""
+    if (out / RECORD).is_file():
+        begun = files.read_json(out / RECORD, ["parameters"])["parameters"]
+        if begun != parameters:
+            raise ValueError(f"{out} was begun with {begun}, not {parameters}: choose another folder")
+    elif out.is_dir() and any(not path.name.startswith((f".{RECORD}.", ".lock")) for path in out.iterdir()):
+        raise ValueError(f"{out} is not empty and was not made by prepare: choose another folder")
+
+
 def _begin(out: Path, parameters: dict[str, int]) -> dict:
-    """The record of `out`, begun now if `out` is new or empty."""
+    """The record of `out`, begun now if `out` is new or empty. What a killed call left half-written is removed."""
+    _check(out, parameters)  # again, as another process may have held it
+    files.remove_partials(out)
     versions = {name: files.version(name) for name in ("ctlib", "av")}
     record = {"parameters": parameters, "versions": versions, "splits": {}}
-    out.mkdir(parents=True, exist_ok=True)
     if (out / RECORD).is_file():
-        record = files.read_json(out / RECORD, record)
-        if record["parameters"] != parameters:
-            raise ValueError(f"{out} was begun with {record['parameters']}, not {parameters}: choose another folder")
-    elif any(out.iterdir()):
-        raise ValueError(f"{out} is not empty and was not made by prepare: choose another folder")
+        return files.read_json(out / RECORD, record)
     files.write_json(out / RECORD, record)
     return record
 

@@ -1,3 +1,4 @@
+import errno
 import itertools
 import json
 import multiprocessing
@@ -6,6 +7,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -127,7 +129,17 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         arrow.write(CONFIG, tmp_path / "data", workers=0, on_clips=interrupt)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".data.lock"]
+
+
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, monkeypatch):
+    def full(path, frames):
+        raise av.error.OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"file:{path}")
+
+    monkeypatch.setattr(arrow, "write_frames", full)
+    for workers in (0, 1):
+        with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: '[^\n]*/train/000000_forward.mp4'$"):
+            arrow.write(CONFIG, tmp_path / "data", workers=workers)
 
 
 def test_it_is_written_once_and_cached(tmp_path, monkeypatch):
@@ -169,8 +181,11 @@ def test_a_writer_that_is_killed_blocks_nothing_and_leaves_nothing(tmp_path, mon
     writer.start()
     writer.join()
     (partial,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    other = tmp_path / ".arrow-0123456789.4711-0123abcd"  # of another data set
+    other.mkdir()
     root = arrow.ensure(CONFIG)
-    assert partial.name.startswith(f".{root.name}-") and not partial.exists()
+    assert not other.exists()
+    assert partial.name.startswith(f".{root.name}.") and not partial.exists()
     assert len((root / "val.txt").read_text().splitlines()) == 4
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ctlib import files
 from ctlib.config import DataConfig
 from ctlib.data import cache, clips, encoding, transforms, video
 from ctlib.data.catalog import Samples
@@ -82,6 +83,22 @@ def test_a_file_of_decoded_videos_serves_later_runs_until_a_video_changes(tmp_pa
     assert all(np.array_equal(first._all_of(index), again._all_of(index)) for index in range(3))
     os.utime(samples[0].source, (0, 0))
     assert cache.keep(samples, config).path != first.path and decoded[str(samples[1].source)] == 2
+
+
+def test_what_killed_runs_left_is_removed_before_room_is_asked_for(tmp_path, train_samples):
+    config = DataConfig(**{**RAM.to_dict(), "cache": "disk"})
+    path = cache.decoded_file(train_samples, config)
+    path.parent.mkdir()
+    left = [f".{path.name}.1-0123abcd", f".{path.stem}.json.2-0123abcd", ".decoded-ff.bytes.3-0123abcd"]
+    held, other = path.with_name(".decoded-aa.bytes.4-0123abcd"), path.with_name(".arrow-ff.5-0123abcd")
+    for name in (*left, held, other):
+        (path.parent / name).write_bytes(b"0" * 1000)
+    with files.lock_of(path.with_name("decoded-aa.bytes")):  # its writer lives
+        cache.check_room([train_samples], config)
+        assert {file.name for file in path.parent.glob(".*.*-*")} == {held.name, other.name}
+        path.with_name(left[0]).touch()
+        cache.keep(train_samples, config)
+        assert {file.name for file in path.parent.glob(".*.*-*")} == {held.name, other.name} and path.is_file()
 
 
 def several_kinds(folder):

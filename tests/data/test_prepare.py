@@ -1,10 +1,13 @@
+import errno
 import json
 import multiprocessing
+import os
 import resource
 
 import numpy as np
 import pytest
 
+from ctlib import files
 from ctlib.data import prepare as preparing
 from ctlib.data import video
 from ctlib.data.catalog import Samples, load_samples
@@ -143,6 +146,33 @@ def test_a_full_disk_stops_it_and_makes_no_video_bad(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "out" / "failed.csv").read_text() == "path,reason\n"
     assert not list((tmp_path / "out").rglob("*.mp4"))
+
+
+@pytest.mark.parametrize("moment", ["first", "last"])
+def test_a_folder_whose_first_call_was_killed_or_found_no_room_is_not_refused(tmp_path, data, moment, monkeypatch):
+    out, replace = tmp_path / "out", os.replace
+
+    def full(source, target):
+        if str(target).endswith("prepared.json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left on device: .*prepared.json"):
+        prepare(data, out, 32)
+    monkeypatch.setattr(os, "replace", replace)
+    if moment == "last":
+        prepare(data, out, 32)
+    for name in ("prepared.json", "train.txt") if moment == "last" else ("prepared.json",):
+        (out / f".{name}.4711-0123abcd").write_text("{")  # as a killed call leaves it
+    assert prepare(data, out, 32).good == {"train": 3, "val": 1}
+    assert [path.name for path in out.glob(".*")] == [".lock"]
+
+
+def test_two_calls_do_not_fill_one_folder(tmp_path, data):
+    with files.locked(tmp_path / "out"), pytest.raises(ValueError, match="another process is writing to .*out"):
+        prepare(data, tmp_path / "out", 32)
+    prepare(data, tmp_path / "out", 32)
 
 
 def test_two_sources_never_become_one_file(tmp_path):

@@ -140,7 +140,7 @@ def test_a_locked_folder_takes_no_second_run(tmp_path):
     assert not folder.is_locked() and not folder.path.exists()
     with files.locked(folder.path):
         assert folder.is_locked()
-        with pytest.raises(ValueError, match="another process is training in"), files.locked(folder.path):
+        with pytest.raises(ValueError, match="another process is writing to"), files.locked(folder.path):
             pass
     assert not folder.is_locked()
 

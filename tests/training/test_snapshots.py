@@ -290,7 +290,7 @@ def test_a_full_disk_ends_in_an_error_and_leaves_the_last_snapshot_whole(config,
 
 
 def test_two_runs_do_not_share_a_folder(config, tmp_path):
-    with files.locked(tmp_path), pytest.raises(ValueError, match="another process is training in"):
+    with files.locked(tmp_path), pytest.raises(ValueError, match="another process is writing to"):
         train.train(config, tmp_path)
 
 
