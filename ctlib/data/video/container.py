@@ -15,6 +15,8 @@ _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _STATING = {"mov", "matroska", "avi", "flv", "asf"}  # containers whose headers state the video's length
 _STILLS = {"mjpeg", "png", "bmp", "gif", "webp"}  # codecs of cover pictures
 
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # begins the object that states the file's size
+
 _KEPT = 2**25  # bytes of compressed frames that stay in memory; those of larger files are read again when needed
 
 
@@ -86,6 +88,16 @@ def stated_seconds(container, stream) -> float | None:
     return None if container.duration is None else container.duration / av.time_base
 
 
+def _stated_bytes(path: str, container) -> int:
+    """The size in the header of a WMV, whose stated length FFmpeg ignores once the file is cut; otherwise 0."""
+    if kind(container) != "asf":
+        return 0
+    with open(path, "rb") as file:
+        header = file.read(2**16)
+    at = header.find(_ASF_PROPERTIES)
+    return 0 if at < 0 else int.from_bytes(header[at + 40 : at + 48], "little")
+
+
 class Packets:
     """The compressed frames of a file that is not truncated, in decoding order.
 
@@ -106,16 +118,17 @@ class Packets:
         size, ends, whole_last = 0, {}, True  # ends: the last moment of each stream
         # All streams, if the header states the length of the longest.
         packets = container.demux(*([stream] if stream.duration is not None else []))
-        while (packet := self._read(packets)) is not None:
-            time = packet.dts if packet.pts is None else packet.pts
-            if time is not None:
-                ends[packet.stream] = max(time + (packet.duration or 0), ends.get(packet.stream, 0))
-            if packet.stream is stream and packet.size:
-                self.entries.append(Entry(packet.pts, packet.is_keyframe, packet.is_discard))
-                size, whole_last = size + packet.size, not packet.is_corrupt
-                if self._kept is not None:
-                    self._kept.append(packet)
-                    self._kept = self._kept if size <= _KEPT else None
+        with self._reading():
+            for packet in packets:
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None:
+                    ends[packet.stream] = max(time + (packet.duration or 0), ends.get(packet.stream, 0))
+                if packet.stream is stream and packet.size:
+                    self.entries.append(Entry(packet.pts, packet.is_keyframe, packet.is_discard))
+                    size, whole_last = size + packet.size, not packet.is_corrupt
+                    if self._kept is not None:
+                        self._kept.append(packet)
+                        self._kept = self._kept if size <= _KEPT else None
         if not self.entries:
             raise VideoError(f"{path}: its video stream has no frames")
         if len(self.entries) == 1 and container.streams.audio and stream.codec_context.codec.canonical_name in _STILLS:
@@ -123,9 +136,8 @@ class Packets:
         end = max((float(time * of.time_base) for of, time in ends.items()), default=0.0)
         self._check_whole(container, stream, end, whole_last)
 
-    def _read(self, packets: Iterator):
-        with decoding(self.path, f"reading failed after frame {len(self.entries)}"):
-            return next(packets, None)
+    def _reading(self) -> decoding:
+        return decoding(self.path, lambda: f"reading failed after frame {len(self.entries)}")
 
     def _check_whole(self, container, stream, end: float, whole_last: bool) -> None:
         if kind(container) == "mov" and stream.frames:
@@ -135,6 +147,8 @@ class Packets:
             if missing or not whole_last:
                 many = f"{len(listed)} frames, the file holds {len(self.entries) - (not whole_last)}"
                 raise VideoError(f"{self.path}: truncated: its index lists {many}")
+        elif (stated := _stated_bytes(self.path, container)) > (held := os.path.getsize(self.path)):
+            raise VideoError(f"{self.path}: truncated: the header states {stated} bytes, the file has {held}")
         elif kind(container) in _STATING:
             stated = stated_seconds(container, stream) or 0.0
             # Whole files fall short by a few frames too: dropped ones, or a last one without a stated duration.
@@ -155,7 +169,8 @@ class Packets:
         for _ in islice(self._again, first - self._next):
             self._next += 1
         while self._next <= last:
-            packet = self._read(self._again)
+            with self._reading():
+                packet = next(self._again, None)
             if packet is None:
                 raise VideoError(f"{self.path}: changed while it was read")
             self._next += 1

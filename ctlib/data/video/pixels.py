@@ -2,8 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 
@@ -43,17 +42,25 @@ class VideoError(Exception):
     """A video that cannot be read as asked; the message names the file and the reason."""
 
 
-@contextmanager
-def decoding(path: str, fault: str) -> Iterator[None]:
+class decoding:  # noqa: N801 - used as a function; a generator would take longer, and there is one per frame
     """What a decoder raises within becomes a VideoError: the file, the fault and the decoder's reason, in one line."""
-    import av
 
-    try:
-        yield
-    except (av.FFmpegError, *_DECODERS_RAISE) as error:
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        text = text.replace(repr(path), "it").replace(path, "it")
-        raise VideoError(f"{path}: {fault} ({' '.join(text.split())[:200]})") from None
+    def __init__(self, path: str, fault: str | Callable[[], str]):
+        self.path, self.fault = path, fault
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind, error: BaseException | None, _traceback) -> None:
+        if error is None:
+            return
+        import av
+
+        if isinstance(error, (av.FFmpegError, *_DECODERS_RAISE)):
+            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            text = text.replace(repr(self.path), "it").replace(self.path, "it")
+            fault = self.fault() if callable(self.fault) else self.fault
+            raise VideoError(f"{self.path}: {fault} ({' '.join(text.split())[:200]})") from None
 
 
 def read_image(path: str) -> np.ndarray:

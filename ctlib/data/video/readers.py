@@ -103,7 +103,8 @@ class TimedFrames:
         end = max(self.places[time] for time in wanted)
         first, begun = self.entries[start].pts, False
         self.decoder.flush_buffers()
-        for packet in chain(self.packets.between(start, end), [None]):
+        packets = self.packets.between(start, end)
+        for packet in chain([_not_discarded(next(packets))], packets, [None]):
             index = self._index_at(self.entries[end].pts if packet is None else packet.pts)
             for frame in decode(self.path, self.decoder, packet, index):
                 if frame.pts < first:
@@ -132,7 +133,9 @@ class TimedFrames:
         """The frame of a packet that the decoder can start at; None if it cannot."""
         self.decoder.flush_buffers()
         try:
-            frames = [frame for part in (packet, None) for frame in decode(self.path, self.decoder, part, 0)]
+            frames = [
+                frame for part in (_not_discarded(packet), None) for frame in decode(self.path, self.decoder, part, 0)
+            ]
         except VideoError:
             return None
         finally:
@@ -141,6 +144,17 @@ class TimedFrames:
 
     def _index_at(self, time: int) -> int:
         return max(0, bisect_right(self.times, time) - 1)
+
+
+def _not_discarded(packet):
+    """A packet whose frame comes out of the decoder, though an edit list hides it."""
+    if not packet.is_discard:
+        return packet
+    import av
+
+    copy = av.Packet(bytes(packet))
+    copy.pts, copy.dts, copy.time_base, copy.is_keyframe = packet.pts, packet.dts, packet.time_base, packet.is_keyframe
+    return copy
 
 
 class CountedFrames:
