@@ -107,6 +107,20 @@ def test_a_trimmed_video_has_the_frames_that_players_show(plain, tmp_path, later
     assert numbers(read_frames(tmp_path / "trimmed.mp4", [0])) == [later]
 
 
+@pytest.mark.parametrize(
+    "layout", ["h264 long GOP.mp4", "h264 open GOP.mp4", "hevc.mp4", "h264 refresh.mp4", "av1.mp4"]
+)
+def test_trimmed_videos_of_every_order_of_frames(sources, tmp_path, layout):
+    content = (sources / layout).read_bytes()
+    (scale,) = struct.unpack(">I", content[content.index(b"mdhd") + 16 :][:4])
+    expected = read_frames(sources / layout, range(COUNT))
+    for later in (3, 26, 47):
+        trimmed = change_box(content, b"elst", 16, lambda before, later=later: before + scale * later // 25)
+        (tmp_path / "trimmed.mp4").write_bytes(trimmed)
+        assert np.array_equal(read_frames(tmp_path / "trimmed.mp4", range(COUNT - later)), expected[later:])
+        assert np.array_equal(read_frames(tmp_path / "trimmed.mp4", [0])[0], expected[later])
+
+
 def test_a_video_of_which_nothing_is_shown_is_an_error(plain, tmp_path):
     content = change_box(plain.read_bytes(), b"elst", 16, lambda before: before + 10**7)
     (tmp_path / "none.mp4").write_bytes(content)

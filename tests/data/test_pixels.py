@@ -114,6 +114,7 @@ def test_so_are_the_jpegs_within_a_video(tmp_path, orientation):
     assert shown.shape == expected.shape and np.abs(shown - expected).mean() < 2
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_an_unreadable_exif_block_is_no_orientation(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "1.png")
     expected = read_frames(tmp_path, [0])

@@ -74,11 +74,19 @@ def read_image(path: str) -> np.ndarray:
     with decoding(path, "not a readable image"):
         try:
             with Image.open(path, formats=_IMAGES) as image:
-                orientation = image.getexif().get(_ORIENTATION)
+                orientation = _orientation(image)
                 pixels = _sixteen_bits(image) if image.mode.startswith("I") else np.asarray(image.convert("RGB"))
         except Image.DecompressionBombError as error:
             raise ValueError(error) from None
     return np.ascontiguousarray(_shown(pixels, _EXIF[orientation])) if orientation in _EXIF else pixels
+
+
+def _orientation(image) -> int | None:
+    """EXIF's; None where there is none that can be read, as viewers have it."""
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except _DECODERS_RAISE:
+        return None
 
 
 def _sixteen_bits(image) -> np.ndarray:

@@ -60,6 +60,7 @@ class TimedFrames:
     def __init__(self, path: str, decoder, packets: Packets):
         self.path, self.decoder, self.packets, self.pixels = path, decoder, packets, ToPixels(path)
         self.entries = entries = packets.entries
+        self.trusted: set[int] = set()  # where decoding may start without a key frame
         self.starts = [place for place, entry in enumerate(entries) if entry.is_keyframe]
         if not (self.starts and self.starts[0] == 0) and self.key_frame(next(packets.between(0, 0))):
             self.starts.insert(0, 0)
@@ -101,7 +102,7 @@ class TimedFrames:
     def _run(self, start: int, wanted: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
         """Decode from `start` to the last wanted frame and drain the decoder; what comes out leaves `wanted`."""
         end = max(self.places[time] for time in wanted)
-        first, begun = self.entries[start].pts, False
+        first, begun = self.entries[start].pts, start in self.trusted
         self.decoder.flush_buffers()
         packets = self.packets.between(start, end)
         for packet in chain([_not_discarded(next(packets))], packets, [None]):
@@ -127,6 +128,10 @@ class TimedFrames:
                 place = places.pop()
                 if self.key_frame(window[place - first]):
                     return place
+        # This decoder shows nothing before a gradual refresh is complete, which may be all that an edit list left.
+        if self.decoder.codec.canonical_name == "h264" and self.starts[0] not in self.trusted:
+            self.trusted.add(self.starts[0])
+            return self.starts[0]
         raise VideoError(f"{self.path}: decoding failed at frame {index} (no frame came out)")
 
     def key_frame(self, packet):
