@@ -341,7 +341,7 @@ def interact_field(
         channels = first.channels if isinstance(first, TensorSeparableConv) else first.in_channels
     clip = torch.ones(1, channels, num_frames, size, size, dtype=torch.double, requires_grad=True)
     with _Smooth():
-        output = getattr(module, "features", module)(clip)
+        output = getattr(module, "forward_features", module)(clip)
     middle = tuple(extent // 2 for extent in output.shape[2:])
     output[(0, channel, *middle)].backward()
     return InteractField(clip.grad[0] != 0)
