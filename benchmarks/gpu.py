@@ -106,7 +106,7 @@ def equal(bench: Bench) -> Iterator[dict]:
         excitation = TensorExcitation(channels, size_k).to(bench.device).eval()
         plain = partial(gating.excite_plain, gates=copy.deepcopy(excitation).double().gates())
         branches = [x.detach().contiguous(memory_format=torch.channels_last_3d).requires_grad_() for _ in range(2)]
-        for name, way in gating._ways().items():
+        for name, way in gating.excite_ways().items():
             if name != "plain":
                 way = partial(way, gates=excitation.gates())
                 yield _compared(f"excitation {channels}, {name}", way, plain, *branches)

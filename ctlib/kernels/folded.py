@@ -3,16 +3,18 @@
 All take and return clips (N, C, T, H, W). Their plain versions are the modules of `ct_module` and `excitation`.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ctlib.kernels import BATCH_NORMS
-from ctlib.kernels.gating import excite
+from ctlib.kernels import BATCH_NORMS, choice
+from ctlib.kernels.gating import excite, excite_ways
 from ctlib.kernels.layout import clips_of, clips_of_planes, frames_of, planes_of
 from ctlib.kernels.merging import fastest_merge, merged
 from ctlib.kernels.operations import channel_shuffle
-from ctlib.kernels.passes import Gate
+from ctlib.kernels.passes import Gate, Gates
 
 
 def fold_batch_norms(model: nn.Module) -> None:
@@ -43,10 +45,12 @@ class FrozenConv2d(nn.Conv2d):
         self.kept: dict[tuple, torch.Tensor] = {}  # merged weights
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolve(x, self.bias)
+
+    def convolve(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """With another bias, or none."""
         merge = fastest_merge(self._convolved, x, self.weight, self.groups)
-        if merge == 1:
-            return super().forward(x)
-        return self._convolved(x, self._merged(merge), self.groups // merge, self.bias)
+        return self._convolved(x, self.weight if merge == 1 else self._merged(merge), self.groups // merge, bias)
 
     def _convolved(self, x: torch.Tensor, weight: torch.Tensor, groups: int, bias=None) -> torch.Tensor:
         return F.conv2d(x, weight, bias, padding=self.padding, groups=groups)
@@ -122,6 +126,32 @@ class FoldedSubOperation(nn.Module):
         self.gates = nn.ModuleList(FoldedGate(axis, *pair) for axis, pair in zip((2, 4, 4), gates, strict=True))
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        spatial = clips_of(self.spatial(frames_of(clips)), clips.shape[2])
-        temporal = clips_of_planes(self.temporal(planes_of(clips)), clips.shape[3:])
-        return excite(spatial, temporal, tuple(Gate(gate) for gate in self.gates))
+        chosen = choice.applies(clips) and not torch.compiler.is_compiling()
+        biases = (None, None) if chosen else (self.spatial.bias, self.temporal.bias)
+        spatial = clips_of(self.spatial.convolve(frames_of(clips), biases[0]), clips.shape[2])
+        temporal = clips_of_planes(self.temporal.convolve(planes_of(clips), biases[1]), clips.shape[3:])
+        if not chosen:
+            return excite(spatial, temporal, self._gates())
+        ways = self._ways(torch.is_grad_enabled() and clips.requires_grad)
+        return ways[choice.fastest("folded excitation", ways, spatial, temporal)](spatial, temporal)
+
+    def _gates(self) -> Gates:
+        return tuple(Gate(gate) for gate in self.gates)
+
+    def _ways(self, with_gradients: bool) -> dict[str, choice.Way]:
+        """Of both branches without their biases."""
+        ways = {name: partial(self._biased, way) for name, way in excite_ways().items()}
+        if "triton" in ways and not with_gradients:
+            ways["one clip"] = self._one_clip
+        return ways
+
+    def _biased(self, way: choice.Way, spatial: torch.Tensor, temporal: torch.Tensor) -> torch.Tensor:
+        of_spatial, of_temporal = (conv.bias.to(spatial.dtype) for conv in (self.spatial, self.temporal))
+        each = (-1, 1, 1, 1)
+        return way(spatial + of_spatial.view(each), temporal + of_temporal.view(each), gates=self._gates())
+
+    def _one_clip(self, spatial: torch.Tensor, temporal: torch.Tensor) -> torch.Tensor:
+        from ctlib.kernels.one_clip_triton import excite_one_clip  # its import may fail, as a way may
+
+        convolutions = [(gate[0], gate[2]) for gate in self.gates]
+        return excite_one_clip(spatial, temporal, (self.spatial.bias, self.temporal.bias), convolutions)

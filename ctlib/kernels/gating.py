@@ -26,8 +26,8 @@ def excite(spatial: torch.Tensor, temporal: torch.Tensor, gates: Gates) -> torch
         return excite_plain(spatial, temporal, gates)
     if choice.applies(spatial):
         sigmoids = tuple(Gate(torch.sigmoid) for _ in gates)  # batch norms of the gates must not see what is timed
-        ways = {name: partial(way, gates=sigmoids) for name, way in _ways().items()}
-        return _ways()[choice.fastest("excitation", ways, spatial, temporal)](spatial, temporal, gates=gates)
+        ways = {name: partial(way, gates=sigmoids) for name, way in excite_ways().items()}
+        return excite_ways()[choice.fastest("excitation", ways, spatial, temporal)](spatial, temporal, gates=gates)
     if torch.is_grad_enabled():
         return excite_plain(spatial, temporal, gates)
     spatial, temporal = spatial.relu_(), temporal.relu_()
@@ -37,7 +37,8 @@ def excite(spatial: torch.Tensor, temporal: torch.Tensor, gates: Gates) -> torch
 
 
 @cache
-def _ways() -> dict[str, Callable[..., torch.Tensor]]:
+def excite_ways() -> dict[str, Callable[..., torch.Tensor]]:
+    """By name, the plain one first."""
     ways = {"plain": excite_plain}
     if find_spec("triton") is not None:
         ways["triton"] = _excite_in_triton

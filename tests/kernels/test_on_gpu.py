@@ -17,6 +17,7 @@ from ctlib.models import build_model, model_config
 from ctlib.study import systems
 from ctlib.training import records, train
 from tests.kernels.excitation_in_passes import as_close_in_half_precision, same_in_double_precision
+from tests.kernels.folded_excitation import LARGE, SMALL, equal_in
 from tests.kernels.graph_steps import learns_as_without_graphs
 
 pytestmark = pytest.mark.gpu
@@ -35,6 +36,12 @@ def test_the_passes_of_excitation_are_the_plain_way(on_gpu_by_default, check):
     from ctlib.kernels.passes_triton import TRITON
 
     check(TRITON)
+
+
+@pytest.mark.parametrize("way", ["plain", "triton", "one clip"])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.double, 1e-10), (torch.float32, 2e-3), (torch.bfloat16, 0.02)])
+def test_a_folded_sub_operation_is_the_same_in_each_way(way, dtype, rtol):
+    equal_in(way, "cuda", dtype, rtol, SMALL + LARGE)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
