@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -62,6 +62,12 @@ def one_line(text: object, most: int = 160) -> str:
     line = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 4 * most])
     line = " ".join(line.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def quoted_all(values: Sequence, most: int = 5) -> str:
+    """The first values, `quoted`, and how many more there are."""
+    shown = ", ".join(quoted(value, 40) for value in values[:most])
+    return f"{shown} and {len(values) - most} more" if len(values) > most else shown
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -24,6 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 from ctlib import files
 from ctlib.config import check_choice
 from ctlib.data import video
+from ctlib.files import quoted
 
 GOOD, BAD = "good.csv", "bad.csv"
 COLUMNS = {GOOD: ("path", "frames"), BAD: ("path", "reason")}
@@ -128,14 +129,14 @@ def read_check(folder: str | Path) -> tuple[dict[str, int], dict[str, str]]:
         raise FileNotFoundError(f"no folder {folder} with the results of check-videos")
     good, bad = {}, {}
     for line, (path, frames) in read_rows(folder / GOOD, COLUMNS[GOOD]):
-        if not frames.isdecimal() or int(frames) < 1:
-            raise ValueError(f"{folder / GOOD}, line {line}: needed a number of frames, got {frames!r}")
+        if not (frames.isascii() and frames.isdecimal() and len(frames) < 10 and int(frames) > 0):
+            raise ValueError(f"{folder / GOOD}, line {line}: needed a number of frames, got {quoted(frames)}")
         good[path] = int(frames)
     for line, (path, reason) in read_rows(folder / BAD, COLUMNS[BAD]):
         if not reason:
             raise ValueError(f"{folder / BAD}, line {line}: needed a reason, got none")
         if path in good:
-            raise ValueError(f"{folder / BAD}, line {line}: {path} is in {GOOD} too")
+            raise ValueError(f"{folder / BAD}, line {line}: {quoted(path)} is in {GOOD} too")
         bad[path] = reason
     return good, bad
 
@@ -286,7 +287,9 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
             if rows.line_num == 1 and tuple(row) == columns or not row:
                 continue
             if rows.line_num == 1 or len(row) != len(columns):
-                raise ValueError(f"{path}, line {rows.line_num}: needed '{','.join(columns)}', got {','.join(row)!r}")
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: needed '{','.join(columns)}', got {quoted(','.join(row))}"
+                )
             yield rows.line_num, row
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: {error}") from None

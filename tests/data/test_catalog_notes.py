@@ -67,7 +67,7 @@ def test_splits_by_other_names(tmp_path, train, test):
 
 def test_folders_beside_the_splits_are_noted(tmp_path):
     root = write(tmp_path, videos("train/jump", "val/jump", "test/jump", "extra/jump"))
-    with pytest.warns(UserWarning, match="the splits are train and val, and not read are the folders extra, test"):
+    with pytest.warns(UserWarning, match="the splits are train and val, and not read are the folders 'extra', 'test'"):
         assert paths(load_samples("folder", root, "val"))[0] == "val/jump/0.mp4"
 
 
@@ -77,10 +77,10 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
         with pytest.raises(ValueError, match="has two folders for one split, "):
             load_samples("folder", root, "train")
     root = write(tmp_path / "nested", videos("mine/train/jump", "mine/val/jump"))
-    with pytest.raises(ValueError, match="mine/train: needed the frames of a video, got jump"):
+    with pytest.raises(ValueError, match="mine/train: needed the frames of a video, got 'jump'"):
         load_samples("folder", root, "train")
     root = write(tmp_path / "sessions", videos("jump/monday", "run/monday"))
-    with pytest.raises(ValueError, match="jump/monday: needed the frames of a video, got 0.mp4; videos lie in class"):
+    with pytest.raises(ValueError, match="jump/monday: needed the frames of a video, got '0.mp4'; videos lie in class"):
         load_samples("folder", root, "train")
 
 
@@ -91,7 +91,7 @@ def test_files_of_other_kinds_are_noted(tmp_path):
     for samples in splits.values():
         assert samples.notes == (
             f"{root}: left out are files of other kinds, 2 .gif, 1 .mts, 1 .ogv, 1 .part, 1 no ending",
-            f"{root}: left out are videos outside class folders, 1 such as loose.mp4",
+            f"{root}: left out are videos outside class folders, 1 such as 'loose.mp4'",
         )
     gifs = write(tmp_path / "gifs", {"train/jump/1.gif": None, "val/jump/1.gif": None})
     with pytest.raises(ValueError, match=r"no videos in class folders; .*, 1 .gif; videos end in .3gp, .avi"):
@@ -123,16 +123,16 @@ def test_labels_that_start_at_1_need_names(tmp_path):
     with pytest.raises(ValueError, match=r"train\.txt: labels start at 1: number them from 0, or name the classes"):
         load_samples("list", root, "train")
     write(root, {"val.txt": "c.mp4 0\n"})
-    with pytest.warns(UserWarning, match="classes without a training video: 0$"):
+    with pytest.warns(UserWarning, match="classes without a training video: '0'$"):
         assert load_samples("list", root, "train").classes == ("0", "1", "2")
     write(root, {"classes.txt": "".join(f"class {number}\n" for number in range(9))})
-    with pytest.warns(UserWarning, match="without a training video: class 0, class 3, .*, class 6 and 2 more$"):
+    with pytest.warns(UserWarning, match="without a training video: 'class 0', 'class 3', .*, 'class 6' and 2 more$"):
         load_samples("list", root, "train")
 
 
 def test_a_video_in_both_splits_is_noted(tmp_path):
     root = write(tmp_path, {"train.txt": "a.mp4 0\n./b.mp4 1\n", "val.txt": "c.mp4 0\nb.mp4 1\na.mp4 1\n"})
-    note = "2 of 3 test videos are trained on too, such as b.mp4"
+    note = "2 of 3 test videos are trained on too, such as 'b.mp4'"
     for split in ("train", "val"):
         with pytest.warns(UserWarning, match=note):
             load_samples("list", root, split)
@@ -150,7 +150,7 @@ def test_each_video_is_where_it_lies(tmp_path, name):
     listed = paths(load_samples(name, write(tmp_path, files | {"20bn-something-something-v1/x": None}), "train"))
     stems = [os.path.splitext(path)[0] for path in listed]
     root = write(tmp_path, {f"{stems[0]}.mp4": None, f"{stems[0]}.mp4.txt": None, f"{stems[1]}/00001.jpg": None})
-    with pytest.warns(UserWarning, match="videos lie under another ending, such as .*mp4 for "):
+    with pytest.warns(UserWarning, match="videos lie under another ending, such as .*mp4' for "):
         samples = load_samples(name, root, "train")
     assert paths(samples) == [f"{stems[0]}.mp4", stems[1], *listed[2:]]
     write(root, dict.fromkeys(path for path in listed if "." in path.rpartition("/")[2]))

@@ -178,7 +178,7 @@ def test_other_errors_do_not_make_a_video_bad(tmp_path):
         ("path,frames\na,0\n", "", "good.csv, line 2"),
         ("frames,path\n", "", "good.csv, line 1"),
         ('path,frames\n"a"b,1\n', "", "good.csv, line 2"),
-        ("path,frames\na,1\n", "path,reason\na,missing\n", "bad.csv, line 2: a is in good.csv too"),
+        ("path,frames\na,1\n", "path,reason\na,missing\n", "bad.csv, line 2: 'a' is in good.csv too"),
         ("", "path,reason\na,\n", "bad.csv, line 2"),
     ],
 )

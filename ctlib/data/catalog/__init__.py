@@ -11,7 +11,7 @@ from ctlib.data.catalog.annotations import find
 from ctlib.data.catalog.samples import Sample, Samples
 from ctlib.data.catalog.sources import refuse_missing
 from ctlib.data.digests import same_content
-from ctlib.files import quoted
+from ctlib.files import quoted, quoted_all
 
 __all__ = ["ARROW_SAMPLING", "DATASETS", "Sample", "Samples", "load_samples", "load_splits", "refuse_missing"]
 
@@ -66,7 +66,7 @@ def _in_both(train: Sequence[str], val: Sequence[str]) -> tuple[str, ...]:
     both = [path for path in val if path in known]
     if not both:
         return ()
-    return (f"{len(both):,} of {len(val):,} test videos are trained on too, such as {both[0]}",)
+    return (f"{len(both):,} of {len(val):,} test videos are trained on too, such as {quoted(both[0])}",)
 
 
 DATASETS: dict[str, Callable[..., Samples]] = {
@@ -119,7 +119,7 @@ def load_splits(name: str, root: str | Path, checked: str | Path | None = None, 
     val.notes += tuple(note for note in both if note not in val.notes)
     copies = [] if checked is None else same_content(Path(checked).expanduser(), train.paths(), val.paths())
     if copies:
-        pair = f"{copies[0][0]} of {copies[0][1]}"
+        pair = " of ".join(map(quoted, copies[0]))
         val.notes += (
             f"{len(copies):,} of {len(val):,} test videos have the content of training videos, such as {pair}",
         )
@@ -150,8 +150,7 @@ def _load(name: str, root: str | Path, split: str, checked: str | Path | None, o
     if checked is not None:
         samples = samples.only_good(Path(checked).expanduser())
     if split == "train" and (empty := samples.empty_classes):
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        samples.notes += (f"classes without a training video: {', '.join(empty[:5])}{more}",)
+        samples.notes += (f"classes without a training video: {quoted_all(empty)}",)
     return samples
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ctlib.data.catalog.annotations import Row
 from ctlib.data.catalog.samples import Samples
 from ctlib.data.catalog.sources import VIDEO_SUFFIXES, in_words, is_stray, is_video_file, subfolders, videos_in
+from ctlib.files import quoted, quoted_all
 
 # Names of the splits, in any case; of several folders to test on, the first of these counts.
 TRAIN = ("train", "training")
@@ -29,7 +30,7 @@ def load_folder(root: Path, split: str, val_share: float | None = None) -> Sampl
     samples = _given_split(root, splits, split)
     if unread:
         used = " and ".join(splits.values())
-        samples.notes += (f"the splits are {used}, and not read are the folders {', '.join(unread[:8])}",)
+        samples.notes += (f"the splits are {used}, and not read are the folders {quoted_all(unread)}",)
     return samples
 
 
@@ -52,9 +53,7 @@ def _given_split(root: Path, splits: dict[str, str], split: str) -> Samples:
     folder = splits[split]
     classes, names = subfolders(root / splits["train"]), subfolders(root / folder)
     if others := set(names) - set(classes):
-        raise ValueError(
-            f"{root / folder}: classes that {splits['train']} does not have: {', '.join(sorted(others)[:8])}"
-        )
+        raise ValueError(f"{root / folder}: classes that {splits['train']} does not have: {quoted_all(sorted(others))}")
     rows, left_out = [], _LeftOut(root / folder)
     for label, name in enumerate(classes):
         if name in names:
@@ -86,7 +85,7 @@ def _split_by_name(root: Path, split: str, val_share: float) -> Samples:
 def _samples(rows: list[Row], classes: list[str], root: Path, left_out: "_LeftOut") -> Samples:
     for path, _, _ in rows:
         if "\r" in path or "\n" in path:
-            raise ValueError(f"{root}: a file name with a line end, {path!r}: rename it")
+            raise ValueError(f"{root}: a file name with a line end, {quoted(path)}: rename it")
     samples = Samples(rows, classes, root, flip=True)
     samples.notes = left_out.notes()
     return samples
@@ -109,8 +108,8 @@ class _LeftOut:
             inside, images = videos_in(self.folder / name / first)
             if inside and not images:
                 raise ValueError(
-                    f"{self.folder / name / first}: needed the frames of a video, got {inside[0]}; videos lie in class "
-                    "folders, and these in the root, or in its folders train and val"
+                    f"{self.folder / name / first}: needed the frames of a video, got {quoted(inside[0])}; "
+                    "videos lie in class folders, and these in the root, or in its folders train and val"
                 )
         return videos
 
@@ -124,7 +123,6 @@ class _LeftOut:
         if self.others:
             notes.append(f"{self.folder}: left out are files of other kinds, {in_words(self.others)}")
         if self.loose:
-            notes.append(
-                f"{self.folder}: left out are videos outside class folders, {len(self.loose)} such as {self.loose[0]}"
-            )
+            first = quoted(self.loose[0])
+            notes.append(f"{self.folder}: left out are videos outside class folders, {len(self.loose)} such as {first}")
         return tuple(notes)

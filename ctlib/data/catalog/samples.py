@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ctlib.data.catalog.annotations import Row
 from ctlib.data.check import read_check
 from ctlib.data.digests import last_compared
+from ctlib.files import quoted
 
 
 class Sample(NamedTuple):
@@ -106,7 +107,7 @@ class Samples(Sequence):
         if unchecked := [path for path in paths if path not in good and path not in bad]:
             raise ValueError(
                 f"{checked} does not know {len(unchecked)} of the {len(self)} listed videos, such as "
-                f"{unchecked[0]}: run check-videos again"
+                f"{quoted(unchecked[0])}: run check-videos again"
             )
         rows = [(path, *self[index][1:]) for index, path in enumerate(paths) if path in good]
         if not rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ctlib.config import DataConfig
 from ctlib.data.catalog.annotations import Row
+from ctlib.files import quoted
 
 VIDEO_SUFFIXES = frozenset(".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())  # noqa: SIM905
 # Of a Mac's archives and servers, of network storage, of Windows, of file systems; in lower case.
@@ -53,7 +54,7 @@ def videos_in(folder: Path) -> tuple[list[str], Counter]:
 def in_words(others: Counter) -> str:
     """Endings with their numbers, the most frequent first."""
     order = sorted(others, key=lambda ending: (-others[ending], ending))
-    return ", ".join(f"{others[ending]} {ending}" for ending in order[:8])
+    return ", ".join(f"{others[ending]} {ending[:20]}" for ending in order[:8])
 
 
 class Folders:
@@ -103,11 +104,12 @@ def as_they_lie(rows: Iterable[Row], root: Path) -> tuple[list[Row], tuple[str, 
     for path, label, num_frames in rows:
         match = folders.match(path)
         if match != path:
-            others.append(f"{match} for {path}")
+            others.append((match, path))
         matched.append((match, label, num_frames))
     if not others:
         return matched, ()
-    return matched, (f"{len(others):,} of {len(matched):,} videos lie under another ending, such as {others[0]}",)
+    pair = " for ".join(map(quoted, others[0]))
+    return matched, (f"{len(others):,} of {len(matched):,} videos lie under another ending, such as {pair}",)
 
 
 def refuse_missing(splits: dict, data: DataConfig) -> None:
@@ -125,7 +127,8 @@ def refuse_missing(splits: dict, data: DataConfig) -> None:
         folders = Folders(samples.root)
         missing = [path for path in samples.paths() if not folders.exists(path)]
         if 100 * len(missing) > percent * len(samples):
+            first = quoted(missing[0], 120)
             raise FileNotFoundError(
-                f"{len(missing):,} of the {len(samples):,} {word} videos do not exist, such as "
-                f"{os.path.join(samples.root, missing[0])}: check-videos lists them, and data.checked leaves them out"
+                f"{len(missing):,} of the {len(samples):,} {word} videos do not exist, such as {first} in "
+                f"{samples.root}: check-videos lists them, and data.checked leaves them out"
             )
