@@ -1,8 +1,14 @@
 """rivals.ipynb on a few systems and videos."""
 
+import ast
+import re
+
+import nbformat
 import pandas as pd
 import pytest
 
+from ctlib.study import systems
+from tests import ROOT
 from tests.notebooks import run_here
 
 TINY = (
@@ -26,9 +32,22 @@ def test_systems_are_looked_at_trained_and_compared(run, tmp_path, cache):
     assert table.start[table.system == "C3D"].eq("random").all() and set(table.start) == {"shapes", "random"}
     assert "8 trainings, 0 of them finished" in text and "of 4 by mean accuracy" in text
     assert text.count("blind to reversal: ") == 2 and "minus CT-Net, points" in "".join(html)
-    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {"reach.png", "side_by_side.png"}
+    figures = {"side_by_side.png"} | {f"reach_{group}.png" for group in ("control", "sets", "whole")}
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == figures
+    assert "1 of 33" in "".join(html) and "8 of 8" in "".join(html)
     text, *_ = run_here("rivals", systems="TSN; CT-Net; C3D", train=False, **given)
     assert "4 trainings, 4 of them finished" in text  # C3D starts from random weights
+
+
+def test_every_system_has_a_picture_and_three_sentences():
+    cells = nbformat.read(ROOT / "notebooks" / "rivals.ipynb", 4).cells
+    calls = [ast.parse(cell.source).body[0].value for cell in cells if cell.source.startswith("show(")]
+    assert sorted(name.value for call in calls for name in call.args[1:]) == sorted(systems.SMALL)
+    texts = [text for cell in cells if "\n- **" in cell.source for text in cell.source.split("\n- **")[1:]]
+    assert len(texts) == 23
+    for text in texts:
+        plain = re.sub(r"\s+", " ", text.replace("**", ""))
+        assert len(re.findall(r"\.(?= |$|\))", plain)) >= 3 and "cost" in plain, plain
 
 
 @pytest.mark.parametrize(
