@@ -98,6 +98,13 @@ def test_check_videos_states_the_coverage(clips, capsys):
     assert main(["check-videos", "list", str(clips / "nowhere")]) == 2
 
 
+def test_check_videos_says_what_is_odd_about_the_lists(clips):
+    tested = (clips / "val.txt").read_text()
+    (clips / "train.txt").write_text((clips / "train.txt").read_text() + tested)
+    with pytest.warns(UserWarning, match="2 of 2 test videos are trained on too, such as 'val/000000"):
+        assert main(["check-videos", "list", str(clips), "--workers", "1"]) == 0
+
+
 def test_check_videos_compares_digests(clips, capsys):
     command = ["check-videos", "list", str(clips), "--workers", "1", "--digests"]
     assert main(command) == 0

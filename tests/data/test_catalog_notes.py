@@ -54,6 +54,12 @@ def test_what_systems_leave_beside_kinetics(tmp_path):
     assert paths(load_samples("kinetics-400", root, "train"))[0] == "train/zumba/abc.mp4"
 
 
+def test_what_a_mac_leaves_beside_the_lists_of_hmdb51(tmp_path):
+    lists = "testTrainMulti_7030_splits"
+    root = write(tmp_path, LAYOUTS["hmdb51"] | {f"{lists}/._wave_test_split1.txt": "\0\5"})
+    assert load_samples("hmdb51", root, "train").classes == ("brush_hair", "wave")
+
+
 @pytest.mark.parametrize(
     ("train", "test"),
     [("Train", "Test"), ("training", "testing"), ("TRAIN", "Val"), ("Training", "VALIDATION"), ("train", "validate")],

@@ -269,6 +269,17 @@ def test_a_checkpoint_is_scored_once_per_protocol(val_samples, tmp_path):
     assert len(list((tmp_path / "saved").iterdir())) == 4
 
 
+def test_a_list_with_missing_videos_is_not_scored(arrow_root, val_samples, tmp_path):
+    checkpoints.save(
+        tmp_path / "c.safetensors", build_model(model_config("tsn_quickstart", num_classes=16)), val_samples.classes
+    )
+    rows = [(val_samples.path(0), 0, None), ("val/lost.mp4", 1, None)]
+    samples = Samples(rows, val_samples.classes, arrow_root)
+    evaluation = Evaluation(tmp_path / "c.safetensors", samples, DataConfig(size=32), ComputeConfig(device="cpu"))
+    with pytest.raises(FileNotFoundError, match="1 of the 2 test videos do not exist, such as 'val/lost.mp4'"):
+        testing.score(evaluation, tmp_path / "saved")
+
+
 def test_predictions_name_each_video(val_samples):
     logits = torch.zeros(len(val_samples), 16)
     logits[:, 3] = 2.0

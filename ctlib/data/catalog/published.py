@@ -135,7 +135,8 @@ def load_hmdb51(root: Path, split: str, fold: int = 1) -> Samples:
     check_choice("fold", fold, (1, 2, 3))
     lists = root / find_folder(root, "testTrainMulti_7030_splits", "splits", "annotations", "")
     ending = f"_test_split{fold}.txt"
-    classes = sorted(file.name.removesuffix(ending) for file in lists.glob(f"*{ending}"))
+    files = [file.name for file in lists.glob(f"*{ending}") if not is_stray(file.name)]
+    classes = sorted(name.removesuffix(ending) for name in files)
     if not classes:
         raise FileNotFoundError(f"no annotation file *{ending} in {lists}")
     folder = find_folder(root, "hmdb51_org", "videos", "rawframes", "")
