@@ -57,7 +57,7 @@ def _demuxer(path: str):
         except UnicodeDecodeError:
             raise ValueError("its header is damaged") from None
         except av.ArgumentError:
-            raise ValueError(f"its container format is none of {_FORMATS}") from None
+            raise ValueError(f"damaged, or its container is none of {_FORMATS}") from None
 
 
 def _video_stream(path: str, container):

@@ -54,13 +54,14 @@ class TimedFrames:
     """The frames of a file in which each compressed frame is a frame and has a time of its own.
 
     Containers mark key frames wrongly, or not at all. So decoding starts at a marked one, and goes back to an earlier
-    one unless the first frame that comes out is a key frame to the decoder too.
+    one unless the first frame that comes out is a key frame to the decoder too. (FFmpeg marks those of H.264 itself.)
     """
 
     def __init__(self, path: str, decoder, packets: Packets):
         self.path, self.decoder, self.packets, self.pixels = path, decoder, packets, ToPixels(path)
         self.entries = entries = packets.entries
-        self.trusted: set[int] = set()  # where decoding may start without a key frame
+        # This decoder shows nothing before it can: not even a gradual refresh that has begun.
+        self.withholds = decoder.codec.canonical_name == "h264"
         self.starts = [place for place, entry in enumerate(entries) if entry.is_keyframe]
         if not (self.starts and self.starts[0] == 0) and self.key_frame(next(packets.between(0, 0))):
             self.starts.insert(0, 0)
@@ -88,7 +89,7 @@ class TimedFrames:
             (start, wanted), *others = runs
             yield from self._run(start, wanted)
             runs = others
-            if wanted:  # marks are wrong: one run from a real key frame to the last wanted frame
+            if wanted:  # a mark is wrong, or begins a gradual refresh: one run from before it to the last wanted frame
                 wanted = {time: index for _, part in ((start, wanted), *others) for time, index in part.items()}
                 runs = [(self._key_frame_before(start, min(wanted.values())), wanted)]
 
@@ -102,7 +103,7 @@ class TimedFrames:
     def _run(self, start: int, wanted: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
         """Decode from `start` to the last wanted frame and drain the decoder; what comes out leaves `wanted`."""
         end = max(self.places[time] for time in wanted)
-        first, begun = self.entries[start].pts, start in self.trusted
+        first, begun = self.entries[start].pts, self.withholds
         self.decoder.flush_buffers()
         packets = self.packets.between(start, end)
         for packet in chain([_not_discarded(next(packets))], packets, [None]):
@@ -111,7 +112,7 @@ class TimedFrames:
                 if frame.pts < first:
                     continue  # of the group before, without its references (open groups)
                 if not begun and not (frame.key_frame and frame.pts == first):
-                    return  # a wrong mark, or the start of a gradual refresh
+                    return  # a wrong mark
                 begun = True
                 check_intact(self.path, frame, self._index_at(frame.pts))
                 if frame.pts in wanted:
@@ -119,19 +120,15 @@ class TimedFrames:
                     yield index, self.pixels(frame, index)
 
     def _key_frame_before(self, start: int, index: int) -> int:
-        """Where the last key frame before `start` lies that is one to the decoder too."""
+        """Where the last marked key frame before `start` lies that is one to the decoder too."""
         places = self.starts[: bisect_right(self.starts, start - 1)]
         while places:
             first = max(0, places[-1] - _WINDOW + 1)
             window = list(self.packets.between(first, places[-1]))
             while places and places[-1] >= first:
                 place = places.pop()
-                if self.key_frame(window[place - first]):
+                if self.withholds or self.key_frame(window[place - first]):
                     return place
-        # This decoder shows nothing before a gradual refresh is complete, which may be all that an edit list left.
-        if self.decoder.codec.canonical_name == "h264" and self.starts[0] not in self.trusted:
-            self.trusted.add(self.starts[0])
-            return self.starts[0]
         raise VideoError(f"{self.path}: decoding failed at frame {index} (no frame came out)")
 
     def key_frame(self, packet):
