@@ -230,13 +230,15 @@ def _one_data_set(splits: dict[str, Samples]) -> Samples:
 
 def _targets(paths: dict[str, int | None], root: Path) -> dict[str, str]:
     """Path below `out` by path below the root, all different even where file names ignore case."""
-    short = {path: path if (root / path).is_dir() else os.path.splitext(path)[0] for path in paths}
+    # A list is UTF-8 text, a file name need not be.
+    texts = {path: os.fsencode(path).decode("utf-8", "replace") for path in paths}
+    short = {path: text if (root / path).is_dir() else os.path.splitext(text)[0] for path, text in texts.items()}
     shared = Counter(name.casefold() for name in short.values())
     used, targets = set(), {}
     for path, name in short.items():
-        if "\n" in path:
+        if "\n" in path or "\r" in path:
             raise ValueError(f"the name {path!r} does not fit in a line of a list")
-        name = name if shared[name.casefold()] == 1 else path
+        name = name if shared[name.casefold()] == 1 else texts[path]
         while name.casefold() in used:
             name += "~"
         used.add(name.casefold())

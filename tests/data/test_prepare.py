@@ -195,6 +195,23 @@ def test_two_sources_never_become_one_file(tmp_path):
     ]
 
 
+def test_a_file_name_that_is_no_text_becomes_one(tmp_path):
+    root = tmp_path / "data"
+    names = [os.fsdecode(name) for name in (b"a\xff.mp4", b"a\xfe.mp4", b"b\xff.mp4")]
+    for length, name in enumerate(names, start=4):
+        os.rename(encode(root / "new.mp4", frames=moving(length)), root / name)
+    samples = splits_of(root, names, [])
+    del samples["val"]
+    prepare(samples, tmp_path / "out", 32, workers=1)
+    lines = (tmp_path / "out" / "train.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.rpartition(" ")[0] for line in lines] == [
+        "videos/a\ufffd.mp4.mp4 4",
+        "videos/a\ufffd.mp4~.mp4 5",
+        "videos/b\ufffd.mp4 6",
+    ]
+    assert prepare(samples, tmp_path / "out", 32, workers=1).encoded == 0
+
+
 def test_a_truncated_video_is_left_out(tmp_path):
     root = tmp_path / "data"
     cut(encode(root / "cut.avi", "mpeg4", moving(60)))
