@@ -89,7 +89,10 @@ class TDNBackbone(ResNetBackbone):
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         if num_frames % NEIGHBOURS:
-            raise ValueError(f"TDN sees {NEIGHBOURS} frames of each segment: T must be a multiple, got {num_frames}")
+            eight = f"model.num_frames={8 * NEIGHBOURS} data.sampling=neighbours"
+            raise ValueError(
+                f"TDN sees {NEIGHBOURS} frames of each segment ({eight} gives 8 segments), got T = {num_frames}"
+            )
         self.frames_out = num_frames // NEIGHBOURS
         segments = frames.unflatten(0, (-1, NEIGHBOURS))
         after_stem, after_stage = self.short_term(segments)

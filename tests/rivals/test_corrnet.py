@@ -34,6 +34,14 @@ def test_costs_are_pinned(name, size, gflops, params):
     assert (round(counted.gflops, 2), counted.params) == (gflops, params)
 
 
+def test_the_correlation_takes_half_a_gflop_that_no_counter_sees():
+    with torch.device("meta"):
+        body = BACKBONES["corrnet_50"]().body
+    correlations = [part for part in body.modules() if isinstance(part, Correlation)]
+    products = sum(part.weight.numel() * side**2 for part, side in zip(correlations, (56, 28, 14), strict=True))
+    assert round(products / 1e9, 2) == 0.51
+
+
 def test_correlations_follow_three_stages_and_the_middle_of_the_third():
     def places(name):
         with torch.device("meta"):
