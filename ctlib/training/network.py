@@ -26,7 +26,8 @@ def make_network(run: Run) -> VideoClassifier:
     recompute_blocks(model, run.config.compute.recompute)
     if run.config.recipe.frozen == "backbone":
         freeze_backbone(model)
-    if run.micro_batch == 1:
+    alone = run.processes == 1 or not run.config.compute.sync_batch_norm
+    if run.micro_batch == 1 and alone:
         _refuse_single_values(model, run.model.num_frames, run.config.data.size)
     return model
 

@@ -156,6 +156,9 @@ def test_a_batch_of_one_small_clip(arrow_root, model, frames, size):
     with pytest.raises(ValueError, match=f"trained on 1 clip of {size} x {size} pixels, .*larger recipe.batch or comp"):
         make_plan(resolve(config))
     one = dataclasses.replace(config.compute, micro_batch=1)
+    run = resolve(dataclasses.replace(config, recipe=RecipeConfig(batch=4), compute=one))
     with pytest.raises(ValueError, match="cannot be trained on 1 clip"):
-        make_network(resolve(dataclasses.replace(config, recipe=RecipeConfig(batch=4), compute=one)))
-    assert make_network(resolve(dataclasses.replace(config, data=dataclasses.replace(config.data, size=64))))
+        make_network(run)
+    synced = dataclasses.replace(run.config, compute=ComputeConfig(sync_batch_norm=True))
+    make_network(dataclasses.replace(run, config=synced, processes=2))  # norms see the clips of both
+    make_network(resolve(dataclasses.replace(config, data=dataclasses.replace(config.data, size=64))))
