@@ -50,6 +50,21 @@ def test_an_mp4_without_its_list_of_key_frames(sources, tmp_path, layout):
         assert np.array_equal(read_frames(tmp_path / "marked.mp4", [index])[0], expected[index])
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize("marks", MARKS)
+@pytest.mark.parametrize("layout", ["h264 long GOP.mp4", "h264 short GOP.mp4", "h264 refresh.mp4", "vp9.webm"])
+def test_decord_gives_the_same_or_is_refused_where_marks_are_wrong(sources, tmp_path, layout, marks, suffix):
+    wrong = remux(sources / layout, tmp_path / f"wrong.{suffix}", MARKS[marks])
+    (tmp_path / "unlisted.mp4").write_bytes((sources / layout).read_bytes().replace(b"stss", b"free"))
+    for path in (wrong, tmp_path / "unlisted.mp4"):
+        expected = read_frames(path, range(COUNT))
+        for indices in [[index] for index in range(0, COUNT, 7)] + [range(COUNT)]:
+            try:
+                assert np.array_equal(read_frames(path, indices, decoder="decord"), expected[list(indices)])
+            except VideoError as error:
+                assert "decord" in str(error) or "decoding failed" in str(error)
+
+
 @pytest.mark.parametrize("layout", ["hevc.mp4", "av1.mp4", "h264 open GOP.mp4", "h264 refresh.mp4"])
 @pytest.mark.parametrize("shift", [1, -1, 5, -9])
 def test_an_mp4_whose_list_of_key_frames_is_shifted(sources, tmp_path, layout, shift):

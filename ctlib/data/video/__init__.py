@@ -10,7 +10,7 @@ MPEG-4 packs two in one) or have no time (AVI). Frames are then counted from the
 Frames are turned and mirrored as a player shows them. All frames of a source have one size.
 
 `decoder="decord"` uses decord for the files on which its random access is exact. It gives the same pixels and takes
-1.2 to 2 times as long, so it is not the default.
+1.3 to 5 times as long, so it is not the default.
 
 Damage is an error wherever the container or the decoder detects it. VP8, VP9, JPEG and in part HEVC have no checksums,
 so changed bytes within a frame can go unnoticed. A damaged WebM file can lose frames in its middle.

@@ -2,7 +2,7 @@
 
 import os
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -80,7 +80,7 @@ class TimedFrames:
         runs, end = [], -1  # a run: where it starts, and {time: index} of what is wanted after that
         for index in indices:
             time = self.times[index]
-            start = self._start_of(time)
+            start = self.start_of(time)
             if not runs or start > end + 1:
                 runs.append((start, {}))
             runs[-1][1][time] = index
@@ -93,7 +93,7 @@ class TimedFrames:
                 wanted = {time: index for _, part in ((start, wanted), *others) for time, index in part.items()}
                 runs = [(self._key_frame_before(start, min(wanted.values())), wanted)]
 
-    def _start_of(self, time: int) -> int:
+    def start_of(self, time: int) -> int:
         """Where the last marked key frame lies that is neither decoded nor shown after the frame at a time."""
         number = bisect_right(self.starts, self.places[time]) - 1
         while number > 0 and self.entries[self.starts[number]].pts > time:
@@ -201,6 +201,9 @@ def check_intact(path: str, frame, index: int) -> None:
 class DecordFrames:
     """The frames of a file by decord's random access; readers that are kept open hold memory.
 
+    decord takes the container's marks of key frames for true. So its key frames must be PyAV's, and each one where it
+    starts must be one to PyAV's decoder.
+
     Args:
         path: the file.
         stream: its video stream.
@@ -213,40 +216,58 @@ class DecordFrames:
     def __init__(self, path: str, stream, video: TimedFrames):
         import decord  # after torch, which `ctlib` has imported: the other order has crashed processes
 
-        if reason := _other_in_decord(stream, video):
-            raise VideoError(f"{path}: decord would read it otherwise ({reason}): use the decoder 'pyav'")
+        self.path, self.length, self.video = path, video.length, video
+        self.errors, self.real_starts = (RuntimeError, decord.DECORDError), set()
+        first = self._key_frame(video.starts[0])
+        self._refuse(_other_in_decord(stream, first))
         decord.logging.set_level(decord.logging.QUIET)
-        self.path, self.length, self.errors = path, video.length, (RuntimeError, decord.DECORDError)
         try:
             self.reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
         except self.errors as error:
             raise VideoError(f"{path}: decord cannot read it ({_first_line(error)})") from None
         if len(self.reader) != self.length:
-            count = f"{self.length} frames, and {len(self.reader)} by decord"
-            raise VideoError(f"{path}: has {count}: use the decoder 'pyav'")
+            self._refuse(f"{self.length} frames, and {len(self.reader)} by decord")
+        marked = [bisect_left(video.times, video.entries[place].pts) for place in video.starts]
+        if [int(index) for index in self.reader.get_key_indices()] != marked:
+            self._refuse("it takes other frames for key frames")
+        if not np.array_equal(self._frame(marked[0]), video.pixels(first, marked[0])):
+            self._refuse("its first frame is another")
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in indices:
-            try:
-                frame = self.reader[index].asnumpy()
-            except self.errors as error:
-                raise VideoError(f"{self.path}: decoding failed at frame {index} ({_first_line(error)})") from None
-            # At widths of 16, 24, 48 and 72 pixels decord returns the row padding as further channels.
-            height, width, _ = frame.shape
-            yield index, frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
+            start = self.video.start_of(self.video.times[index])
+            if start not in self.real_starts:
+                self._key_frame(start)
+            yield index, self._frame(index)
+
+    def _frame(self, index: int) -> np.ndarray:
+        try:
+            frame = self.reader[index].asnumpy()
+        except self.errors as error:
+            raise VideoError(f"{self.path}: decoding failed at frame {index} ({_first_line(error)})") from None
+        # At widths of 16, 24, 48 and 72 pixels decord returns the row padding as further channels.
+        height, width, _ = frame.shape
+        return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
+
+    def _key_frame(self, start: int):
+        frame = self.video.key_frame(next(self.video.packets.between(start, start)))
+        if frame is None:
+            self._refuse("it starts at a frame that is no key frame")
+        self.real_starts.add(start)
+        return frame
+
+    def _refuse(self, reason: str) -> None:
+        if reason:
+            raise VideoError(f"{self.path}: decord would read it otherwise ({reason}): use the decoder 'pyav'")
 
 
 _PROGRESSIVE = (0, 1)  # FFmpeg's field orders: not stated, and progressive
 
 
-def _other_in_decord(stream, video: TimedFrames) -> str:
-    """Why decord would give other pixels of a file whose frames it finds; "" if it would not."""
+def _other_in_decord(stream, first) -> str:
+    """Why decord would give other pixels than those of the first decoded frame; "" if it would not."""
     if len(stream.container.streams.video) > 1:
         return "it has several video streams"
-    start = video.starts[0]
-    first = video.key_frame(next(video.packets.between(start, start)))
-    if first is None:
-        return "its first frame is no key frame"
     if stream.codec_context.field_order not in _PROGRESSIVE or first.interlaced_frame:
         return "it is interlaced"
     if any(component.bits > 8 for component in first.format.components):
