@@ -147,11 +147,14 @@ CODECS = {
 }
 
 
+FAST = {"mpeg1video": {"qscale": "2"}, "libvpx": {"deadline": "realtime", "cpu-used": "8", "b": "2M"}}
+
+
 @pytest.mark.parametrize(("suffix", "codec"), [(suffix, CODECS[key]) for key in CODECS for suffix in key.split()])
 def test_every_kind_of_container_is_read_whatever_its_name(tmp_path, suffix, codec):
     path = tmp_path / f"video.{suffix}"
     with av.open(str(path), "w") as made:
-        stream = made.add_stream(codec, rate=25, options={"qscale": "2"} if codec == "mpeg1video" else {})
+        stream = made.add_stream(codec, rate=25, options=FAST.get(codec, {}))
         stream.height, stream.width, stream.pix_fmt = 64, 96, "rgb8" if codec == "gif" else "yuv420p"
         for number in range(25):
             frame = av.VideoFrame.from_ndarray(coded(number), format="rgb24")
