@@ -157,6 +157,8 @@ def collect(runs_dir: str | Path = "results/runs", tables_dir: str | Path = "res
         return 0
     new = pd.DataFrame([test.row for test in tests], columns=RUNS)
     with files.locked(tables_dir, timeout=600):
+        for names in ("*.csv", "predictions.npz"):
+            files.remove_partials(tables_dir, names)
         old = read_runs(tables_dir)
         same = set(map(tuple, old.to_numpy()))
         changed = new[[row not in same for row in map(tuple, new.to_numpy())]]

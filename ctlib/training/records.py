@@ -28,7 +28,7 @@ from torch import nn
 from ctlib import checkpoints
 from ctlib.config import RunConfig, as_tuples
 from ctlib.cost import hardware
-from ctlib.files import locked, read_json, version, write_csv, write_json
+from ctlib.files import locked, read_json, remove_partials, version, write_csv, write_json
 from ctlib.training.run import Run
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -102,8 +102,7 @@ class RunFolder:
     def start(self, run: Run) -> None:
         """Write down what is about to run, and remove the partial files of a run that was killed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for partial in self.path.glob(".*.[0-9]*"):
-            partial.unlink()
+        remove_partials(self.path)
         write_json(self.path / "config.json", record_of(run))
 
     def check_room(self, weights: int) -> None:
