@@ -216,6 +216,7 @@ def train(parser: Parser) -> Runner:
         given = {"name": options.name or None, "start": options.start, "seed": options.seed, "data.root": options.root}
         config = run_config(options.data, options.model, options.recipe, " ".join(options.set), **given)
         folder = RunFolder.of(config, options.out)
+        folder.check_writable()
         clips = counting("Arrow of Time, clips written") if first else None
         resolved = resolve(config, Machine(options.processes), clips)
         if first:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
@@ -84,6 +85,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError, in one line, if a folder cannot be made or written to; nothing is made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be made: {existing} is no folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written: {existing} is read-only for this user")
 
 
 @contextmanager
@@ -159,9 +169,9 @@ def read_json(path: Path, needed: Iterable[str] = ()) -> dict:
         ValueError: a file that is damaged, or lacks what is needed; it is named.
     """
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: it holds {type(content).__name__} and no keys")
     lacking = [key for key in needed if key not in content]
@@ -184,6 +194,35 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write_atomically(path, lambda partial: partial.write_bytes(text.encode("utf-8", "surrogateescape")))
 
 
+def read_csv(path: Path, known: Sequence[str], numbers: Iterable[str] = (), **options) -> pd.DataFrame:
+    """A table that `write_csv` wrote.
+
+    Args:
+        path: the file.
+        known: columns that must be there, with a number in every row.
+        numbers: columns that hold numbers, or nothing, where they are there.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        ValueError: a file that is damaged; it is named, and the row.
+    """
+    try:
+        table = pd.read_csv(path, **options)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from None
+    if lacking := [name for name in known if name not in table]:
+        raise ValueError(f"{path} is damaged: it lacks the columns {', '.join(lacking)}")
+    for name in (name for name in dict.fromkeys((*known, *numbers)) if name in table):
+        values = pd.to_numeric(table[name], errors="coerce")
+        wrong = ~np.isfinite(values) & (table[name].notna() | (name in known))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f"{path} is damaged: row {row + 1}, {name} must be a number, got {quoted(table[name].tolist()[row])}"
+            )
+    return table
+
+
 def digest(path: str | Path) -> str:
     """16 hex digits of a file's content (SHA-256)."""
     with Path(path).expanduser().open("rb") as file:
@@ -196,7 +235,9 @@ def locked(folder: Path, timeout: float = 1.0) -> Iterator[None]:
 
     Raises:
         ValueError: another process holds it.
+        OSError: it cannot be made or written to.
     """
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:

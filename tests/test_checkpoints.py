@@ -153,10 +153,15 @@ def test_precision_makes_the_round_trip(network, tmp_path, dtype):
     assert torch.equal(found.fc.weight, network.fc.weight.flip(0))
 
 
-def test_a_compiled_network_is_saved_as_the_network(network, tmp_path):
-    checkpoints.save(tmp_path / "c.safetensors", torch.compile(network, backend="eager"), np.array(CLASSES))
-    found = checkpoints.load(tmp_path / "c.safetensors")
-    assert torch.equal(logits(found.model), logits(network)) and found.classes == tuple(CLASSES)
+def test_a_compiled_or_wrapped_network_is_saved_as_the_network(network, tmp_path):
+    for wrapped in (
+        torch.compile(network, backend="eager"),
+        nn.DataParallel(network),
+        nn.DataParallel(nn.DataParallel(network)),
+    ):
+        checkpoints.save(tmp_path / "c.safetensors", wrapped, np.array(CLASSES))
+        found = checkpoints.load(tmp_path / "c.safetensors")
+        assert torch.equal(logits(found.model), logits(network)) and found.classes == tuple(CLASSES)
 
 
 def test_a_file_that_contradicts_itself_is_refused(network, tmp_path):

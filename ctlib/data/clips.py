@@ -1,10 +1,6 @@
 """From samples to batches of clips: one path of sampling, decoding and transforms, and its loaders."""
 
-import atexit
-import copy
 import dataclasses
-import multiprocessing
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,10 +12,9 @@ from ctlib.config import DataConfig
 from ctlib.data import cache, transforms, video
 from ctlib.data.catalog import Samples
 from ctlib.data.sampling import SAMPLINGS, check_fits
+from ctlib.data.workers import check_shared_memory, leave_signals_to_the_trainer, workers_context
 
 SKIPPED = -1  # the label of an unreadable video, with on_error="skip"
-# Signals that ask a run to stop; the trainer answers them. Windows has no SIGHUP, which a closed terminal sends.
-STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def resolve_data(config: DataConfig, samples: Samples) -> DataConfig:
@@ -85,6 +80,11 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def item_bytes(self) -> int:
+        """How large an item is."""
+        views = 1 if self.train else self.clips * self.crops
+        return 4 * views * 3 * self.num_frames * self.size**2
+
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
         try:
             if not self.train:
@@ -146,6 +146,10 @@ class RawDataset(ClipDataset):
         item (epoch, index) in training -> (T, 3, h, w) uint8 of its box, whether it is flipped, label
         item index in testing -> (clips * T, 3, H, W) uint8, False, label
     """
+
+    def item_bytes(self) -> int:
+        """How large an item is of a video whose boxes, or whose frames in testing, are about as large as a clip."""
+        return (1 if self.train else self.clips) * 3 * self.num_frames * self.size**2
 
     def collate(self, items: Sequence[tuple[torch.Tensor, bool, int]]) -> tuple[transforms.RawClips, torch.Tensor]:
         clips, flips, labels = zip(*items, strict=True)
@@ -293,6 +297,7 @@ def _dataset(kept: Kept, raw: bool, *given, **options) -> ClipDataset:
 def _loader(dataset: ClipDataset, config: DataConfig, **options) -> DataLoader:
     on_device = isinstance(dataset, DeviceClips)  # only numbers are drawn here, and batches come as such
     workers = 0 if on_device else config.workers
+    check_shared_memory(2 * workers * options["batch_size"] * dataset.item_bytes())  # each loads 2 batches ahead
     return DataLoader(
         dataset,
         num_workers=workers,
@@ -301,59 +306,11 @@ def _loader(dataset: ClipDataset, config: DataConfig, **options) -> DataLoader:
         pin_memory=torch.cuda.is_available() and not on_device,
         collate_fn=_as_it_is if on_device else dataset.collate if isinstance(dataset, RawDataset) else None,
         generator=torch.Generator(),  # loaders sometimes draw from the global one, which would change dropout
-        multiprocessing_context=_workers_context() if workers else None,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        multiprocessing_context=workers_context() if workers else None,
+        worker_init_fn=leave_signals_to_the_trainer,
         **options,
     )
 
 
 def _as_it_is(batch):
     return batch
-
-
-def end_workers(loader: DataLoader) -> None:
-    """End a loader's processes now, one prepared by Accelerate included; it cannot be used again.
-
-    Left to the garbage collector after a worker's error, each is waited for up to 5 s.
-    """
-    iterator = loader._iterator  # torch has no public call that ends persistent workers
-    if iterator is not None:
-        iterator._shutdown_workers()
-
-
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Ctrl-C and a cluster's notice reach every process; a worker that ended on them would break the last step."""
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-class _Worker(multiprocessing.Process):
-    """Starts with these signals blocked: one that came before `_leave_signals_to_the_trainer` would end it.
-
-    A fork server, which is started with the first worker, has them blocked too; its workers end when it does.
-    """
-
-    def start(self) -> None:
-        if not hasattr(signal, "pthread_sigmask"):  # Windows, where none of them is sent
-            return super().start()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _workers_context() -> multiprocessing.context.BaseContext:
-    context = copy.copy(multiprocessing.get_context())
-    context.Process = _Worker
-    return context
-
-
-@atexit.register
-def _end_workers() -> None:
-    """Kill workers at exit: the default, SIGTERM and a wait, would never end one that hangs in a decoder."""
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise at each
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()

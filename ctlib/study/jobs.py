@@ -22,7 +22,7 @@ from ctlib.files import read_json
 from ctlib.study import comparisons, results
 from ctlib.study.scales import REAL, SCALES, Study, Views
 from ctlib.study.tables import FULL, TABLES, Network, counted
-from ctlib.training.records import RunFolder, differences
+from ctlib.training.records import RunFolder
 from ctlib.training.run import ALONE
 
 
@@ -115,11 +115,10 @@ def state(job: Job, out_dir: str | Path) -> str:
     folder = job.folder(out_dir)
     if not (folder.path / "result.json").is_file():
         return "begun" if (folder.path / "config.json").is_file() else "to be trained"
-    differing = differences(folder.record(), job.config)
+    differing = folder.differences(job.config)
     if differing:
         raise ValueError(
-            f"{folder.path} holds a run with other parameters ({'; '.join(differing)}): delete it, or choose another "
-            "folder"
+            f"{folder.path} holds a run with other parameters ({differing}): delete it, or choose another folder"
         )
     folder.result(("top1", "seconds"))
     tests = folder.path / "tests.json"

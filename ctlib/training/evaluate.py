@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader
 from ctlib import checkpoints, cost, files
 from ctlib.config import ComputeConfig, Config, DataConfig
 from ctlib.data.catalog import Samples, refuse_missing
-from ctlib.data.clips import SKIPPED, end_workers, resolve_data, test_loader, travels_raw
+from ctlib.data.clips import SKIPPED, resolve_data, test_loader, travels_raw
 from ctlib.data.sampling import check_fits
 from ctlib.data.transforms import views_of
 from ctlib.data.video import VideoError
+from ctlib.data.workers import end_workers, one_line_errors
 from ctlib.kernels import choice
 from ctlib.models import check_finite, name_of
 from ctlib.training.run import ALONE, make_accelerator
@@ -143,6 +144,7 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
+@one_line_errors()
 def evaluate(
     model: nn.Module,
     loader: DataLoader,

@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ctlib.data.clips import STOPS
+from ctlib.data.workers import STOPS
 
 _stop_requested = threading.Event()
 

@@ -14,6 +14,7 @@ Each file is written beside its place and renamed.
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -23,12 +24,24 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from pandas.api.types import is_integer_dtype
 from torch import nn
 
 from ctlib import checkpoints
-from ctlib.config import RunConfig, as_tuples
+from ctlib.config import ComputeConfig, RunConfig, as_tuples, check_type
 from ctlib.cost import hardware
-from ctlib.files import locked, read_json, remove_partials, version, write_csv, write_json
+from ctlib.files import (
+    check_writable,
+    locked,
+    one_line,
+    quoted,
+    read_csv,
+    read_json,
+    remove_partials,
+    version,
+    write_csv,
+    write_json,
+)
 from ctlib.training.run import Run
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -68,11 +81,11 @@ class RunFolder:
         finished = (self.path / "result.json").exists()
         if not finished and not self._has_snapshots():
             return False
-        differing = differences(self.record(), run)
+        differing = self.differences(run)
         if differing:
             raise ValueError(
                 f"{self.path} holds {'a' if finished else 'an unfinished'} run with other parameters "
-                f"({'; '.join(differing)}): delete it, or choose another folder"
+                f"({differing}): delete it, or choose another folder"
             )
         return finished
 
@@ -105,6 +118,11 @@ class RunFolder:
         remove_partials(self.path)
         write_json(self.path / "config.json", record_of(run))
 
+    def check_writable(self) -> None:
+        """Raise OSError if this run cannot be written here; a finished one is only read."""
+        if not (self.path / "result.json").exists():
+            check_writable(self.path)
+
     def check_room(self, weights: int) -> None:
         """Refuse a run whose states the disk cannot hold, before its first step.
 
@@ -126,7 +144,7 @@ class RunFolder:
             )
 
     def write_history(self, rows: list[dict]) -> None:
-        write_csv(self.path / "history.csv", pd.DataFrame(rows))
+        write_csv(self.path / "history.csv", pd.DataFrame(rows, columns=None if rows else _HISTORY))
 
     def finish(self, result: dict, predictions: pd.DataFrame) -> None:
         """Write the result; after this the run counts as finished."""
@@ -154,7 +172,25 @@ class RunFolder:
         content = read_json(path)
         if "model" in content:
             raise ValueError(f"{path} was written by an earlier version of ctlib: delete its folder and train again")
-        return read_json(path, ("asked", "resolved"))
+        content = read_json(path, ("asked", "resolved"))
+        asked, resolved = content["asked"], content["resolved"]
+        if not isinstance(asked, dict) or not isinstance(resolved, dict):
+            raise ValueError(f"{path} is damaged: asked and resolved must hold keys")
+        if lacking := [name for name in (*_OPEN, *_ANSWERS) if name not in resolved]:
+            raise ValueError(f"{path} is damaged: resolved lacks {', '.join(lacking)}")
+        try:
+            ComputeConfig(micro_batch=resolved["micro_batch"], precision=resolved["precision"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {one_line(error, 300)}") from None
+        return content
+
+    def differences(self, wanted: Run | RunConfig) -> str:
+        """In which parameters another run is asked for than lies here, in words; empty if it is the same."""
+        record = self.record()
+        try:
+            return one_line("; ".join(differences(record, wanted)), 300)
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'config.json'}: {one_line(error, 300)}") from None
 
     def config(self) -> RunConfig:
         """What was asked. Raises ValueError as `record` does, and for keys that this version does not know."""
@@ -162,7 +198,7 @@ class RunFolder:
         try:
             return RunConfig.from_dict(asked)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{self.path / 'config.json'}: {error}") from None
+            raise ValueError(f"{self.path / 'config.json'}: {one_line(error, 300)}") from None
 
     def result(self, needed: Iterable[str] = ()) -> dict:
         """What came out.
@@ -170,17 +206,43 @@ class RunFolder:
         Raises:
             ValueError: a damaged record, or one that lacks what is needed; it is named.
         """
-        return read_json(self.path / "result.json", needed)
+        result = read_json(self.path / "result.json", needed)
+        try:
+            check_type("rows", as_tuples(result.get("rows", [])), tuple[tuple[str, str], ...])
+        except TypeError as error:
+            raise ValueError(f"{self.path / 'result.json'} is damaged: {one_line(error)}") from None
+        for name in _NUMBERS & result.keys():
+            value = result[name]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(
+                    f"{self.path / 'result.json'} is damaged: {name} must be a finite number, got {quoted(value)}"
+                )
+        return result
 
     def history(self) -> pd.DataFrame:
-        return pd.read_csv(self.path / "history.csv")
+        """One row per epoch, as `Trainer.end_epoch` makes it. Raises ValueError if the file is damaged."""
+        return read_csv(self.path / "history.csv", ("epoch",), _HISTORY)
 
     def predictions(self) -> pd.DataFrame:
-        """One row per test video: source, label, predicted, confidence (a probability)."""
+        """One row per test video: source, label, predicted, confidence (a probability).
+
+        Raises:
+            ValueError: the file is damaged; it is named.
+        """
         path = self.path / "predictions.csv"
         # A name may be a number, or "NA", and need not be UTF-8.
         names = {"dtype": {"source": object}, "keep_default_na": False, "encoding_errors": "surrogateescape"}
-        return pd.read_csv(path, **names, na_values={"confidence": [""]})
+        numbers = ("label", "predicted", "confidence")
+        table = read_csv(path, numbers, **names, na_values={"confidence": [""]})
+        if "source" not in table or not all(map(is_integer_dtype, (table.label, table.predicted))):
+            raise ValueError(f"{path} is damaged: it needs the column source, and whole numbers as label and predicted")
+        return table
+
+
+# What must be a number in a result, and in a history.
+_NUMBERS = {"seed", "epochs", "num_frames", "size", "clips", "crops", "videos", "listed", "skipped", "batch"}
+_NUMBERS |= {"top1", "top5", "gflops", "params", "seconds", "micro_batch", "processes", "train_videos", "train_skipped"}
+_HISTORY = ("epoch", "lr", "loss", "train_top1", "skipped", "top1", "top5", "seconds", "clips_per_second")
 
 
 def record_of(run: Run) -> dict:
@@ -259,7 +321,7 @@ def load(folder: str | Path) -> pd.DataFrame:
         raise FileNotFoundError(f"no folder {folder} to read runs from")
     rows = []
     for path in sorted(folder.rglob("result.json")):
-        result = read_json(path)
+        result = RunFolder(path.parent).result()
         if "rows" not in result:
             raise ValueError(f"{path} was written by an earlier version of ctlib: delete its folder and train again")
         rows.append({**result, "folder": str(path.parent)})

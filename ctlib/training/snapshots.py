@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ctlib.files import digest
+from ctlib.files import digest, one_line
 from ctlib.training import records
 from ctlib.training.run import Run
 from ctlib.weights.tensors import load_torch
@@ -119,5 +119,5 @@ class Snapshots:
             raise ValueError(f"has format {content['format']}, this version of ctlib reads {_SNAPSHOT_FORMAT}")
         other = records.differences(content["run"], self.run)
         if other:
-            raise ValueError(f"is of another run: {'; '.join(other)}")
+            raise ValueError(f"is of another run: {one_line('; '.join(other), 300)}")
         return content["state"]

@@ -93,7 +93,7 @@ def _train_here(run: Run, folder: RunFolder, on_step, on_epoch) -> dict:
             return finished
         run = dataclasses.replace(run, **begun_as)
         run.refuse_missing_videos()
-        trainer = Trainer(run, _accelerator(run, folder))
+        trainer = Trainer(run, _accelerator(run, folder), folder)
         try:
             with parallel.signals_request_stop(alone), choice.using(run.config.compute.kernels):
                 return _run_epochs(trainer, folder, on_step if first else None, on_epoch if first else None)
@@ -110,7 +110,7 @@ def _looked_at(folder: RunFolder, run: Run) -> tuple[dict | None, dict]:
 
 
 def _run_epochs(trainer: Trainer, folder: RunFolder, on_step, on_epoch) -> dict:
-    trainer.open(folder)
+    trainer.open()
     for row in trainer.history:
         call(on_epoch, row)
     while trainer.epoch < trainer.config.recipe.epochs:

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from ctlib import cost
 from ctlib.config import DataConfig
 from ctlib.data import cache
-from ctlib.data.clips import SKIPPED, end_workers, test_loader, train_loader, travels_raw
+from ctlib.data.clips import SKIPPED, test_loader, train_loader, travels_raw
 from ctlib.data.transforms import views_of
+from ctlib.data.workers import end_workers, one_line_errors
 from ctlib.kernels import choice
 from ctlib.kernels.graph import StepGraph, UpdateGraph, untouched
 from ctlib.models import NotFiniteError, compile_blocks
@@ -41,13 +42,15 @@ class TrainingError(RuntimeError):
 class Trainer:
     """A run under way, in one of its processes: the network, what trains it, and how far it is."""
 
-    def __init__(self, run: Run, accelerator: Accelerator):
-        self.run, self.config, self.accelerator = run, run.config, accelerator
+    def __init__(self, run: Run, accelerator: Accelerator, folder: records.RunFolder):
+        self.run, self.config, self.accelerator, self.folder = run, run.config, accelerator, folder
         recipe, data, frames = run.config.recipe, run.data, run.model.num_frames
         if accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(accelerator.device)
         accelerator.gradient_accumulation_steps = run.micro_batches_per_step
         model = make_network(run)
+        if accelerator.is_main_process:
+            folder.check_room(sum(value.nbytes for value in model.state_dict().values()))
         self.cost = cost.count(model, frames, data.size)
         if self.config.compute.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -100,10 +103,9 @@ class Trainer:
 
     # The record and the snapshots on disk.
 
-    def open(self, folder: records.RunFolder) -> None:
+    def open(self) -> None:
         """Begin, or resume from the last snapshot in the folder."""
-        self.folder = folder
-        self.snapshots = Snapshots(folder.snapshots, self.run)
+        self.snapshots = Snapshots(self.folder.snapshots, self.run)
         first = self.accelerator.is_main_process
         (state,) = broadcast_object_list([self.snapshots.load() if first else None])
         choice.begin_record({} if state is None else state.get("kernels", {}))
@@ -119,9 +121,8 @@ class Trainer:
             tracker = {"tensorboard": {"purge_step": self.steps_done}}
             self.accelerator.init_trackers("tensorboard", init_kwargs=tracker)
         if first:
-            folder.check_room(sum(value.nbytes for value in self.network.state_dict().values()))
-            folder.start(self.run)
-            folder.write_history(self.history)
+            self.folder.start(self.run)
+            self.folder.write_history(self.history)
 
     def _compile(self) -> None:
         run, device = self.run, self.accelerator.device
@@ -194,6 +195,7 @@ class Trainer:
 
     # Training.
 
+    @one_line_errors()
     def train_epoch(self, on_step: Callable | None = None) -> None:
         """The steps of this epoch that are still to do."""
         began, spent = time.perf_counter(), dict(self.seconds)

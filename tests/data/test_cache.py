@@ -12,6 +12,7 @@ from ctlib import files
 from ctlib.config import DataConfig
 from ctlib.data import cache, clips, encoding, transforms, video
 from ctlib.data.catalog import Samples
+from ctlib.data.workers import end_workers
 
 RAM = DataConfig(size=24, flip=True, workers=0, cache="ram", clips=2, crops=3, short_side=28)
 
@@ -35,7 +36,7 @@ def of_each_epoch(loader, epochs=(0, 1)):
         if isinstance(loader.sampler, clips.EpochSampler):
             loader.sampler.set_epoch(epoch)
         batches += list(loader)
-    clips.end_workers(loader)
+    end_workers(loader)
     return batches
 
 

@@ -10,6 +10,7 @@ from ctlib.config import DataConfig
 from ctlib.data import clips, encoding, transforms, video
 from ctlib.data.catalog import Samples
 from ctlib.data.check import check
+from ctlib.data.workers import end_workers
 from tests.data.videos import COUNT, LAYOUTS, numbers
 
 
@@ -124,7 +125,7 @@ def test_a_bad_video_stops_with_its_name(train_samples, tmp_path, workers):
     with pytest.raises(video.VideoError, match="broken.mp4: the file is empty"):
         list(loader)
     processes = loader._iterator._workers if workers else []
-    clips.end_workers(loader)
+    end_workers(loader)
     assert [process.exitcode for process in processes] == [0] * workers
 
 

@@ -170,3 +170,39 @@ def test_a_record_of_another_version_is_refused_by_name(tmp_path):
         folder.is_finished(RunConfig())
     with pytest.raises(ValueError, match="result.json was written by an earlier version"):
         records.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("history.csv", b"", "history.csv is damaged: No columns to parse from file"),
+        ("history.csv", b"epoch,loss\n1,2.5\n2,x\n", "history.csv is damaged: row 2, loss must be a number, got 'x'"),
+        ("history.csv", b"epoch,loss\n,2.5\n", "history.csv is damaged: row 1, epoch must be a number, got nan"),
+        ("history.csv", b"loss\n1\n", "history.csv is damaged: it lacks the columns epoch"),
+        ("predictions.csv", b"\xff\xfe\x00", "predictions.csv is damaged: "),
+        (
+            "predictions.csv",
+            b"source,label,predicted,confidence\na,1,0,\n",
+            "row 1, confidence must be a number, got nan",
+        ),
+        ("predictions.csv", b"source,label,predicted,confidence\na,1,0.5,1\n", "whole numbers as label and predicted"),
+        ("result.json", b"{", "result.json is damaged: Expecting property name"),
+        ("result.json", b"\xff{}", "result.json is damaged: 'utf-8' codec can't decode byte 0xff in position 0"),
+        ("result.json", b"[" * 100_000, "result.json is damaged: maximum recursion depth exceeded"),
+        ("result.json", b'{"top1": NaN}', "result.json is damaged: top1 must be a finite number, got nan"),
+        ("result.json", b'{"top1": "50"}', "result.json is damaged: top1 must be a finite number, got '50'"),
+        ("result.json", b'{"rows": [1]}', "result.json is damaged: rows must be tuple"),
+    ],
+)
+def test_a_damaged_record_is_named_with_what_is_wrong(tmp_path, name, content, text):
+    folder = records.RunFolder(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=text) as error:
+        {"history.csv": folder.history, "predictions.csv": folder.predictions, "result.json": folder.result}[name]()
+    assert str(error.value).startswith(str(tmp_path / name)) and len(str(error.value)) < 500
+
+
+def test_a_run_of_no_epoch_yet_has_an_empty_history(tmp_path):
+    folder = records.RunFolder(tmp_path)
+    folder.write_history([])
+    assert len(folder.history()) == 0

@@ -15,6 +15,7 @@ from ctlib import files
 from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data import arrow, clips
 from ctlib.data.catalog import load_samples
+from ctlib.data.workers import STOPS
 from ctlib.models import model_config
 from ctlib.training import processes as parallel
 from ctlib.training import records, snapshots, train
@@ -158,7 +159,7 @@ def test_a_run_that_resumes_shows_the_epochs_that_it_has(config, stopped):
     assert rows == [(1, 0), (2, 2)] and steps == [7, 8]
 
 
-@pytest.mark.parametrize("number", clips.STOPS)
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_asks_for_a_stop_and_one_that_nohup_ignores_does_not(number):
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:

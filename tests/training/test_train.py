@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import math
 import multiprocessing
 import shutil
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ctlib import checkpoints
+from ctlib import checkpoints, files
 from ctlib.backbones import Backbone
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data import clips
@@ -308,13 +309,14 @@ def test_bad_data_stops_before_the_first_step(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_video_that_is_empty_stops_with_its_name(config, tmp_path, arrow_root):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_video_that_is_empty_stops_with_its_name(config, tmp_path, arrow_root, split):
     copy = tmp_path / "data"
     shutil.copytree(arrow_root, copy)
-    (copy / "train" / "000003_backward.mp4").write_bytes(b"")
+    (copy / split / "000003_backward.mp4").write_bytes(b"")
     broken = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(copy), workers=2))
     before = multiprocessing.active_children()
-    with pytest.raises(VideoError, match="train/000003_backward.mp4: the file is empty"):
+    with pytest.raises(VideoError, match=f"^{copy}/{split}/000003_backward.mp4: the file is empty$"):
         train.train(broken, tmp_path / "run")
     assert set(multiprocessing.active_children()) <= set(before)  # no loader process is left behind
 
@@ -345,6 +347,36 @@ def plain(config, tmp_path_factory):
     folder = records.RunFolder(tmp_path_factory.mktemp("plain"))
     train.train(config, folder.path)
     return config, folder
+
+
+@pytest.mark.parametrize("below", [(), ("name", "seed0")])
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(config, tmp_path, below):
+    (tmp_path / "file").touch()
+    folder = records.RunFolder(tmp_path.joinpath("file", *below))
+    for begin in (folder.check_writable, lambda: train.train(config, folder.path)):
+        with pytest.raises(OSError, match=f"^{folder.path} cannot be made: {tmp_path}/file is no folder$"):
+            begin()
+
+
+def test_a_folder_that_is_read_only_is_refused_and_a_finished_run_in_it_is_read(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)  # root may write anywhere
+    folder = records.RunFolder(tmp_path / "a" / "seed0")
+    with pytest.raises(
+        PermissionError, match=f"{folder.path} cannot be written: {tmp_path} is read-only for this user"
+    ):
+        folder.check_writable()
+    assert not folder.path.exists()
+    finished.folder.check_writable()
+
+
+def test_a_disk_that_is_full_at_the_end_is_named_with_the_file(finished, monkeypatch, tmp_path):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/result.json'") as error:
+        files.write_json(tmp_path / "result.json", {})
+    assert error.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_cannot_hold_the_states_is_refused_before_the_first_step(config, tmp_path, monkeypatch):
