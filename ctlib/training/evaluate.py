@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -130,17 +128,8 @@ class Scores(NamedTuple):
             return cls(*arrays, tuple(about["classes"]), about["fingerprint"], protocols)
         except FileNotFoundError:
             raise FileNotFoundError(f"no scores {path}") from None
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            KeyError,
-            OSError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            raise ValueError(f"{path} holds no scores, or is damaged ({error})") from None
+        except Exception as error:  # what damaged bytes raise is up to the reader
+            raise ValueError(f"{path} holds no scores, or is damaged ({files.one_line(error)})") from None
 
 
 @torch.no_grad()
