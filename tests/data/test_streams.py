@@ -156,6 +156,7 @@ def test_every_kind_of_container_is_read_whatever_its_name(tmp_path, suffix, cod
     with av.open(str(path), "w") as made:
         stream = made.add_stream(codec, rate=25, options=FAST.get(codec, {}))
         stream.height, stream.width, stream.pix_fmt = 64, 96, "rgb8" if codec == "gif" else "yuv420p"
+        stream.codec_context.thread_count = 1
         for number in range(25):
             frame = av.VideoFrame.from_ndarray(coded(number), format="rgb24")
             made.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
