@@ -278,12 +278,18 @@ def existing(path: str | Path) -> Path:
     return next((file for file in either if file.is_file()), path)
 
 
-def _read(path: str | Path) -> dict:
+def check_exists(path: str | Path) -> None:
+    """Raise FileNotFoundError unless there is such a file; it names one of the other format that lies there."""
     file = Path(path).expanduser()
     if not file.is_file():
         other = existing(file)
         beside = f"; {other.name} lies there" if other != file else ""
         raise FileNotFoundError(f"no checkpoint {path}{beside}")
+
+
+def _read(path: str | Path) -> dict:
+    file = Path(path).expanduser()
+    check_exists(file)
     if file.suffix == SUFFIX:
         try:
             header, state = tensors.load(file)

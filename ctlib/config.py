@@ -62,10 +62,10 @@ def unknown_name(kind: str, name: str, known) -> str:
     """The text of an error: what is unknown, what replaced it or the nearest known name, and all known names."""
     known = [str(one) for one in known]
     if name in RENAMED:
-        return f"{kind} {name!r} was replaced: write {RENAMED[name]}"
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        return f"{kind} {name!r:.100} was replaced: write {RENAMED[name]}"
+    near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}"
+    return f"unknown {kind} {name!r:.100}: {hint}known are {', '.join(known)}"
 
 
 def check_choice(kind: str, name, known) -> None:
@@ -78,7 +78,7 @@ def check_type(name: str, value, kind) -> None:
     """Raise TypeError unless `value` is of the annotated type `kind`; an int serves as a float."""
     if not _is_a(value, kind):
         kind_name = getattr(kind, "__name__", str(kind))
-        raise TypeError(f"{name} must be {kind_name}, got {type(value).__name__} {value!r}")
+        raise TypeError(f"{name} must be {kind_name}, got {type(value).__name__} {value!r:.100}")
 
 
 def _is_a(value, kind) -> bool:
@@ -129,7 +129,7 @@ def parse_words(text: str, parse: Callable[[str], Any], needed: str) -> tuple:
     except (ValueError, KeyError):
         values = ()
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"{needed}, got {text!r}")
+        raise ValueError(f"{needed}, got {text!r:.100}")
     return values
 
 
@@ -168,7 +168,7 @@ def parse_pairs(text: str) -> dict[str, Any]:
     for pair in split_pairs(text):
         key, equals, value = pair.partition("=")
         if not equals or "." not in key:
-            raise ValueError(f"overrides are part.name=value separated by spaces, got {pair!r}")
+            raise ValueError(f"overrides are part.name=value separated by spaces, got {pair!r:.100}")
         try:
             pairs[key] = json.loads(value)
         except json.JSONDecodeError:

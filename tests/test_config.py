@@ -154,6 +154,17 @@ def test_what_is_no_pair_is_named(text, named):
         parse_pairs(text)
 
 
+def test_a_value_of_any_length_is_quoted_briefly():
+    for wrong in ({"backbone": ["x" * 10**7]}, {"dims": "x" * 10**7}, {"x" * 10**7: 1}, {"num_classes": [0] * 10**6}):
+        with pytest.raises((ValueError, TypeError)) as error:
+            ModelConfig.from_dict(wrong)
+        assert len(str(error.value)) < 500
+    for parse in (parse_pairs, lambda text: parse_words(text, int, "needed are numbers")):
+        with pytest.raises(ValueError, match="xxx") as error:
+            parse("x" * 10**7)
+        assert len(str(error.value)) < 500
+
+
 def test_an_integer_serves_as_a_float():
     assert RecipeConfig(lr=1).lr == 1
 

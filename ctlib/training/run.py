@@ -4,13 +4,12 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from ctlib import files
+from ctlib import checkpoints, files
 from ctlib.config import ComputeConfig, DataConfig, ModelConfig, RunConfig
 from ctlib.data import arrow
 from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_splits, refuse_missing
@@ -125,8 +124,8 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         FileNotFoundError: the start or the folder of the data set does not exist.
     """
     compute, recipe = config.compute, config.recipe
-    if config.start and not Path(config.start).expanduser().is_file():
-        raise FileNotFoundError(f"no checkpoint {config.start}")
+    if config.start:
+        checkpoints.check_exists(config.start)
     if compute.sync_batch_norm and machine.on_cpu(compute):
         raise ValueError("sync_batch_norm needs GPUs, and there is none")
     one_gpu = not machine.on_cpu(compute) and machine.shared_by(compute) == 1
