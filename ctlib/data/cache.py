@@ -22,10 +22,10 @@ from ctlib.config import DataConfig
 from ctlib.data import video
 from ctlib.data.catalog import Samples
 from ctlib.data.transforms import on_device
+from ctlib.data.workers import SHARED_MEMORY, one_line_errors
 
 _BLOCK = 2**28  # bytes of a block of memory: each takes a file handle in each process, and a video lies in one of them
 _PROBED = 32  # videos of a list, from which the size of all is estimated
-_SHARED = "/dev/shm"  # where Linux has the memory that processes share; its size may be limited
 
 Place = tuple[int, int, tuple[int, ...]]  # of a video: its block, its first byte there, and (n, H, W, 3)
 
@@ -58,12 +58,14 @@ class Videos:
     def _decoded(self, config: DataConfig) -> Iterator[np.ndarray]:
         """The frames of the videos in turn; the places and errors of those that cannot be read are noted here."""
         whole = _WholeVideos(self.samples, config)
-        for frames in DataLoader(whole, batch_size=None, num_workers=config.workers, generator=torch.Generator()):
-            if isinstance(frames, str):
-                self.errors[len(self.places)] = frames
-                self.places.append(None)
-            else:
-                yield frames.numpy()
+        loader = DataLoader(whole, batch_size=None, num_workers=config.workers, generator=torch.Generator())
+        with one_line_errors():
+            for frames in loader:
+                if isinstance(frames, str):
+                    self.errors[len(self.places)] = frames
+                    self.places.append(None)
+                else:
+                    yield frames.numpy()
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """Frames, height and width of a video. Raises video.VideoError if it could not be read."""
@@ -239,8 +241,8 @@ def check_room(lists: Iterable[Samples], config: DataConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         files.remove_abandoned(folder, "decoded-*")
         rooms = {f"disk ({folder})": (needed, shutil.disk_usage(folder).free)}
-    elif os.path.isdir(_SHARED):
-        rooms[f"shared memory ({_SHARED})"] = local * needed, shutil.disk_usage(_SHARED).free
+    elif SHARED_MEMORY.is_dir():
+        rooms[f"shared memory ({SHARED_MEMORY})"] = local * needed, shutil.disk_usage(SHARED_MEMORY).free
     if config.cache == "gpu":
         rooms["memory of the GPU"] = needed, torch.cuda.mem_get_info()[0]
     for room, (wanted, available) in rooms.items():
