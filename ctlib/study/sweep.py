@@ -21,6 +21,7 @@ from ctlib.study import comparisons
 from ctlib.study.jobs import Job, begun_elsewhere, check_roots, is_finished, next_runs, plan, recorded, state
 from ctlib.study.scales import Study
 from ctlib.training import evaluate
+from ctlib.training.processes import signals_interrupt
 from ctlib.training.run import ALONE, Machine, resolve
 from ctlib.training.train import train
 
@@ -100,6 +101,7 @@ class Swept(NamedTuple):
     not_begun: list[str]  # they do not fit into the time, or their block is on another kind of hardware
 
 
+@signals_interrupt()
 def sweep(
     study: Study,
     out_dir: str | Path,

@@ -69,6 +69,23 @@ def signals_request_stop(alone: bool = True) -> Iterator[None]:
         forget_stop()
 
 
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does, where a process has runs in others; not under `nohup`."""
+
+    def interrupt(_number: int, _frame) -> None:
+        raise KeyboardInterrupt
+
+    numbers = STOPS if threading.current_thread() is threading.main_thread() else ()
+    others = [number for number in numbers if number != signal.SIGINT and not _is_ignored_hangup(number)]
+    before = {number: signal.signal(number, interrupt) for number in others}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _is_ignored_hangup(number: int) -> bool:
     return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
 

@@ -15,6 +15,7 @@ import pytest
 
 from ctlib import files
 from ctlib.__main__ import main
+from ctlib.data.workers import STOPS
 from ctlib.study import jobs as study_jobs
 from ctlib.study import results, sweep
 from ctlib.study.jobs import is_finished, jobs, state, tables_dir
@@ -136,22 +137,25 @@ def test_a_locked_run_is_left_to_the_process_that_holds_it(loop, tmp_path):
     assert swept == ([], [job.label()], [], []) and len(lines) == 6
 
 
-def test_an_interrupted_loop_asks_its_runs_to_save_and_starts_no_more(loop, tmp_path):
+@pytest.mark.parametrize("number", STOPS)
+def test_an_interrupted_loop_asks_its_runs_to_save_and_starts_no_more(loop, tmp_path, number):
     def interrupt(out):
         def when_two_run():
             while len([log for log in out.glob("*/*/log.txt") if log.read_text()]) < 2:
                 time.sleep(0.02)
             time.sleep(0.3)  # until they have set their signal
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
         threading.Thread(target=when_two_run, daemon=True).start()
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup does this one
     try:
         with pytest.raises(KeyboardInterrupt):
             loop("ctnet", SAVES, before=interrupt)
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGHUP, hangup)
     out = tmp_path / "out"
     assert len(list(out.glob("*/*/saved"))) == len(list(out.glob("*/*/log.txt"))) == 2
 
