@@ -71,7 +71,7 @@ def signals_request_stop(alone: bool = True) -> Iterator[None]:
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does, where a process has runs in others; not under `nohup`."""
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does; under `nohup` SIGHUP does nothing."""
 
     def interrupt(_number: int, _frame) -> None:
         raise KeyboardInterrupt
