@@ -17,7 +17,7 @@ from ctlib.rivals.pem import pem
 from ctlib.rivals.smallbig import smallbig
 from ctlib.rivals.stm import stm
 from ctlib.rivals.tanet import tanet
-from ctlib.rivals.tdn import tdn
+from ctlib.rivals.tdn import NEIGHBOURS, tdn
 from ctlib.rivals.tea import tea
 from ctlib.rivals.teinet import teinet
 from ctlib.rivals.tsm import tsm
@@ -38,6 +38,8 @@ FROM_SCRATCH = {"tea"}  # of these, those whose blocks fit no weights of a ResNe
 FOR_FRAMES = {"tanet"}  # and those whose weights depend on T
 for _name, _change in SYSTEMS.items():
     register(_name, _change, keeps_weights=_name not in FROM_SCRATCH, for_frames=_name in FOR_FRAMES)
+for _name in [name for name in MODELS if name.startswith("tdn_")]:
+    MODELS[_name]["num_frames"] = 8 * NEIGHBOURS  # eight segments
 for _family in (video_resnet, slowfast, i3d, nl_i3d, gcn, eco, x3d, c3d, blvnet, corrnet):
     for _name, _build in _family.BACKBONES.items():
         register_backbone(_name, _build)
@@ -64,15 +66,15 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(
-    name: str, num_classes: int, num_frames: int = 8, weights: str | None = None, **parts
+    name: str, num_classes: int, num_frames: int | None = None, weights: str | None = None, **parts
 ) -> VideoClassifier:
     """A network by its name, in training mode: CT-Net, TSN or a system that the paper compares with.
 
     Args:
         name: one of `list_models()`.
         num_classes: the classifier's outputs.
-        num_frames: T, frames per clip in training. Networks take any other T too, except TANet, CorrNet, C3D, and TDN
-            (a multiple of 5) and bLVNet (an even T).
+        num_frames: T, frames per clip in training; if not given, 8, or TDN's 40. Networks take any other T too, except
+            TANet, CorrNet, C3D, and TDN (a multiple of 5) and bLVNet (an even T).
         weights: of the backbone: None (random), or "imagenet"; the small backbones have "shapes" instead.
         **parts: other fields of `ModelConfig`, such as `dropout=0.5`.
 
@@ -86,5 +88,5 @@ def create_model(
         >>> create_model("tsm_quickstart", num_classes=10).config.module
         'tsm'
     """
-    given = {"num_classes": num_classes, "num_frames": num_frames, "weights": weights}
-    return build_model(model_config(name, **given, **parts))
+    frames = {} if num_frames is None else {"num_frames": num_frames}
+    return build_model(model_config(name, num_classes=num_classes, weights=weights, **frames, **parts))

@@ -7,7 +7,7 @@ from torch import nn
 
 from ctlib.config import RecipeConfig, RunConfig, check_choice, parse_pairs
 from ctlib.kernels import BATCH_NORMS
-from ctlib.models import fits_weights, model_config
+from ctlib.models import MODELS, fits_weights, model_config
 from ctlib.weights import having
 
 
@@ -105,6 +105,8 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
     network = model_config(model)
     if known is not None and not (network.backbone in known and fits_weights(network)):
         del parts["model"]["weights"]  # a recipe's weights are for the networks that they fit
+    if "num_frames" in MODELS[model]:  # and its frames for those that take any number
+        del parts["model"]["num_frames"]
     fields = {"name": model}
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in {**given, **parse_pairs(overrides)}.items():

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+import ctlib
 from ctlib import cost
 from ctlib.backbones import InceptionBackbone, ResNetBackbone
 from ctlib.config import ModelConfig
 from ctlib.models import VideoClassifier
 from ctlib.rivals.parts import TemporalConv
 from ctlib.rivals.tdn import LongTerm, tdn
+from ctlib.training.recipes import run_config
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -86,3 +88,12 @@ def test_long_term_gates_depend_on_the_segments_beside_and_on_the_frame_alone_at
     assert torch.equal(module(lone), lone)  # no difference, and the batch norms are new: gates of zero
     nn.init.zeros_(module.bn_out.weight)
     assert torch.equal(module(clips), clips)
+
+
+def test_by_name_it_is_built_for_eight_segments():
+    assert ctlib.create_model("tdn_quickstart", 5).config.num_frames == 40
+    assert ctlib.create_model("tdn_quickstart", 5, num_frames=20).config.num_frames == 20
+    for recipe in ("laptop", "transfer"):
+        assert run_config("arrow", "tdn_quickstart", recipe).model.num_frames == 40
+        assert run_config("arrow", "tsm_quickstart", recipe).model.num_frames == {"laptop": 8, "transfer": 16}[recipe]
+    assert run_config("arrow", "tdn_quickstart", "laptop", "model.num_frames=20").model.num_frames == 20
