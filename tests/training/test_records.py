@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from ctlib import files
+from ctlib import checkpoints, files
 from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import resolve_data
+from ctlib.models import build_model, model_config
 from ctlib.training import records
 from ctlib.training.run import Run
 
@@ -206,3 +207,14 @@ def test_a_run_of_no_epoch_yet_has_an_empty_history(tmp_path):
     folder = records.RunFolder(tmp_path)
     folder.write_history([])
     assert len(folder.history()) == 0
+
+
+def test_a_run_that_an_earlier_version_finished_has_its_checkpoint(tmp_path):
+    folder = records.RunFolder(tmp_path)
+    assert folder.checkpoint == tmp_path / "checkpoint.safetensors"  # as a run to come is named
+    (tmp_path / "checkpoint.pt").write_bytes(b"earlier")
+    assert folder.checkpoint == tmp_path / "checkpoint.pt"
+    network = build_model(model_config("tsn_quickstart", num_classes=2))
+    folder.save_checkpoint(network, ("a", "b"))  # it was trained again
+    assert folder.checkpoint == tmp_path / "checkpoint.safetensors" and not (tmp_path / "checkpoint.pt").exists()
+    assert checkpoints.load(folder.checkpoint).classes == ("a", "b")
