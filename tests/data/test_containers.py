@@ -96,6 +96,17 @@ def test_a_video_that_begins_within_a_group_begins_at_its_first_key_frame(source
     assert numbers(read_frames(tmp_path / "late.mkv", range(late))) == list(range(COUNT - late, COUNT))
 
 
+@pytest.mark.parametrize("layout", ["h264 long GOP.mp4", "h264 open GOP.mp4", "hevc.mp4", "h264 refresh.mp4"])
+def test_an_mp4_without_its_times_of_showing_has_its_frames_in_order(sources, tmp_path, layout):
+    """Each frame then has the time of its decoding, which is another order where there are B-frames."""
+    (tmp_path / "video.mp4").write_bytes((sources / layout).read_bytes().replace(b"ctts", b"free"))
+    count = count_frames(tmp_path / "video.mp4")
+    shown = numbers(read_frames(tmp_path / "video.mp4", range(count)))
+    assert shown == sorted(set(shown)) and count >= COUNT - 4
+    for index in range(0, count, 7):
+        assert numbers(read_frames(tmp_path / "video.mp4", [index])) == [shown[index]]
+
+
 # ---------------------------------------------------------------- lengths
 
 

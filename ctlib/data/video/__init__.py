@@ -31,7 +31,14 @@ import numpy as np
 from ctlib.config import check_choice
 from ctlib.data.video.container import Entry, Packets, kind, opened, stated_seconds
 from ctlib.data.video.pixels import VideoError, read_image
-from ctlib.data.video.readers import CountedFrames, DecordFrames, Images, TimedFrames, image_files
+from ctlib.data.video.readers import (
+    CountedFrames,
+    DecordFrames,
+    Images,
+    TimedFrames,
+    image_files,
+    order_contradicts,
+)
 
 # In these codecs one packet is one frame, and in these containers every packet has a time.
 _TIMED_CODECS = {"h264", "hevc", "vp9", "av1", "mjpeg"}
@@ -148,6 +155,7 @@ def _opened(source: str | os.PathLike, decoder: str = "pyav"):
         entries = packets.entries
         times = {entry.pts for entry in entries}
         timed = kind(container) in _TIMED_CONTAINERS and None not in times and len(times) == len(entries)
+        timed = timed and not order_contradicts(source, stream.codec_context, packets)
         codec = stream.codec_context.codec.canonical_name
         if decoder == "decord" and (not timed or codec not in _DECORD_CODECS or _has_open_groups(entries)):
             raise VideoError(f"{source}: decord's random access is not exact in it ({codec}): use the decoder 'pyav'")

@@ -14,6 +14,7 @@ from ctlib.data.video.pixels import ToPixels, VideoError, decoding, display_matr
 # 00001.jpg, image_000001.jpg, img_00001.jpg; not hidden files, nor optical flow beside the frames.
 _NUMBERED = re.compile(r"(?!\.|flow)(.*?)(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
+_REORDERED = 32  # compressed frames that are decoded to see whether their order is that of their times
 _WINDOW = 256  # compressed frames in memory, while a real key frame is looked for
 
 
@@ -184,6 +185,21 @@ class CountedFrames:
                 check_intact(self.path, frame, index)
                 yield frame
                 index += 1
+
+
+def order_contradicts(path: str, decoder, packets: Packets) -> bool:
+    """Whether frames come out in another order than their times state, as in an MP4 that lacks its `ctts`."""
+    times = [entry.pts for entry in packets.entries]
+    if not decoder.has_b_frames or times != sorted(times):
+        return False  # nothing is reordered, or the container knows of it
+    some = packets.between(0, min(_REORDERED, len(times)) - 1)
+    try:
+        shown = [frame.pts for packet in chain(some, [None]) for frame in decode(path, decoder, packet, 0)]
+    except VideoError:
+        return False  # which is found again where the frame is needed
+    finally:
+        decoder.flush_buffers()
+    return shown != sorted(shown)
 
 
 def decode(path: str, decoder, packet, index: int) -> list:
