@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ctlib.data.check import count_by_decoding
-from ctlib.data.video import VideoError, count_frames, read_frames, readers
+from ctlib.data.video import VideoError, count_frames, iterate_frames, read_frames, readers
 from tests.data.videos import COUNT, coded, encode, numbers, remux
 
 # ---------------------------------------------------------------- key frames
@@ -105,6 +105,27 @@ def test_an_mp4_without_its_times_of_showing_has_its_frames_in_order(sources, tm
     assert shown == sorted(set(shown)) and count >= COUNT - 4
     for index in range(0, count, 7):
         assert numbers(read_frames(tmp_path / "video.mp4", [index])) == [shown[index]]
+
+
+@pytest.mark.parametrize("layout", ["h264 long GOP.mp4", "hevc.mp4"])
+def test_what_is_read_as_a_whole_without_an_error_is_read_alike_one_by_one(sources, tmp_path, layout):
+    """Wrong times of showing: the check finds those that change the order of frames."""
+    content = bytearray((sources / layout).read_bytes())
+    at, refused = content.index(b"ctts") + 12, 0
+    for entry in (1, 4, 9, 16):
+        changed = bytearray(content)
+        (later,) = struct.unpack_from(">I", content, at + 8 * entry + 4)
+        struct.pack_into(">I", changed, at + 8 * entry + 4, later + 1300)  # two and a half frames
+        (tmp_path / "video.mp4").write_bytes(changed)
+        try:
+            whole = list(iterate_frames(tmp_path / "video.mp4"))
+        except VideoError as error:
+            refused += 1
+            assert "another order than its time states" in str(error)
+        else:
+            for index in range(0, len(whole), 9):
+                assert np.array_equal(read_frames(tmp_path / "video.mp4", [index])[0], whole[index])
+    assert refused
 
 
 # ---------------------------------------------------------------- lengths

@@ -131,7 +131,9 @@ def iterate_frames(source: str | os.PathLike) -> Iterator[np.ndarray]:
     """
     size = None
     with _opened(source) as video:
-        for _, frame in video.frames(range(video.length)):
+        for place, (index, frame) in enumerate(video.frames(range(video.length))):
+            if index != place:
+                raise VideoError(f"{os.fspath(source)}: frame {place} comes out in another order than its time states")
             size = size or frame.shape
             if frame.shape != size:
                 raise VideoError(f"{os.fspath(source)}: has frames of different sizes, {_sizes({size, frame.shape})}")
