@@ -59,8 +59,9 @@ def main() -> None:
     config = run_config("arrow", options.model, options.recipe, " ".join(options.set))
     run = resolve(config)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(run, make_accelerator(config.compute, run.precision))
-        trainer.open(records.RunFolder(Path(folder)))
+        accelerator = make_accelerator(config.compute, run.precision)
+        trainer = Trainer(run, accelerator, records.RunFolder(Path(folder)))
+        trainer.open()
         trainer.save = lambda: None  # a snapshot on disk is no part of either
         loader, kept = trainer.trainset, OneBatch(trainer.trainset)
         seconds_of_epoch(trainer, kept)  # warms up

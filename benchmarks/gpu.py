@@ -288,10 +288,11 @@ def trainer_of(bench: Bench, name: str, overrides: str) -> Iterator[Trainer]:
     settings += " data.size=32 model.num_frames=2 arrow.size=32" if bench.tiny else " arrow.train_clips=256"
     config = run_config("arrow", name, "laptop", f"{settings} {overrides}")
     run = resolve(config)
-    trainer = Trainer(run, make_accelerator(config.compute, run.precision))
     with tempfile.TemporaryDirectory() as folder:
+        accelerator = make_accelerator(config.compute, run.precision)
+        trainer = Trainer(run, accelerator, records.RunFolder(Path(folder)))
         try:
-            trainer.open(records.RunFolder(Path(folder)))
+            trainer.open()
             trainer.save = lambda: None  # a snapshot on disk is no part of what is timed
             yield trainer
         finally:
