@@ -18,7 +18,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
     # In place of what a compiler makes, which takes long.
     ways = {"plain": gating.excite_plain, "passes": partial(excite_in_passes, passes=PYTORCH)}
-    monkeypatch.setattr(gating, "_ways", lambda: ways)
+    monkeypatch.setattr(gating, "excite_ways", lambda: ways)
     import gpu
 
     return gpu
