@@ -30,6 +30,9 @@ def scores_of(frames, seed, clips=1, size=48):
     return Scores(logits, LABELS, tuple("abcd"), "bb", (protocol,))
 
 
+RESOLVED = {"micro_batch": 8, "precision": "fp32", "num_classes": 4, "fingerprint": "aa", "start_digest": ""}
+
+
 def write_run(runs_dir, name, seed, rows, tests=(), frames=8, **differing):
     """A finished run; `tests` are (size, clips, rows) beside its own."""
     folder = runs_dir / name / f"seed{seed}"
@@ -43,7 +46,7 @@ def write_run(runs_dir, name, seed, rows, tests=(), frames=8, **differing):
     files.write_csv(folder / "history.csv", history)
     files.write_csv(folder / "predictions.csv", predictions)
     asked = {"seed": seed, "data": {"root": "~/x"}, "rows": rows}
-    files.write_json(folder / "config.json", {"asked": asked, "resolved": {}})
+    files.write_json(folder / "config.json", {"asked": asked, "resolved": RESOLVED})
     result = {"seed": seed, "rows": rows, "top1": top1, "top5": top5, "num_frames": frames, "seconds": 60.5 + frames}
     files.write_json(folder / "result.json", RESULT | result | {"gflops": frames / 7, "params": 1000} | differing)
     listed = []

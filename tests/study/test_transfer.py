@@ -33,11 +33,14 @@ def test_the_runs_differ_only_in_their_start():
         transfer.configs(roots, (1, 2), "ctnet_quickstart", "data.fold=2")
 
 
+RESOLVED = {"micro_batch": 8, "precision": "fp32", "num_classes": 5, "fingerprint": "aa", "start_digest": ""}
+
+
 def record(folder, data, start, fold, top1):
     config = RunConfig(start=start, data=DataConfig(name=data, fold=fold))
     run = RunFolder(folder / f"{data}{start}{fold}")
     run.path.mkdir()
-    write_json(run.path / "config.json", {"asked": config.to_dict(), "resolved": {"num_classes": 5}})
+    write_json(run.path / "config.json", {"asked": config.to_dict(), "resolved": RESOLVED})
     run.finish({"top1": top1, "videos": 50, "skipped": 2}, pd.DataFrame())
     return run
 
