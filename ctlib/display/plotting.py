@@ -68,8 +68,9 @@ def accuracy_vs_gflops(
     for index, run in enumerate(runs.itertuples()):
         margin = None if margins is None else margins[index]
         axes.errorbar(run.gflops, run.top1, yerr=margin, fmt=marker(index), ms=9, capsize=4, color=f"C{index}")
-        text = f"{run.name}  {run.top1:.1f} %"
-        axes.annotate(text, (run.gflops, run.top1), (10, 8), textcoords="offset points", weight="bold")
+        below = bound is not None and 0 <= bound - run.top1 < 12  # the line's own place
+        place = {"textcoords": "offset points", "va": "top" if below else "bottom", "weight": "bold"}
+        axes.annotate(f"{run.name}  {run.top1:.1f} %", (run.gflops, run.top1), (10, -8 if below else 8), **place)
     first = runs.iloc[0]
     axes.set(
         title="Accuracy against computation, synthetic data",
