@@ -88,6 +88,7 @@ class Reader:
         return COUNT
 
 
+@pytest.mark.slow
 def test_spawned_workers_give_the_same(val_samples, sources, tmp_path):
     """As on a Mac and on Windows: functions, data set and samples travel to another interpreter."""
     samples = Samples([(name, 0, None) for name in (*LAYOUTS, "missing.mp4")], ("a",), sources)

@@ -64,6 +64,7 @@ def test_quickstart_shows_what_the_records_say(run, trained):
     assert figures == {f"{name}.png" for name in names}
 
 
+@pytest.mark.slow
 def test_costs_counts_measures_and_draws(run, tmp_path, monkeypatch):
     few = [("3", "TSM, 8 frames"), ("4", "SlowFast R101 8+32"), ("4", "TSN Inception")]  # all: tests/study/test_systems
     monkeypatch.setattr(systems, "SYSTEMS", {key: systems.SYSTEMS[key] for key in few})

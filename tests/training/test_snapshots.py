@@ -327,7 +327,7 @@ def train_in_a_group_of_processes(config, folder, messages):
         messages.put("was not stopped")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP])
 def test_a_notice_to_all_processes_is_time_to_save(config, tmp_path, number):
     """To the trainer and its loader's workers, as a cluster sends SIGTERM, and a terminal that is closed SIGHUP."""
     messages = SERVER.SimpleQueue()

@@ -387,7 +387,7 @@ def test_a_disk_that_cannot_hold_the_states_is_refused_before_the_first_step(con
     assert not steps and not list((tmp_path / "run").glob("*.json"))
 
 
-@pytest.mark.parametrize("micro_batch", [4, 8])
+@pytest.mark.parametrize("micro_batch", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_a_step_as_a_graph_trains_to_the_same_weights(config, micro_batch, tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "capture", replayed_on_the_cpu)
     config = replaced(config, recipe={"epochs": 2}, compute={"device": "auto", "micro_batch": micro_batch})
