@@ -58,5 +58,4 @@ if __name__ == "__main__":
         part._one_clip(clips, clips)
     except ValueError as error:
         print(error)
-    clips = clips.clone().requires_grad_()
     print(sorted(part._ways(with_gradients=False)), sorted(part._ways(with_gradients=True)))
