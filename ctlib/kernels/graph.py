@@ -16,7 +16,7 @@ class StepGraph:
         step: of inputs of fixed shapes to a tensor; it adds to the gradients of `model` and may change its buffers.
         model: on a GPU.
         adds: a replay adds to the gradients that are there, so zero them without setting them to None. Otherwise it
-            writes over them, which takes a sixth fewer operations.
+            writes over them, which takes fewer operations.
     """
 
     def __init__(self, step: Callable[..., torch.Tensor], model: nn.Module, adds: bool = True):
