@@ -104,7 +104,7 @@ def check_file_name(name: str) -> None:
     """Raise ValueError unless `name` can be a folder's on any system, and patterns such as `*` find it."""
     wrong = not name or name != name.strip() or name.startswith(".") or len(name.encode(errors="replace")) > 200
     if wrong or any(letter in "/\\" or unicodedata.category(letter) in _NO_LETTERS for letter in name):
-        needed = "1 to 200 bytes, no slash or control character, no dot at its begin"
+        needed = "1 to 200 bytes, no slash or control character, no leading dot"
         raise ValueError(f"name must be a folder's: {needed}, got {name[:60]!r}")
 
 

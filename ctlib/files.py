@@ -134,7 +134,7 @@ def remove_partials(folder: Path, names: str = "*") -> None:
     """Remove what killed writers of these names left; who calls this holds the lock on them.
 
     Args:
-        names: of the files and folders that they wrote; `*` stands for anything.
+        names: of the files and folders that they wrote; `*` matches anything.
     """
     for partial, name in _partials(folder):
         if fnmatch.fnmatchcase(name, names):
