@@ -23,6 +23,13 @@ from ctlib.display.saliency_figures import Animation
 
 PALE, BLUE, DARK = "#e6e6e6", "#8fbfdd", "#0b5b8a"  # each darker than the last, so readable in grey
 SHADES = ListedColormap([PALE, BLUE, DARK])
+WIDEST = 6.4  # inches of a figure that lies beside its controls where a browser is 1400 pixels wide
+# A figure shrinks to two thirds at most: a telephone scrolls it. Toggles of one control stay in one row.
+STYLE = """<style>
+.ct-explorer img {max-width: 100%; min-width: 400px}
+.ct-explorer .widget-toggle-buttons > div {display: flex; flex-wrap: nowrap}
+.ct-explorer .widget-toggle-button {padding: 0 5px; min-width: 0; flex: 0 1 auto}
+</style>"""
 
 
 def canvas(width: float, height: float, **margins: float) -> Figure:
@@ -50,7 +57,7 @@ def check_minimum(**parameters: tuple[int, int]) -> None:
 def flow_step(axes: Axes, x: float, y: float, what: str, shape: Sequence[int]) -> None:
     """A step of a flow chart as a box, with the shape of its output; tensor separable convolutions are blue."""
     style = {"boxstyle": "round,pad=0.4", "fc": BLUE if "TSConv" in what else PALE, "ec": "0.3"}
-    axes.text(x, y, f"{what}\n{by(shape)}", ha="center", va="center", fontsize=8.5, bbox=style)
+    axes.text(x, y, f"{what}\n{by(shape)}", ha="center", va="center", fontsize=9, bbox=style)
 
 
 def flow_arrow(axes: Axes, *corners: tuple[float, float], color: str = "0.2") -> None:
@@ -70,7 +77,7 @@ def film(axes: Axes, frames: np.ndarray, title: str) -> None:
 class Picture:
     """A figure as a PNG with a text alternative for readers who cannot see it."""
 
-    def __init__(self, figure: Figure, alt: str, dpi: int = 90):
+    def __init__(self, figure: Figure, alt: str, dpi: int = 96):  # at 96 a browser shows points as points
         self.png, self.alt = plotting.png(figure, dpi), alt
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
@@ -90,23 +97,39 @@ class View(NamedTuple):
 
 
 class Explorer:
-    """Sliders in front of a function that returns a `View`.
+    """A figure beside sliders that set the arguments of a function, which returns a `View`.
 
     Each control sets the argument of `view` that has its name. A setting that is not possible shows the reason, and
-    the last picture stays.
+    the last picture stays. Beside a figure wider than `WIDEST`, or on a narrow screen, the controls lie below it.
+
+    Args:
+        view: pure, so that a still picture and the tests call it too.
+        play: the name of a slider that a play button moves.
+        seconds: between its steps.
     """
 
-    def __init__(self, view: Callable[..., View], **controls: ipywidgets.ValueWidget):
+    def __init__(
+        self, view: Callable[..., View], play: str = "", seconds: float = 1, **controls: ipywidgets.ValueWidget
+    ):
         self.view, self.controls = view, controls
         for name, control in controls.items():
-            control.style.description_width = "11em"  # "sub-operations done"
-            control.layout.width = "34em"
-            if isinstance(control, ipywidgets.ToggleButtons):
-                control.style.button_width = "auto"  # else some lie in a second row
             control.description = control.description or name.replace("_", " ")
             control.observe(self._draw, "value")
+        longest = max(len(control.description) for control in controls.values())
+        for control in controls.values():
+            control.style.description_width, control.layout.width = f"{0.55 * longest + 0.5}em", "auto"
+            if isinstance(control, ipywidgets.ToggleButtons):  # the label above, so that all lie in one row
+                control.style.description_width = control.style.button_width = "auto"
+                control.layout.flex_flow, control.layout.align_items = "column", "stretch"
+        self.play = _play_button(controls[play], seconds) if play else None
         self.image, self.text = ipywidgets.HTML(), ipywidgets.HTML()  # ipywidgets' Image takes no text alternative
-        self.box = ipywidgets.VBox([*controls.values(), self.text, self.image])
+        self.image.layout.max_width, self.image.layout.overflow = "100%", "auto hidden"
+        shown = [*controls.values(), self.text]
+        if play:
+            shown.insert(1 + list(controls).index(play), self.play)
+        settings = ipywidgets.VBox(shown, layout={"flex": "1 1 19em", "max_width": "25em"})
+        self.box = ipywidgets.Box([self.image, settings], layout={"flex_flow": "row wrap"})
+        self.box.add_class("ct-explorer")
         self._draw()
 
     def show(self) -> None:
@@ -123,9 +146,22 @@ class Explorer:
         self.picture = view.picture()
         data = base64.b64encode(self.picture.png).decode()
         alt = html.escape(self.picture.alt)
-        self.image.value = f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{data}">'
-        rows = [f"<tr><td>{name}&nbsp;&nbsp;</td><td><b>{value}</b></td></tr>" for name, value in view.numbers.items()]
-        self.text.value = f"<table>{''.join(rows)}</table>"
+        self.image.value = f'{STYLE}<img alt="{alt}" src="data:image/png;base64,{data}">'
+        rows = "".join(f"<tr><td>{name}</td><td><b>{value}</b></td></tr>" for name, value in view.numbers.items())
+        self.text.value = f'<table style="line-height: 1.3" cellpadding="2">{rows}</table>'
+
+
+def _play_button(slider: ipywidgets.ValueWidget, seconds: float) -> ipywidgets.Play:
+    """A button that moves a slider from its first value to its last, again and again."""
+    if isinstance(slider, ipywidgets.SelectionSlider):
+        moved, limits = "index", {"max": len(slider.options) - 1}
+    else:
+        moved, limits = "value", {"min": slider.min, "max": slider.max, "step": slider.step}
+    button = ipywidgets.Play(interval=round(1000 * seconds), **limits)
+    button.repeat, button.show_repeat = True, False
+    button.layout.align_self = "flex-end"
+    ipywidgets.link((slider, moved), (button, "value"))
+    return button
 
 
 def animated(views: Sequence[View], milliseconds: int = 1200) -> Animation:

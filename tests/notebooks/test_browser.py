@@ -115,8 +115,8 @@ def test_a_slider_changes_figure_and_numbers(chromium, tmp_path):
         assert all(cell["execution_count"] for cell in code)
 
         page.evaluate(SCROLL_TO, next(i for i, cell in enumerate(cells) if "shell.Explorer(" in cell["source"]))
-        explorer = page.locator(".jp-OutputArea .widget-vbox", has=page.locator(".widget-html img"))
-        figure, numbers = explorer.locator(".widget-html img"), explorer.locator(".widget-html").first
+        explorer = page.locator(".jp-OutputArea .ct-explorer")
+        figure, numbers = explorer.locator(".widget-html img"), explorer.locator(".widget-vbox .widget-html")
         slider = explorer.locator(".widget-slider", has=page.get_by_text("C_1", exact=True)).locator(".noUi-handle")
 
         def shown(c_1: int) -> bytes:

@@ -37,6 +37,15 @@ class TestExplorer:
         explorer.controls["c_1"].value = 3
         assert "Not possible" not in explorer.text.value
 
+    @pytest.mark.parametrize("slider", [ipywidgets.IntSlider(2, 1, 4), ipywidgets.SelectionSlider(options=[1, 3, 4])])
+    def test_a_play_button_moves_its_slider_from_end_to_end(self, slider):
+        view = lesson1.tensorization(12, (4, -1), 1)
+        seen = []
+        button = shell.Explorer(lambda time: seen.append(time) or view, "time", time=slider).play
+        button.value = button.max
+        button.value = button.min
+        assert seen[1:] == [4, 1]
+
     def test_its_static_picture_has_a_text_alternative(self, monkeypatch):
         shown = []
         monkeypatch.setattr(shell, "display", lambda data, metadata, raw: shown.append((data, metadata)))
