@@ -283,13 +283,13 @@ def export(parser: Parser) -> Runner:
     """
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a checkpoint of this project")
     parser.add_argument("out", metavar="OUT", type=Path, help="the file to write; an existing one is replaced")
-    parser.add_argument("--size", type=int, required=True, help="pixels, height and width of a frame")
-    parser.add_argument("--frames", type=int, help="T (default: as the network was trained)")
+    trained = "(default: as the network was trained)"
+    parser.add_argument("--size", type=int, help=f"pixels, height and width of a frame {trained}")
+    parser.add_argument("--frames", type=int, help=f"T {trained}")
     parser.set_defaults(after_interrupt="nothing was written")
 
     def run(options: Options) -> int:
-        trained = checkpoints.load(options.checkpoint)
-        deploy.export(trained.model, options.out, options.size, options.frames, trained.classes)
+        deploy.export(checkpoints.load(options.checkpoint), options.out, options.size, options.frames)
         print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
         return 0
 

@@ -1,7 +1,8 @@
 """Networks on disk: our own checkpoints, and those that CT-Net's authors released.
 
-Ours are safetensors with a header in JSON: the model's configuration, the class names in label order, versions, and a
-digest of all that. Because classes are stored by name, a checkpoint is never read with the labels of another data set.
+Ours are safetensors with a header in JSON: the model's configuration, the class names in label order, how it sees a
+video, versions, and a digest of all that. Because classes are stored by name, a checkpoint is never read with the
+labels of another data set.
 Earlier ones, and the authors', are torch files. Of these nothing but tensors and plain values is loaded.
 """
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from ctlib import files
 from ctlib.config import ModelConfig
+from ctlib.data.views import View
 from ctlib.models import VideoClassifier, build_model, model_config, unwrapped
 from ctlib.weights import SUFFIX, names, tensors
 
@@ -41,20 +43,22 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network: the model in evaluation mode, its class names in label order, and versions."""
+    """A trained network: the model in evaluation mode, its class names in label order, versions, and its view."""
 
     model: VideoClassifier
     classes: tuple[str, ...]
     versions: dict[str, str]
+    view: View | None = None  # how it was tested; None in earlier files, in the authors', and where none was saved
 
 
-def save(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> None:
+def save(path: str | Path, model: VideoClassifier, classes: Sequence[str], view: View | None = None) -> None:
     """Write a network and the names of its classes; after an error the file is as it was.
 
     Args:
         path: ends in ".safetensors".
         model: the network; it may be compiled, or wrapped for several devices or processes.
         classes: the names, in label order.
+        view: how the network is to see a video, so that whoever loads it need not know.
 
     Raises:
         ValueError: another name of the file, another number of names than the model has classes, a name twice, or
@@ -74,7 +78,7 @@ def save(path: str | Path, model: VideoClassifier, classes: Sequence[str]) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     versions = {name: files.version(name) for name in ("ctlib", "torch", "torchvision")}
     header = {"format": FORMAT, "model": model.config.to_dict(), "classes": classes, "versions": versions}
-    tensors.save(path, state, header)
+    tensors.save(path, state, header if view is None else {**header, "view": view.to_dict()})
 
 
 def load(
@@ -102,6 +106,7 @@ def load(
         raise ValueError("fresh_head needs the names of its classes, and no class_map")
     content = _read(path)
     config, own, state = _ours(content, path)
+    view = _view(content, path)
     wanted = own if classes is None else _names(classes)
     if fresh_head:
         state = {key: value for key, value in state.items() if key not in HEAD}
@@ -116,7 +121,16 @@ def load(
     model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
     _fill(model, state, path, allowed=HEAD if fresh_head else ())
     model.config = replace(model.config, weights=config.weights)
-    return Checkpoint(model.eval(), tuple(wanted), content["versions"])
+    return Checkpoint(model.eval(), tuple(wanted), content["versions"], view)
+
+
+def _view(content: dict, path: str | Path) -> View | None:
+    values = content.get("view")
+    try:
+        return None if values is None else View.from_dict(values)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = files.one_line(error, 300)
+        raise CheckpointError(f"{path} describes a view that this version of ctlib does not know: {reason}") from None
 
 
 def _ours(content: dict, path: str | Path) -> tuple[ModelConfig, list[str], dict[str, torch.Tensor]]:
@@ -332,8 +346,8 @@ def _fill(
         problems = {"missing": missing, "unexpected": unexpected, "of another shape": mis_shaped}
         lines = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
         if set(HEAD) & set(differing):
-            lines.append("(another number of classes: fresh_head=True loads the rest and keeps a new classifier)")
-        raise CheckpointError("\n  ".join([f"{name} does not fit the model:", *lines]), missing, unexpected, mis_shaped)
+            lines.append("another number of classes: fresh_head=True loads the rest and keeps a new classifier")
+        raise CheckpointError(f"{name} does not fit the model: {'; '.join(lines)}", missing, unexpected, mis_shaped)
     if broken := tensors.not_finite(state):
         raise CheckpointError(f"{name} holds weights that are not finite: {_some(broken, 3)}")
     model.load_state_dict({**needed, **state})
@@ -358,9 +372,8 @@ def _rows(path, wanted: list[str], own: list[str], class_map: dict[str, str]) ->
     lines = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
     if lines:
         raise CheckpointError(
-            f"{path} has {len(own)} classes, other ones than the {len(wanted)} asked for:\n  "
-            + "\n  ".join(lines)
-            + "\n  (class_map: your name -> its name; fresh_head=True starts a new classifier)"
+            f"{path} has {len(own)} classes, other ones than the {len(wanted)} asked for: {'; '.join(lines)} "
+            "(class_map: your name -> its name; fresh_head=True starts a new classifier)"
         )
     return [own.index(name) for name in sources]
 

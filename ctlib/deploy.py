@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from ctlib.backbones import CTBlock
+from ctlib.checkpoints import Checkpoint
 from ctlib.ct_module import CTModule, Parallel
 from ctlib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from ctlib.data.views import complete
 from ctlib.excitation import TensorExcitation
 from ctlib.kernels import choice, folded
 from ctlib.kernels.graph import InferenceGraph
@@ -143,31 +145,46 @@ class Compiled(nn.Module):
 
 
 def export(
-    model: VideoClassifier, path: str | Path, size: int, num_frames: int | None = None, classes: Sequence[str] = ()
+    model: VideoClassifier | Checkpoint,
+    path: str | Path,
+    size: int | None = None,
+    num_frames: int | None = None,
+    classes: Sequence[str] = (),
 ) -> None:
     """Write a network as an ONNX file, optimized: "clips" (N, 3, T, size, size) in, "scores" (N, num_classes) out.
 
-    N is free, T and the size are fixed. Clips are RGB in 0..1, normalised with ImageNet's mean and standard
-    deviation (`data.transforms`); the file's metadata says so. The file is written whole or not at all.
+    N is free, T and the size are fixed. Clips are RGB in 0..1, normalised with a mean and standard deviation that the
+    file's metadata has, as "mean" and "std". Of a checkpoint that remembers its view, "view" has all of it, as JSON:
+    `data.views.View.from_dict(json.loads(...))` reads a video as the network expects it. The file is written whole or
+    not at all.
 
     Args:
-        model: on any device; it is not changed.
+        model: on any device, or a checkpoint, which knows the rest; it is not changed.
         path: of the file; an existing one is replaced.
-        size: pixels, height and width.
-        num_frames: T; the network's own if not given.
-        classes: names in label order, kept in the metadata as JSON.
+        size: pixels, height and width; a checkpoint's own if not given.
+        num_frames: T; the checkpoint's or network's own if not given.
+        classes: names in label order, kept in the metadata as JSON; a checkpoint's own if not given.
 
     Raises:
         TypeError: not a network of this package.
         ImportError: the packages onnx and onnxscript are not installed.
         FileNotFoundError: the folder to write to does not exist.
-        ValueError: frames that are too small for the backbone, no frame, or another number of classes.
+        ValueError: no size, frames that are too small for the backbone, no frame, or another number of classes.
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise ImportError("export needs the packages onnx and onnxscript: pip install 'ctlib[onnx]'")
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
+    view = None
+    if isinstance(model, Checkpoint):
+        classes = classes or model.classes
+        if model.view is not None:
+            view = complete(model.view, "the checkpoint", size=size, num_frames=num_frames)
+            size, num_frames = view.size, view.num_frames
+        model = model.model
+    if size is None:
+        raise ValueError("nothing says at which size the network was trained: give size, in pixels")
     network = copy.deepcopy(_optimized(model)).cpu().float()
     num_frames = network.config.num_frames if num_frames is None else num_frames
     if min(num_frames, size) < 1:
@@ -189,10 +206,11 @@ def export(
     program.model.metadata_props.update(
         {
             "clips": f"(N, 3, {num_frames}, {size}, {size}) float32, RGB, N free",
-            "mean": json.dumps(IMAGENET_MEAN),
-            "std": json.dumps(IMAGENET_STD),
+            "mean": json.dumps(IMAGENET_MEAN if view is None else view.mean),
+            "std": json.dumps(IMAGENET_STD if view is None else view.std),
             "scores": f"(N, {network.num_classes or network.num_features}), before the softmax",
             "classes": json.dumps(list(classes)),
+            **({} if view is None else {"view": json.dumps(view.to_dict())}),
         }
     )
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

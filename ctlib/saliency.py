@@ -21,8 +21,8 @@ from ctlib.backbones import ResNetBackbone
 from ctlib.checkpoints import Checkpoint
 from ctlib.config import Config, at_least, check_choice, one_of, unknown_name
 from ctlib.cost import eval_with_hooks
-from ctlib.data import transforms, video
 from ctlib.data.sampling import SAMPLINGS
+from ctlib.data.views import View, complete
 from ctlib.models import check_finite, unwrapped
 
 Target = int | str | Sequence[int | str] | torch.Tensor | None
@@ -165,11 +165,11 @@ class Tube(NamedTuple):
 
 @dataclass(frozen=True)
 class TubeOptions(Config):
-    """How `tube_of` reads a video, and how the tube is scaled and placed."""
+    """How `tube_of` reads a video, and how the tube is scaled and placed. The first three, None: the checkpoint's."""
 
-    num_frames: int | None = at_least(1, None)  # T; None: the model's own
-    short_side: int | None = at_least(1, None)  # pixels of the shorter side before the crop; None: as in testing
-    sampling: str = one_of(SAMPLINGS, "sparse")  # which T frames are read
+    num_frames: int | None = at_least(1, None)  # T; of a network alone, its own
+    short_side: int | None = at_least(1, None)  # pixels of the shorter side before the crop; else as in testing
+    sampling: str | None = one_of((None, *SAMPLINGS), None)  # which T frames are read; else sparse
     threshold: float = 0.0  # the last three are those of `saliency_tubes`
     per: str = one_of(NORMALISED, "clip")
     placement: str = one_of(PLACEMENTS, "even")
@@ -185,41 +185,42 @@ def tube_of(
     target: int | str | None = None,
     classes: Sequence[str] | None = None,
     *,
-    size: int,
+    size: int | None = None,
     options: TubeOptions = TubeOptions(),
 ) -> Tube:
     """The Saliency Tube of a video file (or a folder of numbered images), read as in testing: one clip, one crop.
 
+    A checkpoint remembers how its network is tested (`data.views.View`); what is given replaces that.
+
     Args:
         path: the video. If it is shorter than T, its frames repeat in order (`data.sampling`).
         model, target, classes: as in `saliency_tubes`; here for one clip.
-        size: pixels, height and width of the crop; use what the network was tested at.
+        size: pixels, height and width of the crop; needed where no checkpoint says what the network was tested at.
         options: what differs from testing, or from the default look.
 
     Raises:
         video.VideoError: a video that is missing or cannot be read.
-        ValueError, TypeError: as `saliency_tubes`, or an impossible size.
+        ValueError, TypeError: as `saliency_tubes`, or no size, or an impossible one.
     """
     network = _network(model)
     head = _linear_head(network)
-    num_frames = options.num_frames or network.config.num_frames
-    short_side = options.short_side or transforms.test_short_side(size)
-    if not 1 <= size <= short_side:
-        raise ValueError(f"size must be from 1 to short_side, got size {size} and short_side {short_side}")
-    chosen = []
-
-    def choose(length: int) -> np.ndarray:
-        chosen.append(SAMPLINGS[options.sampling].test(length, num_frames)[0])
-        return chosen[0]
-
-    pixels = video.read_frames(path, choose)
-    clip = transforms.test_views(pixels, size, short_side, crops=1)  # (1, 3, T, size, size)
-    given = clip.to(head.weight.device, head.weight.dtype)
+    view = _view(model, size, options)
+    clip, indices = view.read(path)
+    given = clip[None].to(head.weight.device, head.weight.dtype)
     look = options.threshold, options.per, options.placement
     tubes, scores = saliency_tubes(model, given, target, classes, *look)
     label = int(target_labels(target, scores, _names(model, classes))[0])
     values = tubes[0].cpu().numpy(), scores[0].cpu().numpy()
-    return Tube(transforms.to_pixels(clip[0]), *values, label, int(scores[0].argmax()), chosen[0])
+    return Tube(view.pixels(clip), *values, label, int(scores[0].argmax()), indices)
+
+
+def _view(model: nn.Module | Checkpoint, size: int | None, options: TubeOptions) -> View:
+    remembered = model.view if isinstance(model, Checkpoint) else None
+    changes = {"size": size, **{name: getattr(options, name) for name in ("num_frames", "short_side", "sampling")}}
+    if remembered is None:
+        changes["num_frames"] = options.num_frames or _network(model).config.num_frames
+        changes["sampling"] = options.sampling or "sparse"
+    return complete(remembered, type(model).__name__, **changes)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import ctlib
 from ctlib import checkpoints, files
 from ctlib.checkpoints import CheckpointError
+from ctlib.data.views import View
 from ctlib.models import build_model, model_config
 
 CLASSES = [f"class {index}" for index in range(5)]
@@ -68,6 +69,17 @@ def test_a_checkpoint_makes_the_round_trip(network, saved):
     assert found.classes == tuple(CLASSES) and found.model.config == network.config and not found.model.training
     assert set(found.versions) == {"ctlib", "torch", "torchvision"}
     assert [path.name for path in saved.parent.iterdir()] == ["c.safetensors"]
+
+
+def test_it_remembers_how_its_network_sees_a_video(network, saved, tmp_path):
+    view = View(num_frames=8, size=48, short_side=56, sampling="mirrored")
+    checkpoints.save(tmp_path / "c.safetensors", network, CLASSES, view)
+    assert checkpoints.load(tmp_path / "c.safetensors", CLASSES[::-1]).view == view
+    assert checkpoints.load_any(tmp_path / "c.safetensors", CLASSES).view == view
+    assert checkpoints.load(saved).view is None and checkpoints.load(earlier(tmp_path / "c.pt", network)).view is None
+    for value in ({**view.to_dict(), "sampling": "newer"}, {"size": 48}, [48]):
+        with pytest.raises(CheckpointError, match=r"c\.pt describes a view that this version of ctlib does not know: "):
+            checkpoints.load(earlier(tmp_path / "c.pt", network, view=value))
 
 
 def test_its_file_holds_tensors_and_a_header_in_json(network, saved):
@@ -170,7 +182,7 @@ def test_a_file_that_contradicts_itself_is_refused(network, tmp_path):
     def refused(text, **parts):
         with pytest.raises(CheckpointError, match=text) as error:
             checkpoints.load(earlier(path, network, **parts))
-        assert "c.pt" in str(error.value)
+        assert "c.pt" in str(error.value) and "\n" not in str(error.value)
         return error.value
 
     refused("names 3 classes, but its classifier has another number", classes=CLASSES[:3])
@@ -179,7 +191,7 @@ def test_a_file_that_contradicts_itself_is_refused(network, tmp_path):
     refused("describes a network that this version .* unknown backbone 'x'", model={**model, "backbone": "x"})
     refused("describes a network that this version .* dims", model={**model, "dims": [0, 0]})
     error = refused(
-        r"\d+ missing: backbone.*\n.*1 of another shape: fc.weight \(5, 1\)",
+        r"does not fit the model: \d+ missing: backbone.*; 1 of another shape: fc.weight \(5, 1\)",
         state_dict={"fc.weight": torch.zeros(5, 1), "fc.bias": torch.zeros(5)},
     )
     assert len(error.missing) > 50 and error.mis_shaped == ("fc.weight (5, 1), needed (5, 512)",)
@@ -231,7 +243,7 @@ def test_the_same_classes_in_another_order_are_sorted_out_by_name(network, saved
 def test_other_classes_are_refused_by_name(saved):
     with pytest.raises(CheckpointError, match="has 5 classes, other ones than the 5 asked for") as error:
         checkpoints.load(saved, classes=[*CLASSES[:4], "falling"])
-    assert "1 that it does not have: falling" in str(error.value) and "1 that you do not: class 4" in str(error.value)
+    assert "asked for: 1 that it does not have: falling; 1 that you do not: class 4 (class_map" in str(error.value)
     with pytest.raises(CheckpointError, match="1 that you do not: class 4"):
         checkpoints.load(saved, classes=CLASSES[:4])
 

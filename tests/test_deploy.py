@@ -7,7 +7,9 @@ from torch import nn
 
 from benchmarks.plain import PlainCTNet
 from ctlib import deploy
+from ctlib.checkpoints import Checkpoint
 from ctlib.ct_module import CTModule
+from ctlib.data.views import View
 from ctlib.kernels import BATCH_NORMS, folded
 from ctlib.kernels.layout import use_channels_last
 from ctlib.models import build_model, ctnet_r50, model_config
@@ -187,6 +189,19 @@ def test_an_exported_network_agrees_at_any_batch(tmp_path, parts):
         metadata["mean"].replace("(", "[").replace(")", "]")
     )
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@needs_onnx
+def test_a_checkpoint_is_exported_as_it_was_tested(tmp_path):
+    import onnx
+
+    view = View(num_frames=2, size=40, short_side=44, sampling="mirrored")
+    deploy.export(Checkpoint(network("tsn_quickstart"), tuple("abcde"), {}, view), tmp_path / "model.onnx")
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert metadata["clips"].startswith("(N, 3, 2, 40, 40)") and json.loads(metadata["classes"]) == list("abcde")
+    assert View.from_dict(json.loads(metadata["view"])) == view
+    with pytest.raises(ValueError, match="nothing says at which size the network was trained: give size, in pixels"):
+        deploy.export(Checkpoint(network("tsn_quickstart"), tuple("abcde"), {}), tmp_path / "model.onnx")
 
 
 @needs_onnx

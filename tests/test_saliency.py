@@ -9,6 +9,7 @@ from torch import nn
 from ctlib import checkpoints, saliency
 from ctlib.config import ModelConfig
 from ctlib.data import encoding, transforms, video
+from ctlib.data.views import View
 from ctlib.deploy import Compiled, optimize
 from ctlib.kernels import BATCH_NORMS
 from ctlib.kernels.layout import use_channels_last
@@ -297,6 +298,18 @@ def test_a_video_file_is_read_as_in_testing_and_explained(model, videos):
     assert np.array_equal(tube.frames, transforms.to_pixels(clip[0])) and tube.predicted == scores[0].argmax()
 
 
+def test_a_checkpoint_knows_how_its_network_is_tested(model, videos):
+    view = View(num_frames=2, size=40, short_side=44, sampling="dense-windows")
+    trained = checkpoints.Checkpoint(model, CLASSES, {}, view)
+    tube = saliency.tube_of(videos / "12.mp4", trained)
+    assert tube.indices.tolist() == [0, 6] and tube.frames.shape == (2, 40, 40, 3)
+    other = saliency.TubeOptions(sampling="sparse", num_frames=4)
+    tube = saliency.tube_of(videos / "12.mp4", trained, size=32, options=other)
+    assert tube.indices.tolist() == [1, 4, 7, 10] and tube.frames.shape == (4, 32, 32, 3)
+    with pytest.raises(ValueError, match="does not say how it sees a video: give size$"):
+        saliency.tube_of(videos / "12.mp4", model)
+
+
 def test_frames_of_a_short_video_repeat(model, videos):
     tube = saliency.tube_of(str(videos / "2.mp4"), checkpoints.Checkpoint(model, CLASSES, {}), size=32)
     assert tube.indices.tolist() == [0, 0, 1, 1] and tube.target == tube.predicted
@@ -305,7 +318,7 @@ def test_frames_of_a_short_video_repeat(model, videos):
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"size": 0}, ValueError, "size must be from 1 to short_side, got size 0"),
+        ({"size": 0}, ValueError, "size must be at least 1, got 0"),
         ({"size": 64, "options": {"short_side": 32}}, ValueError, "got size 64 and short_side 32"),
         ({"size": 32, "options": {"sampling": "spars"}}, ValueError, "did you mean 'sparse'"),
         ({"size": 32, "options": {"threshold": 1.0}}, ValueError, "threshold must be a share"),

@@ -13,6 +13,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALES = (1.0, 0.875, 0.75, 0.66)
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+Statistics = tuple[float, float, float]  # of red, green and blue, in 0..1
 
 
 def random_crop(height: int, width: int, size: int, rng: np.random.Generator) -> Box:
@@ -60,11 +61,18 @@ def test_short_side(size: int) -> int:
     return 256 if size == 224 else size
 
 
-def test_views(frames: np.ndarray, size: int, short_side: int, crops: int) -> torch.Tensor:
+def test_views(
+    frames: np.ndarray,
+    size: int,
+    short_side: int,
+    crops: int,
+    mean: Statistics = IMAGENET_MEAN,
+    std: Statistics = IMAGENET_STD,
+) -> torch.Tensor:
     """The crops of one clip: (T, H, W, 3) uint8 -> (crops, 3, T, size, size) float32."""
     clip = tv.resize(_channels_first(frames), [short_side], antialias=True)
     boxes = test_crops(*clip.shape[-2:], size, crops)
-    return _normalised(torch.stack([tv.crop(clip, *box).transpose(0, 1) for box in boxes]))
+    return _normalised(torch.stack([tv.crop(clip, *box).transpose(0, 1) for box in boxes]), mean, std)
 
 
 def _channels_first(frames: np.ndarray) -> torch.Tensor:
@@ -72,18 +80,14 @@ def _channels_first(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
-_MEAN, _STD = (255 * torch.tensor(values)[:, None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-
-
-def _normalised(clips: torch.Tensor) -> torch.Tensor:
-    """(..., 3, T, H, W) from 0 to 255 -> the same in float32, less ImageNet's mean and over its standard deviation."""
-    mean, deviation = _statistics(clips.device)
-    return clips.contiguous().float().sub_(mean).div_(deviation)
+def _normalised(clips: torch.Tensor, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> torch.Tensor:
+    """(..., 3, T, H, W) from 0 to 255 -> the same in float32, less the mean and over the standard deviation."""
+    return clips.contiguous().float().sub_(_by_channel(mean, clips.device)).div_(_by_channel(std, clips.device))
 
 
 @cache
-def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    return _MEAN.to(device), _STD.to(device)
+def _by_channel(values: Statistics, device: torch.device) -> torch.Tensor:
+    return (255 * torch.tensor(values)[:, None, None, None]).to(device)
 
 
 def on_device(values: Sequence, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -195,9 +199,10 @@ def _resized(frames: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) ->
     return down.unflatten(1, (num_frames, 3, -1)).permute(0, 2, 1, 4, 3)
 
 
-def to_pixels(clip: torch.Tensor) -> np.ndarray:
+def to_pixels(clip: torch.Tensor, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD) -> np.ndarray:
     """A clip to show: (3, T, H, W) normalised -> (T, H, W, 3) uint8."""
-    return (clip * _STD + _MEAN).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    scaled = clip * _by_channel(std, clip.device) + _by_channel(mean, clip.device)
+    return scaled.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
 
 _OTHER_SIDE = {

@@ -30,6 +30,7 @@ from torch import nn
 from ctlib import checkpoints
 from ctlib.config import ComputeConfig, RunConfig, as_tuples, check_type
 from ctlib.cost import hardware
+from ctlib.data.views import View
 from ctlib.files import (
     check_writable,
     locked,
@@ -63,8 +64,8 @@ class RunFolder:
         """The trained network; in an earlier format where an earlier version has finished the run."""
         return checkpoints.existing(self.path / CHECKPOINT)
 
-    def save_checkpoint(self, model: nn.Module, classes: Sequence[str]) -> None:
-        checkpoints.save(self.path / CHECKPOINT, model, classes)
+    def save_checkpoint(self, model: nn.Module, classes: Sequence[str], view: View | None = None) -> None:
+        checkpoints.save(self.path / CHECKPOINT, model, classes, view)
         (self.path / "checkpoint.pt").unlink(missing_ok=True)  # of an earlier training here
 
     @property

@@ -15,6 +15,7 @@ from ctlib.data import arrow
 from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_splits, refuse_missing
 from ctlib.data.clips import resolve_data
 from ctlib.data.sampling import check_fits
+from ctlib.data.views import View
 from ctlib.weights import check_weights, start_digest
 
 
@@ -88,6 +89,11 @@ class Run:
     def micro_batches_per_step(self) -> int:
         """Of each process, which takes them in turn."""
         return self.config.recipe.batch // (self.micro_batch * self.processes)
+
+    @property
+    def view(self) -> View:
+        """How the network sees a test video, which its checkpoint remembers."""
+        return View(self.model.num_frames, self.data.size, self.data.short_side, self.data.sampling)
 
     @property
     def fingerprint(self) -> str:

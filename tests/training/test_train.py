@@ -16,6 +16,7 @@ from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data import clips
 from ctlib.data.clips import ClipDataset
 from ctlib.data.video import VideoError
+from ctlib.data.views import View
 from ctlib.kernels import graph
 from ctlib.models import model_config
 from ctlib.training import network as network_of_run
@@ -72,6 +73,7 @@ def test_a_run_is_recorded_whole(finished):
     assert len(predictions) == 32 and row.top1 == pytest.approx(100 * right) == pytest.approx(result["top1"])
     saved = checkpoints.load(folder.checkpoint)
     assert saved.classes[0].startswith("Pushing") and saved.model.config.backbone == "quickstart"
+    assert saved.view == View(num_frames=4, size=32, short_side=32, sampling="mirrored")
 
 
 def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_path):
