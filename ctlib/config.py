@@ -32,7 +32,7 @@ RENAMED = {
     "micro_batch": 'overrides="compute.micro_batch=..."',
     "precision": 'overrides="compute.precision=..."',
     "threads": 'overrides="compute.threads=..."',
-    "tensorboard": 'overrides="compute.tensorboard=true"',
+    "tensorboard": 'overrides="compute.tracker=tensorboard"',
     "fold": 'overrides="data.fold=..."',
     "val_share": 'overrides="data.val_share=..."',
     "lists": 'overrides="data.lists=..."',
@@ -363,7 +363,9 @@ class ComputeConfig(Config):
     recompute: bool = False  # activation checkpointing: the backward pass computes a block's activations again
     threads: int = at_least(0, 0)  # CPU threads of each process; 0: PyTorch's choice
     save_minutes: float = at_least(0, 10.0)  # between snapshots within an epoch; 0: after every step
-    tensorboard: bool = False  # a TensorBoard log in the run's folder
+    # Where losses and accuracies are logged: none, tensorboard (in the run's folder), wandb, mlflow, or another tracker
+    # that Accelerate knows.
+    tracker: str = "none"
 
     def __post_init__(self):
         super().__post_init__()

@@ -196,6 +196,8 @@ class RunFolder:
     def config(self) -> RunConfig:
         """What was asked. Raises ValueError as `record` does, and for keys that this version does not know."""
         asked = self.record()["asked"]
+        if isinstance(asked.get("compute"), dict):
+            asked["compute"].pop("tensorboard", None)  # of an earlier version, which had no other tracker
         try:
             return RunConfig.from_dict(asked)
         except (ValueError, TypeError) as error:
@@ -255,7 +257,7 @@ def record_of(run: Run) -> dict:
 _NOT_COMPARED = {"data.root", "data.lists", "data.checked", "data.workers", "data.on_error", "data.max_skipped"}
 _NOT_COMPARED |= {"data.cache", "start", "rows", "model.num_classes"}
 _NOT_COMPARED |= {f"compute.{part}" for part in ("device", "threads", "channels_last", "compile", "kernels", "graph")}
-_NOT_COMPARED |= {f"compute.{part}" for part in ("recompute", "save_minutes", "tensorboard")}
+_NOT_COMPARED |= {f"compute.{part}" for part in ("recompute", "save_minutes", "tracker", "tensorboard")}
 # What of `ComputeConfig` may be left open, and how: the machine, or the run that was begun, then says it.
 _OPEN = {"micro_batch": None, "precision": "auto"}
 _ANSWERS = ("num_classes", "fingerprint", "start_digest")  # compared where both are resolved

@@ -16,6 +16,7 @@ from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_splits, refuse_miss
 from ctlib.data.clips import resolve_data
 from ctlib.data.sampling import check_fits
 from ctlib.data.views import View
+from ctlib.training.tracking import check_tracker
 from ctlib.weights import check_weights, start_digest
 
 
@@ -132,6 +133,7 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
     compute, recipe = config.compute, config.recipe
     if config.start:
         checkpoints.check_exists(config.start)
+    check_tracker(compute.tracker)
     if compute.sync_batch_norm and machine.on_cpu(compute):
         raise ValueError("sync_batch_norm needs GPUs, and there is none")
     one_gpu = not machine.on_cpu(compute) and machine.shared_by(compute) == 1

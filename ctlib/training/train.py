@@ -131,7 +131,7 @@ def _accelerator(run: Run, folder: RunFolder) -> Accelerator:
     return make_accelerator(
         compute,
         run.precision,
-        log_with="tensorboard" if compute.tensorboard else None,
+        log_with=None if compute.tracker == "none" else compute.tracker,
         project_dir=folder.path,
         # Buffers are made equal after each step, by their mean and not by those of the first process.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],

@@ -32,6 +32,7 @@ from ctlib.training.network import ExtraLoss, RunningStatistics, make_network
 from ctlib.training.recipes import learning_rate, parameter_groups
 from ctlib.training.run import Run
 from ctlib.training.snapshots import Snapshots
+from ctlib.training.tracking import begin_log
 from ctlib.weights import tensors
 
 
@@ -69,6 +70,7 @@ class Trainer:
         )
         self.sampler = trainset.sampler
         self.steps_per_epoch = len(self.sampler) // recipe.batch
+        self.tracked = run.config.compute.tracker != "none"
         if run.processes > 1:  # where strides differ, it is in sizes of 1
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # torch renames broadcast_buffers, Accelerate does not yet
@@ -117,11 +119,11 @@ class Trainer:
         self.sessions.append({**session, **{part: provenance[part] for part in ("commit", "versions", "hardware")}})
         if self.config.compute.compile != "none":
             self._compile()
-        if self.config.compute.tensorboard:
-            tracker = {"tensorboard": {"purge_step": self.steps_done}}
-            self.accelerator.init_trackers("tensorboard", init_kwargs=tracker)
         if first:
             self.folder.start(self.run)
+        if self.tracked:
+            begin_log(self.accelerator, self.config, self.folder.path, self.steps_done)
+        if first:
             self.folder.write_history(self.history)
 
     def _compile(self) -> None:
@@ -184,7 +186,7 @@ class Trainer:
 
     def close(self) -> None:
         """Let go of memory and loader processes, which a notebook that holds an error would keep."""
-        if self.config.compute.tensorboard:
+        if self.tracked:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
         end_workers(self.trainset)
@@ -272,7 +274,7 @@ class Trainer:
         self.statistics.after_step()
         self.step += 1
         mean = loss / read if read else math.nan
-        if self.config.compute.tensorboard:
+        if self.tracked:
             self.accelerator.log({"train/loss": mean, "train/lr": rate}, step=at + 1)
         return mean, stopping > 0
 
@@ -343,7 +345,7 @@ class Trainer:
         self.save()
         if self.accelerator.is_main_process:
             self.folder.write_history(self.history)
-        if self.config.compute.tensorboard:
+        if self.tracked:
             accuracies = {"train/top1": row["train_top1"], "test/top1": row["top1"], "test/top5": row["top5"]}
             known = {name: value for name, value in accuracies.items() if not math.isnan(value)}
             self.accelerator.log(known, step=self.steps_done)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,7 +21,7 @@ from ctlib.data.views import View
 from ctlib.kernels import graph
 from ctlib.models import model_config
 from ctlib.training import network as network_of_run
-from ctlib.training import records, train, trainer
+from ctlib.training import processes, records, train, trainer
 from ctlib.training.run import resolve
 from tests.kernels.graph_steps import replayed_on_the_cpu
 
@@ -510,7 +511,7 @@ def test_training_starts_from_a_checkpoint(config, finished, tmp_path):
 
 def test_a_tensorboard_log_holds_what_was_learned(config, tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    logged = replaced(config, compute={"tensorboard": True}, recipe={"test_epochs": 1})
+    logged = replaced(config, compute={"tracker": "tensorboard"}, recipe={"test_epochs": 1})
     train.train(logged, tmp_path)
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -518,3 +519,53 @@ def test_a_tensorboard_log_holds_what_was_learned(config, tmp_path):
     history = records.RunFolder(tmp_path).history()
     assert [event.value for event in events.Scalars("train/top1")] == pytest.approx(history.train_top1.tolist())
     assert [event.value for event in events.Scalars("test/top1")] == pytest.approx(history.top1.tolist()[1:])
+
+
+class Lines(GeneralTracker):
+    """A tracker that appends to a list, as one for another service would to its log."""
+
+    name, requires_logging_directory, logs = "lines", False, {}
+
+    def __init__(self, project, **options):
+        super().__init__()
+        self.lines = self.logs.setdefault(project, [])
+
+    tracker = property(lambda self: self.lines)
+
+    def store_init_configuration(self, values):
+        self.lines.append(values)
+
+    def log(self, values, step=None, **_):
+        self.lines.append({"step": step, **values})
+
+
+def test_any_tracker_of_accelerate_logs_a_run_and_goes_on_when_it_resumes(config, finished, tmp_path, monkeypatch):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "lines", Lines)
+    lines = Lines.logs["ctlib"] = []
+    logged = replaced(config, compute={"tracker": "lines"})
+
+    def stop_after(step, *_):
+        if step == 6:
+            processes.stop()
+
+    with pytest.raises(processes.Interrupted):
+        train.train(logged, tmp_path, on_step=stop_after)
+    known = files.read_json(tmp_path / "tracker.json")
+    result = train.train(logged, tmp_path)
+    assert files.read_json(tmp_path / "tracker.json") == known and known["tracker"] == "lines"
+    begun, *rest = lines
+    assert begun["recipe.lr"] == config.recipe.lr and begun["model.kernels"] == "(3, 3, 3)"
+    assert [line["step"] for line in rest if "train/loss" in line] == list(range(1, 9))
+    assert rest[-1]["test/top1"] == result["top1"] == finished.result["top1"]
+
+
+@pytest.mark.parametrize(
+    ("tracker", "text"),
+    [
+        ("tensorbord", "unknown compute.tracker 'tensorbord': did you mean 'tensorboard'"),
+        ("comet_ml", "compute.tracker 'comet_ml' needs its library, which is not installed: pip install comet-ml"),
+    ],
+)
+def test_a_tracker_that_cannot_log_is_refused_before_any_work(config, tracker, text):
+    with pytest.raises(ValueError, match=text):
+        resolve(replaced(config, compute={"tracker": tracker}))
