@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from ctlib import files
-from ctlib.__main__ import main
+from ctlib.commands import main
 from ctlib.data.workers import STOPS
 from ctlib.study import jobs as study_jobs
 from ctlib.study import results, sweep

@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from ctlib.__main__ import COMMANDS, main
 from ctlib.checkpoints import save
+from ctlib.commands import COMMANDS, main
 from ctlib.data.catalog import load_samples
 from ctlib.data.check import read_check
+from ctlib.data.views import View
 from ctlib.models import build_model, model_config
 from ctlib.study import systems, tables
 
@@ -20,6 +23,29 @@ def test_help_lists_the_commands():
     assert done.returncode == 0
     for command in ("arrow", "train", "check-videos", "prepare", "costs", "export", "ablations"):
         assert f"\n    {command}" in done.stdout
+
+
+def test_the_console_script_calls_itself_by_its_name():
+    """As pip's wrapper does it: the entry point's function, under the script's name."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    module, function = project["scripts"]["ctlib"].split(":")
+    wrapper = f"import sys; sys.argv[0] = '/bin/ctlib'; from {module} import {function}; sys.exit({function}())"
+
+    def typed(*words):
+        done = subprocess.run([sys.executable, "-c", wrapper, *words], capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    assert typed("--version") == (0, f"ctlib {project['version']}\n", "")
+    needed = "num_frames must be a multiple of 48, got 50"
+    assert typed("arrow", "--root", "x", "--num-frames", "50") == (2, "", f"ctlib arrow: {needed}\n")
+
+
+def test_the_command_comes_first(capsys):
+    for arguments in (["--", "arrow"], [], ["arow"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+    assert "invalid choice: 'arow'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -63,8 +89,11 @@ def test_export_writes_the_network_of_a_checkpoint(tmp_path, capsys):
     pytest.importorskip("onnxscript")
     model = build_model(model_config("tsn_quickstart", num_classes=2))
     save(tmp_path / "checkpoint.safetensors", model, ("left", "right"))
-    arguments = ["export", str(tmp_path / "checkpoint.safetensors"), str(tmp_path / "model.onnx"), "--size", "32"]
-    assert main([*arguments, "--frames", "2"]) == 0
+    arguments = ["export", str(tmp_path / "checkpoint.safetensors"), str(tmp_path / "model.onnx")]
+    assert main(arguments) == 2 and "give size, in pixels" in capsys.readouterr().err
+    view = View(num_frames=2, size=32, short_side=32, sampling="sparse")
+    save(tmp_path / "checkpoint.safetensors", model, ("left", "right"), view)
+    assert main(arguments) == 0
     assert (tmp_path / "model.onnx").is_file() and "model.onnx: " in capsys.readouterr().out
     assert main(["export", str(tmp_path / "none.pt"), *arguments[2:]]) == 2
     assert "none.pt" in capsys.readouterr().err
@@ -145,8 +174,6 @@ def test_prepare_makes_a_data_set_and_compares_loading(clips, capsys):
 def test_a_bad_value_is_one_line(tmp_path, capsys):
     assert main(["arrow", "--root", str(tmp_path / "x"), "--num-frames", "50"]) == 2
     assert capsys.readouterr().err == "python -m ctlib arrow: num_frames must be a multiple of 48, got 50\n"
-    with pytest.raises(SystemExit):
-        main(["arow"])
 
 
 def test_train_prints_its_plan_trains_and_recognises_a_finished_run(arrow_root, tmp_path, capsys):

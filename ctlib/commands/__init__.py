@@ -1,0 +1,56 @@
+"""The command line: `ctlib COMMAND --help`, or `python -m ctlib COMMAND --help`.
+
+One file per group of commands; only the file of the command that is called is imported.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import ctlib
+from ctlib.commands.command import Options, Parser, Runner
+from ctlib.data.video import VideoError
+
+# Each command, and the file that it is in.
+COMMANDS = {
+    "arrow": "datasets",
+    "train": "training",
+    "check-videos": "datasets",
+    "prepare": "datasets",
+    "costs": "study",
+    "export": "networks",
+    "ablations": "study",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code is 0, 1 where the command says so, 2 for an error, 130 if it was interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    program = "ctlib" if Path(sys.argv[0]).stem == "ctlib" else "python -m ctlib"
+    parser = Parser(prog=program, description="The reference study of CT-Net.")
+    parser.add_argument("--version", action="version", version=f"ctlib {ctlib.__version__}")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    called = [name for name in arguments[:1] if name in COMMANDS]
+    run = None
+    for name in called or COMMANDS:
+        module = import_module(f"ctlib.commands.{COMMANDS[name]}")
+        command = getattr(module, name.replace("-", "_"))
+        summary = command.__doc__.partition("\n")[0].removesuffix(".")
+        command_parser = parsers.add_parser(name, help=summary, description=command.__doc__)
+        if called:
+            run, errors = command(command_parser), getattr(module, "ERRORS", ())
+    options = parser.parse_args(arguments)
+    if run is None:
+        parser.error("a command comes first")
+    return _run(run, options, f"{program} {options.command}:", errors)
+
+
+def _run(run: Runner, options: Options, failed: str, errors: tuple) -> int:
+    try:
+        return run(options)
+    except (ValueError, TypeError, ImportError, OSError, VideoError, *errors) as error:
+        print(failed, error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stopped:
+        print(failed, str(stopped) or f"interrupted; {options.after_interrupt}", file=sys.stderr)
+        return 130
