@@ -101,6 +101,16 @@ benchmark: .venv/installed  ## time and memory of CT-Net, TSN, a plain CT-Net an
 	@$(KEEP_MEMORY) $(BIN)/python benchmarks/speed.py --sections ways training --record $(OUT)/speed_memory_kept.json
 	@$(KEEP_MEMORY) $(BIN)/python benchmarks/epoch.py --record $(OUT)/epoch.json
 
+# All that only a GPU can show. MINUTES are for the study, after about 7 for the tests and the benchmark.
+.PHONY: gpu
+gpu: MINUTES = 60
+gpu: OUT = results/runs
+gpu: .venv/installed  ## on a GPU: its tests, its benchmark (to results/benchmarks/gpu.json), then MINUTES of the study's plan
+	-$(BIN)/python -m pytest -q -m "gpu and not slow"
+	-$(BIN)/python benchmarks/gpu.py --minutes 5 --record results/benchmarks/gpu.json
+	-command -v nvidia-cuda-mps-control > /dev/null && nvidia-cuda-mps-control -d
+	$(BIN)/python -m ctlib ablations $(OUT) --device cuda --side-by-side 18 --minutes $(MINUTES)
+
 bench-saliency: .venv/installed  ## time of a Saliency Tube, relative to a forward pass
 	@$(BIN)/python benchmarks/saliency.py
 

@@ -37,7 +37,7 @@ include_patterns = [
     "ctlib/*/README.md",
     "notebooks/**.ipynb",
     "results/README.md",
-    "results/ablations/notes.md",
+    "results/first_edition/notes.md",
     "results/ablations/plan.md",
 ]
 exclude_patterns = [".venv", ".git", ".ipynb_checkpoints", "tests", "results/site", "results/runs", "docs/_*"]
