@@ -122,13 +122,8 @@ def _extend(network: nn.Sequential, channels: int, blocks: tuple[tuple, ...], sh
     return channels
 
 
-def eco(full: bool, share: int = 1) -> VideoBackbone:
-    """An ECO; arguments as in `ECO`."""
-    return VideoBackbone(ECO(full, share))
-
-
 BACKBONES = {
-    "eco_lite": lambda: eco(full=False),
-    "eco_full": lambda: eco(full=True),
-    "eco_small": lambda: eco(full=False, share=4),
+    "eco_lite": lambda: VideoBackbone(ECO(full=False)),
+    "eco_full": lambda: VideoBackbone(ECO(full=True)),
+    "eco_small": lambda: VideoBackbone(ECO(full=False, share=4)),
 }

@@ -72,12 +72,7 @@ def temporal_diversity(features: torch.Tensor, num_frames: int, share: float = 0
 WEIGHT = 0.1  # of the TD loss, on the last features: our choice, as neither is published
 
 
-def td_loss(features: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """What training adds to the loss."""
-    return WEIGHT * temporal_diversity(features, num_frames)
-
-
 def pem(backbone: ResNetBackbone) -> None:
     """Make a backbone that of PEM and TIM, trained with the TD loss."""
     before_conv1(backbone, lambda c: nn.Sequential(ProgressiveEnhancement(c), TemporalInteraction(c)))
-    backbone.extra_loss = td_loss
+    backbone.extra_loss = lambda features, num_frames: WEIGHT * temporal_diversity(features, num_frames)

@@ -10,7 +10,7 @@ number of frames three times.
 """
 
 from torch import nn
-from torchvision.models.video.resnet import BasicBlock, Bottleneck, R2Plus1dStem, VideoResNet
+from torchvision.models.video.resnet import BasicBlock, Bottleneck, VideoResNet
 
 from ctlib.rivals.parts import VideoBackbone, conv_bn, conv_bn_relu, pooled_stem
 
@@ -44,23 +44,36 @@ class SpaceThenTime(nn.Sequential):
     get_downsample_stride = staticmethod(Depthwise.get_downsample_stride)
 
 
-def csn(convolution: type[nn.Module], layers: tuple[int, int, int, int]) -> VideoBackbone:
+class Network(VideoResNet):
+    """torchvision's, with its fixed widths divided."""
+
+    def __init__(self, block: type[nn.Module], divisor: int, *parts):
+        self.divisor, self.out_channels = divisor, 512 * block.expansion // divisor
+        super().__init__(block, *parts)
+
+    def _make_layer(self, block, convolution, planes: int, blocks: int, stride: int) -> nn.Sequential:
+        self.inplanes //= self.divisor if planes == 64 else 1  # of the stem
+        return super()._make_layer(block, convolution, planes // self.divisor, blocks, stride)
+
+    def backbone(self) -> VideoBackbone:
+        stem_and_stages = list(self.children())[:-2]  # without what pools and classifies
+        return VideoBackbone(nn.Sequential(*stem_and_stages), self.out_channels)
+
+
+def csn(convolution: type[nn.Module], layers: tuple[int, int, int, int], divisor: int = 1) -> VideoBackbone:
     """A CSN of bottlenecks with this convolution."""
-    network = VideoResNet(Bottleneck, [convolution] * 4, layers, lambda: pooled_stem(64, temporal=3))
+    network = Network(Bottleneck, divisor, [convolution] * 4, layers, lambda: pooled_stem(64 // divisor, temporal=3))
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm3d):
             norm.eps = 1e-3
-    return _backbone(network, 2048)
+    return network.backbone()
 
 
-def r2plus1d(layers: tuple[int, int, int, int]) -> VideoBackbone:
+def r2plus1d(layers: tuple[int, int, int, int], divisor: int = 1) -> VideoBackbone:
     """An R(2+1)D of basic blocks."""
-    return _backbone(VideoResNet(BasicBlock, [SpaceThenTime] * 4, layers, R2Plus1dStem), 512)
-
-
-def _backbone(network: VideoResNet, out_channels: int) -> VideoBackbone:
-    stem_and_stages = list(network.children())[:-2]  # without what pools and classifies
-    return VideoBackbone(nn.Sequential(*stem_and_stages), out_channels)
+    in_space = conv_bn_relu(3, 45 // divisor, (1, 7, 7), (1, 2, 2))
+    stem = nn.Sequential(*in_space, *conv_bn_relu(45 // divisor, 64 // divisor, (3, 1, 1)))
+    return Network(BasicBlock, divisor, [SpaceThenTime] * 4, layers, lambda: stem).backbone()
 
 
 BACKBONES = {
@@ -69,7 +82,7 @@ BACKBONES = {
     "ip_csn_101": lambda: csn(PointwiseDepthwise, (3, 4, 23, 3)),
     "ip_csn_152": lambda: csn(PointwiseDepthwise, (3, 8, 36, 3)),
     "r2plus1d_34": lambda: r2plus1d((3, 4, 6, 3)),
-    "ir_csn_small": lambda: csn(Depthwise, (1, 1, 1, 1)),
-    "ip_csn_small": lambda: csn(PointwiseDepthwise, (1, 1, 1, 1)),
-    "r2plus1d_small": lambda: r2plus1d((1, 1, 1, 1)),
+    "ir_csn_small": lambda: csn(Depthwise, (1, 1, 1, 1), 2),
+    "ip_csn_small": lambda: csn(PointwiseDepthwise, (1, 1, 1, 1), 2),
+    "r2plus1d_small": lambda: r2plus1d((1, 1, 1, 1), 4),
 }
