@@ -4,22 +4,81 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from scipy.ndimage import binary_dilation
 
 from ctlib import cost
+from ctlib.config import check_choice
 from ctlib.ct_module import Kernel, kernel_of_each
+from ctlib.display.parameters import one_line_errors
 from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
-from ctlib.teaching.shell import BLUE, PALE, SHADES, View, by, canvas
-from ctlib.tensorize import TensorSeparableConv, channel_shuffle, resolve_dims
+from ctlib.teaching.shell import BLUE, DARK, PALE, SHADES, WIDEST, Explorer, View, by, canvas, check_minimum
+from ctlib.tensorize import TensorSeparableConv, channel_shuffle, factor, resolve_dims
 
-MOST_NUMBERS = 128  # channels whose numbers are readable in the grid
+LEGIBLE = 16  # rows or columns of a grid that have room for their numbers
+OPERATIONS = {"along c_1": (1,), "along c_2": (0,), "both": (1, 0)}  # axes of (C_2, C_1) they mix
+FRAME, PIXEL = np.array((2.9, -0.34)), np.array((0.42, 0.25))  # one frame later, and one pixel to the right, as drawn
 
-# ---------------------------------------------------------------- explorer
+
+def check_parameters(channels: int, num_frames: int, size: int) -> None:
+    """Stop the notebook, with one line, for parameters that it cannot run with."""
+    with one_line_errors():
+        check_minimum(channels=(channels, 4), num_frames=(num_frames, 1), size=(size, 1))
+        if factor(channels, 2)[1] == 1:
+            raise ValueError(f"channels must not be a prime number, got {channels}: it splits only into 1 x {channels}")
+
+
+# ---------------------------------------------------------------- explorers
+
+
+def passing(
+    operation: str, channel: int, frame: int, dims: tuple[int, int] = (3, 2), shape: tuple[int, int, int] = (4, 5, 5)
+) -> View:
+    """A clip as a block (C_1, C_2, T, H, W), and the inputs that one output sums over: its channels, frames, pixels.
+
+    Sub-operations have kernels of 3 x 3 x 3 and are parallel (Eq. 5): a plane of 1 x 3 x 3 and a line of 3 x 1 x 1.
+
+    Args:
+        operation: one of `OPERATIONS`.
+        channel: of the output, from 0; its pixel is in the middle.
+        frame: of the output, from 1.
+        shape: (T, H, W).
+    """
+    check_choice("operation", operation, OPERATIONS)
+    (c_1, c_2), (t, h, w) = dims, shape
+    kernel = np.zeros((1, 1, 3, 3, 3), bool)
+    kernel[..., 1, :, :] = kernel[..., 1, 1] = True
+    output = (channel // c_1, channel % c_1, frame - 1, h // 2, w // 2)
+    reached = np.zeros((c_2, c_1, *shape), bool)
+    reached[output] = True
+    for axis in OPERATIONS[operation]:
+        reached = binary_dilation(reached.any(axis, keepdims=True), kernel) & np.ones((c_2, c_1, 1, 1, 1), bool)
+    shade = reached.astype(int)
+    shade[output] = 2
+    channels, places = reached.any((2, 3, 4)).sum(), reached.any((0, 1)).sum()
+    numbers = {
+        "C_1 x C_2 x T x H x W": by((c_1, c_2, *shape)),
+        "channels summed over": f"{channels} of {c_1 * c_2}",
+        "positions summed over": f"{places} of {t * h * w}",
+    }
+    alt = (
+        f"A clip of {c_1 * c_2} channels as a grid of {by(dims)}, each channel as {t} frames in a row. An output in "
+        f"channel {channel}, frame {frame} is dark; its inputs, {channels} channels at {places} positions, are blue."
+    )
+    return View(clip_block(shade), numbers, alt)
+
+
+def opening() -> Explorer:
+    """The explorer of `passing`."""
+    operation = ipywidgets.ToggleButtons(options=list(OPERATIONS), description="sub-operation mixes")
+    channel, frame = ipywidgets.IntSlider(1, 0, 5), ipywidgets.IntSlider(2, 1, 4)
+    return Explorer(passing, play="frame", operation=operation, channel=channel, frame=frame)
 
 
 def reached_channels(dims: tuple[int, ...], after: int, channel: int = 0, channels: int | None = None) -> np.ndarray:
@@ -90,12 +149,12 @@ def tensorization(
     counted = tensor_cost(dims, kernel, num_frames, size)
     numbers = {
         "C = C_1 x ... x C_K": f"{channels} = {by(dims)}",
-        f"channels that reach one output after {after} of {len(dims)}": f"{reached.sum()} of {channels}",
+        f"channels reached after {after} of {len(dims)}": f"{reached.sum()} of {channels}",
         "parameters": f"{counted.params:,}",
-        "parameters, dense 3D convolution": f"{counted.dense_params:,}",
+        "parameters, dense 3D": f"{counted.dense_params:,}",
         f"GFLOPs ({num_frames} x {size} x {size})": f"{counted.gflops:.4f}",
-        "GFLOPs, dense 3D convolution": f"{counted.dense_gflops:.4f}",
-        "share of the dense convolution": f"{counted.share:.1f} %",
+        "GFLOPs, dense 3D": f"{counted.dense_gflops:.4f}",
+        "share of dense GFLOPs": f"{counted.share:.1f} %",
     }
     alt = (
         f"Grid of {channels} channels as {by(dims)}. After {after} sub-operations {reached.sum()} of them are "
@@ -107,6 +166,44 @@ def tensorization(
 # ---------------------------------------------------------------- figures
 
 
+def clip_block(shade: np.ndarray) -> Figure:
+    """Channels in a grid, c_1 to the right and c_2 down, each as its frames one behind the other.
+
+    `shade` holds an index into `SHADES` for each input, int (C_2, C_1, T, H, W).
+    """
+    rows, columns, t, h, w = shade.shape
+    long, high = (t - 1) * FRAME[0] + w * PIXEL[0], h + w * PIXEL[1]
+    across, down = long + 1.6, high - (t - 1) * FRAME[1] + 2.2
+    width, height = columns * across + 0.8, rows * down + 1
+    figure = canvas(WIDEST, WIDEST * height / width, left=0, right=1, bottom=0, top=1)
+    axes = figure.add_subplot(xlim=(-2.2, width - 2.2), ylim=(high + 1.6 - height, high + 1.6))
+    axes.axis("off")
+    x, y = np.meshgrid(np.arange(w + 1), np.arange(h + 1))
+    outline = np.array(((0, 0), (w, 0), (w, h), (0, h), (0, 0)))
+    for row, column in np.ndindex(rows, columns):
+        lit = shade[row, column].any()
+        color = DARK if lit else "0.6"
+        first = np.array((column * across, -row * down))
+        corners = first + outline[:, :1] * PIXEL + outline[:, 1:] * (0, 1)
+        for corner in corners[:4]:
+            axes.plot(*zip(corner, corner + (t - 1) * FRAME, strict=True), color=color, lw=0.7, ls=":", zorder=1)
+        for frame in range(t):
+            at = first + frame * FRAME
+            cells = at[0] + x * PIXEL[0], at[1] + h - y + x * PIXEL[1], shade[row, column, frame]
+            axes.pcolormesh(*cells, cmap=SHADES, vmin=0, vmax=2, edgecolors="white", lw=0.6, zorder=2 + frame)
+            axes.plot(*(corners + frame * FRAME).T, color=color, lw=1, zorder=2 + frame)
+        name = f"channel {row * columns + column}: ({column}, {row})"
+        below = first + (long / 2 - 0.4, (t - 1) * FRAME[1] / 2 - 0.9)
+        axes.text(*below, name, ha="center", va="top", fontsize=9.5, color="black" if lit else "0.4")
+    sides = {"H": ((-0.6, 0), (-0.6, h)), "W": (PIXEL * (0, 1) + (-0.3, h + 0.5), PIXEL * w + (-0.3, h + 0.5))}
+    sides["T"] = (PIXEL * w + (1.2, h + 0.4), PIXEL * w + (1.2, h + 0.4) + (t - 1.6) * FRAME)
+    for name, (start, end) in sides.items():
+        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "0.3", "shrinkA": 0, "shrinkB": 0})
+        middle = (np.asarray(start) + end) / 2
+        axes.text(*middle + ((-0.9, 0) if name == "H" else (-0.4, 0.75)), name, ha="center", va="center", weight="bold")
+    return figure
+
+
 def channel_grid(dims: Sequence[int], reached: np.ndarray, after: int) -> Figure:
     """The channels as a grid: one column per value of c_1, one row per combination of the other coordinates.
 
@@ -116,19 +213,20 @@ def channel_grid(dims: Sequence[int], reached: np.ndarray, after: int) -> Figure
     rows = channels // columns
     shade = reached.astype(int).reshape(rows, columns)
     shade[0, 0] = 2
-    figure = canvas(8.4, 3.9, left=0.09, right=0.99)
+    figure = canvas(WIDEST, 4.2, left=0.12, right=0.99, bottom=0.13, top=0.9)
     axes = figure.add_subplot()
+    legible = max(columns, rows) <= LEGIBLE
     sns.heatmap(
-        shade, ax=axes, cmap=SHADES, vmin=0, vmax=2, cbar=False, linewidths=0.8, fmt="d", annot_kws={"fontsize": 8},
-        annot=np.arange(channels).reshape(rows, columns) if channels <= MOST_NUMBERS else False,
-        xticklabels=max(1, columns // 16), yticklabels=max(1, rows // 16),
+        shade, ax=axes, cmap=SHADES, vmin=0, vmax=2, cbar=False, linewidths=0.8, fmt="d", annot_kws={"fontsize": 9},
+        annot=np.arange(channels).reshape(rows, columns) if legible else False,
+        xticklabels=max(1, columns // LEGIBLE), yticklabels=max(1, rows // LEGIBLE),
     )  # fmt: skip
     axes.tick_params(axis="y", rotation=0)
     for row in range(dims[1], rows, dims[1]) if len(dims) > 2 else ():
         axes.axhline(row, color="black", lw=1.2)
     names = ", ".join(f"$c_{k}$" for k in range(2, len(dims) + 1)) or "one row"
     axes.set(
-        title=f"{by(dims)} channels: what reaches channel 0 (dark) after {after} of {len(dims)}",
+        title=f"What reaches channel 0 (dark) after {after} of {len(dims)}",
         xlabel=f"$c_1$, of {columns} (runs fastest)",
         ylabel=f"{names}, of {rows}",
     )
@@ -164,7 +262,7 @@ def cost_curves(split: tuple[pd.Series, pd.Series], depth: tuple[pd.Series, pd.S
 
     Each pair has real sizes first, drawn as a curve, then whole sizes, drawn as markers.
     """
-    figure = canvas(10.5, 3.8, wspace=0.28)
+    figure = canvas(9.6, 3.8, wspace=0.28)
     left, right = figure.subplots(1, 2)
     panels = (left, split, "C0", "o", channels**0.5), (right, depth, "C1", "s", np.log(channels))
     for axes, (real, whole), color, marker, least in panels:

@@ -60,8 +60,26 @@ def test_tensor_cost_of_the_dense_convolution_is_c3d_s():
 def test_the_channel_grid_s_view_says_what_is_reached_and_what_it_costs():
     view = lesson1.tensorization(12, (4, -1), 1, (3, 3, 3), 2, 5)
     assert view.numbers["C = C_1 x ... x C_K"] == "12 = 4 x 3"
-    assert view.numbers["channels that reach one output after 1 of 2"] == "4 of 12"
+    assert view.numbers["channels reached after 1 of 2"] == "4 of 12"
     assert view.numbers["parameters"] == f"{12 * (4 + 3) * 12 + 2 * 4 * 12:,}"
     assert "4 of them" in view.alt and len(view.numbers) == 7
     with pytest.raises(ValueError, match="5 does not divide"):
         lesson1.tensorization(12, (5, -1), 1)
+
+
+@pytest.mark.parametrize("operation", lesson1.OPERATIONS)
+def test_the_block_shows_the_inputs_that_the_module_s_output_depends_on(operation):
+    view = lesson1.passing(operation, channel=0, frame=3, shape=(5, 5, 5))
+    module = CTModule(6, (3, 2), **PLAIN)
+    if operation == "both":
+        field = cost.interact_field(module, 5, 5, 6)
+    else:
+        field = cost.interact_field(module.sub_operations[operation == "along c_2"], 5, 5, 6)
+    assert view.numbers["channels summed over"] == f"{field.channels} of 6"
+    assert view.numbers["positions summed over"] == f"{field.positions} of 125"
+
+
+def test_the_block_s_window_is_cut_off_at_the_first_frame():
+    assert [lesson1.passing("along c_2", 5, frame).numbers["positions summed over"] for frame in (1, 2, 4)] == [
+        "10 of 100", "11 of 100", "10 of 100",
+    ]  # fmt: skip
