@@ -12,7 +12,7 @@ import re
 import types
 import typing
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -113,6 +113,15 @@ def as_tuples(value):
     return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
+def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The values of a configuration by "part.name"; lists are the tuples that they are in a configuration."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, as_tuples(value)
+
+
 def parse_words(text: str, parse: Callable[[str], Any], needed: str) -> tuple:
     """The values of words separated by spaces, at least one and each different.
 
@@ -161,6 +170,8 @@ def unquoted(value: str) -> str:
 def parse_pairs(text: str) -> dict[str, Any]:
     """The keys and values of "part.name=value" pairs (`split_pairs`); a value is JSON, or text.
 
+    Text in quotes is JSON too where a part of `RunConfig` does not take text: 'model.dims="[-1, 4]"'.
+
     Raises:
         ValueError: something that is no such pair.
     """
@@ -169,11 +180,37 @@ def parse_pairs(text: str) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or "." not in key:
             raise ValueError(f"overrides are part.name=value separated by spaces, got {pair!r:.100}")
-        try:
-            pairs[key] = json.loads(value)
-        except json.JSONDecodeError:
-            pairs[key] = unquoted(value)
+        read = _json_or_text(value)
+        if isinstance(read, str) and read != value and not _takes_text(key):
+            read = _json_or_text(read)
+        pairs[key] = read
     return pairs
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return unquoted(value)
+
+
+def _takes_text(key: str) -> bool:
+    """Whether the field "part.name" of a run takes text; True for what is no such field."""
+    part, _, name = key.partition(".")
+    kind = typing.get_type_hints(RunConfig).get(part)
+    hint = typing.get_type_hints(kind).get(name, str) if isinstance(kind, type) and issubclass(kind, Config) else str
+    return _is_a("", hint)
+
+
+def pairs_of(values: dict, prefix: str = "") -> str:
+    """A mapping, as YAML gives it, as the text of pairs: {"recipe": {"lr": 0.1}} and {"recipe.lr": 0.1} alike."""
+    words = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            words.append(pairs_of(value, f"{prefix}{key}."))
+        else:
+            words.append(f"{prefix}{key}={json.dumps(value, ensure_ascii=False)}")
+    return " ".join(words)
 
 
 _BOUNDS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt, "below": operator.lt}

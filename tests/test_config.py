@@ -9,6 +9,7 @@ from ctlib.config import (
     ModelConfig,
     RecipeConfig,
     RunConfig,
+    pairs_of,
     parse_pairs,
     parse_words,
     split_pairs,
@@ -144,6 +145,23 @@ def test_a_path_in_the_overrides_may_hold_spaces_quotes_and_brackets(path):
 def test_values_and_pairs_may_be_quoted(text):
     assert parse_pairs(f"data.fold=1 {text} recipe.lr=1")["data.root"] in ("/a b", "/a b=1")
     assert parse_pairs(" ") == {} and split_pairs("") == []
+
+
+def test_a_quoted_value_is_of_the_type_that_its_part_takes():
+    text = """model.dims="[-1, 4]" recipe.lr='0.01' data.name="2024" recipe.frozen='none' saliency.threshold="0.3" """
+    assert parse_pairs(text) == {
+        "model.dims": [-1, 4],
+        "recipe.lr": 0.01,
+        "data.name": "2024",
+        "recipe.frozen": "none",
+        "saliency.threshold": "0.3",
+    }
+
+
+def test_a_mapping_is_the_text_of_its_pairs():
+    values = {"recipe": {"lr": 0.01}, "data.checked": "/my videos/x=1", "model": {"dims": [-1, 4], "weights": None}}
+    parsed = {"recipe.lr": 0.01, "data.checked": "/my videos/x=1", "model.dims": [-1, 4], "model.weights": None}
+    assert parse_pairs(pairs_of(values)) == parsed and pairs_of({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ from pathlib import Path
 from IPython import get_ipython
 
 from ctlib import files
-from ctlib.config import check_choice, check_type
+from ctlib.config import check_choice, check_type, pairs_of
 
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, str)}
 _TYPES |= {f"list[{name}]": list[kind] for name, kind in _TYPES.items()}
+
+
+_MAPPINGS = ("overrides", "roots")  # parameters whose text is pairs, and which may be mappings too
 
 
 class ParameterError(ValueError):
@@ -41,6 +44,9 @@ def check_parameters() -> None:
     """
     names = get_ipython().user_ns
     with one_line_errors():
+        for name in _MAPPINGS:
+            if isinstance(names.get(name), dict):  # from YAML, papermill's -y or -f
+                names[name] = pairs_of(names[name])
         check_cells(names["In"][:-1], names)
 
 

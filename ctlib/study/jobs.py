@@ -31,12 +31,15 @@ class Job(NamedTuple):
 
     config: RunConfig  # its `rows` are all (table, row) that need the run
     tests: dict[Views, list[tuple[str, str]]]  # tests beyond the run's own, each with the rows that need it
+    asked: tuple[str, ...] = ()  # table and row for which the run was asked for, the first of several
 
     def folder(self, out_dir: str | Path) -> RunFolder:
         return RunFolder.of(self.config, out_dir)
 
     def label(self) -> str:
-        return f"{self.config.name}, seed {self.config.seed}"
+        """The row that was asked for, the run's name and its seed."""
+        row = f"{' '.join(self.asked)} ({self.config.name})" if self.asked else self.config.name
+        return f"{row}, seed {self.config.seed}"
 
 
 def parse_tables(text: str) -> tuple[str, ...]:
@@ -84,9 +87,10 @@ def jobs(
                 rows.setdefault(config.name, {})[table, row] = None
                 if not _is_own_test(network, networks):
                     tests.setdefault(config.name, {}).setdefault(study.views(network), []).append((table, row))
-    needed = dict.fromkeys(name for row in wanted for name in configs if row in rows[name])
+    needed = {name: row for row in reversed(wanted) for name in configs if row in rows[name]}
+    needed = dict.fromkeys(name for row in wanted for name in configs if row in rows[name]) | needed
     return [
-        Job(dataclasses.replace(configs[name], seed=seed, rows=tuple(rows[name])), tests.get(name, {}))
+        Job(dataclasses.replace(configs[name], seed=seed, rows=tuple(rows[name])), tests.get(name, {}), needed[name])
         for seed in seeds
         for name in needed
     ]
@@ -267,10 +271,18 @@ def plan(
     rates = (table.minutes / table.gflops).groupby(table.pop("data")).transform("median")
     rate_of_scale = math.nan
     if SCALES[study.scale].minutes and wanted and ALONE.on_cpu(wanted[0].config.compute):
-        full = study.sized.replace(FULL)
+        full = SCALES[study.scale].replace(FULL)
+        usual = Study(study.scale).run(FULL, "8")
         rate_of_scale = SCALES[study.scale].minutes / counted(full.config, full.size).gflops
+        rate_of_scale *= _passes(wanted[0].config) / _passes(usual)  # as the overrides say
     minutes = table.minutes.fillna(rates.fillna(rate_of_scale) * table.gflops)
     return table.assign(minutes=minutes * table.pop("share"))
+
+
+def _passes(config: RunConfig) -> float:
+    """How many clips of the built-in data a run computes: a training step is worth three tests."""
+    tested = config.recipe.epochs + 1 - config.recipe.first_tested
+    return 3 * config.recipe.epochs * config.arrow.train_clips + tested * config.arrow.val_clips
 
 
 def _minutes(out_dir: str | Path, wanted: Sequence[Job], measured: pd.DataFrame) -> dict[str, float]:

@@ -12,11 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from ctlib import files
-from ctlib.config import ArrowConfig, Config, ModelConfig, RunConfig, check_choice, parse_pairs, split_pairs, unquoted
+from ctlib.config import (
+    ArrowConfig,
+    Config,
+    ModelConfig,
+    RunConfig,
+    check_choice,
+    flat,
+    parse_pairs,
+    split_pairs,
+    unquoted,
+)
 from ctlib.data.actions import class_names
 from ctlib.models import MODELS, model_config
-from ctlib.study.tables import PARTS, ROWS, TABLES, Network, Rows
+from ctlib.study.tables import PARTS, ROWS, TABLES, Network, Rows, base
 from ctlib.training.recipes import RECIPES, run_config
 
 REAL = ("something-v1", "mini-kinetics-200")  # the data sets of the scale paper; each needs its folder
@@ -157,13 +169,13 @@ class Study:
             ValueError: a size below 16 pixels, or no number.
         """
         chosen = SCALES[self.scale]
-        sizes = [pair.removeprefix(_SIZE) for pair in split_pairs(self.overrides) if pair.startswith(_SIZE)]
-        if not sizes:
+        if not any(pair.startswith(_SIZE) for pair in split_pairs(self.overrides)):
             return chosen
-        if not sizes[-1].isdecimal() or int(sizes[-1]) < 16:
-            raise ValueError(f"data.size must be a number of pixels from 16, got {sizes[-1]!r}")
-        inception = max(75, round(int(sizes[-1]) * chosen.inception_size / chosen.size))
-        return chosen._replace(size=int(sizes[-1]), inception_size=inception)
+        size = parse_pairs(self.overrides)[_SIZE.removesuffix("=")]
+        if not isinstance(size, int) or size < 16:
+            raise ValueError(f"data.size must be a number of pixels from 16, got {size!r}")
+        inception = max(75, round(size * chosen.inception_size / chosen.size))
+        return chosen._replace(size=size, inception_size=inception)
 
     def rows(self, table: str, chosen: Sequence[str] = ()) -> dict[str, tuple[Network, ...]]:
         """The rows of a table that the scale can show, as the paper's networks.
@@ -215,6 +227,15 @@ class Study:
         given["compute.device"] = self.device or None
         given["name"] = _name(model, scale, set_here["data.size"], data)
         return run_config(data, _base(model), recipe, " ".join(others), seed=seed, **given, **set_here)
+
+
+def changes(study: Study, table: str) -> pd.DataFrame:
+    """What the overrides change in a table's runs: by "part.name", the value of the `scale` and the one `here`."""
+    usual, here = (
+        dict(flat(one.run(base(table), table).to_dict())) for one in (dataclasses.replace(study, overrides=""), study)
+    )
+    changed = {key: (usual[key], here[key]) for key in here if usual[key] != here[key]}
+    return pd.DataFrame.from_dict(changed, orient="index", columns=["scale", "here"], dtype=object)
 
 
 _SIZE = "data.size="

@@ -160,9 +160,10 @@ PARTS = ("num_frames", "blocks", "module", "dims", "kernels", "connection", "poi
 
 
 def with_custom_row(table: str, text: str) -> Rows:
-    """`ROWS` with one more row: CT-Net on ResNet-50 with other parts, "name: part=value part=value".
+    """`ROWS` with one more row: the table's base (`base`) with other parts, "name: part=value part=value".
 
-    Values are JSON, or text: "wide: kernels=[[5,3,3],[3,3,3]] excitation=se".
+    Values are JSON, or text: "wide: kernels=[[5,3,3],[3,3,3]] excitation=se". A row with another module than the
+    CT-Module, or without blocks, has none of the CT-Module's parts.
 
     Raises:
         ValueError: no name or no part, a name that the table has, or a part that is not in `PARTS`.
@@ -178,9 +179,24 @@ def with_custom_row(table: str, text: str) -> Rows:
         check_choice("part of a row", part, PARTS)
     if name in ROWS[table]:
         raise ValueError(f"Table {table} has a row {name!r}: give yours another name")
-    values = parse_pairs(" ".join(f"model.{pair}" for pair in given))
-    config = model_config("ctnet_r50", **{key.removeprefix("model."): value for key, value in values.items()})
-    return {**ROWS, table: {**ROWS[table], name: (Network(config),)}}
+    pairs = parse_pairs(" ".join(f"model.{pair}" for pair in given))
+    values = {key.removeprefix("model."): value for key, value in pairs.items()}
+    network = base(table)
+    own = {part: getattr(network.config, part) for part in PARTS if part not in _OF_CT_MODULE or _has_ct_module(values)}
+    config = model_config("ctnet_r50", **{**own, **values})
+    return {**ROWS, table: {**ROWS[table], name: (network._replace(config=config),)}}
+
+
+def base(table: str) -> Network:
+    """The network from which a table's custom rows start: that of the row that the paper chooses."""
+    return ROWS[table][REFERENCES[table]][0]
+
+
+_OF_CT_MODULE = ("dims", "kernels", "connection", "pointwise", "excitation")
+
+
+def _has_ct_module(values: Mapping[str, object]) -> bool:
+    return values.get("module", "ct") == "ct" and values.get("blocks") != "none"
 
 
 def parts(rows: Mapping[str, tuple[Network, ...]], full: Network = FULL) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +28,7 @@ from pandas.api.types import is_integer_dtype
 from torch import nn
 
 from ctlib import checkpoints
-from ctlib.config import ComputeConfig, RunConfig, as_tuples, check_type
+from ctlib.config import ComputeConfig, RunConfig, as_tuples, check_type, flat
 from ctlib.cost import hardware
 from ctlib.data.views import View
 from ctlib.files import (
@@ -271,7 +271,7 @@ def differences(record: dict, wanted: Run | RunConfig) -> list[str]:
         wanted: of a `RunConfig` only what it asks is compared, not the lists and the start.
     """
     config = wanted if isinstance(wanted, RunConfig) else wanted.config
-    stored, asked = dict(_flat(record["asked"])), dict(_flat(config.to_dict()))
+    stored, asked = dict(flat(record["asked"])), dict(flat(config.to_dict()))
     stored |= {f"compute.{name}": record["resolved"][name] for name in _OPEN}
     unlike = (stored.keys() ^ asked.keys()) - _NOT_COMPARED
     if unlike:
@@ -294,17 +294,8 @@ def differences(record: dict, wanted: Run | RunConfig) -> list[str]:
 
 def config_digest(asked: dict) -> str:
     """12 hex digits of what was asked of a run, except what changes its result by no more than rounding."""
-    compared = {name: value for name, value in _flat(asked) if name not in _NOT_COMPARED - {"start"}}
+    compared = {name: value for name, value in flat(asked) if name not in _NOT_COMPARED - {"start"}}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested keys joined by dots; lists as the tuples that they are in a configuration."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, as_tuples(value)
 
 
 _COLUMNS = ["name", "model", "data", "top1", "top5", "gflops", "params", "num_frames", "size", "clips", "crops"]

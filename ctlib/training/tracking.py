@@ -8,7 +8,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
 from ctlib import files
-from ctlib.config import RunConfig, check_choice
+from ctlib.config import RunConfig, check_choice, flat
 
 _FILE = "tracker.json"  # in a run's folder: the identity of its log, so that a run that resumes goes on in it
 
@@ -46,7 +46,10 @@ def begin_log(accelerator: Accelerator, config: RunConfig, folder: Path, steps_d
         "dvclive": {"dir": str(folder / "dvclive"), "resume": bool(steps_done)},
         "mlflow": {"run_name": title, "run_id": known.get("run_id")},
     }
-    begun = None if steps_done or name == "tensorboard" else _texts(config.to_dict())
+    begun = None
+    if not steps_done and name != "tensorboard":  # whose figures of it are another run
+        values = dict(flat(config.to_dict())).items()
+        begun = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
     # TensorBoard's project is a folder in the run's own.
     project = "tensorboard" if name == "tensorboard" else "ctlib"
     accelerator.init_trackers(project, begun, {name: options.get(name, {})})
@@ -55,14 +58,3 @@ def begin_log(accelerator: Accelerator, config: RunConfig, folder: Path, steps_d
             known["run_id"] = accelerator.get_tracker(name, unwrap=True).info.run_id
         if name != "tensorboard":
             files.write_json(path, known)
-
-
-def _texts(values: dict, prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested values under keys joined by dots, as trackers take them."""
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _texts(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat

@@ -12,9 +12,11 @@ def test_ablation_trains_a_table_and_shows_what_was_published_apart(run, tmp_pat
     monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
     shown = run("ablation", table="2h", custom_row="mine: excitation=none", overrides=TINY, out_dir=str(out))
-    text, (rows, scaled, plan, measured, published, differences) = shown.text, shown.html
+    text, (rows, scaled, against, changed, plan, measured, published, differences) = shown.text, shown.html
     assert "Sizes keep the proportion of 224 to 256 pixels." in text and "3 runs, 0 of them finished" in text
-    assert "1 of 3  ctnet_21px, seed 0: top-1 " in text and "3 of 3  ctnet_no-excitation, seed 0: top-1 " in text
+    assert "1 of 3  2h train 224, test 224 (ctnet_21px), seed 0: top-1 " in text
+    assert "3 of 3  2h mine (ctnet_no-excitation), seed 0: top-1 " in text
+    assert "against 'train 256, test 256':" in text and against.count("none") == 1 and "recipe.epochs" in changed
     assert "224 pixels" in rows and "28.6" in rows and "37.3" in rows and "none" in rows and "21 pixels" in scaled
     assert plan.count("to be trained") == 3 and "not measured" not in text
     assert "measured here: laptop scale" in measured and "mine" in measured and "50.1" not in measured

@@ -118,6 +118,7 @@ def test_papermill_shows_a_bad_parameter_as_one_line_and_saves_the_notebook(tmp_
     [
         ("train", {"batch": 5000}, "parameter 'batch' was replaced: write overrides=\"recipe.batch=...\""),
         ("train", {"overrides": "model.num_frames=7"}, "mirrored sampling needs an even number of frames per clip"),
+        ("train", {"overrides": {"model": {"num_frames": 7}}}, "mirrored sampling needs an even number of frames per"),
         ("train", {"epochs": "3"}, "epochs must be int, got str '3'"),
         ("train", {"model": "ctnet_quickstrat"}, "did you mean 'ctnet_quickstart'"),
         ("costs", {"size": 16}, "size must be at least 32, got 16"),

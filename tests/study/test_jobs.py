@@ -54,7 +54,7 @@ def test_table_6_is_four_trainings_and_tests_of_them():
 def test_a_custom_row_is_one_more_run():
     study = Study(all_rows=tables.with_custom_row("2f", "wide: kernels=[[5,3,3],[3,3,3]] excitation=se"))
     (job,) = jobs.jobs(study, ["2f"], ["wide"])
-    assert job.config.name == "ctnet_se_kernels-5x3x3-3x3x3" and job.config.rows == (("2f", "wide"),)
+    assert job.config.name == "ctnet_no-pointwise_se_kernels-5x3x3-3x3x3" and job.config.rows == (("2f", "wide"),)
     assert job.config.model.kernels == ((5, 3, 3), (3, 3, 3))
 
 
@@ -167,6 +167,23 @@ def test_the_scale_s_own_time_is_of_a_cpu(monkeypatch):
     monkeypatch.setattr(jobs.ALONE.__class__, "on_cpu", lambda *_: False)
     monkeypatch.setattr(jobs, "kind_here", lambda compute: "NVIDIA H100")
     assert jobs.plan(study, "none", wanted).minutes.isna().all()
+
+
+def test_estimates_follow_the_overrides(on_epyc):
+    def minutes(overrides):
+        study = Study(overrides=overrides)
+        return jobs.plan(study, "none", jobs.jobs(study, ["2c"], ["parallel"])).minutes.item()
+
+    usual = minutes("")
+    assert minutes("recipe.epochs=2 recipe.test_epochs=1") == pytest.approx(usual / 2)
+    assert minutes("arrow.train_clips=400 arrow.val_clips=400") == pytest.approx(usual / 10)
+    assert minutes("data.size=32") < usual / 3
+
+
+def test_a_label_names_the_row_that_was_asked_for():
+    (job,) = jobs.jobs(Study(), ["2c"], ["parallel"])
+    assert job.label() == "2c parallel (ctnet_plain), seed 0"
+    assert jobs.jobs(Study(), ["2b", "2c"])[1].label() == "2b 2D (ctnet_plain), seed 0"
 
 
 def test_a_run_that_has_begun_costs_the_epochs_that_remain(tmp_path, on_epyc):

@@ -100,7 +100,7 @@ def test_roots_are_folders_by_data_set():
         (lambda: Study("gpu").rows("2a", ["CT"]), "unknown row of Table 2a 'CT'.*C3D-Module"),
         (lambda: run_of("2a", "CT-Module", "gpu", overrides="model.dims=3"), "rows say: leave out model.dims"),
         (lambda: run_of("2a", "CT-Module", "gpu", overrides="data.clips=2"), "leave out data.clips"),
-        (lambda: run_of("2a", "CT-Module", "gpu", overrides="data.size=4"), "pixels from 16, got '4'"),
+        (lambda: run_of("2a", "CT-Module", "gpu", overrides="data.size=4"), "pixels from 16, got 4"),
         (lambda: run_of("2a", "CT-Module", "gpu", overrides="recipe.epoch=4"), "did you mean 'epochs'"),
         (lambda: scales.parse_roots("/data/s"), "roots are data=folder separated by spaces, got '/data/s'"),
         (lambda: scales.parse_roots("something-v3=/x"), "unknown data set of roots 'something-v3'"),
@@ -123,3 +123,13 @@ def test_overrides_of_a_section_are_split_off():
     assert overrides == "recipe.lr=0.1 data.size=24" and (sizes.groups, sizes.clips) == (4, 1)
     with pytest.raises(ValueError, match="unknown key of SyntheticConfig 'group': did you mean 'groups'"):
         scales.split_overrides("synthetic.group=4", "synthetic", SyntheticConfig)
+
+
+def test_what_the_overrides_change_is_listed():
+    changed = scales.changes(Study(overrides="recipe.epochs=3 data.size=32"), "2b")
+    assert changed.to_dict("index") == {
+        "data.size": {"scale": 64, "here": 32},
+        "data.short_side": {"scale": 64, "here": 32},
+        "recipe.epochs": {"scale": 4, "here": 3},
+    }
+    assert scales.changes(Study(), "2b").empty

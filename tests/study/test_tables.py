@@ -80,7 +80,20 @@ def test_a_custom_row_is_added_to_a_copy():
     rows = tables.with_custom_row("2f", "wide: kernels=[[5,3,3],[3,3,3]] excitation=se")
     assert list(rows["2f"])[-1] == "wide" and "wide" not in tables.ROWS["2f"]
     parts = tables.parts(rows["2f"]).loc["wide"]
-    assert parts.kernels == "5x3x3 and 3x3x3" and parts.excitation == "se" and parts.pointwise == ""
+    assert parts.kernels == "5x3x3 and 3x3x3" and parts.excitation == "se" and parts.pointwise == "off"
+
+
+@pytest.mark.parametrize("table", tables.TABLES)
+def test_a_custom_row_starts_from_the_row_that_the_paper_chooses(table):
+    rows = tables.with_custom_row(table, "mine: num_frames=4")[table]
+    assert tables.parts({"mine": rows["mine"]}, tables.base(table)).to_dict("index") == {"mine": {"num_frames": "4"}}
+
+
+def test_a_custom_row_of_another_module_has_none_of_the_ct_module_s_parts():
+    rows = {part: tables.with_custom_row("2b", f"mine: {part}")["2b"]["mine"] for part in ("module=c3d", "blocks=none")}
+    assert (
+        rows["module=c3d"] == tables.ROWS["2a"]["C3D-Module"] and rows["blocks=none"] == tables.ROWS["2e"]["+0 (TSN)"]
+    )
 
 
 @pytest.mark.parametrize(
