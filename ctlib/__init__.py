@@ -12,6 +12,7 @@ from ctlib.models import (
     tsn_r50,
     tsn_r101,
 )
+from ctlib.prediction import predict
 from ctlib.rivals import create_model, list_models
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "list_models",
     "optimize",
     "paper",
+    "predict",
     "runs",
     "saliency",
     "train",

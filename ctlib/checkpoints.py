@@ -124,6 +124,16 @@ def load(
     return Checkpoint(model.eval(), tuple(wanted), content["versions"], view)
 
 
+def view_of(path: str | Path) -> View | None:
+    """How the network of a checkpoint, ours or the authors', is to see a video; None if the file does not say.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        CheckpointError: it is not a checkpoint.
+    """
+    return _view(_read(path), path)
+
+
 def _view(content: dict, path: str | Path) -> View | None:
     values = content.get("view")
     try:

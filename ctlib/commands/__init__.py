@@ -15,9 +15,11 @@ from ctlib.data.video import VideoError
 COMMANDS = {
     "arrow": "datasets",
     "train": "training",
+    "evaluate": "training",
     "check-videos": "datasets",
     "prepare": "datasets",
     "costs": "study",
+    "predict": "networks",
     "export": "networks",
     "ablations": "study",
 }

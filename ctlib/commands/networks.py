@@ -1,9 +1,113 @@
-"""Commands that use trained networks: export."""
+"""Commands that use a trained network: predict and export."""
 
+import json
+import sys
 from pathlib import Path
 
-from ctlib import checkpoints, deploy
+from tqdm import tqdm
+
+from ctlib import checkpoints, deploy, prediction
 from ctlib.commands.command import Options, Parser, Runner
+from ctlib.data.sampling import SAMPLINGS
+from ctlib.data.video import VideoError
+
+TRAINED = "(default: as the network was trained)"
+
+
+def predict(parser: Parser) -> Runner:
+    """Label videos with a trained network: the most probable classes, with their probabilities.
+
+    A video is seen as in testing: T frames of the whole video, or of each of several windows along it. The video's
+    label is then that of the mean of its windows' scores. A video that cannot be read is named, and the others are
+    labelled; the exit code is then 1.
+    """
+    named = "video files, folders of them or of numbered images, or quoted patterns such as 'clips/**/*.mp4'"
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help=named)
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a trained network")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="how many classes (default: %(default)s)")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--windows", type=int, metavar="N", help="label N equal parts of a video, and their mean")
+    parts.add_argument("--seconds", type=float, help="label parts of about this length, and their mean")
+    parser.add_argument("--json", action="store_true", help="one list of records, with the frames that were seen")
+    overlay = "write each video with its label and Saliency Tube; of several videos, a folder"
+    parser.add_argument("--overlay", type=Path, metavar="OUT.mp4", help=overlay)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: a GPU if there is one")
+    for name in ("size", "short-side"):
+        parser.add_argument(f"--{name}", type=int, metavar="PIXELS", help=f"of a frame {TRAINED}")
+    parser.add_argument("--frames", type=int, dest="num_frames", metavar="T", help=f"per clip {TRAINED}")
+    parser.add_argument("--sampling", choices=SAMPLINGS, help=f"which frames {TRAINED}")
+    parser.set_defaults(after_interrupt="labels printed so far stand")
+
+    def run(options: Options) -> int:
+        if options.top < 1:
+            raise ValueError(f"top must be at least 1, got {options.top}")
+        windows = prediction.Windows(options.windows, options.seconds)
+        sources = prediction.find_videos(options.videos)
+        overlays = _overlays(options.overlay, sources)
+        view = {name: getattr(options, name) for name in ("num_frames", "size", "short_side", "sampling")}
+        trained = prediction.opened(options.checkpoint, options.device, **view)
+        records = []
+        for source in tqdm(sources, unit="video", disable=None if len(sources) > 1 else True):
+            try:
+                scores = prediction.score(source, trained, windows)
+                if not options.json:
+                    tqdm.write(_as_text(scores, options.top))
+                if overlays:
+                    _write_overlay(overlays[source], scores, trained)
+                records.append(scores.to_dict(options.top))
+            except (VideoError, ValueError) as error:
+                tqdm.write(f"{parser.prog}: {error}", file=sys.stderr)
+                records.append({"video": source, "error": str(error)})
+        if options.json:
+            print(json.dumps(records, indent=1, ensure_ascii=False))
+        return int(any("error" in record for record in records))
+
+    return run
+
+
+def _as_text(scores: prediction.VideoScores, top: int) -> str:
+    seconds = "" if scores.duration is None else f", {scores.duration:.1f} s"
+    lines = [f"{scores.source}  ({scores.length} frames{seconds})"]
+    if len(scores.bounds) > 1:
+        for number, (first, end) in enumerate(scores.bounds):
+            times = scores.seconds(number)
+            where = f"frames {first} to {end - 1}" if times is None else f"{times[0]:.1f} to {times[1]:.1f} s"
+            lines.append(f"  {where:<20}{_line(scores.top(1, number)[0])}")
+        lines.append(f"  mean of {len(scores.bounds)} windows")
+    return "\n".join([*lines, *(f"  {_line(answer)}" for answer in scores.top(top))])
+
+
+def _line(answer: dict) -> str:
+    return f"{100 * answer['probability']:5.1f} %  {answer['label']}"
+
+
+def _overlays(out: Path | None, sources: list[str]) -> dict[str, Path]:
+    """Where the overlay of each video goes, after a look at whether it can be written."""
+    if out is None:
+        return {}
+    if len(sources) == 1:
+        if out.suffix != ".mp4":
+            raise ValueError(f"an overlay is an .mp4 file, got {out}")
+        paths = [out]
+    else:
+        if out.suffix == ".mp4":
+            raise ValueError(f"{len(sources)} videos are named: give --overlay a folder, got {out}")
+        paths = [out / f"{Path(source).stem}.mp4" for source in sources]
+    twice = {str(path) for path in paths if paths.count(path) > 1}
+    if twice:
+        raise ValueError(f"several videos would be written to {min(twice)}: label the folders one by one")
+    if any(path.resolve() == Path(source).resolve() for path, source in zip(paths, sources, strict=True)):
+        raise ValueError(f"an overlay would replace its video: name another place than {out}")
+    for folder in {path.parent for path in paths}:
+        folder.mkdir(parents=True, exist_ok=True)
+    return dict(zip(sources, paths, strict=True))
+
+
+def _write_overlay(path: Path, scores: prediction.VideoScores, trained: checkpoints.Checkpoint) -> None:
+    from ctlib.display import overlay
+
+    without = overlay.write(path, scores, trained)
+    tqdm.write(f"{path}{f': {without}' if without else ''}", file=sys.stderr)
 
 
 def export(parser: Parser) -> Runner:
@@ -14,9 +118,8 @@ def export(parser: Parser) -> Runner:
     """
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a checkpoint of this project")
     parser.add_argument("out", metavar="OUT", type=Path, help="the file to write; an existing one is replaced")
-    trained = "(default: as the network was trained)"
-    parser.add_argument("--size", type=int, help=f"pixels, height and width of a frame {trained}")
-    parser.add_argument("--frames", type=int, help=f"T {trained}")
+    parser.add_argument("--size", type=int, help=f"pixels, height and width of a frame {TRAINED}")
+    parser.add_argument("--frames", type=int, help=f"T {TRAINED}")
     parser.set_defaults(after_interrupt="nothing was written")
 
     def run(options: Options) -> int:

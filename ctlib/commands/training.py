@@ -1,18 +1,29 @@
-"""Commands that train or test a network: train."""
+"""Commands that train or test a network: train and evaluate."""
 
+import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tqdm import tqdm
 
 import ctlib
+from ctlib import checkpoints
 from ctlib.commands.command import Options, Parser, Runner
-from ctlib.data.catalog import DATASETS
+from ctlib.config import ArrowConfig, ComputeConfig, DataConfig
+from ctlib.data import arrow
+from ctlib.data.catalog import DATASETS, load_samples
+from ctlib.data.sampling import SAMPLINGS
+from ctlib.data.views import complete
 from ctlib.display.progress import Progress, counting
 from ctlib.models import MODELS
+from ctlib.training.evaluate import Evaluation, Scores, score
 from ctlib.training.plan import make_plan
 from ctlib.training.recipes import RECIPES, run_config
 from ctlib.training.records import RunFolder
 from ctlib.training.run import Machine, resolve
 from ctlib.training.snapshots import SnapshotError
+from ctlib.training.summaries import accuracy
 from ctlib.training.trainer import TrainingError
 
 ERRORS = (SnapshotError, TrainingError)
@@ -57,3 +68,100 @@ def train(parser: Parser) -> Runner:
         return 0
 
     return run
+
+
+def evaluate(parser: Parser) -> Runner:
+    """Test a trained network on a data set: top-1 and top-5 over clips x crops of each video.
+
+    Frames, size and sampling are those that the checkpoint remembers. The scores of all views of a video are averaged.
+    The data set has the classes of the checkpoint, in any order.
+    """
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of this project, or of the paper's authors")
+    parser.add_argument("--data", default="arrow", choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
+    parser.add_argument("--root", default="", help="the data set's folder; arrow is written if it is not given")
+    parser.add_argument("--split", default="val", choices=("val", "train"), help="default: %(default)s")
+    parser.add_argument("--fold", type=int, help="the split of ucf101 and hmdb51: 1, 2 or 3 (default: 1)")
+    parser.add_argument("--val-share", type=float, help="share for testing of a folder without splits (default: 0.2)")
+    parser.add_argument("--checked", default="", metavar="FOLDER", help="of check-videos: bad videos are left out")
+    parser.add_argument("--clips", type=int, default=1, help="per video (default: %(default)s)")
+    parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="per clip (default: %(default)s)")
+    for name in ("size", "short-side"):
+        parser.add_argument(f"--{name}", type=int, metavar="PIXELS", help="of a frame (default: the checkpoint's)")
+    parser.add_argument("--sampling", choices=SAMPLINGS, help="which frames (default: the checkpoint's)")
+    parser.add_argument(
+        "--released", default="", choices=MODELS, metavar="NAME", help="of an authors' file, its network"
+    )
+    parser.add_argument("--frames", type=int, metavar="T", help="of an authors' file, if its path does not say it")
+    parser.add_argument("--workers", type=int, default=2, help="processes that load videos (default: %(default)s)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: a GPU if there is one")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="keep the scores; they are not computed again")
+    parser.add_argument("--json", action="store_true", help="a record instead of text")
+    parser.set_defaults(after_interrupt="nothing was written")
+
+    def run(options: Options) -> int:
+        checkpoints.check_exists(options.checkpoint)
+        data = _tested_data(options)
+        root = data.root
+        if not root:
+            if data.name != "arrow":
+                raise ValueError(f"--root must be the folder in which {data.name} lies")
+            root = arrow.ensure(ArrowConfig(), None if options.json else counting("Arrow of Time, clips written"))
+        given = data.options()
+        samples = load_samples(data.name, root, options.split, given.pop("checked", None), **given)
+        compute = ComputeConfig(device=options.device)
+        tested = Evaluation(options.checkpoint, samples, data, compute, options.released, options.frames)
+        with TemporaryDirectory() as passing, tqdm(unit="batch", disable=None) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            record = _test_record(score(tested, options.save or passing, show), tested)
+        print(json.dumps(record, indent=2) if options.json else _as_text(record))
+        return 0
+
+    return run
+
+
+def _tested_data(options: Options) -> DataConfig:
+    """The data to test on, seen as the checkpoint remembers, or as asked."""
+    seen = {name: getattr(options, name) for name in ("size", "short_side", "sampling")}
+    view = checkpoints.view_of(options.checkpoint)
+    if view is not None:
+        seen = {name: getattr(complete(view, options.checkpoint, **seen), name) for name in seen}
+    elif options.size is None:
+        raise ValueError(f"{options.checkpoint} does not say at which size its network was tested: give --size")
+    given = {name: getattr(options, name) for name in ("root", "fold", "val_share", "checked", "clips", "crops")}
+    return DataConfig(name=options.data, workers=options.workers, **given, **seen)
+
+
+def _test_record(scores: Scores, tested: Evaluation) -> dict:
+    """What came out, on which videos, and how."""
+    samples, (protocol,) = tested.samples, scores.protocols
+    top1 = accuracy(scores.predictions(samples), tested.data.name)
+    return {
+        "data": tested.data.name,
+        "root": str(samples.root),
+        "fingerprint": scores.fingerprint,
+        "videos": len(samples) - scores.skipped,
+        "listed": samples.listed,
+        "top1": scores.topk(1),
+        "top1_interval": [round(top1.low, 4), round(top1.high, 4)],
+        "top5": scores.topk(5),
+        **protocol.to_dict(),
+    }
+
+
+def _as_text(record: dict) -> str:
+    low, high = record["top1_interval"]
+    return "\n".join(
+        [
+            f"top-1     {record['top1']:.2f} %, 95 % interval {low:.1f} to {high:.1f} %",
+            f"top-5     {record['top5']:.2f} %",
+            f"videos    {record['videos']:,} of {record['listed']:,} listed of {record['data']}",
+            f"views     {record['clips']} clip(s) x {record['crops']} crop(s) of {record['num_frames']} frames of "
+            f"{record['size']} x {record['size']}, shorter side {record['short_side']}, {record['sampling']}",
+            f"network   {record['model']}, {record['gflops']:.3g} GFLOPs per view, {record['params'] / 1e6:.2f}M "
+            f"parameters, {record['precision']}",
+        ]
+    )

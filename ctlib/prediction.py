@@ -1,0 +1,213 @@
+"""From a video to a label: a trained network's scores for the whole of a video, or for windows along it."""
+
+import glob
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ctlib import checkpoints
+from ctlib.checkpoints import Checkpoint
+from ctlib.data import video
+from ctlib.data.catalog.sources import is_stray, is_video_file
+from ctlib.data.views import View, complete
+from ctlib.models import check_finite, unwrapped
+
+AT_ONCE = 8  # windows whose frames are in memory at once
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a video is cut along time: into equal parts, each of which is scored as a video of its own."""
+
+    count: int | None = None  # how many; if neither is given, one: the whole video, as in testing
+    seconds: float | None = None  # or about how long each is
+
+    def __post_init__(self):
+        if self.count is not None and self.seconds is not None:
+            raise ValueError(f"give the number of windows or their seconds, got {self.count} and {self.seconds}")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"needed at least 1 window, got {self.count}")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds of a window must be above 0, got {self.seconds}")
+
+    def bounds(self, source: str, length: int, duration: float | None) -> list[tuple[int, int]]:
+        """The first frame of each window, and the one after its last, in a video of `length` frames.
+
+        Raises:
+            ValueError: seconds of a source that has no frame rate, or more windows than frames.
+        """
+        count = self.count or 1
+        if self.seconds is not None:
+            if duration is None:
+                raise ValueError(f"{source}: has no frame rate: give the number of windows instead of their seconds")
+            count = min(length, max(1, round(duration / self.seconds)))
+        if count > length:
+            raise ValueError(f"{source}: has {length} frames, too few for {count} windows")
+        edges = [length * part // count for part in range(count + 1)]
+        return list(zip(edges, edges[1:], strict=False))
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """What a network says of a video: the mean of its windows' logits, as views are averaged in testing."""
+
+    source: str
+    length: int  # frames of the video
+    duration: float | None  # seconds; None where the source has no frame rate
+    bounds: list[tuple[int, int]]  # of the windows, in frames: the first, and the one after the last
+    indices: np.ndarray  # int64 (windows, T), the frames that were seen
+    logits: torch.Tensor  # float32 (windows, num_classes)
+    classes: tuple[str, ...]
+
+    def top(self, k: int, window: int | None = None) -> list[dict]:
+        """The k most probable classes of the video or of a window, as {"label", "probability"}."""
+        logits = self.logits.mean(0) if window is None else self.logits[window]
+        values, labels = logits.softmax(0).topk(min(k, len(self.classes)))
+        pairs = zip(labels.tolist(), values.tolist(), strict=True)
+        return [{"label": self.classes[label], "probability": round(value, 6)} for label, value in pairs]
+
+    def seconds(self, window: int) -> tuple[float, float] | None:
+        """Where a window begins and ends, if the video has a frame rate."""
+        if self.duration is None:
+            return None
+        first, end = self.bounds[window]
+        return round(self.duration * first / self.length, 3), round(self.duration * end / self.length, 3)
+
+    def to_dict(self, k: int = 5) -> dict:
+        """Plain values that JSON can hold."""
+        windows = [
+            {"frames": list(bounds), "seconds": self.seconds(number) and list(self.seconds(number))}
+            | {"seen": self.indices[number].tolist(), "top": self.top(k, number)}
+            for number, bounds in enumerate(self.bounds)
+        ]
+        about = {"video": self.source, "frames": self.length, "seconds": self.duration}
+        return {**about, "top": self.top(k), "windows": windows}
+
+
+def predict(
+    source: str | os.PathLike,
+    checkpoint: str | os.PathLike | Checkpoint,
+    top: int = 5,
+    windows: int | None = None,
+    seconds: float | None = None,
+    **view,
+) -> dict:
+    """Label a video: the most probable classes of the whole video, and of windows along it.
+
+        >>> ctlib.predict("clip.mp4", "checkpoint.safetensors")["top"][0]  # doctest: +SKIP
+        {'label': 'Something falling down', 'probability': 0.93}
+
+    Args:
+        source: a video file, or a folder of numbered images.
+        checkpoint: a file that training wrote, or what `checkpoints.load` made of it, which saves time if there are
+            many videos.
+        top: how many classes.
+        windows: cut the video into so many equal parts. Each is scored like a video of its own, and the video's scores
+            are the mean of their logits. If neither this nor `seconds` is given, the whole video is one window.
+        seconds: or into parts of about this length.
+        view: fields of `data.views.View` that differ from those of the checkpoint, or that it does not remember.
+
+    Returns:
+        {"video", "frames", "seconds", "top", "windows"}. "top" is a list of {"label", "probability"}, the most probable
+        first. Each window has "frames" and "seconds" (its first, and the first after it), "seen" (which frames the
+        network saw), and its own "top". Seconds are None for a folder of images.
+
+    Raises:
+        video.VideoError: a video that is missing or cannot be read.
+        FileNotFoundError, CheckpointError: no checkpoint, or none of ours.
+        ValueError: too few frames for the windows, or a checkpoint that does not say how it sees a video.
+    """
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    trained = opened(checkpoint, **view)
+    return score(source, trained, Windows(windows, seconds)).to_dict(top)
+
+
+def opened(checkpoint: str | os.PathLike | Checkpoint, device: str = "auto", **view) -> Checkpoint:
+    """A checkpoint that is ready to label videos: with a view, and, if it is read here, in float32 on the device.
+
+    Args:
+        checkpoint: a file or a loaded one, which stays where it is.
+        device: auto (a GPU if there is one), cpu or cuda.
+        view: what replaces, or completes, what the checkpoint remembers.
+
+    Raises:
+        FileNotFoundError, CheckpointError: no checkpoint, or none of ours.
+        ValueError: a view that is not complete, or impossible.
+    """
+    name = "the checkpoint"
+    if not isinstance(checkpoint, Checkpoint):
+        name = str(checkpoint)
+        checkpoint = checkpoints.load(checkpoint)
+        where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        checkpoint.model.float().to(where)
+    frames = unwrapped(checkpoint.model).config.num_frames
+    known = {"num_frames": frames} if checkpoint.view is None else {}
+    given = {field: value for field, value in view.items() if value is not None}
+    whole = complete(checkpoint.view, name, **known | given)
+    return replace(checkpoint, view=whole)
+
+
+def score(source: str | os.PathLike, trained: Checkpoint, windows: Windows = Windows()) -> VideoScores:
+    """Score a video with a network of `opened`. The model's mode is as before afterwards."""
+    source = os.fspath(source)
+    length, info = video.count_frames(source), video.probe(source)
+    duration = info.seconds or (float(length / info.fps) if info.fps else None)
+    bounds = windows.bounds(source, length, duration)
+    indices = np.stack([first + trained.view.indices(end - first) for first, end in bounds])
+    network, was_training = trained.model, trained.model.training
+    weight, logits = next(network.parameters()), []
+    network.eval()
+    try:
+        with torch.inference_mode():
+            for clips in clips_of(source, trained.view, indices):
+                logits.append(network(clips.to(weight.device, weight.dtype)).float().cpu())
+    finally:
+        network.train(was_training)
+    logits = torch.cat(logits)
+    check_finite(logits, lambda _: source)
+    return VideoScores(source, length, duration, bounds, indices, logits, trained.classes)
+
+
+def clips_of(source: str, view: View, indices: np.ndarray) -> Iterator[torch.Tensor]:
+    """The clips of windows, few at a time: indices (windows, T) -> (n, 3, T, size, size) each."""
+    for first in range(0, len(indices), AT_ONCE):
+        some = indices[first : first + AT_ONCE]
+        frames = video.read_frames(source, some.ravel())
+        yield torch.stack([view.transform(part) for part in np.split(frames, len(some))])
+
+
+def find_videos(paths: Sequence[str | os.PathLike]) -> list[str]:
+    """The videos that are named, each once: files, folders of numbered images, all videos below other folders.
+
+    A pattern such as "clips/**/*.mp4" stands for the files that it matches; a name that exists is meant as it stands.
+
+    Raises:
+        FileNotFoundError: a pattern that matches nothing, or a folder without a video.
+    """
+    chosen = []
+    for path in map(os.path.expanduser, paths):
+        matches = (
+            [path] if os.path.exists(path) or not glob.has_magic(path) else sorted(glob.glob(path, recursive=True))
+        )
+        if not matches:
+            raise FileNotFoundError(f"no video matches {path!r}")
+        for match in matches:
+            chosen += _videos_below(match) if os.path.isdir(match) else [match]
+    return list(dict.fromkeys(chosen))
+
+
+def _videos_below(folder: str) -> list[str]:
+    chosen = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_stray(name))
+        files = [os.path.join(parent, name) for name in sorted(names) if is_video_file(name)]
+        chosen += files or ([parent] if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names) else [])
+    if not chosen:
+        raise FileNotFoundError(f"no video in the folder {folder}")
+    return chosen

@@ -1,0 +1,124 @@
+"""What a user types after `ctlib` to use a trained network."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ctlib import checkpoints
+from ctlib.commands import main
+from ctlib.data import encoding
+from ctlib.data.views import View
+from ctlib.models import build_model, model_config
+
+VIEW = View(num_frames=2, size=32, short_side=32, sampling="mirrored")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    torch.manual_seed(0)
+    model = build_model(model_config("tsn_quickstart", num_classes=16, num_frames=2))
+    nn.init.normal_(model.fc.weight)
+    return model, tmp_path_factory.mktemp("networks") / "c.safetensors"
+
+
+@pytest.fixture
+def checkpoint(trained, val_samples):
+    model, path = trained
+    if not path.exists():
+        checkpoints.save(path, model, val_samples.classes, VIEW)
+    return str(path)
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Two videos, and between them a file that is none."""
+    frames = np.random.default_rng(0).integers(0, 255, (12, 40, 48, 3), dtype=np.uint8)
+    for name in ("a.mp4", "c.mp4"):
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        encoding.write_video(tmp_path / "clips" / name, frames, fps=12)
+    (tmp_path / "clips" / "b.mp4").write_text("no video")
+    return tmp_path / "clips"
+
+
+def test_predict_prints_classes_with_their_probabilities(checkpoint, clips, capsys):
+    assert main(["predict", str(clips / "a.mp4"), "--checkpoint", checkpoint]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == f"{clips / 'a.mp4'}  (12 frames, 1.0 s)" and len(lines) == 5
+    shares = [float(line.split()[0]) for line in lines]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 100.2
+    command = ["predict", str(clips / "a.mp4"), "--checkpoint", checkpoint, "--seconds", "0.5", "--top", "1"]
+    assert main(command) == 0
+    _, first, second, mean, line = capsys.readouterr().out.splitlines()
+    assert first.startswith("  0.0 to 0.5 s  ") and second.startswith("  0.5 to 1.0 s  ")
+    assert mean == "  mean of 2 windows" and " %  " in line
+
+
+def test_predict_names_a_video_that_cannot_be_read_and_labels_the_others(checkpoint, clips, capsys):
+    assert main(["predict", str(clips), "--checkpoint", checkpoint, "--json"]) == 1
+    shown = capsys.readouterr()
+    records = json.loads(shown.out)
+    assert [record["video"][-5:] for record in records] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert "b.mp4" in records[1]["error"] and len(records[0]["top"]) == 5 and records[0]["top"] == records[2]["top"]
+    assert shown.err.startswith(f"python -m ctlib predict: {clips / 'b.mp4'}: ") and shown.err.count("\n") == 1
+
+
+def test_predict_writes_overlays(checkpoint, clips, tmp_path, capsys):
+    command = ["predict", str(clips / "*.mp4"), "--checkpoint", checkpoint, "--overlay"]
+    assert main([*command, str(tmp_path / "out")]) == 1  # b.mp4 is no video
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "c.mp4"]
+    assert "out/c.mp4: no tube: the network's last map has " in capsys.readouterr().err
+    for out, text in (
+        (tmp_path / "one.mp4", "3 videos are named: give --overlay a folder"),
+        (clips, "an overlay would replace its video"),
+    ):
+        assert main([*command, str(out)]) == 2 and text in capsys.readouterr().err
+    assert main(["predict", str(clips / "a.mp4"), *command[2:], str(tmp_path / "out.avi")]) == 2
+    assert "an overlay is an .mp4 file, got" in capsys.readouterr().err
+
+
+def test_predict_says_what_is_wrong_before_it_begins(checkpoint, clips, tmp_path, capsys):
+    video = str(clips / "a.mp4")
+    for arguments, text in (
+        ([video, "--checkpoint", str(tmp_path / "none.safetensors")], "no checkpoint"),
+        ([video, "--checkpoint", video], "cannot be read as tensors and plain values"),
+        ([video, "--checkpoint", checkpoint, "--top", "0"], "top must be at least 1, got 0"),
+        ([video, "--checkpoint", checkpoint, "--size", "64", "--short-side", "8"], "size must be at most short_side"),
+        ([str(tmp_path / "x*"), "--checkpoint", checkpoint], "no video matches"),
+    ):
+        assert main(["predict", *arguments]) == 2
+        shown = capsys.readouterr()
+        assert text in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+
+
+def test_evaluate_tests_a_checkpoint_on_a_data_set(checkpoint, arrow_root, tmp_path, capsys):
+    command = ["evaluate", checkpoint, "--root", str(arrow_root), "--workers", "0", "--save", str(tmp_path), "--json"]
+    assert main(command) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["videos"], record["listed"], record["clips"], record["crops"]) == (32, 32, 1, 1)
+    assert (record["num_frames"], record["size"], record["sampling"]) == (2, 32, "mirrored")
+    low, high = record["top1_interval"]
+    assert 0 <= low <= record["top1"] <= high <= 100 and record["top1"] <= record["top5"]
+    (saved,) = tmp_path.iterdir()
+    before = saved.stat().st_mtime_ns
+    assert main(command[:-1]) == 0 and saved.stat().st_mtime_ns == before
+    text = capsys.readouterr().out
+    assert f"top-1     {record['top1']:.2f} %" in text and "videos    32 of 32 listed of arrow" in text
+    assert main([*command, "--clips", "2", "--sampling", "sparse"]) == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_evaluate_says_what_is_missing(trained, checkpoint, arrow_root, tmp_path, capsys):
+    old = tmp_path / "old.safetensors"
+    checkpoints.save(old, trained[0], [f"class {index}" for index in range(16)])
+    for arguments, text in (
+        ([str(old), "--root", str(arrow_root)], "does not say at which size its network was tested: give --size"),
+        ([checkpoint, "--data", "folder"], "--root must be the folder in which folder lies"),
+        ([str(old), "--root", str(arrow_root), "--size", "32"], "has 16 classes, other ones than the 16 asked for"),
+        ([str(tmp_path / "none.safetensors")], "no checkpoint"),
+    ):
+        assert main(["evaluate", *arguments]) == 2
+        shown = capsys.readouterr().err
+        assert text in shown and shown.count("\n") == 1
