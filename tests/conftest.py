@@ -1,3 +1,4 @@
+import gc
 import os
 
 # The tests' tensors are small, tests run side by side, and results then agree with the loader's workers.
@@ -19,6 +20,16 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def pytest_collection_finish():
+    """What is imported by now stays. Accelerate and torch collect garbage often, and no longer look through it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # else extensions report at exit that objects are left
 
 
 @pytest.fixture(autouse=True)

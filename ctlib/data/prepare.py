@@ -339,4 +339,4 @@ def _fit(frame: np.ndarray, short_side: int) -> np.ndarray:
     scale = short_side / min(height, width)
     height, width = (2 * round(side * scale / 2) for side in (height, width))
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    return picture.reformat(width, height, interpolation="BICUBIC").to_ndarray()
+    return picture.reformat(width, height, interpolation="BICUBIC", threads=1).to_ndarray()

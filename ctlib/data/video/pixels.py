@@ -109,7 +109,8 @@ class ToPixels:
         matrix = int(frame.colorspace)
         colours = f"{frame.format.name}, colour matrix {matrix} ({_MATRICES.get(matrix, 'see H.273')})"
         with decoding(self.path, f"frame {index} cannot be converted to RGB from {colours}"):
-            pixels = self.reformatter.reformat(frame, format="rgb24").to_ndarray()
+            # One thread, as in decoding: starting more for each video takes longer than they save.
+            pixels = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         matrix = display_matrix(frame)
         if matrix is None:
             return pixels
