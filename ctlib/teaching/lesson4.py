@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from ctlib.backbones import CTBlock, run_block
 from ctlib.config import ModelConfig, check_choice
@@ -19,7 +20,7 @@ from ctlib.kernels.layout import clips_of, frames_of
 from ctlib.teaching import anatomy
 from ctlib.teaching.anatomy import Part
 from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
-from ctlib.teaching.shell import BLUE, DARK, PALE, View, by, canvas, flow_arrow, flow_step
+from ctlib.teaching.shell import BLUE, DARK, PALE, WIDEST, View, by, canvas, flow_arrow, flow_step
 
 # What a replaced block holds: Figure 2(b) and 2(a), and the modules of Table 2a.
 MODULES: dict[str, dict] = {
@@ -64,6 +65,29 @@ def block_flow(block: nn.Module, features: torch.Tensor) -> list[tuple[str, tupl
     with torch.no_grad(), eval_with_hooks(block, dict.fromkeys(names, note)):
         run_block(block, frames_of(features), num_frames)
     return steps
+
+
+def block(dims: int, pointwise: bool, excitation: str, width: int = 64, shape: Sequence[int] = (8, 14, 14)) -> View:
+    """A ResBlock and a CT-Block of C = `width` beside each other: steps, shapes, shortcut and costs.
+
+    Args:
+        dims, pointwise, excitation: as in `CTModule`.
+        shape: (T, H, W) of the features.
+    """
+    with torch.device("meta"):
+        features = torch.zeros(1, 4 * width, *shape)
+        module = CTModule(width, dims, pointwise=pointwise, excitation=excitation)
+        blocks = {"ResBlock": Bottleneck(4 * width, width), "CT-Block": CTBlock(Bottleneck(4 * width, width), module)}
+    steps, numbers = {}, {"C": f"{width} = {by(module.dims)}"}
+    for name, each in blocks.items():
+        layers, operations = [layer for layer in each.modules() if hasattr(layer, "weight")], []
+        note = lambda layer, _inputs, output, to=operations: to.append(anatomy.operations_of(layer, output))  # noqa: E731
+        with eval_with_hooks(each, dict.fromkeys(layers, note)):
+            steps[name] = block_flow(each, features)
+        numbers[f"{name}, GFLOPs"] = f"{sum(operations) / 1e9:.3f}"
+        numbers[f"{name}, parameters"] = f"{sum(parameter.numel() for parameter in each.parameters()):,}"
+    alt = "; ".join(f"{name}: {', then '.join(what for what, _ in each)}" for name, each in steps.items())
+    return View(flow(steps, WIDEST), numbers, f"{alt}. A shortcut leads past all steps to the sum.")
 
 
 def config_of(
@@ -117,19 +141,54 @@ def network(config: ModelConfig, module: str, size: int = 256) -> View:
 # ---------------------------------------------------------------- figures
 
 
-def flow(columns: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Figure:
-    """Steps from top to bottom, one column per title, one box per step with the shape of its output."""
+def flow(columns: dict[str, list[tuple[str, tuple[int, ...]]]], width: float = 9.6) -> Figure:
+    """Steps of blocks from top to bottom, one column per title, with the shapes; the shortcut leads past them."""
     count = max(map(len, columns.values()))
-    figure = canvas(3.3 * len(columns), 0.72 * count + 0.4, left=0.01, right=0.99, bottom=0.01, top=0.93)
+    figure = canvas(width, 0.62 * count + 0.4, left=0.01, right=0.99, bottom=0.01, top=0.93)
+    edge = 0.5 + 0.78 * len(columns) / width  # just beside the last step's box
     for axes, (title, steps) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
         for row, (what, shape) in enumerate(steps):
             at = count - row - 0.5
             flow_step(axes, 0.5, at, what, shape)
             if row:
-                flow_arrow(axes, (0.5, at + 0.69), (0.5, at + 0.31))
+                flow_arrow(axes, (0.5, at + 0.69), (0.5, at + 0.34))
+        flow_arrow(axes, (0.5, count - 0.5), (0.985, count - 0.5), (0.985, at), (edge, at), color=DARK)
+        axes.text(0.97, count - 0.42, "shortcut", ha="right", va="bottom", fontsize=9, color=DARK)
         axes.set_title(title, fontsize="medium")
         axes.set(xlim=(0, 1), ylim=(0, count))
         axes.axis("off")
+    return figure
+
+
+def placements(depths: Sequence[int], rows: pd.DataFrame) -> Figure:
+    """Which blocks are replaced: one line per row and one cell per block, with the row's values beside them.
+
+    Args:
+        depths: the number of blocks of each stage.
+        rows: `blocks` (the indices in each stage), and columns of text that are written under their names.
+    """
+    height = 1.0 + 0.36 * len(rows)
+    figure = canvas(9.6, height, left=0.14, right=0.995, bottom=0.1 / height, top=1 - 0.75 / height)
+    axes, starts = figure.add_subplot(), np.cumsum([0, *(depth + 0.7 for depth in depths)])
+    texts = [column for column in rows if column != "blocks"]
+    places = starts[-1] + 1.5 + 3.6 * np.arange(len(texts))
+    for place, (_, row) in enumerate(rows.iterrows()):
+        for start, depth, replaced in zip(starts, depths, row.blocks, strict=False):
+            for index in range(depth):
+                colour = DARK if index in replaced else PALE
+                axes.add_patch(Rectangle((start + index, place - 0.36), 0.9, 0.72, fc=colour, ec="0.25", lw=0.8))
+        for x, column in zip(places, texts, strict=True):
+            axes.text(x, place, row[column], ha="center", va="center", fontsize=10)
+    for number, (start, depth) in enumerate(zip(starts, depths, strict=False), start=2):
+        axes.text(start + depth / 2, -0.6, f"stage {number}", ha="center", va="bottom", fontsize=10)
+    for x, column in zip(places, texts, strict=True):
+        axes.text(x, -0.6, column, ha="center", va="bottom", fontsize=10)
+    axes.set_yticks(range(len(rows)), rows.index, fontsize=10)
+    axes.set(xlim=(-0.3, places[-1] + 1.7), ylim=(len(rows) - 0.5, -0.6), xticks=[])
+    axes.tick_params(left=False)
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
     return figure
 
 
@@ -138,26 +197,28 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
 
     Where a block was replaced, that of `plain`, the same backbone with no block replaced, is outlined.
     """
-    figure = canvas(10, 4.6, left=0.07, right=0.995, bottom=0.08, top=0.93, hspace=0.1)
+    figure = canvas(WIDEST, 4.7, left=0.1, right=0.995, bottom=0.07, top=0.93, hspace=0.1)
     boxes, costs = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1))
     at, sides = np.arange(len(parts)), np.array([part.shape[2] for part in parts])
     colours = [DARK if part.replaced else PALE if part.stage.startswith("stage") else "white" for part in parts]
     style = {"width": 0.86, "color": colours, "edgecolor": "0.25", "linewidth": 0.8}
     boxes.bar(at, np.log2(sides) + 1, **style)
-    top = np.log2(sides.max()) + 1.3
-    for stage in dict.fromkeys(part.stage for part in parts):
+    top, crowded = np.log2(sides.max()) + 1.3, len(parts) > MOST_INDICES
+    for number, stage in enumerate(dict.fromkeys(part.stage for part in parts)):
         columns = [index for index, part in enumerate(parts) if part.stage == stage]
         c, t, h, w = parts[columns[-1]].shape
+        side, shift = {"stem": ("right", 0.4), "head": ("left", -0.4)}.get(stage, ("center", 0))
+        height = top + (3.2 if crowded and number % 2 else 0)  # narrow stages: every other label lies higher
         text = f"{stage}\n{c} x {t}\n{h} x {w}"
-        boxes.text(np.mean(columns), top, text, ha="center", va="bottom", fontsize=8, linespacing=1.3)
+        boxes.text(np.mean(columns) + shift, height, text, ha=side, va="bottom", fontsize=9, linespacing=1.3)
         if len(columns) > 1:
             boxes.plot((columns[0] - 0.4, columns[-1] + 0.4), (top - 0.1, top - 0.1), color="0.25", lw=1)
-            for index in columns if len(parts) <= MOST_INDICES else ():
+            for index in () if crowded else columns:
                 colour = "white" if parts[index].replaced else "black"
-                boxes.text(index, 0.45, parts[index].index, ha="center", va="center", fontsize=8, color=colour)
+                boxes.text(index, 0.5, parts[index].index, ha="center", va="center", fontsize=9, color=colour)
     marks = sorted(set(sides.tolist()))
     boxes.set_yticks(np.log2(marks) + 1, marks)
-    boxes.set(ylabel="H = W, pixels (log)", ylim=(0, top + 2.7), title=title)
+    boxes.set(ylabel="H = W, pixels (log)", ylim=(0, top + (6.6 if crowded else 3.2)), title=title)
     costs.bar(at, [part.gflops for part in parts], **style)
     swapped = [index for index, part in enumerate(parts) if part.replaced]
     hidden = [parts[index].gflops > plain[index].gflops for index in swapped]  # the outline lies on the dark bar
@@ -166,33 +227,31 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
     costs.bar(swapped, [plain[index].gflops for index in swapped], **outline)
     most = max(part.gflops for part in (*parts, *plain))
     costs.set(ylim=(0, 1.25 * most), ylabel="GFLOPs")  # room for the legend
-    costs.set(xlabel="from the clip to the scores, one bar per block", xticks=[], xlim=(-0.8, len(parts) - 0.2))
+    costs.set(xlabel="from the clip to the scores, one bar per block", xticks=[])
+    costs.set_xlim((-3.4, len(parts) + 2.4) if crowded else (-1.5, len(parts) + 0.5))
     legend = [
         Patch(fc=PALE, ec="0.25", label="ResBlock"),
         Patch(fc=DARK, ec="0.25", label=module),
-        Patch(fc="none", ec="black", ls="--", label="the ResBlock that it replaces"),
+        Patch(fc="none", ec="black", ls="--", label="replaced ResBlock"),
     ]
-    costs.legend(handles=legend, fontsize="small", ncols=3, loc="upper right")
+    costs.legend(handles=legend, fontsize=9, ncols=3, loc="upper right")
     for axes in (boxes, costs):
         axes.grid(axis="x", visible=False)
     return figure
 
 
-def stage_costs(networks: dict[str, Sequence[Part]], protocol: str) -> Figure:
-    """GFLOPs of the stem, each stage and the head, one bar for each of at most three networks."""
-    figure = canvas(10.5, 3.6, left=0.07)
+def by_stage(table: pd.DataFrame, title: str, ylabel: str, stacked: bool = False) -> Figure:
+    """Bars with their values: one group per row of the table (a stage), one bar, or part of it, per column."""
+    figure = canvas(9.6, 3.6, left=0.07, right=0.8)
     axes = figure.add_subplot()
-    costs = {
-        name: pd.DataFrame(parts).groupby("stage", sort=False).operations.sum() for name, parts in networks.items()
-    }
-    style = {"width": 0.8, "rot": 0, "color": (PALE, DARK, BLUE), "ec": "0.25", "lw": 0.8}
-    (pd.DataFrame(costs) / 1e9).plot.bar(ax=axes, **style)
-    for bars in axes.containers:
-        axes.bar_label(bars, fmt="%.1f", fontsize=8)
-    axes.margins(y=0.1)
-    axes.set(title="Cost of each stage", xlabel="", ylabel=f"GFLOPs, {protocol}")
+    colours = [PALE, DARK, BLUE, "white", "0.65", "0.4"][: len(table.columns)]
+    table.plot.bar(ax=axes, width=0.84, rot=0, color=colours, ec="0.25", lw=0.8, stacked=stacked)
+    for bars in () if stacked else axes.containers:
+        axes.bar_label(bars, fmt="%.1f", fontsize=9)
+    axes.margins(y=0.12)
+    axes.set(title=title, xlabel="", ylabel=ylabel)
     axes.grid(axis="x", visible=False)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

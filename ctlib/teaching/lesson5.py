@@ -1,16 +1,21 @@
 """Lesson 5, the arrow of time: clips with their frames in any order (explorer, figures, exercises)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from ctlib.config import check_choice
 from ctlib.data.transforms import to_pixels
+from ctlib.display.plotting import marker
 from ctlib.teaching.exercise import NotYet, expect, given, solved_by
-from ctlib.teaching.shell import View, canvas, film
+from ctlib.teaching.shell import DARK, WIDEST, View, canvas, film
+from ctlib.teaching.small_training import BATCH, Clips, accuracy, scores
 
 ORDERS = ("forwards", "backwards", "shuffled", "one frame, repeated")
 
@@ -43,47 +48,110 @@ def browse(
     truths: Sequence[str],
     index: int,
     order: str,
+    time: int,
     scores: dict[str, torch.Tensor],
     classes: Sequence[str],
 ) -> View:
-    """A clip with its frames in some order, and the predictions for it. The scores are given, so it is fast.
+    """A clip with its frames in some order, one of them large, and the predictions for it. The scores are given.
 
     Args:
         clips: (n, 3, T, H, W), normalised, in time-reversed pairs.
         truths: the class of each clip, shown forwards.
         index: of the clip.
+        time: of the large frame, from 1.
         scores: network -> (n, num_classes), its scores for the clips in this order (`in_order`, seed 0).
     """
     predictions = {}
     for name, values in scores.items():
         share = values[index].softmax(0)
         predictions[f"{name} predicts"] = f"{classes[int(share.argmax())]} ({100 * share.max():.0f} %)"
-    clip = clips[index][:, order_of(order, clips.shape[2], index)]
-    figure = strip(to_pixels(clip), f"{truths[index]}, {order}")
-    alt = f"The {clip.shape[1]} frames of a clip, {order}: {truths[index]}."
-    return View(figure, {"clip": f"{index}: {truths[index]}", "order": order} | predictions, alt)
+    frames = to_pixels(clips[index][:, order_of(order, clips.shape[2], index)])
+    figure = canvas(WIDEST, 3.9, left=0.01, right=0.99, bottom=0.01, top=0.93, hspace=0.08)
+    large, strip = figure.subplots(2, 1, height_ratios=(3.4, 1))
+    film(large, frames[time - 1 : time], f"{truths[index]}, {order}")
+    film(strip, frames, "")
+    width = frames.shape[2] + 2  # `film` puts a column of white on either side
+    strip.axvspan(width * (time - 1) - 0.5, width * time - 0.5, fill=False, ec=DARK, lw=3, clip_on=False)
+    alt = f"Frame {time} of {len(frames)} of a clip, {order}: {truths[index]}."
+    return View(figure, {"clip": truths[index], "shown": order} | predictions, alt)
+
+
+# ---------------------------------------------------------------- experiment
+
+
+def first_pairs(data: Clips, count: int) -> Clips:
+    """The first time-reversed pairs of each action, `count` or as many as a batch needs."""
+    actions = len(data.classes) // 2
+    clips = 2 * actions * max(count, math.ceil(BATCH / 2 / actions))
+    return Clips(data.clips[:clips], data.labels[:clips], data.classes, data.masks[:clips])
+
+
+def price_of_guessing(scores: torch.Tensor) -> float:
+    """What scores, (N, C), would cost beyond ln C if labels were drawn at random: the mean of ln (1/C) / p_c."""
+    return float(-scores.detach().log_softmax(1).mean()) - math.log(scores.shape[1])
+
+
+@contextmanager
+def watched(network: nn.Module) -> Iterator[list[float]]:
+    """Collect `price_of_guessing` of every pass through a network."""
+    prices = []
+    hook = network.register_forward_hook(lambda _network, _inputs, scores: prices.append(price_of_guessing(scores)))
+    try:
+        yield prices
+    finally:
+        hook.remove()
+
+
+def table(networks: dict[str, nn.Module], trained_on: dict[str, Clips], test: Clips) -> pd.DataFrame:
+    """Accuracies in percent, one row per network; the direction is that of clips whose action is right."""
+    rows = {}
+    for name, network in networks.items():
+        of_train, of_test = (
+            accuracy(scores(network, data.clips).argmax(1), data.labels) for data in (trained_on[name], test)
+        )
+        direction = 100 * of_test.top1 / of_test.right_action if of_test.right_action else math.nan
+        rows[name] = {"clips": len(trained_on[name].labels), "top-1 training, %": of_train.top1}
+        rows[name] |= {"top-1 test, %": of_test.top1, "both of a pair right, %": of_test.both}
+        rows[name] |= {"right action, %": of_test.right_action, "right direction, %": direction}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 # ---------------------------------------------------------------- figures
 
 
-def strip(frames: np.ndarray, title: str) -> Figure:
-    """Frames side by side, time from left to right. uint8 (T, H, W, 3)."""
-    figure = canvas(1.15 * len(frames), 1.6, left=0.01, right=0.99, bottom=0.02, top=0.82)
-    film(figure.add_subplot(), frames, title)
+def strips(clips: torch.Tensor, names: Sequence[str]) -> Figure:
+    """Clips below one another, (n, 3, T, H, W), each with its frames from left to right and its class."""
+    figure = canvas(0.9 * clips.shape[2], 1.35 * len(clips), left=0.01, right=0.99, bottom=0.02, top=0.9, hspace=0.35)
+    for axes, clip, name in zip(figure.subplots(len(clips), 1, squeeze=False)[:, 0], clips, names, strict=True):
+        film(axes, to_pixels(clip), name)
     return figure
 
 
-def losses(curves: dict[str, Sequence[float]], floor: float, label: str) -> Figure:
-    """Training losses by epoch, one curve per network, with a line at `floor`."""
-    figure = canvas(6.4, 3.6, left=0.12)
-    axes = figure.add_subplot()
-    table = pd.DataFrame(curves)
-    table.set_index(table.index + 1).plot(ax=axes, style=["-o", "-s", "-^"])
-    axes.axhline(floor, color="0.3", ls="--", lw=1.2, label=label)
-    axes.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy, nats", ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize="small")
+def losses(curves: dict[str, Sequence[float]], prices: dict[str, Sequence[float]], lines: dict[str, float]) -> Figure:
+    """Training losses by epoch, with lines at some values; and what each is made of beyond the first line's value.
+
+    Args:
+        curves: network -> the mean loss of each epoch.
+        prices: network -> the mean `price_of_guessing` of each epoch.
+        lines: label -> value in nats; the first is ln C.
+    """
+    figure = canvas(10, 3.7, left=0.06, right=0.99, wspace=0.2)
+    left, right = figure.subplots(1, 2)
+    for (label, value), style in zip(lines.items(), ("--", ":"), strict=True):
+        left.axhline(value, color="0.3", ls=style, lw=1.2, label=label)
+    for index, (name, curve) in enumerate(curves.items()):
+        epochs = np.arange(1, len(curve) + 1)
+        style = {"color": f"C{index}", "marker": marker(index), "ms": 5}
+        left.plot(epochs, curve, label=name, **style)
+        price = np.asarray(prices[name])
+        right.plot(epochs, price, label=f"{name}: price of guessing", ls="--", mfc="white", **style)
+        right.plot(epochs, next(iter(lines.values())) + price - curve, label=f"{name}: what it knows", **style)
+    left.set(title="Training loss", ylabel="cross-entropy, nats", ylim=(0, None))
+    right.set(title="Loss = ln C + price of guessing - what it knows", ylabel="nats (log)", yscale="log")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=9)
     return figure
 
 
@@ -127,10 +195,29 @@ def _check_5_2(answers: dict) -> str:
 
 
 @solved_by("""
+mean_loss = -torch.tensor([0.85, 0.05, 0.05, 0.05]).log().mean()  # to fill in
+""")
+def _check_5_3(answers: dict) -> str:
+    right = -(math.log(0.85) + 3 * math.log(0.05)) / 4
+    mine = round(float(given(answers["mean_loss"])), 2)
+    expect(
+        mine, round(right, 2),
+        {
+            round(-math.log(0.85), 2): "That is the loss where the guess is right, a quarter of the time",
+            round(-math.log(0.05), 2): "That is the loss where the guess is wrong, three quarters of the time",
+            round(math.log(4), 2): "That is the loss of equal probabilities. Here a class has 0.85",
+            round(-right, 2): "A loss is minus the logarithm of the true class's probability",
+        },
+        "Not {value}: average minus the logarithm of the true class's probability over the four classes",
+    )  # fmt: skip
+    return f"{right:.2f} is far above ln 4 = {math.log(4):.2f}: confidence without knowledge is dear."
+
+
+@solved_by("""
 def sees_the_arrow(clip):
     return (clip[1:] ** 2 * clip[:-1] - clip[1:] * clip[:-1] ** 2).sum()  # to fill in
 """)
-def _check_5_3(answers: dict) -> str:
+def _check_5_4(answers: dict) -> str:
     sees = answers["sees_the_arrow"]
     torch.manual_seed(0)
     clips = torch.rand(64, 8)

@@ -17,6 +17,7 @@ SMALL = {
     "3_tensor_excitation": {"train_pairs": 8, "epochs": 1, "num_frames": 4, "size": 32, "more_seeds": [1]},
     "4_from_block_to_network": {"num_classes": 5, "num_frames": 2, "size": 64},
     "5_arrow_of_time": {"train_pairs": 4, "test_pairs": 2, "epochs": 1, "num_frames": 4},
+    "6_read_an_ablation_table": {},
 }
 SOURCES = sorted((ROOT / "notebooks" / "learn").glob("[1-9]_*.ipynb"))
 
@@ -82,6 +83,9 @@ def test_its_exercises_are_current_and_blank(path):
         ("4_from_block_to_network", {"size": 16}, "size must be at least 32, got 16"),
         ("5_arrow_of_time", {"train_pair": 3}, "unknown parameter 'train_pair': did you mean 'train_pairs'"),
         ("5_arrow_of_time", {"train_pairs": 3}, "train_pairs must be at least 4"),
+        ("6_read_an_ablation_table", {"tables": "2g"}, "unknown parameter 'tables': did you mean 'table'"),
+        ("6_read_an_ablation_table", {"table": "3"}, "unknown table '3'"),
+        ("6_read_an_ablation_table", {"margin": -1.0}, "margin must be at least 0, got -1.0"),
     ],
 )
 def test_a_bad_parameter_is_one_line_before_any_work(name, parameters, text):

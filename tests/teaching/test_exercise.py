@@ -79,7 +79,13 @@ RIGHT = [  # other than the solutions
         "    return torch.tensor((sum(sizes) * 12 + (len(sizes) - 1) * channels) / (9 * channels))",
     ),
     ("4.5", "blocks_of_mine = [[1, 2], [1, 2, 3], [1, 3], []]"),
-    ("5.3", "def sees_the_arrow(clip):\n    return (clip[-1:] - clip[:1])"),
+    ("5.3", "mean_loss = 2.29"),
+    ("5.4", "def sees_the_arrow(clip):\n    return (clip[-1:] - clip[:1])"),
+    (
+        "6.1",
+        "def margin_of_mean(values, t):\n    return torch.tensor(t * np.std(values, ddof=1) / np.sqrt(len(values)))",
+    ),
+    ("6.2", "std_of_differences = np.float32(0)"),
 ]
 
 
@@ -211,10 +217,30 @@ WRONG = [
     ("5.1", "most_right = 2", "two different predictions"),
     ("5.2", "def frame_average(frames, weight):\n    return frames[:, 0] @ weight", "Reversing the frames changes"),
     ("5.2", "def frame_average(frames, weight):\n    return (frames @ weight).sum(1)", "not the mean"),
-    ("5.3", "def sees_the_arrow(clip):\n    return (clip[1:] - clip[:-1]).abs().sum()", "get the same value"),
-    ("5.3", "def sees_the_arrow(clip):\n    return clip[0]", "The reverse must get the negative"),
-    ("5.3", "def sees_the_arrow(clip):\n    return clip[1:] - clip[:-1]", "one number per clip, you return 7"),
-    ("5.3", "def sees_the_arrow(clip):\n    return (clip[1:] * clip[:-1]).sum()", "the same value"),
+    ("5.3", "mean_loss = -np.log(0.85)", "where the guess is right"),
+    ("5.3", "mean_loss = np.log(4)", "the loss of equal probabilities"),
+    ("5.3", "mean_loss = -2.29", "minus the logarithm"),
+    ("5.4", "def sees_the_arrow(clip):\n    return (clip[1:] - clip[:-1]).abs().sum()", "get the same value"),
+    ("5.4", "def sees_the_arrow(clip):\n    return clip[0]", "The reverse must get the negative"),
+    ("5.4", "def sees_the_arrow(clip):\n    return clip[1:] - clip[:-1]", "one number per clip, you return 7"),
+    ("5.4", "def sees_the_arrow(clip):\n    return (clip[1:] * clip[:-1]).sum()", "the same value"),
+    ("6.1", "def margin_of_mean(values, t):\n    return t * np.std(values) / len(values) ** 0.5", "ddof=1"),
+    ("6.1", "def margin_of_mean(values, t):\n    return t * values.std(ddof=1)", "A mean of n runs varies less"),
+    ("6.1", "def margin_of_mean(values, t):\n    return t * values.std(ddof=1) / len(values)", "not by n"),
+    ("6.1", "def margin_of_mean(values, t):\n    return 0", "the margin is 2.34, your function says 0"),
+    ("6.2", "std_of_differences = 4", "Subtract seed by seed first"),
+    (
+        "6.3",
+        "def read(low, high, margin):\n    return 'inconclusive'",
+        "'different', your function says 'inconclusive'",
+    ),
+    (
+        "6.3",
+        "def read(low, high, margin):\n"
+        "    return 'different' if low > 0 or high < 0 else 'equal' if max(-low, high) <= 1 else 'inconclusive'",
+        "Use the margin that is given",
+    ),
+    ("6.4", "seeds_needed = 8", "1.96 in place of t"),
 ]
 
 

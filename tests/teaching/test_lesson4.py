@@ -1,10 +1,12 @@
+import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 
 from ctlib import cost, models
 from ctlib.backbones import PLACEMENTS
 from ctlib.config import ModelConfig
-from ctlib.teaching import lesson4
+from ctlib.teaching import anatomy, lesson4, shell
 
 EVERY_OTHER = ("every other",) * 4
 
@@ -84,3 +86,21 @@ def test_with_no_block_replaced_all_three_networks_are_one():
     numbers = lesson4.network(config, "CT-Block", 32).numbers
     assert numbers["share of TSN"] == numbers["share of the dense 3D network"] == "100.0 %"
     assert numbers["weights of the 2D backbone that stay"] == "100.0 %"
+
+
+def test_the_block_explorer_counts_as_the_counter_does():
+    view = lesson4.block(2, pointwise=False, excitation="none")
+    config = ModelConfig(blocks=((1,), (), (), ()), pointwise=False, excitation="none")
+    plain, replaced = (anatomy.parts(config, 56)[place] for place in (3, 2))  # 14 x 14 pixels in stage 2
+    for name, part in (("ResBlock", plain), ("CT-Block", replaced)):
+        assert view.numbers[f"{name}, GFLOPs"] == f"{part.gflops:.3f}"
+        assert view.numbers[f"{name}, parameters"] == f"{part.params:,}"
+    assert "sub-operation 2" in view.alt and "point-wise" not in view.alt
+
+
+def test_placements_are_drawn_one_cell_per_block():
+    rows = pd.DataFrame({"blocks": [((), (1,)), ((1, 2), (1,))], "top-1": ["16.9 %", "42.3 %"]}, index=["one", "two"])
+    (axes,) = lesson4.placements((3, 2), rows).axes
+    dark = [patch.get_xy() for patch in axes.patches if patch.get_facecolor() == to_rgba(shell.DARK)]
+    assert len(axes.patches) == 10 and [round(y + 0.36) for _, y in dark] == [0, 1, 1, 1]
+    assert {"16.9 %", "42.3 %", "top-1", "stage 2", "stage 3"} <= {text.get_text() for text in axes.texts}

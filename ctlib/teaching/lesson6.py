@@ -1,0 +1,284 @@
+"""Lesson 6, read an ablation table: seeds, intervals, results and times (explorer, figures, exercises)."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy import stats
+
+from ctlib.config import check_choice
+from ctlib.display.plotting import marker
+from ctlib.teaching.exercise import NotYet, expect, given, solved_by
+from ctlib.teaching.shell import BLUE, DARK, PALE, WIDEST, View, canvas, check_minimum
+from ctlib.training import statistics
+
+# Result of a comparison -> how its point is filled.
+DIFFERENT, EQUAL, INCONCLUSIVE = "different", "equal", "inconclusive"
+FILLS = {DIFFERENT: DARK, EQUAL: BLUE, INCONCLUSIVE: "white"}
+FAR = 15.0  # points; a row further from the reference would leave no room for the others' intervals
+
+
+def check(measured: pd.DataFrame, table: str, margin: float) -> pd.DataFrame:
+    """What was measured, if it serves this lesson.
+
+    Args:
+        measured: of `study.results.measured`: one row per table, row and seed.
+
+    Raises:
+        ValueError: an unknown table or one without rows, fewer than two seeds, or a negative margin.
+    """
+    check_choice("table", table, dict.fromkeys(measured.table))
+    if (seeds := measured[measured.table == table].seed.nunique()) < 2:
+        raise ValueError(f"two seeds of Table {table} are needed, got {seeds}")
+    check_minimum(margin=(margin, 0))
+    return measured
+
+
+def by_seed(measured: pd.DataFrame, table: str) -> pd.DataFrame:
+    """The accuracies of a table in percent: one row per seed, one column per row of the table."""
+    of_table = measured[measured.table == table]
+    return of_table.pivot_table(index="seed", columns="row", values="top1", sort=False).sort_index()
+
+
+# ---------------------------------------------------------------- explorer
+
+
+def result(low: float, high: float, margin: float) -> str:
+    """What an interval of a difference says: the first that holds, for differences within `margin` as equality."""
+    if low > 0 or high < 0:
+        return DIFFERENT
+    return EQUAL if -margin <= low and high <= margin else INCONCLUSIVE
+
+
+def against(top1: pd.DataFrame, reference: str, margin: float, least_std: float) -> pd.DataFrame:
+    """Each row of a table minus its reference, by the model of the whole table (`statistics.block_model`).
+
+    Args:
+        top1: percent, one row per seed, one column per row of the table, missing where it was not run.
+        margin: points; differences within it are equality.
+        least_std: as in `statistics.block_model`.
+
+    Returns:
+        Indexed by row: `seeds` (in common), `difference`, `low`, `high` (points, 95 % interval) and `result`.
+
+    Raises:
+        ValueError: the reference was not run, or no row has two seeds in common with it.
+    """
+    if reference not in top1:
+        raise ValueError(f"the reference {reference!r} is needed, there are {', '.join(top1)}")
+    common = top1.drop(columns=reference).notna().mul(top1[reference].notna(), axis=0).sum()
+    rows = list(common.index[common > 1])
+    if not rows:
+        raise ValueError(f"two seeds of {reference!r} and of another row are needed")
+    model = statistics.block_model(top1[[reference, *rows]], least_std)
+    compared = model.contrasts([(row, reference) for row in rows], margin).set_axis(rows)
+    said = [result(one.low, one.high, margin) for one in compared.itertuples()]
+    return compared[["difference", "low", "high"]].assign(seeds=common[rows], result=said)
+
+
+def intervals(top1: pd.DataFrame, reference: str, seeds: int, margin: float, least_std: float) -> View:
+    """The differences of `against` from the first `seeds` seeds, with their intervals and what these say."""
+    compared = against(top1.sort_index().iloc[:seeds], reference, margin, least_std)
+    counts = compared.result.value_counts()
+    numbers = {"seeds": ", ".join(map(str, sorted(top1.index)[:seeds])), "reference": reference}
+    numbers |= {name: str(counts.get(name, 0)) for name in FILLS}
+    widths = (compared.high - compared.low) / 2
+    numbers["half of an interval"] = f"{widths.min():.1f} to {widths.max():.1f} points"
+    alt = f"Differences from {reference}: " + "; ".join(
+        f"{row.Index} {row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f}), {row.result}"
+        for row in compared.itertuples()
+    )
+    return View(_forest(compared, reference, margin), numbers, alt)
+
+
+def _forest(compared: pd.DataFrame, reference: str, margin: float) -> Figure:
+    """One line per row: the difference and its interval, over the band of equality; far rows as numbers at the edge."""
+    height = 1.6 + 0.4 * len(compared)
+    figure = canvas(WIDEST, height, left=0.36, bottom=0.9 / height, top=1 - 0.35 / height)
+    axes = figure.add_subplot()
+    near = compared[compared.difference.abs() <= FAR]
+    bounds = near[["low", "high"]] if len(near) else compared[["low", "high"]]
+    reach = 1.1 * max(bounds.abs().to_numpy().max(), 2 * margin)
+    axes.axvspan(-margin, margin, color=PALE, zorder=0)
+    axes.axvline(0, color="0.3", lw=1.2)
+    for place, row in enumerate(compared.itertuples()):
+        if abs(row.difference) > reach:
+            side = math.copysign(1, row.difference)
+            at = {"xy": (0.98 * side * reach, place), "xytext": (0.85 * side * reach, place)}
+            arrow = {"arrowstyle": "->", "color": "0.2"}
+            text = f"{row.difference:+.1f}, {row.result}"
+            axes.annotate(text, **at, ha="right" if side > 0 else "left", va="center", fontsize=9, arrowprops=arrow)
+            continue
+        axes.plot((row.low, row.high), (place, place), color="0.3", lw=1.4)
+        axes.plot(row.difference, place, "o", ms=8, mfc=FILLS[row.result], mec="0.2")
+    axes.set_yticks(range(len(compared)), [f"{row.Index} ({row.seeds})" for row in compared.itertuples()], fontsize=9)
+    axes.set(xlim=(-reach, reach), ylim=(len(compared) - 0.4, -0.6), title=f"row minus {reference}")
+    axes.set_xlabel("points of top-1, lines: 95 % interval, band: margin")
+    axes.grid(axis="y", visible=False)
+    marks = [Line2D([], [], marker="o", ls="", ms=8, mfc=fill, mec="0.2", label=name) for name, fill in FILLS.items()]
+    figure.legend(handles=marks, fontsize=9, ncols=3, loc="lower right", frameon=False)
+    return figure
+
+
+# ---------------------------------------------------------------- figures
+
+
+def dots(top1: pd.DataFrame, title: str) -> Figure:
+    """Accuracies in percent: one mark per seed (row of `top1`), one line per network (column), and its mean."""
+    names = list(top1)
+    height = 1.2 + 0.42 * len(names)
+    figure = canvas(7.4, height, left=0.32, right=0.84, bottom=0.6 / height, top=1 - 0.35 / height)
+    axes = figure.add_subplot()
+    for index, (seed, values) in enumerate(top1.iterrows()):
+        style = {"ls": "", "ms": 7, "mfc": "none", "mew": 1.4, "color": f"C{index}", "label": f"seed {seed}"}
+        axes.plot(values, range(len(names)), marker(index), **style)
+    axes.plot(top1.mean(), range(len(names)), "|", ms=15, mew=2, color="0.15", label="mean")
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set(title=title, xlabel="top-1, %", ylim=(len(names) - 0.4, -0.6))
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def half_width(std: float, seeds: int) -> float:
+    """Half of the 95 % interval of a difference of two networks, in points.
+
+    Args:
+        std: residual standard deviation, points: of one run, beyond network and seed.
+        seeds: that both have.
+    """
+    return float(stats.t.ppf((1 + statistics.LEVEL) / 2, seeds - 1) * std * math.sqrt(2 / seeds))
+
+
+def widths(stds: pd.Series, margin: float, most: int = 20) -> Figure:
+    """`half_width` by the number of seeds, one curve per residual deviation, with a line at the margin."""
+    figure = canvas(7.4, 3.4, left=0.1, right=0.74)
+    axes, counts = figure.add_subplot(), np.arange(3, most + 1)
+    for index, (name, std) in enumerate(stds.items()):
+        each = [half_width(std, count) for count in counts]
+        axes.plot(counts, each, f"-{marker(index)}", ms=4, label=f"Table {name}: {std:.1f} points")
+    axes.axhline(margin, color="0.3", ls="--", lw=1.2, label=f"margin: {margin:g}")
+    axes.set(xlabel="seeds", ylabel="half of an interval, points", yscale="log", title="How wide an interval is")
+    axes.set_xticks(range(4, most + 1, 4))
+    ticks = [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if tick <= 2 * half_width(stds.max(), counts[0])]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1), title="deviation in")
+    return figure
+
+
+def times(timed: pd.DataFrame, named: Sequence[str], protocol: str) -> Figure:
+    """Milliseconds against GFLOPs, one point per network, with the names of some.
+
+    Args:
+        timed: indexed by name, columns `gflops` and `milliseconds`.
+        named: the names to write.
+        protocol: of the costs and times, for the title.
+    """
+    figure = canvas(7.4, 3.8, left=0.1, bottom=0.15)
+    axes = figure.add_subplot()
+    axes.plot(timed.gflops, timed.milliseconds, "o", ms=7, mfc=BLUE, mec="0.2")
+    for name in named:
+        gflops, milliseconds = timed.loc[name, ["gflops", "milliseconds"]]
+        axes.plot(gflops, milliseconds, "o", ms=7, mfc=DARK, mec="0.2")
+        place = {"xytext": (0, 8 if milliseconds > timed.milliseconds.median() else -16), "textcoords": "offset points"}
+        axes.annotate(name, (gflops, milliseconds), fontsize=9, ha="center", **place)
+    limits = {"xlim": (0, 1.1 * timed.gflops.max()), "ylim": (0, 1.2 * timed.milliseconds.max())}
+    axes.set(xlabel="GFLOPs of one clip", ylabel="ms per clip", title=protocol, **limits)
+    return figure
+
+
+def reversal(timed: pd.DataFrame) -> tuple[str, str]:
+    """The pair of networks with the largest ratio of times, among those where fewer GFLOPs take longer.
+
+    Args:
+        timed: as in `times`.
+
+    Returns:
+        The names of the one with fewer GFLOPs and of the faster one.
+
+    Raises:
+        ValueError: no network with fewer GFLOPs takes longer than another.
+    """
+    longest = 0.0, ("", "")
+    for fewer in timed.itertuples():
+        for faster in timed[timed.gflops > fewer.gflops].itertuples():
+            longest = max(longest, (fewer.milliseconds / faster.milliseconds, (fewer.Index, faster.Index)))
+    if longest[0] <= 1:
+        raise ValueError("no network with fewer GFLOPs takes longer than one with more")
+    return longest[1]
+
+
+# ---------------------------------------------------------------- exercises
+
+
+@solved_by("""
+def margin_of_mean(values, t):
+    return t * values.std(ddof=1) / len(values) ** 0.5  # to fill in
+""")
+def _check_6_1(answers: dict) -> str:
+    values, t = np.array([86.0, 88.5, 85.5, 88.0]), 3.182
+    std, sample = values.std(), values.std(ddof=1)
+    expect(
+        float(given(answers["margin_of_mean"](values, t))), t * sample / 2,
+        {
+            t * std / 2: "The mean is estimated from the same values: divide the squares by n - 1 (ddof=1)",
+            t * sample: "That is for one run. A mean of n runs varies less, by the square root of n",
+            t * sample / 4: "Divide by the square root of n, not by n",
+            sample / 2: "That is the standard error: t standard errors make the margin",
+        },
+        f"For 86, 88.5, 85.5 and 88 with t = 3.182 the margin is {t * sample / 2:.2f}, your function says {{value}}",
+    )  # fmt: skip
+    return "Four times the seeds give half the margin, and less: t falls too."
+
+
+@solved_by("""
+std_of_differences = 0  # to fill in
+""")
+def _check_6_2(answers: dict) -> str:
+    expect(
+        answers["std_of_differences"], 0,
+        {
+            4: "That is the deviation of each network. Subtract seed by seed first",
+            2: "That is the mean of the differences. How much do they vary?",
+            math.sqrt(32): "That would hold for independent runs. Here both rise and fall with the seed",
+        },
+        "{value}? Write down the three differences, seed by seed",
+    )  # fmt: skip
+    return "All three differences are 2: what the seed does to both is no error of the difference."
+
+
+@solved_by("""
+def read(low, high, margin):
+    if low > 0 or high < 0:
+        return "different"
+    return "equal" if -margin <= low and high <= margin else "inconclusive"  # to fill in
+""")
+def _check_6_3(answers: dict) -> str:
+    read = answers["read"]
+    cases = [(0.4, 3.1), (-5.0, -2.0), (-0.6, 0.8), (-0.4, 1.9), (-3.0, 0.5), (-2.0, 2.0)]
+    for low, high in cases:
+        said, right = given(read(low, high, 1.0)), result(low, high, 1.0)
+        if said != right:
+            raise NotYet(f"From {low:+.1f} to {high:+.1f} with a margin of 1: {right!r}, your function says {said!r}")
+    if read(-1.5, 1.5, 2.0) != EQUAL:
+        raise NotYet("From -1.5 to +1.5 with a margin of 2: 'equal'. Use the margin that is given")
+    return "Inconclusive is no result: the interval holds both zero and differences that matter."
+
+
+@solved_by("""
+seeds_needed = 11  # to fill in
+""")
+def _check_6_4(answers: dict) -> str:
+    expect(
+        answers["seeds_needed"], 11,
+        {
+            8: "That is with 1.96 in place of t, which is larger for so few seeds",
+            10: "With 10 seeds half of the interval is 1.01 points",
+            6: "A difference has the variance of two runs: 2 / n, not 1 / n",
+        },
+        "With {value} seeds? Read it off the figure, or call lesson6.half_width(1.0, n)",
+    )  # fmt: skip
+    return "And then the difference must still be near zero. Equality is the costlier claim."
