@@ -11,27 +11,31 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import pandas as pd
 import torch
 
 from ctlib.cost import hardware
 from ctlib.data.transforms import to_pixels
-from ctlib.teaching import lesson1, lesson2, lesson3, lesson4, lesson5
+from ctlib.teaching import lesson1, lesson2, lesson3, lesson4, lesson5, lesson6
 from ctlib.teaching.shell import View
 
 CLIPS = torch.randn(40, 3, 8, 48, 48)
 GATES = {"spatial": torch.rand(16, 1, 12, 12), "temporal": torch.rand(16, 8, 1, 1), "channel": torch.rand(16, 8, 1, 1)}
 CLASSES = ("one way", "the other way")
 SCORES = {name: torch.randn(40, 2) for name in ("TSN", "one CT-Block")}
+TOP1 = pd.DataFrame(80 + torch.randn(5, 11).numpy())  # seeds x rows
 RESNET101 = lesson4.config_of("resnet101", "CT-Block", ("every other",) * 4)
 # Explorer -> its view after the n-th move, n from 1 on.
 MOVES: dict[str, Callable[[int], View]] = {
     "1: channel grid": lambda n: lesson1.tensorization(128, (16, 8), 1, num_frames=8, size=14 + 2 * n),
     "2: interact field": lambda n: lesson2.interaction(4, 1 + n % 4),
     "3: attention": lambda n: lesson3.attention_over_time(to_pixels(CLIPS[n % 40]), GATES, n % 16),
+    "4: block": lambda n: lesson4.block(1 + n % 3, pointwise=True, excitation="te"),
     "4: ResNet-101": lambda n: lesson4.network(RESNET101, "CT-Block", 96 + 16 * n),
     "5: clip browser": lambda n: lesson5.browse(
-        CLIPS, CLASSES * 20, n % 40, lesson5.ORDERS[n % len(lesson5.ORDERS)], SCORES, CLASSES
+        CLIPS, CLASSES * 20, n % 40, lesson5.ORDERS[n % len(lesson5.ORDERS)], 1 + n % 8, SCORES, CLASSES
     ),
+    "6: intervals": lambda n: lesson6.intervals(TOP1, 0, 2 + n % 3, 1.0, 0.05),
 }
 
 

@@ -1,7 +1,6 @@
 """Lesson 6, read an ablation table: seeds, intervals, results and times (explorer, figures, exercises)."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -169,46 +168,25 @@ def widths(stds: pd.Series, margin: float, most: int = 20) -> Figure:
     return figure
 
 
-def times(timed: pd.DataFrame, named: Sequence[str], protocol: str) -> Figure:
-    """Milliseconds against GFLOPs, one point per network, with the names of some.
+def times(timed: pd.DataFrame, protocol: str) -> Figure:
+    """Milliseconds against GFLOPs, one named point per network; a line scales the first network's time by GFLOPs.
 
     Args:
         timed: indexed by name, columns `gflops` and `milliseconds`.
-        named: the names to write.
         protocol: of the costs and times, for the title.
     """
-    figure = canvas(7.4, 3.8, left=0.1, bottom=0.15)
-    axes = figure.add_subplot()
-    axes.plot(timed.gflops, timed.milliseconds, "o", ms=7, mfc=BLUE, mec="0.2")
-    for name in named:
-        gflops, milliseconds = timed.loc[name, ["gflops", "milliseconds"]]
-        axes.plot(gflops, milliseconds, "o", ms=7, mfc=DARK, mec="0.2")
-        place = {"xytext": (0, 8 if milliseconds > timed.milliseconds.median() else -16), "textcoords": "offset points"}
-        axes.annotate(name, (gflops, milliseconds), fontsize=9, ha="center", **place)
-    limits = {"xlim": (0, 1.1 * timed.gflops.max()), "ylim": (0, 1.2 * timed.milliseconds.max())}
-    axes.set(xlabel="GFLOPs of one clip", ylabel="ms per clip", title=protocol, **limits)
+    figure = canvas(7.4, 4, left=0.09, right=0.74)
+    axes, first, most = figure.add_subplot(), timed.iloc[0], timed.max()
+    ends = np.array([0, 1.1 * most.gflops])
+    axes.plot(ends, ends * first.milliseconds / first.gflops, "--", color="0.4", lw=1, label=f"{timed.index[0]}'s rate")
+    for index, row in enumerate(timed.itertuples()):
+        style = {"ls": "", "ms": 8, "color": f"C{index}", "mec": "0.2", "label": row.Index}
+        axes.plot(row.gflops, row.milliseconds, marker(index), **style)
+    axes.set(
+        xlabel="GFLOPs of one clip", ylabel="ms per clip", title=protocol, xlim=ends, ylim=(0, 1.1 * most.milliseconds)
+    )
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
-
-
-def reversal(timed: pd.DataFrame) -> tuple[str, str]:
-    """The pair of networks with the largest ratio of times, among those where fewer GFLOPs take longer.
-
-    Args:
-        timed: as in `times`.
-
-    Returns:
-        The names of the one with fewer GFLOPs and of the faster one.
-
-    Raises:
-        ValueError: no network with fewer GFLOPs takes longer than another.
-    """
-    longest = 0.0, ("", "")
-    for fewer in timed.itertuples():
-        for faster in timed[timed.gflops > fewer.gflops].itertuples():
-            longest = max(longest, (fewer.milliseconds / faster.milliseconds, (fewer.Index, faster.Index)))
-    if longest[0] <= 1:
-        raise ValueError("no network with fewer GFLOPs takes longer than one with more")
-    return longest[1]
 
 
 # ---------------------------------------------------------------- exercises

@@ -59,11 +59,3 @@ def test_half_of_an_interval_is_that_of_the_paired_differences():
     first, second = rng.normal(size=(2, 6))
     std = np.std(first - second, ddof=1) / np.sqrt(2)
     assert lesson6.half_width(std, 6) == pytest.approx(statistics.mean_interval(first - second).margin)
-
-
-def test_the_reversal_is_the_pair_whose_times_differ_most():
-    timed = pd.DataFrame({"gflops": [1, 2, 3, 4], "milliseconds": [5, 12, 6, 4]}, index=list("abcd"))
-    assert lesson6.reversal(timed) == ("b", "d")
-    with pytest.raises(ValueError, match="no network with fewer GFLOPs takes longer"):
-        lesson6.reversal(timed.assign(milliseconds=[1, 2, 3, 4]))
-    assert {"b", "d"} <= {text.get_text() for text in lesson6.times(timed, ["b", "d"], "").axes[0].texts}
