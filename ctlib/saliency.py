@@ -28,6 +28,7 @@ from ctlib.models import check_finite, unwrapped
 Target = int | str | Sequence[int | str] | torch.Tensor | None
 NORMALISED = ("clip", "frame")
 PLACEMENTS = ("even", "seen")
+SMALLEST_MAP = 4  # positions in height and width; of fewer, a tube would not show where
 
 
 def saliency_tubes(
@@ -65,13 +66,34 @@ def saliency_tubes(
             targets than of clips, a threshold or `per` that `normalised` refuses, or a network that pools over the clip
             before its last layers (X3D, C3D).
     """
+    tubes, scores, _ = _tubes(model, clips, target, classes, threshold, per, placement)
+    return tubes, scores
+
+
+def _tubes(
+    model: nn.Module | Checkpoint,
+    clips: torch.Tensor,
+    target: Target,
+    classes: Sequence[str] | None,
+    threshold: float,
+    per: str,
+    placement: str,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
+    """Tubes and scores as in `saliency_tubes`, and how many positions the maps have in height and width."""
     check_normalisation(threshold, per)
     check_choice("placement", placement, PLACEMENTS)
     stride = stride_of(model) if placement == "seen" else None
     if placement == "seen" and stride is None:
         raise ValueError("placement 'seen' needs a ResNet: use placement='even'")
     maps, scores = raw_maps(model, clips, target, classes)
-    return normalised(resized(maps, clips.shape[2:], stride), threshold, per), scores
+    return normalised(resized(maps, clips.shape[2:], stride), threshold, per), scores, tuple(maps.shape[2:])
+
+
+def too_coarse(positions: Sequence[int]) -> str:
+    """Why maps of so many positions in height and width do not show where the network looks; empty if they do."""
+    if min(positions) >= SMALLEST_MAP:
+        return ""
+    return f"no tube: the network's last map has {positions[0]} x {positions[1]} positions, too few to show where"
 
 
 def raw_maps(
@@ -161,6 +183,7 @@ class Tube(NamedTuple):
     target: int  # the explained class
     predicted: int
     indices: np.ndarray  # int64 (T,), which frames of the video these are
+    positions: tuple[int, int]  # of the network's last map, in height and width (`too_coarse`)
 
 
 @dataclass(frozen=True)
@@ -208,10 +231,10 @@ def tube_of(
     clip, indices = view.read(path)
     given = clip[None].to(head.weight.device, head.weight.dtype)
     look = options.threshold, options.per, options.placement
-    tubes, scores = saliency_tubes(model, given, target, classes, *look)
+    tubes, scores, positions = _tubes(model, given, target, classes, *look)
     label = int(target_labels(target, scores, _names(model, classes))[0])
     values = tubes[0].cpu().numpy(), scores[0].cpu().numpy()
-    return Tube(view.pixels(clip), *values, label, int(scores[0].argmax()), indices)
+    return Tube(view.pixels(clip), *values, label, int(scores[0].argmax()), indices, positions)
 
 
 def _view(model: nn.Module | Checkpoint, size: int | None, options: TubeOptions) -> View:

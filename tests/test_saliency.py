@@ -289,7 +289,7 @@ def videos(tmp_path_factory):
 def test_a_video_file_is_read_as_in_testing_and_explained(model, videos):
     tube = saliency.tube_of(videos / "12.mp4", model, "turn", CLASSES, size=32)
     assert tube.indices.tolist() == [1, 4, 7, 10] and tube.target == 4
-    assert tube.frames.shape == (4, 32, 32, 3) and tube.tube.shape == (4, 32, 32)
+    assert tube.frames.shape == (4, 32, 32, 3) and tube.tube.shape == (4, 32, 32) and tube.positions == (1, 1)
     pixels = video.read_frames(videos / "12.mp4", [1, 4, 7, 10])
     clip = transforms.test_views(pixels, 32, 32, 1)
     tubes, scores = saliency.saliency_tubes(model, clip, 4)
@@ -308,6 +308,11 @@ def test_a_checkpoint_knows_how_its_network_is_tested(model, videos):
     assert tube.indices.tolist() == [1, 4, 7, 10] and tube.frames.shape == (4, 32, 32, 3)
     with pytest.raises(ValueError, match="does not say how it sees a video: give size$"):
         saliency.tube_of(videos / "12.mp4", model)
+
+
+def test_a_map_of_few_positions_is_too_coarse():
+    assert saliency.too_coarse((4, 7)) == ""
+    assert saliency.too_coarse((4, 3)).endswith("last map has 4 x 3 positions, too few to show where")
 
 
 def test_frames_of_a_short_video_repeat(model, videos):

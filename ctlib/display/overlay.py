@@ -18,7 +18,6 @@ from ctlib.prediction import VideoScores, clips_of
 
 SHOWN = 240, 480  # pixels: the least and the most that a frame's shorter side has
 BAR = 28  # pixels below a frame, for the label
-SMALLEST_MAP = 4  # positions in height and width; of fewer, a tube would say nothing
 FPS = 12  # of a folder of images, which states none
 
 
@@ -41,12 +40,11 @@ def write(path: Path, scores: VideoScores, trained: Checkpoint) -> str:
         ValueError, TypeError: a network without a linear head on averages (`saliency.saliency_tubes`).
     """
     maps = _maps(scores, trained)
-    height, width = maps.shape[2:]
-    enough = min(height, width) >= SMALLEST_MAP
-    frames = _frames(scores, trained.view, maps if enough else None)
+    reason = saliency.too_coarse(maps.shape[2:])
+    frames = _frames(scores, trained.view, None if reason else maps)
     fps = video.probe(scores.source).fps or FPS
     files.write_atomically(path, lambda partial: encoding.write_video(partial, frames, fps))
-    return "" if enough else f"no tube: the network's last map has {height} x {width} positions, too few to show where"
+    return reason
 
 
 def _maps(scores: VideoScores, trained: Checkpoint) -> torch.Tensor:
