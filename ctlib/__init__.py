@@ -1,54 +1,42 @@
 """The reference study of CT-Net, the Channel Tensorization Network (ICLR 2021)."""
 
-from ctlib import checkpoints, cost, data, paper, saliency
-from ctlib.config import ModelConfig
-from ctlib.deploy import compiled, export, optimize
-from ctlib.models import (
-    build_model,
-    ctnet_inception_v3,
-    ctnet_r50,
-    ctnet_r101,
-    tsn_inception_v3,
-    tsn_r50,
-    tsn_r101,
-)
-from ctlib.prediction import predict
-from ctlib.rivals import create_model, list_models
+from importlib import import_module
 
-__all__ = [
-    "ModelConfig",
-    "build_model",
-    "checkpoints",
-    "compiled",
-    "cost",
-    "create_model",
-    "ctnet_inception_v3",
-    "ctnet_r50",
-    "ctnet_r101",
-    "data",
-    "export",
-    "list_models",
-    "optimize",
-    "paper",
-    "predict",
-    "runs",
-    "saliency",
-    "train",
-    "tsn_inception_v3",
-    "tsn_r50",
-    "tsn_r101",
-]
+# Each public name and where it is, below `ctlib`. It is imported on first use: what networks need takes seconds.
+_PLACES = {
+    "ModelConfig": "config:ModelConfig",
+    "build_model": "models:build_model",
+    "checkpoints": "checkpoints",
+    "compiled": "deploy:compiled",
+    "cost": "cost",
+    "create_model": "rivals:create_model",
+    "ctnet_inception_v3": "models:ctnet_inception_v3",
+    "ctnet_r50": "models:ctnet_r50",
+    "ctnet_r101": "models:ctnet_r101",
+    "data": "data",
+    "export": "deploy:export",
+    "list_models": "rivals:list_models",
+    "optimize": "deploy:optimize",
+    "paper": "paper",
+    "predict": "prediction:predict",
+    "runs": "training.records",
+    "saliency": "saliency",
+    "train": "training.train:train",
+    "tsn_inception_v3": "models:tsn_inception_v3",
+    "tsn_r50": "models:tsn_r50",
+    "tsn_r101": "models:tsn_r101",
+}
+__all__ = list(_PLACES)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """`train` and `runs` on first use: what training needs takes seconds to import."""
-    if name == "train":
-        from ctlib.training.train import train
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ctlib' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    place = import_module(f"ctlib.{module}")
+    return getattr(place, attribute) if attribute else place
 
-        return train
-    if name == "runs":
-        from ctlib.training import records
 
-        return records
-    raise AttributeError(f"module 'ctlib' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

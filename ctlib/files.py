@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def project_root() -> Path:
@@ -188,13 +190,13 @@ def write_json(path: Path, value: dict) -> None:
     write_atomically(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
     text = table.to_csv(index=False, lineterminator="\n")
     # A file name need not be UTF-8: it is kept byte for byte.
     write_atomically(path, lambda partial: partial.write_bytes(text.encode("utf-8", "surrogateescape")))
 
 
-def read_csv(path: Path, known: Sequence[str], numbers: Iterable[str] = (), **options) -> pd.DataFrame:
+def read_csv(path: Path, known: Sequence[str], numbers: Iterable[str] = (), **options) -> "pd.DataFrame":
     """A table that `write_csv` wrote.
 
     Args:
@@ -206,6 +208,9 @@ def read_csv(path: Path, known: Sequence[str], numbers: Iterable[str] = (), **op
     Raises:
         ValueError: a file that is damaged; it is named, and the row.
     """
+    import numpy as np
+    import pandas as pd
+
     try:
         table = pd.read_csv(path, **options)
     except (ValueError, OverflowError) as error:

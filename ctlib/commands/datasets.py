@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ctlib.commands.command import Options, Parser, Runner
 from ctlib.config import ArrowConfig
-from ctlib.data import arrow as arrow_data
 from ctlib.data.catalog import DATASETS, load_samples, load_splits
 from ctlib.display.progress import counting, progress
 
@@ -15,6 +14,8 @@ def arrow(parser: Parser) -> Runner:
 
     The data set is written as video files and file lists; its folder is printed.
     """
+    from ctlib.data import arrow as arrow_data
+
     defaults = ArrowConfig().to_dict()
     parser.add_argument("--root", type=Path, help="the folder to make (default: one in the cache, written once)")
     for name, default in defaults.items():

@@ -230,7 +230,8 @@ class DecordFrames:
     """
 
     def __init__(self, path: str, stream, video: TimedFrames):
-        import decord  # after torch, which `ctlib` has imported: the other order has crashed processes
+        import torch  # noqa: F401, I001 - before decord: the other order has crashed processes
+        import decord
 
         self.path, self.length, self.video = path, video.length, video
         self.errors, self.real_starts = (RuntimeError, decord.DECORDError), set()
