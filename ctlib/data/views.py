@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass
 import numpy as np
 import torch
 
-from ctlib.config import Config, at_least, one_of
+from ctlib.config import Config, at_least, check_choice, one_of
 from ctlib.data import transforms, video
 from ctlib.data.sampling import SAMPLINGS, check_fits
 
@@ -69,8 +69,10 @@ def complete(view: View | None, what: str, **changes) -> View:
         changes: fields of `View`; None: as it is. A new size without a short side gets that of testing.
 
     Raises:
-        ValueError: what neither says, or values that do not go together.
+        ValueError: what neither says, an unknown field, or values that do not go together.
     """
+    for name in changes:
+        check_choice("field of a view", name, View.__dataclass_fields__)
     given = {name: value for name, value in changes.items() if value is not None}
     if "size" in given:
         given.setdefault("short_side", transforms.test_short_side(given["size"]))

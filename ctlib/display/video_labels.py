@@ -37,7 +37,10 @@ class VideoLabels:
         named = {"description": "or a file", "placeholder": "path, then Enter", "continuous_update": False}
         self.path = ipywidgets.Text(**named, **shared)
         self.upload = ipywidgets.FileUpload(accept="video/*", description="or upload one", layout={"width": "auto"})
-        self.image, self.text = ipywidgets.HTML(layout={"max_width": "100%"}), ipywidgets.HTML()
+        self.image, self.text = (
+            ipywidgets.HTML(layout={"max_width": "100%", "overflow": "auto hidden"}),
+            ipywidgets.HTML(),
+        )
         self.video.observe(lambda change: self.label(change.new), "value")
         self.path.observe(lambda change: change.new.strip() and self.label(change.new.strip()), "value")
         self.upload.observe(self._uploaded, "value")
@@ -54,11 +57,14 @@ class VideoLabels:
         except (VideoError, ValueError, OSError) as error:
             self.text.value = f"<b>{html.escape(str(error))}</b>"
             return
-        self.text.value = html.escape(saliency.too_coarse(tube.positions))
+        shown = [f"shown: {Path(source).name}", saliency.too_coarse(tube.positions)]
+        self.text.value = "<br>".join(html.escape(line) for line in shown if line)
         figure = drawn(tube, self.trained.classes)
         self.png = plotting.png(figure, 96)
         data, alt = base64.b64encode(self.png).decode(), html.escape(description(tube, self.trained.classes))
-        self.image.value = f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{data}">'
+        self.image.value = (
+            f'<img style="max-width: 100%; min-width: 400px" alt="{alt}" src="data:image/png;base64,{data}">'
+        )
 
     def show(self) -> None:
         """Display it; a page without a kernel shows the picture of the first video."""

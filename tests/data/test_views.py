@@ -32,6 +32,8 @@ def test_what_is_given_replaces_what_is_remembered():
     assert complete(None, "c.pt", size=24, num_frames=2, sampling="dense") == View(2, 24, 24, "dense")
     with pytest.raises(ValueError, match=r"^c.pt does not say how it sees a video: give size and sampling$"):
         complete(None, "c.pt", num_frames=2)
+    with pytest.raises(ValueError, match="unknown field of a view 'sise': did you mean 'size'"):
+        complete(VIEW, "c.pt", sise=24)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def widget(tmp_path, figures_closed):
 def test_each_way_to_choose_a_video_shows_it(widget, tmp_path):
     first = widget.png
     assert first.startswith(b"\x89PNG") and 'alt="left &amp; right: 100 %, up: 0 %' in widget.image.value
-    assert widget.text.value.endswith("1 x 1 positions, too few to show where")
+    assert widget.text.value.startswith("shown: a.mp4<br>no tube: ") and widget.text.value.endswith("to show where")
     widget.video.value = str(tmp_path / "b.mp4")
     second = widget.png
     assert second != first
@@ -34,7 +34,7 @@ def test_each_way_to_choose_a_video_shows_it(widget, tmp_path):
     assert widget.png == first
     content = (tmp_path / "b.mp4").read_bytes()
     widget._uploaded(type("change", (), {"new": ({"name": "../mine.mp4", "content": content},)}))
-    assert widget.png == second
+    assert widget.png == second and widget.text.value.startswith("shown: mine.mp4<br>")
 
 
 def test_a_file_that_is_no_video_shows_why_and_the_picture_stays(widget, tmp_path):
