@@ -3,6 +3,7 @@
 One file per group of commands; only the file of the command that is called is imported.
 """
 
+import ast
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -32,19 +33,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog=program, description="The reference study of CT-Net.")
     parser.add_argument("--version", action="version", version=f"ctlib {ctlib.__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    called = [name for name in arguments[:1] if name in COMMANDS]
     run = None
-    for name in called or COMMANDS:
-        module = import_module(f"ctlib.commands.{COMMANDS[name]}")
-        command = getattr(module, name.replace("-", "_"))
-        summary = command.__doc__.partition("\n")[0].removesuffix(".")
-        command_parser = parsers.add_parser(name, help=summary, description=command.__doc__)
-        if called:
+    for name in COMMANDS:
+        command_parser = parsers.add_parser(name, help=_summary(name))
+        if name in arguments[:1]:
+            module = import_module(f"{__name__}.{COMMANDS[name]}")
+            command = getattr(module, name.replace("-", "_"))
+            command_parser.description = command.__doc__
             run, errors = command(command_parser), getattr(module, "ERRORS", ())
     options = parser.parse_args(arguments)
     if run is None:
         parser.error("a command comes first")
     return _run(run, options, f"{program} {options.command}:", errors)
+
+
+def _summary(name: str) -> str:
+    """The first line of a command's help, read without an import."""
+    tree = ast.parse(Path(__file__).with_name(f"{COMMANDS[name]}.py").read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if getattr(node, "name", "") == name.replace("-", "_"))
+    return ast.get_docstring(function).partition("\n")[0].removesuffix(".")
 
 
 def _run(run: Runner, options: Options, failed: str, errors: tuple) -> int:
