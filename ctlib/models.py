@@ -159,7 +159,8 @@ def initialise(model: nn.Module, seed: int, keep: Set[nn.Parameter] = frozenset(
             if own and not isinstance(layer, BATCH_NORMS) and keep.isdisjoint(own):
                 key = f"{name} {[tuple(parameter.shape) for parameter in own]}"
                 digest = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
-                torch.manual_seed(int(np.random.SeedSequence([seed, digest]).generate_state(1, np.uint64)[0]))
+                drawn = np.random.SeedSequence([seed, digest]).generate_state(1, np.uint64)
+                torch.default_generator.manual_seed(int(drawn[0]))  # to seed every device takes longer than to draw
                 draw_weights(layer)
 
 

@@ -78,10 +78,7 @@ def test_what_a_finished_study_lacks_is_planned(tmp_path):
     ("config", "error"),
     [
         ({"tabels": "2a"}, "unknown key 'tabels' of --config: did you mean 'tables'? known are tables, seeds, "),
-        ({"something_v2_root": "/x"}, "did you mean 'something_v1_root'?"),
-        ({"out_dir": "2024"}, "out_dir of --config must be text, and Snakemake reads int 2024: write"),
-        ({"out_dir": "2024_01"}, "write a folder with such a name as ./NAME"),
-        ({"overrides": "[a]"}, "overrides of --config must be text, and Snakemake reads list ['a']"),
+        ({"out_dir": "2024_01"}, "out_dir of --config must be text, and Snakemake reads int 202401: write a folder"),
         ({"out_dir": "a{b}"}, "must be without braces, which are Snakemake's wildcards, got a{b}"),
     ],
 )
