@@ -59,10 +59,17 @@ def predict(parser: Parser) -> Runner:
                 tqdm.write(f"{parser.prog}: {error}", file=sys.stderr)
                 records.append({"video": source, "error": str(error)})
         if options.json:
-            print(json.dumps(records, indent=1, ensure_ascii=False))
+            print(_as_json(records))
         return int(any("error" in record for record in records))
 
     return run
+
+
+def _as_json(records: list[dict]) -> str:
+    """One list, with a line per record."""
+    lines = ",\n ".join(json.dumps(record, ensure_ascii=False) for record in records)
+    # A file name that is no UTF-8 holds surrogates, which JSON writes as escapes.
+    return f"[{lines}]".encode(errors="backslashreplace").decode()
 
 
 def _as_text(scores: prediction.VideoScores, top: int) -> str:

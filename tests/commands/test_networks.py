@@ -1,6 +1,8 @@
 """What a user types after `ctlib` to use a trained network."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -63,6 +65,14 @@ def test_predict_names_a_video_that_cannot_be_read_and_labels_the_others(checkpo
     assert [record["video"][-5:] for record in records] == ["a.mp4", "b.mp4", "c.mp4"]
     assert "b.mp4" in records[1]["error"] and len(records[0]["top"]) == 5 and records[0]["top"] == records[2]["top"]
     assert shown.err.startswith(f"python -m ctlib predict: {clips / 'b.mp4'}: ") and shown.err.count("\n") == 1
+
+
+def test_predict_writes_any_file_name_as_json(checkpoint, clips, capsysbinary):
+    name = os.fsdecode(os.fsencode(clips) + b"/\xff.mp4")
+    shutil.copy(clips / "a.mp4", name)
+    assert main(["predict", name, "--checkpoint", checkpoint, "--json"]) == 0
+    (record,) = json.loads(capsysbinary.readouterr().out)
+    assert record["video"] == name
 
 
 def test_predict_writes_overlays(checkpoint, clips, tmp_path, capsys):
