@@ -25,6 +25,9 @@ help:  ## list the targets
 	@mkdir -p .venv/etc/ipython && echo 'c.IPKernelApp.log_level = 50' > .venv/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
+.PHONY: install
+install: .venv/installed  ## install the pinned versions and the command ctlib into .venv
+
 # Snakemake runs the Snakefile from an environment of its own, which does not import ctlib.
 .venv-snakemake/installed: profiles/requirements.txt
 	$(PYTHON) -m venv .venv-snakemake

@@ -138,8 +138,10 @@ def opened(checkpoint: str | os.PathLike | Checkpoint, device: str = "auto", **v
 
     Raises:
         FileNotFoundError, CheckpointError: no checkpoint, or none of ours.
-        ValueError: a view that is not complete, or impossible.
+        ValueError: a view that is not complete, or impossible; cuda where there is none.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', and this machine has no CUDA device")
     name = "the checkpoint"
     if not isinstance(checkpoint, Checkpoint):
         name = str(checkpoint)

@@ -89,7 +89,8 @@ def test_predict_writes_overlays(checkpoint, clips, tmp_path, capsys):
     assert "an overlay is an .mp4 file, got" in capsys.readouterr().err
 
 
-def test_predict_says_what_is_wrong_before_it_begins(checkpoint, clips, tmp_path, capsys):
+def test_predict_says_what_is_wrong_before_it_begins(checkpoint, clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     video = str(clips / "a.mp4")
     for arguments, text in (
         ([video, "--checkpoint", str(tmp_path / "none.safetensors")], "no checkpoint"),
@@ -97,6 +98,7 @@ def test_predict_says_what_is_wrong_before_it_begins(checkpoint, clips, tmp_path
         ([video, "--checkpoint", checkpoint, "--top", "0"], "top must be at least 1, got 0"),
         ([video, "--checkpoint", checkpoint, "--size", "64", "--short-side", "8"], "size must be at most short_side"),
         ([str(tmp_path / "x*"), "--checkpoint", checkpoint], "no video matches"),
+        ([video, "--checkpoint", checkpoint, "--device", "cuda"], "this machine has no CUDA device"),
     ):
         assert main(["predict", *arguments]) == 2
         shown = capsys.readouterr()
