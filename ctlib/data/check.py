@@ -1,8 +1,7 @@
 """Which videos of a data set can be read completely: each is decoded once, in a worker process, under a time limit.
 
 Two files keep the results: `good.csv` (path, frames) and `bad.csv` (path, reason). They grow by one row per video, so a
-killed check resumes where it was. Paths are below the data set's root, with forward slashes. No video is ever changed
-or deleted.
+killed check resumes where it was. Paths are below the data set's root, with forward slashes. No video is ever changed.
 """
 
 import csv
@@ -12,10 +11,11 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,14 +60,9 @@ def check(
 ) -> Summary:
     """Check every video of a list that has no result in `folder` yet.
 
-    A good video
-
-    - decodes from the first frame to the last, the way training reads it,
-    - is as long as its container states,
-    - has at least as many frames as the annotation lists.
-
-    Otherwise the reason is one of: missing, unreadable, no video stream, fewer frames than listed, truncated, hangs,
-    crash.
+    A good video decodes from the first frame to the last, the way training reads it, and is as long as its container
+    states and its annotation lists. Otherwise the reason begins with one of: missing, unreadable, no video stream,
+    fewer frames than listed, truncated, hangs, crash.
 
     Args:
         samples: one split of a data set (`catalog.Samples`). Several splits and folds may share a folder.
@@ -79,37 +74,32 @@ def check(
         decode: from a source to its number of frames, or a `video.VideoError`; workers must be able to import it.
 
     Raises:
-        ValueError: a line of the files in `folder` that cannot be read, with the file and the line.
+        ValueError: a line of the files in `folder` that cannot be read, with the file and the line. Or another check
+            is writing to `folder`.
         OSError: `folder` cannot be written to, or the data set's root is gone.
     """
     check_choice("again", again, ("none", "bad", "all"))
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     listed = {samples.path(index): samples[index].num_frames for index in range(len(samples))}
-    good, bad = read_check(folder)
-    stale = {"none": set(), "bad": listed.keys() & bad.keys(), "all": set(listed)}[again]
-    # This list may state more frames than the one that a video was checked with.
-    stale |= {path for path, frames in good.items() if frames < (listed.get(path) or 0)}
-    if stale:
-        for name in (GOOD, BAD):
-            drop_rows(folder / name, COLUMNS[name], stale)
-        good, bad = read_check(folder)
-
-    todo = [path for path in listed if path not in good and path not in bad]
-    jobs = ((decode, str(samples.root), path, listed[path]) for path in todo)
-    show = on_done or (lambda done, total: None)
-    show(len(listed) - len(todo), len(listed))
     with ExitStack() as stack:
+        stack.enter_context(files.locked(folder))
+        good, bad = read_check(folder)
+        stale = {"none": set(), "bad": listed.keys() & bad.keys(), "all": set(listed)}[again]
+        # This list may state more frames than the one that a video was checked with.
+        stale |= {path for path, frames in good.items() if frames < (listed.get(path) or 0)}
+        if stale:
+            for name in (GOOD, BAD):
+                drop_rows(folder / name, COLUMNS[name], stale)
+            good, bad = read_check(folder)
+        todo = {path: (listed[path],) for path in listed if path not in good and path not in bad}
         journals = {name: stack.enter_context(Journal(folder / name, COLUMNS[name])) for name in (GOOD, BAD)}
-        results = stack.enter_context(closing(run_each(_check, jobs, workers, limit_seconds)))
-        for done, ((_, _, path, _), (frames, reason)) in enumerate(results, start=len(listed) - len(todo) + 1):
-            if reason == MISSING and not samples.root.is_dir():
-                raise FileNotFoundError(f"the folder {samples.root} is gone; the results so far are kept")
+        results = run_each(partial(_check, decode), samples.root, todo, workers, limit_seconds)
+        results, show = stack.enter_context(closing(results)), on_done or (lambda done, total: None)
+        show(len(listed) - len(todo), len(listed))
+        for done, (path, (frames, reason)) in enumerate(results, start=len(listed) - len(todo) + 1):
             if reason:
                 bad[path] = reason
-                journals[BAD].append(path, reason)
-            else:
-                journals[GOOD].append(path, frames)
+            journals[BAD if reason else GOOD].append(path, reason or frames)
             show(done, len(listed))
     reasons = Counter(bad[path].partition(":")[0] for path in listed if path in bad)
     return Summary(len(todo), len(listed), len(listed) - reasons.total(), dict(reasons.most_common()))
@@ -177,28 +167,38 @@ def short_reason(frames: int, listed: int | None) -> str:
 
 
 def run_each(
-    function: Callable[..., tuple[int, str]], jobs: Iterable[tuple], workers: int, limit_seconds: float
-) -> Iterator[tuple[tuple, tuple[int, str]]]:
-    """Call `function(*job)` for each job in worker processes; yield (job, (frames, reason)) as they end.
+    function: Callable[..., tuple[int, str]],
+    root: Path,
+    jobs: Mapping[str, tuple],
+    workers: int,
+    limit_seconds: float,
+) -> Iterator[tuple[str, tuple[int, str]]]:
+    """Call a function for each video in worker processes; yield (path, (number, reason)) as they end.
 
     If its process did not live to return, the result is (0, "hangs: ...") or (0, "crash: ..."). Close the
     generator to end the processes at once.
 
     Args:
-        function: must be importable by workers. What it raises is raised here, and ends the work.
-        limit_seconds: for one job, after which its process is killed and replaced.
+        function: called with the root, a path and its job; must be importable by workers. What it raises is raised
+            here, and ends the work.
+        root: the data set's folder.
+        jobs: further arguments, by the paths of the videos.
+        workers: how many processes.
+        limit_seconds: for one video, after which its process is killed and replaced.
 
     Raises:
+        FileNotFoundError: a video is missing, as the root is.
         ChildProcessError: the worker processes cannot be kept alive.
     """
-    jobs, running = iter(jobs), {}
+    waiting, running = iter(jobs.items()), {}
     pool = ProcessPool(workers, initializer=_start_worker)
     try:
         while True:
             # A few at a time, so that a list of any length is never in the pool as a whole.
             try:
-                for job in itertools.islice(jobs, 2 * workers - len(running)):
-                    running[pool.schedule(_call, (limit_seconds, function, job), timeout=limit_seconds)] = job
+                for path, job in itertools.islice(waiting, 2 * workers - len(running)):
+                    call = (limit_seconds, function, str(root), path, *job)
+                    running[pool.schedule(_call, call, timeout=limit_seconds)] = path
             except RuntimeError as error:  # of a pool that broke
                 raise ChildProcessError(f"the worker processes ended before their work: {error}") from error
             if not running:
@@ -206,7 +206,10 @@ def run_each(
             if not pool.active:
                 raise ChildProcessError("the worker processes ended before their work: their pool broke")
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), _result(future, limit_seconds)
+                result = _result(future, limit_seconds)
+                if result[1] == MISSING and not root.is_dir():
+                    raise FileNotFoundError(f"the folder {root} is gone; the results so far are kept")
+                yield running.pop(future), result
     finally:
         pool.stop()
         pool.join()
@@ -231,7 +234,7 @@ def _start_worker() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _call(limit_seconds: float, function: Callable, job: tuple) -> tuple[int, str]:
+def _call(limit_seconds: float, function: Callable, *job) -> tuple[int, str]:
     if hasattr(signal, "alarm"):  # an orphaned process that hangs ends by itself
         signal.alarm(math.ceil(limit_seconds) + 60)
     return function(*job)
@@ -297,11 +300,15 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
 
 def drop_rows(path: Path, columns: tuple[str, ...], paths: set[str]) -> None:
     """Remove the rows of `paths` (the first column) from a journal."""
-    kept = [row for _, row in read_rows(path, columns) if row[0] not in paths]
+    write_rows(path, columns, [row for _, row in read_rows(path, columns) if row[0] not in paths])
+
+
+def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence]) -> None:
+    """A journal of these rows, in place of the one that is there."""
 
     def write(partial: Path) -> None:
         with Journal(partial, columns) as journal:
-            for row in kept:
+            for row in rows:
                 journal.append(*row)
 
     files.write_atomically(path, write)

@@ -17,13 +17,13 @@ from ctlib.data.check import (
     BAD,
     COLUMNS,
     GOOD,
-    MISSING,
     Journal,
     drop_rows,
     read_check,
     read_rows,
     run_each,
     unread_reason,
+    write_rows,
 )
 
 DIGESTS, DIGEST_COLUMNS = "digests.csv", ("path", "bytes", "digest", "compared")
@@ -68,38 +68,36 @@ def compare(
         renew: keep new digests and compare with none, after videos were replaced on purpose.
 
     Raises:
-        ValueError: a line of the files in `folder` that cannot be read, with the file and the line.
+        ValueError: a line of the files in `folder` that cannot be read, with the file and the line. Or a check is
+            writing to `folder`.
         OSError: `folder` cannot be written to, or the data set's root is gone.
     """
-    folder = Path(folder)
+    folder, show = Path(folder), on_done or (lambda done, total: None)
+    changed, kept = {}, 0
     good, _ = read_check(folder)
-    known = {} if renew else read_digests(folder)
-    paths = [path for path in samples.paths() if path in good]
-    paths.sort(key=lambda path: known[path].compared if path in known else "")
-    show, changed, kept = on_done or (lambda done, total: None), {}, 0
-    show(0, len(paths))
-    jobs = ((str(samples.root), path) for path in paths)
-    try:
-        with (
-            Journal(folder / DIGESTS, DIGEST_COLUMNS) as journal,
-            closing(run_each(digest_of, jobs, workers, limit_seconds)) as results,
-        ):
-            for done, ((_, path), (size, digest)) in enumerate(results, start=1):
-                if digest == MISSING and not samples.root.is_dir():
-                    raise FileNotFoundError(f"the folder {samples.root} is gone; the results so far are kept")
-                before = known.get(path)
-                if not digest.startswith(_KIND):
-                    changed[path] = digest
-                elif before is not None and before[:2] != (size, digest):
-                    sizes = f", {size} bytes for {before.bytes}" if size != before.bytes else ""
-                    changed[path] = f"changed: another content than on {before.compared[:10]}{sizes}"
-                else:
-                    kept += before is None
-                    journal.append(path, size, digest, datetime.now(UTC).isoformat(timespec="seconds"))
-                show(done, len(paths))
-    finally:
-        _set_bad(folder, changed)
-    _drop_older_rows(folder)
+    with files.locked(folder):
+        known = {} if renew else read_digests(folder)
+        paths = [path for path in samples.paths() if path in good]
+        paths.sort(key=lambda path: known[path].compared if path in known else "")
+        show(0, len(paths))
+        results = run_each(digest_of, samples.root, dict.fromkeys(paths, ()), workers, limit_seconds)
+        try:
+            with Journal(folder / DIGESTS, DIGEST_COLUMNS) as journal, closing(results):
+                for done, (path, (size, digest)) in enumerate(results, start=1):
+                    before = known.get(path)
+                    if not digest.startswith(_KIND):
+                        changed[path] = digest
+                    elif before is not None and before[:2] != (size, digest):
+                        sizes = f", {size} bytes for {before.bytes}" if size != before.bytes else ""
+                        changed[path] = f"changed: another content than on {before.compared[:10]}{sizes}"
+                    else:
+                        kept += before is None
+                        journal.append(path, size, digest, datetime.now(UTC).isoformat(timespec="seconds"))
+                    show(done, len(paths))
+        finally:
+            _set_bad(folder, changed)
+        rows = ((path, *digest) for path, digest in read_digests(folder).items())  # the last one of each path
+        write_rows(folder / DIGESTS, DIGEST_COLUMNS, rows)
     return Comparison(kept, len(paths) - kept - len(changed), changed)
 
 
@@ -159,14 +157,3 @@ def _set_bad(folder: Path, changed: dict[str, str]) -> None:
         with Journal(folder / BAD, COLUMNS[BAD]) as journal:
             for path, reason in changed.items():
                 journal.append(path, reason)
-
-
-def _drop_older_rows(folder: Path) -> None:
-    known = read_digests(folder)
-
-    def write(partial: Path) -> None:
-        with Journal(partial, DIGEST_COLUMNS) as journal:
-            for path, digest in known.items():
-                journal.append(path, *digest)
-
-    files.write_atomically(folder / DIGESTS, write)

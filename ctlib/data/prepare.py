@@ -148,11 +148,11 @@ def _encode_all(
     """Re-encode what is not `done`: frames by path, and the reason by path that failed."""
     frames, failed = dict(done), {}
     partial = out / PARTIAL  # for all that is being written, so that `videos` holds whole files only
-    jobs = (
-        (str(root), path, source.listed, str(partial / f"{number}.mp4"), *parameters.values())
+    jobs = {
+        path: (source.listed, str(partial / f"{number}.mp4"), *parameters.values())
         for number, (path, source) in enumerate(sources.items())
         if path not in done
-    )
+    }
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     (out / FAILED).unlink(missing_ok=True)
@@ -162,8 +162,9 @@ def _encode_all(
         with ExitStack() as stack:
             finished = stack.enter_context(Journal(out / DONE, DONE_COLUMNS))
             left_out = stack.enter_context(Journal(out / FAILED, FAILED_COLUMNS))
-            encoded = stack.enter_context(closing(run_each(_encode, jobs, *pool)))
-            for (_, path, _, written, *_), (count, reason) in encoded:
+            encoded = stack.enter_context(closing(run_each(_encode, root, jobs, *pool)))
+            for path, (count, reason) in encoded:
+                _, written, *_ = jobs[path]
                 if reason:
                     Path(written).unlink(missing_ok=True)
                     failed[path] = reason

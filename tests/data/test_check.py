@@ -1,3 +1,4 @@
+import functools
 import multiprocessing
 import os
 import shutil
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ctlib.data import video
+from ctlib import files
+from ctlib.data import digests, video
 from ctlib.data.catalog import Samples
 from ctlib.data.check import ProcessPool, check, read_check, run_each
 from tests.data.videos import cut, encode, encode_sound, everything, moving, save_images
@@ -201,4 +203,14 @@ def test_a_pool_that_broke_is_an_error_that_says_so(monkeypatch):
 
     monkeypatch.setattr(ProcessPool, "schedule", refuse)
     with pytest.raises(ChildProcessError, match="the worker processes ended before their work: Unexpected"):
-        next(run_each(count_or_fail, [("n1",)], workers=1, limit_seconds=1))
+        next(run_each(count_or_fail, Path(), {"n1": ()}, workers=1, limit_seconds=1))
+
+
+def test_two_checks_do_not_write_to_one_folder(tmp_path, monkeypatch):
+    samples = made(tmp_path / "data", ["n1"])
+    check(samples, tmp_path / "checked", decode=count_or_fail)
+    monkeypatch.setattr(files, "locked", functools.partial(files.locked, timeout=0))
+    with files.locked(tmp_path / "checked"):
+        for write in (check, digests.compare):
+            with pytest.raises(ValueError, match="another process is writing to .*checked"):
+                write(samples, tmp_path / "checked")

@@ -97,9 +97,9 @@ def test_digests_are_renewed_where_videos_were_replaced_on_purpose(root):
 
 
 def test_an_interrupted_comparison_loses_nothing(root, monkeypatch):
-    def one_by_one(function, jobs, *_limits):  # processes may end in another order than they began
-        for job in jobs:
-            yield job, function(*job)
+    def one_by_one(function, root, jobs, *_limits):  # processes may end in another order than they began
+        for path in jobs:
+            yield path, function(str(root), path)
 
     monkeypatch.setattr(digests, "run_each", one_by_one)
     compare(root)

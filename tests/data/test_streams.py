@@ -97,6 +97,37 @@ def test_decord_is_refused_where_it_gives_other_pixels(tmp_path, case):
         read_frames(path, [0], decoder="decord")
 
 
+def parameter_sets(extradata):
+    """Of an `avcC`: its first bytes, its one set for the sequence and its one for pictures, with their lengths."""
+    end = 8 + int.from_bytes(extradata[6:8], "big")
+    return (
+        extradata[:5],
+        extradata[6:end],
+        extradata[end + 1 :][: 2 + int.from_bytes(extradata[end + 1 : end + 3], "big")],
+    )
+
+
+def test_decord_is_refused_where_a_video_turns_interlaced(tmp_path):
+    """12 progressive frames and 12 interlaced ones, in one stream."""
+    kinds = {"before.mp4": {}, "after.mp4": {"flags": "+ildct+ilme", "x264-params": "tff=1:sps-id=1"}}
+    parts = [av.open(str(encode_as(tmp_path / name, "yuv420p", options))) for name, options in kinds.items()]
+    (start, *one), (_, *two) = (parameter_sets(part.streams.video[0].codec_context.extradata) for part in parts)
+    with av.open(str(tmp_path / "video.mkv"), "w") as made:
+        stream = made.add_stream_from_template(parts[0].streams.video[0])
+        sets = b"\xe2" + one[0] + two[0], b"\x02" + one[1] + two[1]
+        stream.codec_context.extradata = start + b"".join(sets)
+        for later, part in enumerate(parts):
+            for packet in (packet for packet in part.demux(video=0) if packet.size):
+                shift = round(later * 12 / 25 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                made.mux(packet)
+            part.close()
+    assert numbers(read_frames(tmp_path / "video.mkv", range(24))) == [*range(12), *range(12)]
+    assert numbers(read_frames(tmp_path / "video.mkv", [3], decoder="decord")) == [3]
+    with pytest.raises(VideoError, match="decord would read it otherwise .it is interlaced"):
+        read_frames(tmp_path / "video.mkv", [3, 20], decoder="decord")
+
+
 @pytest.mark.parametrize(("pix_fmt", "params"), SAME_IN_DECORD)
 def test_decord_gives_the_same_colours_elsewhere(tmp_path, pix_fmt, params):
     path = encode_as(tmp_path / "video.mp4", pix_fmt, {"x264-params": params} if params else {})

@@ -233,10 +233,9 @@ class DecordFrames:
         import torch  # noqa: F401, I001 - before decord: the other order has crashed processes
         import decord
 
-        self.path, self.length, self.video = path, video.length, video
+        self.path, self.length, self.stream, self.video = path, video.length, stream, video
         self.errors, self.real_starts = (RuntimeError, decord.DECORDError), set()
         first = self._key_frame(video.starts[0])
-        self._refuse(_other_in_decord(stream, first))
         decord.logging.set_level(decord.logging.QUIET)
         try:
             self.reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
@@ -270,6 +269,7 @@ class DecordFrames:
         frame = self.video.key_frame(next(self.video.packets.between(start, start)))
         if frame is None:
             self._refuse("it starts at a frame that is no key frame")
+        self._refuse(_other_in_decord(self.stream, frame))
         self.real_starts.add(start)
         return frame
 
@@ -281,15 +281,15 @@ class DecordFrames:
 _PROGRESSIVE = (0, 1)  # FFmpeg's field orders: not stated, and progressive
 
 
-def _other_in_decord(stream, first) -> str:
-    """Why decord would give other pixels than those of the first decoded frame; "" if it would not."""
+def _other_in_decord(stream, frame) -> str:
+    """Why decord would give other pixels than those of a decoded key frame; "" if it would not."""
     if len(stream.container.streams.video) > 1:
         return "it has several video streams"
-    if stream.codec_context.field_order not in _PROGRESSIVE or first.interlaced_frame:
+    if stream.codec_context.field_order not in _PROGRESSIVE or frame.interlaced_frame:
         return "it is interlaced"
-    if any(component.bits > 8 for component in first.format.components):
+    if any(component.bits > 8 for component in frame.format.components):
         return "its colours have more than 8 bits"
-    a, b, c, d = display_matrix(first) or (1, 0, 0, 1)
+    a, b, c, d = display_matrix(frame) or (1, 0, 0, 1)
     return "it is to be mirrored" if a * d < b * c else ""
 
 
