@@ -65,6 +65,7 @@ def train(parser: Parser) -> Runner:
         if first:
             state = "" if shown.epochs_run else ", already finished"
             print(f"{config.name}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % ({folder.path}{state})")
+            print(f"to label a video: ctlib predict VIDEO --checkpoint {folder.checkpoint}")
         return 0
 
     return run

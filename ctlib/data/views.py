@@ -35,7 +35,7 @@ class View(Config):
 
     def indices(self, length: int) -> np.ndarray:
         """The frames of a video of `length` frames, int64 (T,). A shorter video's repeat in order (`sampling`)."""
-        return SAMPLINGS[self.sampling].test(length, self.num_frames)[0]
+        return SAMPLINGS[self.sampling].test(length, self.num_frames, clips=1)[0]
 
     def read(self, source: str | os.PathLike) -> tuple[torch.Tensor, np.ndarray]:
         """A video file or folder of images, as the network's input (3, T, size, size), and the indices of its frames.

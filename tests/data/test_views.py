@@ -18,6 +18,14 @@ def test_a_video_becomes_the_clip_that_a_test_sees(tmp_path):
     assert np.array_equal(VIEW.pixels(clip), transforms.to_pixels(clip))
 
 
+@pytest.mark.parametrize(
+    ("sampling", "frames"),
+    [("sparse", [25, 75, 125, 175]), ("dense", [25, 75, 125, 175]), ("dense-windows", [68, 84, 100, 116])],
+)
+def test_its_frames_are_those_of_a_single_test_clip(sampling, frames):
+    assert View(4, 16, 16, sampling).indices(200).tolist() == frames
+
+
 def test_mean_and_deviation_are_the_view_s_own():
     frames = np.full((4, 20, 20, 3), (255, 51, 0), dtype=np.uint8)
     view = View(4, 16, 20, "sparse", mean=(0.5, 0.2, 0.0), std=(0.5, 1.0, 0.25))
