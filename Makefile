@@ -9,7 +9,7 @@ BIN := .venv/bin
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 # Print only what the notebook prints; a failed notebook still shows its error.
 RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-level ERROR --stdout-file -
-PAGE := $(BIN)/jupyter nbconvert --log-level ERROR --to html
+PAGE := $(BIN)/jupyter nbconvert --config docs/_nbconvert/config.py --log-level ERROR --to html
 STRIP := --keep-id --extra-keys 'metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution'
 
 .DEFAULT_GOAL := help
@@ -84,15 +84,16 @@ ablations: .venv/installed  ## do the next runs of the study's plan, two at a ti
 	@$(KEEP_MEMORY) $(BIN)/python -m ctlib ablations $(OUT) $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: teach html
-teach: $(patsubst notebooks/learn/%,results/teaching/%,$(wildcard notebooks/learn/*.ipynb))  ## run the course's notebooks, if they or ctlib changed; to results/teaching
+teach: $(patsubst notebooks/learn/%,results/teaching/%,$(wildcard notebooks/learn/*.ipynb))  ## run the course's notebooks, if they or ctlib changed; copies go to results/teaching
 
 results/teaching/%.ipynb: notebooks/learn/%.ipynb $(wildcard ctlib/*.py ctlib/*/*.py) | .venv/installed
-	@mkdir -p $(@D)
+	@mkdir -p results/lessons
 	@echo "running $<"
-	@$(RUN) $< $@ > /dev/null || (mv $@ $(@:.ipynb=_failed.ipynb) && exit 1)
+	@$(RUN) $< results/lessons/$*.ipynb > /dev/null
+	@$(BIN)/python .ci/publish.py $*
 
 html: OUT = results/site
-html: teach  ## build the site: pages, executed notebooks and API reference; to results/site
+html: .venv/installed  ## build the site from the pages, the executed notebooks and the docstrings; to results/site
 	@$(BIN)/sphinx-build -W --keep-going -E -q -c docs . $(OUT)
 	@echo "read $(OUT)/index.html"
 
@@ -144,8 +145,11 @@ format: .venv/installed  ## fix what `make lint` can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb notebooks/learn/*.ipynb
 
-lab: .venv/installed  ## open JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=. notebooks/quickstart.ipynb
+# Copies, as JupyterLab writes into what it has opened. In a folder beside notebooks/, so that their links hold.
+lab: .venv/installed  ## open JupyterLab on copies of the notebooks in lab/; delete a copy to get it anew
+	@mkdir -p lab/learn
+	@cd notebooks && for path in *.ipynb learn/*.ipynb; do [ -e "../lab/$$path" ] || cp "$$path" "../lab/$$path"; done
+	$(BIN)/jupyter lab --notebook-dir=. lab/quickstart.ipynb
 
 clean:  ## remove .venv and caches; results and data stay
 	rm -rf .venv .venv-snakemake .pytest_cache .ruff_cache docs/api *.egg-info

@@ -2,7 +2,8 @@
 
     python .ci/publish.py [NAME ...]    # without names: everything that is there
 
-Executed notebooks go to results/notebooks/, with their figures as palette PNGs (a third of the size). Their Markdown is
+Executed notebooks go to results/notebooks/, and the course's to results/teaching/. Their figures are palette PNGs (a
+third of the size), a widget is its still picture, and what checks say of blank exercises is left out. Their Markdown is
 that of notebooks/ today, with links that hold where they lie. A few tables and figures go to results/tables/ and
 results/figures/.
 """
@@ -31,6 +32,7 @@ NOTEBOOKS = {  # published name -> executed notebook
         """.split()  # noqa: SIM905
     },
 }
+LESSONS = sorted(path.stem for path in SOURCES.glob("learn/*.ipynb"))  # executed in results/lessons
 FILES = {  # published file -> notebook that makes it, and where
     "tables/evaluate.csv": ("evaluate", "table.csv"),
     "tables/latency.csv": ("accuracy_vs_gflops", "latency.csv"),
@@ -48,11 +50,13 @@ WIDTH = 600  # pixels
 
 
 def main(names: list[str]) -> None:
-    unknown = set(names) - set(NOTEBOOKS)
+    known = [*NOTEBOOKS, *LESSONS]
+    unknown = set(names) - set(known)
     if unknown:
-        sys.exit(f"unknown notebook {', '.join(sorted(unknown))}; there are {', '.join(NOTEBOOKS)}")
-    for name in names or NOTEBOOKS:
-        source, target = RESULTS / NOTEBOOKS[name], RESULTS / "notebooks" / f"{name}.ipynb"
+        sys.exit(f"unknown notebook {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    for name in names or known:
+        folder = "notebooks" if name in NOTEBOOKS else "teaching"
+        source, target = RESULTS / NOTEBOOKS.get(name, f"lessons/{name}.ipynb"), RESULTS / folder / f"{name}.ipynb"
         if source.is_file():
             write_notebook(source, target)
         elif target.is_file():
@@ -69,14 +73,19 @@ def main(names: list[str]) -> None:
 
 def write_notebook(source: Path, target: Path) -> None:
     notebook = json.loads(source.read_text(encoding="utf-8"))
-    texts = {cell["id"]: cell["source"] for cell in json.loads((SOURCES / target.name).read_text("utf-8"))["cells"]}
+    (original,) = SOURCES.rglob(target.name)
+    texts = {cell["id"]: cell["source"] for cell in json.loads(original.read_text("utf-8"))["cells"]}
+    notebook.get("metadata", {}).pop("widgets", None)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             text = "".join(texts.get(cell["id"], cell["source"]))
-            cell["source"] = relinked(text, target.parent).splitlines(keepends=True)
+            cell["source"] = relinked(text, original.parent, target.parent).splitlines(keepends=True)
+        if any(re.fullmatch(r"exercise-.*-check", tag) for tag in cell.get("metadata", {}).get("tags", [])):
+            cell["outputs"] = []
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
+                data.pop("application/vnd.jupyter.widget-view+json", None)
                 png = base64.b64decode("".join(data["image/png"]))
                 data["image/png"] = base64.b64encode(shrink(png)).decode()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,14 +93,14 @@ def write_notebook(source: Path, target: Path) -> None:
     print(f"{target.relative_to(ROOT)}: {target.stat().st_size // 1024} KB")
 
 
-def relinked(text: str, folder: Path) -> str:
-    """Markdown of notebooks/ for `folder`: its links lead to the same files, or to executed copies in that folder."""
+def relinked(text: str, source: Path, folder: Path) -> str:
+    """Markdown of the folder `source` for `folder`: its links lead to the same files, or to copies in that folder."""
 
     def link(match: re.Match) -> str:
         path = match[0]
-        if (folder / path).exists() or not (SOURCES / path).exists():
+        if (folder / path).exists() or not (source / path).exists():
             return path
-        return Path(os.path.relpath(SOURCES / path, folder)).as_posix()
+        return Path(os.path.relpath(source / path, folder)).as_posix()
 
     return re.sub(r"(?<=\]\()[^)#\s]+", link, text)
 

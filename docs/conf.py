@@ -40,7 +40,7 @@ include_patterns = [
     "results/first_edition/notes.md",
     "results/ablations/plan.md",
 ]
-exclude_patterns = [".venv", ".git", ".ipynb_checkpoints", "tests", "results/site", "results/runs", "docs/_*"]
+exclude_patterns = [".venv", ".git", ".ipynb_checkpoints", "tests", "lab", "results/site", "results/runs", "docs/_*"]
 
 # Pages: Markdown with formulas, notebooks as they were executed, no script or style from elsewhere.
 myst_enable_extensions = ["dollarmath", "amsmath"]

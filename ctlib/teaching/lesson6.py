@@ -27,8 +27,10 @@ def check(measured: pd.DataFrame, table: str, margin: float) -> pd.DataFrame:
         measured: of `study.results.measured`: one row per table, row and seed.
 
     Raises:
-        ValueError: an unknown table or one without rows, fewer than two seeds, or a negative margin.
+        ValueError: nothing was measured, an unknown table, fewer than two seeds, or a negative margin.
     """
+    if measured.empty:
+        raise ValueError("tables_dir must be a folder with the study's tables, got one without")
     check_choice("table", table, dict.fromkeys(measured.table))
     if (seeds := measured[measured.table == table].seed.nunique()) < 2:
         raise ValueError(f"two seeds of Table {table} are needed, got {seeds}")
@@ -85,7 +87,7 @@ def intervals(top1: pd.DataFrame, reference: str, seeds: int, margin: float, lea
     numbers = {"seeds": ", ".join(map(str, sorted(top1.index)[:seeds])), "reference": reference}
     numbers |= {name: str(counts.get(name, 0)) for name in FILLS}
     widths = (compared.high - compared.low) / 2
-    numbers["half of an interval"] = f"{widths.min():.1f} to {widths.max():.1f} points"
+    numbers["half of an interval"] = f"up to {widths.max():.1f} points"
     alt = f"Differences from {reference}: " + "; ".join(
         f"{row.Index} {row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f}), {row.result}"
         for row in compared.itertuples()
