@@ -4,8 +4,10 @@ from importlib import import_module
 
 # Each public name and where it is, below `ctlib`. It is imported on first use: what networks need takes seconds.
 _PLACES = {
+    "Checkpoint": "checkpoints:Checkpoint",
     "ModelConfig": "config:ModelConfig",
-    "build_model": "models:build_model",
+    "Weights": "weights:Weights",
+    "build_model": "rivals:build_model",
     "checkpoints": "checkpoints",
     "compiled": "deploy:compiled",
     "cost": "cost",
@@ -15,7 +17,9 @@ _PLACES = {
     "ctnet_r101": "models:ctnet_r101",
     "data": "data",
     "export": "deploy:export",
+    "from_pretrained": "checkpoints:from_pretrained",
     "list_models": "rivals:list_models",
+    "list_weights": "weights:list_weights",
     "optimize": "deploy:optimize",
     "paper": "paper",
     "predict": "prediction:predict",

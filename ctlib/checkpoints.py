@@ -10,7 +10,8 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -19,8 +20,10 @@ from torch import nn
 from ctlib import files
 from ctlib.config import ModelConfig
 from ctlib.data.views import View
-from ctlib.models import VideoClassifier, build_model, model_config, unwrapped
-from ctlib.weights import SUFFIX, names, tensors
+from ctlib.models import VideoClassifier, model_config, name_of, unwrapped
+from ctlib.rivals import build_model  # which knows every system's networks
+from ctlib.weights import SUFFIX, Weights, names, tensors
+from ctlib.weights.hub import FILE, Shared
 
 FORMAT = 3
 SUFFIXES = (SUFFIX, ".pt")  # the second is of formats 1 and 2, which are torch files
@@ -42,16 +45,41 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A trained network: the model in evaluation mode, its class names in label order, versions, and its view."""
+class Checkpoint(Shared):
+    """A trained network, with all that belongs to it."""
 
-    model: VideoClassifier
-    classes: tuple[str, ...]
-    versions: dict[str, str]
+    model: VideoClassifier  # in evaluation mode
+    classes: tuple[str, ...]  # names, in label order
+    versions: dict[str, str] = field(default_factory=dict)  # of the packages that wrote it
     view: View | None = None  # how it was tested; None in earlier files, in the authors', and where none was saved
+    record: dict | None = None  # of its test (`records.IN_CHECKPOINT`); None where none was saved
+    half: bool = False  # whether `save` rounds weights to float16
+
+    def describe(self) -> dict:
+        """All except the weights, as JSON can hold it."""
+        return {"name": name_of(self.model.config), **_header(self.model, self.classes, self.view, self.record)}
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that `load` reads: `save` of this module."""
+        save(path, self.model, self.classes, self.view, self.record, self.half)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Checkpoint":
+        """`load` of this module."""
+        return load(path)
 
 
-def save(path: str | Path, model: VideoClassifier, classes: Sequence[str], view: View | None = None) -> None:
+from_pretrained = Checkpoint.from_pretrained
+
+
+def save(
+    path: str | Path,
+    model: VideoClassifier,
+    classes: Sequence[str],
+    view: View | None = None,
+    record: dict | None = None,
+    half: bool = False,
+) -> None:
     """Write a network and the names of its classes; after an error the file is as it was.
 
     Args:
@@ -59,6 +87,8 @@ def save(path: str | Path, model: VideoClassifier, classes: Sequence[str], view:
         model: the network; it may be compiled, or wrapped for several devices or processes.
         classes: the names, in label order.
         view: how the network is to see a video, so that whoever loads it need not know.
+        record: of its test, as JSON can hold it.
+        half: write weights in float16, and biases and batch norms as they are; `load` gives them in float32.
 
     Raises:
         ValueError: another name of the file, another number of names than the model has classes, a name twice, or
@@ -72,13 +102,18 @@ def save(path: str | Path, model: VideoClassifier, classes: Sequence[str], view:
         raise TypeError(f"a checkpoint holds a {VideoClassifier.__name__}, got {type(model).__name__}")
     if len(classes) != model.num_classes:
         raise ValueError(f"the model has {model.num_classes} classes, got {len(classes)} names")
-    state = model.state_dict()
+    state = tensors.halved(model.state_dict()) if half else model.state_dict()
     if broken := tensors.not_finite(state):
         raise ValueError(f"{path} is not written: the model's weights are not finite: {_some(broken, 3)}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    tensors.save(path, state, _header(model, classes, view, record))
+
+
+def _header(model: VideoClassifier, classes: Sequence[str], view: View | None, record: dict | None) -> dict:
     versions = {name: files.version(name) for name in ("ctlib", "torch", "torchvision")}
-    header = {"format": FORMAT, "model": model.config.to_dict(), "classes": classes, "versions": versions}
-    tensors.save(path, state, header if view is None else {**header, "view": view.to_dict()})
+    header = {"format": FORMAT, "model": model.config.to_dict(), "classes": list(classes), "versions": versions}
+    optional = {"view": view and view.to_dict(), "record": record}
+    return header | {name: value for name, value in optional.items() if value}
 
 
 def load(
@@ -89,8 +124,10 @@ def load(
 ) -> Checkpoint:
     """Read a network that `save` wrote, on the CPU, in evaluation mode, in the precision in which it was saved.
 
+    Where only its weights are in float16, it is in float32.
+
     Args:
-        path: the file.
+        path: the file, or what `located` finds it by.
         classes: the names of your labels, in label order; the checkpoint's own if not given. The order
             may differ from the checkpoint's.
         class_map: for names that differ: yours -> the checkpoint's. Names that it leaves out are the
@@ -118,10 +155,17 @@ def load(
         model = build_model(replace(config, num_classes=len(wanted), weights=None))
     except Exception as error:  # a header that was changed can ask for anything
         raise _unknown_network(path, error) from None
-    model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
+    model.to(reduce(torch.promote_types, (value.dtype for value in state.values() if value.is_floating_point())))
     _fill(model, state, path, allowed=HEAD if fresh_head else ())
     model.config = replace(model.config, weights=config.weights)
-    return Checkpoint(model.eval(), tuple(wanted), content["versions"], view)
+    return Checkpoint(model.eval(), tuple(wanted), content["versions"], view, _record(content, path))
+
+
+def _record(content: dict, path: str | Path) -> dict | None:
+    record = content.get("record")
+    if record is not None and not isinstance(record, dict):
+        raise CheckpointError(f"{path} has a record that is {type(record).__name__}, needed keys and values")
+    return record
 
 
 def view_of(path: str | Path) -> View | None:
@@ -302,9 +346,23 @@ def existing(path: str | Path) -> Path:
     return next((file for file in either if file.is_file()), path)
 
 
+def located(path: str | Path) -> Path:
+    """The file of a checkpoint.
+
+    Args:
+        path: the file itself; a folder that `Checkpoint.save_pretrained` wrote; or the name in `Weights` of a whole
+            network's, such as "ctnet_quickstart_arrow".
+    """
+    file = Path(path).expanduser()
+    shipped = Weights.__members__.get(str(path).upper())
+    if shipped is not None and shipped.is_whole and not file.exists():
+        return shipped.file
+    return file / FILE if file.is_dir() else file
+
+
 def check_exists(path: str | Path) -> None:
     """Raise FileNotFoundError unless there is such a file; it names one of the other format that lies there."""
-    file = Path(path).expanduser()
+    file = located(path)
     if not file.is_file():
         other = existing(file)
         beside = f"; {other.name} lies there" if other != file else ""
@@ -312,7 +370,7 @@ def check_exists(path: str | Path) -> None:
 
 
 def _read(path: str | Path) -> dict:
-    file = Path(path).expanduser()
+    file = located(path)
     check_exists(file)
     if file.suffix == SUFFIX:
         try:

@@ -17,7 +17,7 @@ from ctlib.config import ModelConfig, check_choice, unknown_name
 from ctlib.ct_module import SPECIAL_CASES, CTModule, special_case
 from ctlib.kernels import BATCH_NORMS
 from ctlib.kernels.layout import clips_of, frames_of, use_channels_last
-from ctlib.weights import check_weights, published, shapes
+from ctlib.weights import Weights, check_weights, kind_of, published, shapes
 
 
 class Classifier(nn.Linear):
@@ -164,6 +164,20 @@ def initialise(model: nn.Module, seed: int, keep: Set[nn.Parameter] = frozenset(
                 draw_weights(layer)
 
 
+def load_trained(model: VideoClassifier, weights: Weights) -> None:
+    """Fill a network with the weights of a whole one; for another number of classes its classifier stays new.
+
+    Raises:
+        ValueError: parts that differ from those of the trained network, or a damaged file.
+    """
+    if name_of(model.config) != weights.network:
+        raise ValueError(f"{weights.name} are of {weights.network!r} as it is, without other parts")
+    state = weights.get_state_dict()
+    if model.num_classes != len(weights.meta["classes"]):
+        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    model.load_state_dict({**model.state_dict(), **state})
+
+
 def recompute_blocks(model: VideoClassifier, enabled: bool = True) -> None:
     """Train with less memory: the backward pass computes the activations within each block again.
 
@@ -283,15 +297,17 @@ def register_backbone(name: str, build: Callable[[], nn.Module]) -> None:
 
 
 def model_config(name: str, **parts) -> ModelConfig:
-    """The configuration of a named network, with `parts` of it changed.
+    """The configuration of a named network, with `parts` of it changed; `weights` may be a member of `Weights`.
 
     Raises:
-        ValueError: an unknown name or part.
+        ValueError: an unknown name or part, or weights of another backbone.
     """
     if name not in MODELS:
         raise ValueError(unknown_name("model", name, MODELS))
     if parts.get("backbone", MODELS[name]["backbone"]) != MODELS[name]["backbone"]:
         raise ValueError(f"{name} is a network on {MODELS[name]['backbone']}, got backbone {parts['backbone']!r}")
+    if "weights" in parts:
+        parts["weights"] = kind_of(parts["weights"], MODELS[name]["backbone"])
     return ModelConfig.from_dict({**MODELS[name], **parts})
 
 
@@ -305,7 +321,7 @@ def name_of(config: ModelConfig) -> str:
 def _constructor(name: str, summary: str) -> Callable[..., VideoClassifier]:
     """A function that builds a named network."""
 
-    def build(num_classes: int, num_frames: int = 8, weights: str | None = None, **parts) -> VideoClassifier:
+    def build(num_classes: int, num_frames: int = 8, weights: str | Weights | None = None, **parts) -> VideoClassifier:
         given = {"num_classes": num_classes, "num_frames": num_frames, "weights": weights}
         return build_model(model_config(name, **given, **parts))
 
@@ -318,7 +334,7 @@ _ARGUMENTS = """Args:
     num_classes: the classifier's outputs.
     num_frames: T, frames per clip in training; the network takes any other T too.
     weights: of the backbone: None (random), or "imagenet", which the networks of the paper have; the small ones have
-        "shapes".
+        "shapes". Or a member of `Weights`.
     **parts: other fields of `ModelConfig`, such as `excitation="none"`.
 
 Shape:

@@ -78,9 +78,10 @@ def test_importing_ctlib_gives_what_others_build_on_loads_no_decoder_and_prints_
     names = [f"{kind}_{backbone}" for kind in ("ctnet", "tsn") for backbone in ("r50", "r101", "inception_v3")]
     names += ["cost.count", "cost.latency", "cost.interact_field", "paper.table", "runs.load", "build_model"]
     names += ["data.load_samples", "data.ClipDataset", "data.video.read_frames"]
-    names += ["checkpoints.load", "checkpoints.save", "checkpoints.load_released"]
+    names += ["checkpoints.load", "checkpoints.save", "checkpoints.load_released", "from_pretrained", "list_weights"]
     code = "import sys, ctlib, ctlib.commands.datasets, ctlib.data.check; "
     code += "assert not {'torch', 'pandas', 'av'} & set(sys.modules); "  # so that check-videos starts at once
+    code += "ctlib.build_model(ctlib.ModelConfig(backbone='quickstart', blocks='all', module='tsm')); "
     code += ", ".join(f"ctlib.{name}" for name in names)
     code += "; assert not {'decord', 'av', 'IPython'} & set(sys.modules), sorted(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

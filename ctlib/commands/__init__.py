@@ -17,6 +17,7 @@ COMMANDS = {
     "arrow": "datasets",
     "train": "training",
     "evaluate": "training",
+    "share": "training",
     "check-videos": "datasets",
     "prepare": "datasets",
     "costs": "study",

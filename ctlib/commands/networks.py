@@ -11,6 +11,7 @@ from ctlib.commands.command import Options, Parser, Runner
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.video import VideoError
 
+CHECKPOINT = "a trained network: a file, a shared folder, or weights that ship, such as ctnet_quickstart_arrow"
 TRAINED = "(default: as the network was trained)"
 
 
@@ -23,7 +24,7 @@ def predict(parser: Parser) -> Runner:
     """
     named = "video files, folders of them or of numbered images, or quoted patterns such as 'clips/**/*.mp4'"
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=named)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a trained network")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help=CHECKPOINT)
     parser.add_argument("--top", type=int, default=5, metavar="K", help="how many classes (default: %(default)s)")
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--windows", type=int, metavar="N", help="label N equal parts of a video, and their mean")
@@ -123,7 +124,7 @@ def export(parser: Parser) -> Runner:
     The network is optimized for inference and takes clips (N, 3, T, SIZE, SIZE), with any N. This needs the extra:
     pip install 'ctlib[onnx]'.
     """
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a checkpoint of this project")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help=CHECKPOINT)
     parser.add_argument("out", metavar="OUT", type=Path, help="the file to write; an existing one is replaced")
     parser.add_argument("--size", type=int, help=f"pixels, height and width of a frame {TRAINED}")
     parser.add_argument("--frames", type=int, help=f"T {TRAINED}")

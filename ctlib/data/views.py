@@ -33,6 +33,24 @@ class View(Config):
             raise ValueError(f"size must be at most short_side, got size {self.size} and short_side {self.short_side}")
         check_fits(self.sampling, self.num_frames, clips=1)
 
+    def __call__(self, video: str | os.PathLike | np.ndarray) -> torch.Tensor:
+        """A video as the network's input, float32 (3, T, size, size).
+
+        Args:
+            video: a file, a folder of images, or all decoded frames, uint8 (n, H, W, 3), of which T are chosen. For
+                frames that are chosen already there is `transform`.
+
+        Raises:
+            ValueError: frames of another type or shape.
+            video.VideoError: a video that is missing or cannot be read.
+        """
+        if isinstance(video, str | os.PathLike):
+            return self.read(video)[0]
+        frames = np.asarray(video)
+        if frames.ndim != 4 or frames.shape[3] != 3 or not len(frames) or frames.dtype != np.uint8:
+            raise ValueError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+        return self.transform(frames[self.indices(len(frames))])
+
     def indices(self, length: int) -> np.ndarray:
         """The frames of a video of `length` frames, int64 (T,). A shorter video's repeat in order (`sampling`)."""
         return SAMPLINGS[self.sampling].test(length, self.num_frames, clips=1)[0]

@@ -9,7 +9,15 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 
-from ctlib.models import MODELS, VideoClassifier, build_model, model_config, register, register_backbone
+from ctlib.models import (
+    MODELS,
+    VideoClassifier,
+    build_model,
+    load_trained,
+    model_config,
+    register,
+    register_backbone,
+)
 from ctlib.rivals import blvnet, c3d, corrnet, eco, gcn, i3d, nl_i3d, slowfast, video_resnet, x3d
 from ctlib.rivals.gsm import gsm
 from ctlib.rivals.non_local import non_local
@@ -21,6 +29,7 @@ from ctlib.rivals.tdn import NEIGHBOURS, tdn
 from ctlib.rivals.tea import tea
 from ctlib.rivals.teinet import teinet
 from ctlib.rivals.tsm import tsm
+from ctlib.weights import Weights, whole_network
 
 SYSTEMS = {
     "tsm": tsm,
@@ -66,27 +75,45 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(
-    name: str, num_classes: int, num_frames: int | None = None, weights: str | None = None, **parts
+    name: str,
+    num_classes: int | None = None,
+    num_frames: int | None = None,
+    weights: str | Weights | None = None,
+    **parts,
 ) -> VideoClassifier:
     """A network by its name, in training mode: CT-Net, TSN or a system that the paper compares with.
 
     Args:
         name: one of `list_models()`.
-        num_classes: the classifier's outputs.
+        num_classes: the classifier's outputs. Weights of a whole network need none: theirs is loaded with its
+            classifier. With another number the classifier is new.
         num_frames: T, frames per clip in training; if not given, 8, or TDN's 40. Networks take any other T too, except
             TANet, CorrNet, C3D, and TDN (a multiple of 5) and bLVNet (an even T).
-        weights: of the backbone: None (random), or "imagenet"; the small backbones have "shapes" instead.
+        weights: None (random). Of the backbone: "imagenet"; the small backbones have "shapes" instead. Of the whole
+            network: "arrow" (Arrow of Time), for ctnet_quickstart and tsn_quickstart. Or a member of `Weights`.
         **parts: other fields of `ModelConfig`, such as `dropout=0.5`.
 
     Shape:
         clips (N, 3, T, H, W), float -> logits (N, num_classes)
 
     Raises:
-        ValueError: an unknown name or part, or weights that the backbone does not have.
+        ValueError: an unknown name or part, or weights that the network or its backbone does not have.
+        TypeError: num_classes is needed and not given.
 
     Example:
         >>> create_model("tsm_quickstart", num_classes=10).config.module
         'tsm'
+        >>> create_model("ctnet_quickstart", weights="arrow").num_classes
+        16
     """
-    frames = {} if num_frames is None else {"num_frames": num_frames}
-    return build_model(model_config(name, num_classes=num_classes, weights=weights, **frames, **parts))
+    whole = whole_network(weights, name)
+    given = {"num_classes": num_classes, "num_frames": num_frames, "weights": None if whole else weights}
+    if whole and num_classes is None:
+        given["num_classes"] = len(whole.meta["classes"])
+    config = model_config(name, **{part: value for part, value in given.items() if value is not None}, **parts)
+    if given["num_classes"] is None:
+        raise TypeError(f"{name} needs num_classes: only weights of a whole network say how many there are")
+    model = build_model(config)
+    if whole:
+        load_trained(model, whole)
+    return model

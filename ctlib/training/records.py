@@ -46,6 +46,21 @@ from ctlib.files import (
 from ctlib.training.run import Run
 
 CHECKPOINT = "checkpoint.safetensors"
+# What a checkpoint remembers of its run's result: all that a reader of an accuracy needs, and nothing that differs from
+# one execution to the next.
+IN_CHECKPOINT = (
+    "model",
+    "data",
+    "fingerprint",
+    "train_videos",
+    "train_skipped",
+    "videos",
+    "skipped",
+    "sampling",
+    "flip",
+)
+IN_CHECKPOINT += ("num_frames", "size", "short_side", "clips", "crops", "averaged", "seed", "epochs", "batch")
+IN_CHECKPOINT += ("precision", "top1", "top5", "gflops", "params", "commit")
 
 
 class RunFolder:
@@ -64,8 +79,11 @@ class RunFolder:
         """The trained network; in an earlier format where an earlier version has finished the run."""
         return checkpoints.existing(self.path / CHECKPOINT)
 
-    def save_checkpoint(self, model: nn.Module, classes: Sequence[str], view: View | None = None) -> None:
-        checkpoints.save(self.path / CHECKPOINT, model, classes, view)
+    def save_checkpoint(
+        self, model: nn.Module, classes: Sequence[str], view: View | None = None, result: dict | None = None
+    ) -> None:
+        record = result and {name: result[name] for name in IN_CHECKPOINT}
+        checkpoints.save(self.path / CHECKPOINT, model, classes, view, record)
         (self.path / "checkpoint.pt").unlink(missing_ok=True)  # of an earlier training here
 
     @property

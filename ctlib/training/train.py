@@ -120,7 +120,7 @@ def _run_epochs(trainer: Trainer, folder: RunFolder, on_step, on_epoch) -> dict:
     scores = trainer.test()
     result = _result(trainer, scores)
     if trainer.accelerator.is_main_process:
-        folder.save_checkpoint(trainer.network, trainer.run.samples["train"].classes, trainer.run.view)
+        folder.save_checkpoint(trainer.network, trainer.run.samples["train"].classes, trainer.run.view, result)
         folder.finish(result, scores.predictions(trainer.run.samples["val"]))
         trainer.snapshots.clear()
     return result

@@ -1,7 +1,8 @@
-"""Weights that a backbone starts from: ImageNet's, from torchvision, and those of Still Shapes, which lie here.
+"""Weights that a backbone starts from, and those of whole trained networks; `catalog` lists all.
 
-A file of Still Shapes holds the backbone's state dict (`tensors.save`), convolutions in float16 and the rest as it is.
-Its header says which backbone it is of and how it was made. `notebooks/pretrain.ipynb` makes one again.
+A backbone starts from ImageNet's, from torchvision, or from those of Still Shapes, which lie here. A file of Still
+Shapes holds the backbone's state dict (`tensors.save`), convolutions in float16 and the rest as it is. Its header says
+which backbone it is of and how it was made. `notebooks/pretrain.ipynb` makes one again.
 """
 
 from collections.abc import Mapping
@@ -9,23 +10,19 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from torchvision.models import get_model_weights
 
 from ctlib import files
 from ctlib.config import check_choice
 from ctlib.weights import tensors
+from ctlib.weights.catalog import SUFFIX, Weights, find, list_weights, packaged
+
+__all__ = ["SUFFIX", "Weights", "find", "list_weights"]
 
 # The backbones with ImageNet weights, and torchvision's name of the network.
 PUBLISHED = {name: name for name in ("resnet50", "resnet101", "inception_v3")}
 PUBLISHED |= {f"{system}_r{depth}": f"resnet{depth}" for system in ("i3d", "nl_i3d") for depth in (50, 101)}
 PUBLISHED |= {"nl_i3d_gcn_r50": "resnet50"}
-# The backbones with weights of Still Shapes, and the digest of each one's file.
-SHAPES: dict[str, str] = {
-    "quickstart": "9f7034883250c4c6",
-    "laptop": "efb29ef5f85e3a3d",
-    "laptop_inception": "b78b797a48bdf275",
-}
-SUFFIX = ".safetensors"  # ends the path of a file that is given in place of "shapes"
+SHAPES = tuple(weights.network for weights in Weights if weights.kind == "shapes")  # the backbones that have them
 
 
 def having(weights: str | None) -> tuple[str, ...] | None:
@@ -36,6 +33,10 @@ def having(weights: str | None) -> tuple[str, ...] | None:
     """
     if weights is None or weights.endswith(SUFFIX):
         return None
+    if any(one.is_whole and one.kind == weights for one in Weights):
+        raise ValueError(
+            f"{weights!r} are weights of a whole network, which ctlib.create_model loads; needed a backbone's"
+        )
     check_choice("weights", weights, (None, "imagenet", "shapes", f"a {SUFFIX} file"))
     return tuple(PUBLISHED if weights == "imagenet" else SHAPES)
 
@@ -50,6 +51,37 @@ def check_weights(weights: str | None, backbone: str) -> None:
         raise ValueError(f"the backbone {backbone!r} has no {kind}: {', '.join(known) or 'none'} have")
 
 
+def kind_of(weights: str | Weights | None, backbone: str) -> str | None:
+    """What `ModelConfig.weights` takes, of weights that may be a member of `Weights`.
+
+    Raises:
+        ValueError: weights of another backbone, or of a whole network.
+    """
+    if not isinstance(weights, Weights):
+        return weights
+    if weights.is_whole:
+        raise ValueError(f"{weights.name} are of a whole network: ctlib.create_model({weights.network!r}, weights=...)")
+    if find(weights.kind, PUBLISHED.get(backbone, backbone)) is not weights:
+        raise ValueError(f"{weights.name} are weights of {weights.network!r}, and the backbone is {backbone!r}")
+    return weights.kind
+
+
+def whole_network(weights: str | Weights | None, name: str) -> Weights | None:
+    """The weights of a whole network that are meant for the network of this name; None: they are a backbone's.
+
+    Raises:
+        ValueError: weights of another network.
+    """
+    if isinstance(weights, Weights):
+        if weights.is_whole and weights.network != name:
+            raise ValueError(f"{weights.name} are weights of {weights.network!r}, got {name!r}")
+        return weights if weights.is_whole else None
+    owners = {one.network: one for one in Weights if one.is_whole and one.kind == weights}
+    if owners and name not in owners:
+        raise ValueError(f"{name!r} has no weights {weights!r}: {', '.join(owners)} have")
+    return owners.get(name)
+
+
 def published(backbone: str) -> dict[str, torch.Tensor]:
     """torchvision's ImageNet weights from torch.hub's cache, or downloaded into it and checked by their digest.
 
@@ -57,11 +89,11 @@ def published(backbone: str) -> dict[str, torch.Tensor]:
         ValueError: a backbone that has none, or weights that cannot be read or downloaded.
     """
     check_weights("imagenet", backbone)
-    weights = get_model_weights(PUBLISHED[backbone]).IMAGENET1K_V1
+    weights = find("imagenet", PUBLISHED[backbone])
     try:
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        return weights.get_state_dict()
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+        cached = weights.file
         state = "holds no weights" if cached.is_file() else f"does not exist and {weights.url} cannot be downloaded"
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"no ImageNet weights for {backbone!r}: {cached} {state} ({reason})") from error
@@ -70,7 +102,7 @@ def published(backbone: str) -> dict[str, torch.Tensor]:
 def shapes_file(backbone: str, weights: str = "shapes") -> Path:
     """The file of Still Shapes weights: the package's own, or the file that is named, below the project's root."""
     if weights == "shapes":
-        return Path(__file__).with_name(f"shapes_{backbone}{SUFFIX}")
+        return packaged("shapes", backbone)
     return files.project_root() / Path(weights).expanduser()
 
 
@@ -85,9 +117,9 @@ def shapes(backbone: str, weights: str = "shapes") -> dict[str, torch.Tensor]:
         ValueError: a backbone that has none, or a file that does not exist, is damaged or is of another backbone.
     """
     check_weights(weights, backbone)
+    if weights == "shapes":
+        return find("shapes", backbone).get_state_dict()
     path = shapes_file(backbone, weights)
-    if weights == "shapes" and files.digest(path) != SHAPES[backbone]:
-        raise ValueError(f"{path} is damaged: its digest is {files.digest(path)}, not {SHAPES[backbone]}")
     try:
         made, state = tensors.load(path)
     except ValueError as error:
@@ -105,8 +137,7 @@ def save_shapes(path: Path, state: Mapping[str, torch.Tensor], made: Mapping[str
         state: of the backbone.
         made: how, as JSON can say it; "backbone" is its name in `backbones.BACKBONES`.
     """
-    # Batch norms are small, and a variance may lie outside float16's range.
-    tensors.save(path, {name: value.half() if value.ndim > 1 else value for name, value in state.items()}, made)
+    tensors.save(path, tensors.halved(state), made)
     return files.digest(path)
 
 

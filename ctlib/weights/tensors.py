@@ -30,6 +30,11 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, o
     files.write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
+def halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same with weights in float16. Vectors stay: they are small, and a variance may lie outside its range."""
+    return {name: value.half() if value.ndim > 1 else value for name, value in tensors.items()}
+
+
 def load(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """The header and the tensors, on the CPU, of a file that `save` wrote.
 

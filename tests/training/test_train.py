@@ -11,8 +11,10 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from safetensors.torch import load_file
 from torch import nn
 
+import ctlib
 from ctlib import checkpoints, files
 from ctlib.backbones import Backbone
+from ctlib.commands import main
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.data import clips
 from ctlib.data.clips import ClipDataset
@@ -21,7 +23,7 @@ from ctlib.data.views import View
 from ctlib.kernels import graph
 from ctlib.models import model_config
 from ctlib.training import network as network_of_run
-from ctlib.training import processes, records, train, trainer
+from ctlib.training import processes, records, share, train, trainer
 from ctlib.training.run import resolve
 from tests.kernels.graph_steps import replayed_on_the_cpu
 
@@ -75,6 +77,44 @@ def test_a_run_is_recorded_whole(finished):
     saved = checkpoints.load(folder.checkpoint)
     assert saved.classes[0].startswith("Pushing") and saved.model.config.backbone == "quickstart"
     assert saved.view == View(num_frames=4, size=32, short_side=32, sampling="mirrored")
+
+
+def test_a_checkpoint_remembers_its_record(finished):
+    record = checkpoints.load(finished.folder.checkpoint).record
+    assert record == {name: finished.result[name] for name in records.IN_CHECKPOINT}
+
+
+def test_a_run_is_shared_in_half_precision_as_it_is_tested_then(finished, config, tmp_path, capsys):
+    assert main(["share", str(finished.folder.path), str(tmp_path / "out")]) == 0
+    loaded = ctlib.from_pretrained(tmp_path / "out")
+    record = loaded.record
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: top-1 {record['top1']:.2f} %, before rounding ")
+    full, state = finished.folder.checkpoint, load_file(tmp_path / "out" / "model.safetensors")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 0.6 * full.stat().st_size
+    assert state["fc.weight"].dtype == torch.float16 and state["fc.bias"].dtype == torch.float32
+    assert torch.equal(loaded.model.fc.weight, checkpoints.load(full).model.fc.weight.half().float())
+    assert loaded.view == checkpoints.load(full).view and checkpoints.located(tmp_path / "out").is_file()
+    assert record["top1_trained"] == finished.result["top1"] and record["stored"] == "float16"
+    samples = resolve(config).samples["val"]
+    dataset = ClipDataset(samples, 4, 32)
+    with torch.no_grad():
+        predicted = loaded.model(torch.cat([dataset[i][0] for i in range(len(samples))])).argmax(1)
+    right = predicted == torch.tensor([sample.label for sample in samples])
+    assert record["top1"] == pytest.approx(100 * right.float().mean().item(), abs=1e-3)
+    low, high = record["interval"]
+    assert 0 <= low <= record["top1"] <= high <= 100
+    assert f"Top-1 is {record['top1']:.1f} %" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_run_on_other_videos_is_not_shared(finished, tmp_path):
+    copy = shutil.copytree(finished.folder.path, tmp_path / "run")
+    files.write_json(copy / "result.json", {**finished.result, "fingerprint": "aa-bb"})
+    with pytest.raises(ValueError, match="run was tested on other videos than lie in .* now"):
+        share.share(copy, tmp_path / "out")
+    (copy / "result.json").unlink()
+    with pytest.raises(FileNotFoundError, match="result.json"):
+        share.share(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_path):

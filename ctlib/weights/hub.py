@@ -1,0 +1,127 @@
+"""Trained networks to share, in a folder or on the Hugging Face Hub: the weights, a config.json and a model card."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Self
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
+from huggingface_hub.constants import CONFIG_NAME
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE as FILE
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ctlib import files
+from ctlib.weights import catalog
+
+_DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+# The mixin passes on what config.json holds; the file of weights holds it too.
+_IN_CONFIG = {"library_name", "name", "format", "model", "classes", "versions", "view", "record"}
+PAPER = "https://arxiv.org/abs/2106.01603"
+TASK = "video-classification"
+
+
+class Shared(
+    ABC,
+    ModelHubMixin,
+    library_name="ctlib",
+    license="mit",
+    pipeline_tag=TASK,
+    tags=[TASK, "ct-net"],
+    paper_url=PAPER,
+    model_card_template=Path(__file__).with_name("card.jinja").read_text(encoding="utf-8"),
+):
+    """What `save_pretrained`, `push_to_hub` and `from_pretrained` do with a trained network.
+
+    A folder holds `model.safetensors`, which is a whole checkpoint, and for its readers `config.json`, with what it
+    describes, and `README.md`, the model card. A README.md that lies there already stays as it is.
+    """
+
+    # The mixin would keep the arguments of an object as its configuration: what `_save_pretrained` writes is meant.
+    _hub_mixin_config = {"library_name": "ctlib"}
+
+    @abstractmethod
+    def describe(self) -> dict:
+        """What config.json and the card say: name, model, classes, versions; view and record where they are known."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write a file that `read` reads."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, path: Path) -> Self:
+        """The network in a file."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory / FILE)
+        files.write_json(save_directory / CONFIG_NAME, {**self._hub_mixin_config, **self.describe()})
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Upload what `save_pretrained` writes, and return the address of the commit.
+
+        Args:
+            repo_id: the repository, "user/name".
+            options: as in `ModelHubMixin.push_to_hub`, such as `private`, `token` and `commit_message`.
+        """
+        options["model_card_kwargs"] = {"source": repo_id, **(options.get("model_card_kwargs") or {})}
+        return super().push_to_hub(repo_id, **options)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options) -> Self:
+        """A trained network from a folder that `save_pretrained` wrote, or from the Hub.
+
+        Args:
+            source: the folder, for which no network is used; or the name of a repository, "user/name", where there is
+                no folder "user".
+            options: for the Hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+
+        Raises:
+            FileNotFoundError: neither is there.
+            ValueError: a damaged file, or one of something else.
+            TypeError: an option that there is not.
+        """
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return cls.read(folder / FILE)
+        if isinstance(source, Path) or not _is_repository(source):
+            raise FileNotFoundError(f"no folder {source}")
+        try:
+            return super().from_pretrained(source, **options)
+        except (HfHubHTTPError, ConnectionError, FileNotFoundError) as error:
+            reason = files.one_line(error, 300)
+            raise FileNotFoundError(f"no folder {source}, and the Hub does not give {source!r}: {reason}") from None
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options) -> Self:
+        download = {name: options.pop(name) for name in _DOWNLOAD}
+        if unknown := options.keys() - _IN_CONFIG:
+            raise TypeError(f"unknown option of from_pretrained: {', '.join(sorted(unknown))}")
+        return cls.read(Path(hf_hub_download(model_id, FILE, **download)))
+
+    def generate_model_card(self, **fields) -> ModelCard:
+        """The card, from what is described.
+
+        Args:
+            fields: of the template `card.jinja`, in place of what is described; `license` is the weights'.
+        """
+        about = {**self.describe(), **fields}
+        record, info = about.get("record"), self._hub_mixin_info
+        own = info.model_card_data.to_dict() | {"license": about.get("license", info.model_card_data.license)}
+        results = None
+        if record:
+            data = catalog.DATA.get(record["data"], record["data"])
+            result = EvalResult(
+                TASK, record["data"], data, "accuracy", round(record["top1"], 1), metric_name="top-1, %"
+            )
+            results, about["data"] = [result], data
+        card = ModelCardData(**own, model_name=about["name"], eval_results=results)
+        return ModelCard.from_template(card, template_str=info.model_card_template, paper_url=info.paper_url, **about)
+
+
+def _is_repository(source: str) -> bool:
+    """Whether it can be "user/name" on the Hub, and no path below a folder that is here."""
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return "/" in source and not Path(source).parent.is_dir()
