@@ -1,10 +1,13 @@
 """saliency_tubes.ipynb on networks trained for seconds."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pandas as pd
 import pytest
 from PIL import Image
 
 from ctlib.display.parameters import ParameterError
+from ctlib.study import saliency_networks
 from tests.notebooks import run_here
 
 TINY = (
@@ -18,6 +21,8 @@ def explained(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saliency")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTLIB_CACHE", str(folder / "cache"))
+        if run is run_here:  # a process takes seconds to start
+            patch.setattr(saliency_networks, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
         shown = run(
             "saliency_tubes", networks="CSN, CT-Net", overrides=TINY, clips="3 8",
             out_dir=str(folder / "out"),

@@ -1,7 +1,6 @@
 """Training on two CPU processes: the gradients and weights of one that accumulates the same micro-batches."""
 
 import dataclasses
-import os
 import signal
 import time
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from ctlib.models import model_config
 from ctlib.training import processes as parallel
 from ctlib.training import records, train
 from ctlib.training.run import Machine
+from tests.training import endings
 
 
 @pytest.fixture
@@ -76,31 +76,13 @@ def test_two_processes_in_turns_differ_from_one_by_the_order_of_sums(config, tmp
     assert train.train(turns, tmp_path / "two", processes=2) == result  # finished, and nothing is started
 
 
-def fails(which, send):
-    if os.environ["RANK"] == which:
-        raise ValueError(f"process {which} has its reasons")
-    time.sleep(60)
-
-
 def test_what_one_process_raises_ends_all_and_is_raised_here():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     began = time.monotonic()
     with pytest.raises(ValueError, match="process 1 has its reasons"):
-        parallel.launch(fails, "1", processes=2)
+        parallel.launch(endings.fails, "1", processes=2)
     assert time.monotonic() - began < 50
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def ends(how, send):
-    if how == "messages":
-        for _ in range(300):
-            send("x" * 1000)  # more than a pipe holds
-    elif os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif how == "reset":
-        raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:45128")
-    else:
-        time.sleep(60)
 
 
 def test_a_listener_that_fails_is_raised_and_nobody_waits():
@@ -108,14 +90,14 @@ def test_a_listener_that_fails_is_raised_and_nobody_waits():
         raise LookupError("the listener has had enough")
 
     with pytest.raises(LookupError, match="had enough"):
-        parallel.launch(ends, "messages", processes=1, listen=listen)
+        parallel.launch(endings.ends, "messages", processes=1, listen=listen)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "reset"])
 def test_a_process_that_is_killed_is_named_and_not_the_connection_to_it(how):
     with pytest.raises(RuntimeError, match="killed from outside: process 1( by signal 9)? .out of memory"):
-        parallel.launch(ends, how, processes=2)
+        parallel.launch(endings.ends, how, processes=2)
 
 
 def failure_of(exits):
