@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from scipy.ndimage import binary_dilation
@@ -18,12 +19,12 @@ from ctlib.config import check_choice
 from ctlib.ct_module import Kernel, kernel_of_each
 from ctlib.display.parameters import one_line_errors
 from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
-from ctlib.teaching.shell import BLUE, DARK, PALE, SHADES, WIDEST, Explorer, View, by, canvas, check_minimum
+from ctlib.teaching.shell import BLUE, DARK, PALE, SHADES, WIDEST, Explorer, View, by, canvas, check_minimum, flow_arrow
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle, factor, resolve_dims
 
 LEGIBLE = 16  # rows or columns of a grid that have room for their numbers
 OPERATIONS = {"along c_1": (1,), "along c_2": (0,), "both": (1, 0)}  # axes of (C_2, C_1) they mix
-FRAME, PIXEL = np.array((2.9, -0.34)), np.array((0.42, 0.25))  # one frame later, and one pixel to the right, as drawn
+PIXEL = np.array((0.42, 0.25))  # how far a pixel lies from the one to its left, as drawn
 
 
 def check_parameters(channels: int, num_frames: int, size: int) -> None:
@@ -166,41 +167,55 @@ def tensorization(
 # ---------------------------------------------------------------- figures
 
 
+def draw_block(
+    axes: Axes, values: np.ndarray, at: Sequence[float], color: str, **colours
+) -> tuple[float, float, float]:
+    """Draw (T, H, W) values as frames one behind the other, from the lower left corner `at` of the first.
+
+    Returns:
+        How far one frame lies from the next, and the width and the height of the whole.
+    """
+    t, h, w = values.shape
+    step = np.array((w * PIXEL[0] + 0.8, -0.34))
+    x, y = np.meshgrid(np.arange(w + 1), np.arange(h + 1))
+    corners = at + np.array([column * PIXEL + (0, row) for column, row in ((0, 0), (w, 0), (w, h), (0, h), (0, 0))])
+    for corner in corners[:4]:
+        axes.plot(*zip(corner, corner + (t - 1) * step, strict=True), color=color, lw=0.7, ls=":", zorder=1)
+    for frame in range(t):
+        left, bottom = at + frame * step
+        cells = left + x * PIXEL[0], bottom + h - y + x * PIXEL[1], values[frame]
+        axes.pcolormesh(*cells, edgecolors="white" if w < 9 else "none", lw=0.6, zorder=2 + frame, **colours)
+        axes.plot(*(corners + frame * step).T, color=color, lw=1, zorder=2 + frame)
+    return step[0], (t - 1) * step[0] + w * PIXEL[0], h + w * PIXEL[1] - (t - 1) * step[1]
+
+
 def clip_block(shade: np.ndarray) -> Figure:
     """Channels in a grid, c_1 to the right and c_2 down, each as its frames one behind the other.
 
     `shade` holds an index into `SHADES` for each input, int (C_2, C_1, T, H, W).
     """
     rows, columns, t, h, w = shade.shape
-    long, high = (t - 1) * FRAME[0] + w * PIXEL[0], h + w * PIXEL[1]
-    across, down = long + 1.6, high - (t - 1) * FRAME[1] + 2.2
-    width, height = columns * across + 0.8, rows * down + 1
-    figure = canvas(WIDEST, WIDEST * height / width, left=0, right=1, bottom=0, top=1)
-    axes = figure.add_subplot(xlim=(-2.2, width - 2.2), ylim=(high + 1.6 - height, high + 1.6))
+    figure = canvas(WIDEST, 3.5, left=0, right=1, bottom=0, top=1)
+    axes = figure.add_subplot()
     axes.axis("off")
-    x, y = np.meshgrid(np.arange(w + 1), np.arange(h + 1))
-    outline = np.array(((0, 0), (w, 0), (w, h), (0, h), (0, 0)))
+    across, down = 0.0, 0.0
     for row, column in np.ndindex(rows, columns):
         lit = shade[row, column].any()
-        color = DARK if lit else "0.6"
-        first = np.array((column * across, -row * down))
-        corners = first + outline[:, :1] * PIXEL + outline[:, 1:] * (0, 1)
-        for corner in corners[:4]:
-            axes.plot(*zip(corner, corner + (t - 1) * FRAME, strict=True), color=color, lw=0.7, ls=":", zorder=1)
-        for frame in range(t):
-            at = first + frame * FRAME
-            cells = at[0] + x * PIXEL[0], at[1] + h - y + x * PIXEL[1], shade[row, column, frame]
-            axes.pcolormesh(*cells, cmap=SHADES, vmin=0, vmax=2, edgecolors="white", lw=0.6, zorder=2 + frame)
-            axes.plot(*(corners + frame * FRAME).T, color=color, lw=1, zorder=2 + frame)
+        corner = np.array((column * across, -row * down))
+        colours = {"color": DARK if lit else "0.6", "cmap": SHADES, "vmin": 0, "vmax": 2}
+        step, long, high = draw_block(axes, shade[row, column], corner, **colours)
+        across, down = long + 1.6, high + 2.2
         name = f"channel {row * columns + column}: ({column}, {row})"
-        below = first + (long / 2 - 0.4, (t - 1) * FRAME[1] / 2 - 0.9)
-        axes.text(*below, name, ha="center", va="top", fontsize=9.5, color="black" if lit else "0.4")
-    sides = {"H": ((-0.6, 0), (-0.6, h)), "W": (PIXEL * (0, 1) + (-0.3, h + 0.5), PIXEL * w + (-0.3, h + 0.5))}
-    sides["T"] = (PIXEL * w + (1.2, h + 0.4), PIXEL * w + (1.2, h + 0.4) + (t - 1.6) * FRAME)
-    for name, (start, end) in sides.items():
-        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "0.3", "shrinkA": 0, "shrinkB": 0})
-        middle = (np.asarray(start) + end) / 2
-        axes.text(*middle + ((-0.9, 0) if name == "H" else (-0.4, 0.75)), name, ha="center", va="center", weight="bold")
+        below = {"ha": "center", "va": "top", "fontsize": 9.5, "color": "black" if lit else "0.4"}
+        axes.text(*corner + (long / 2 - 0.4, -1.4), name, **below)
+    above = h + w * PIXEL[1]
+    sides = {"H": ((-0.6, 0), (0, h), (-0.9, 0)), "W": ((-0.4, h + 0.5), w * PIXEL, (-0.4, 0.75))}
+    sides["T"] = (w * PIXEL[0] + 0.6, above + 0.7), (step * (t - 1.6), -0.34 * (t - 1.6)), (0, 0.75)
+    for name, (start, arrow, beside) in sides.items():
+        flow_arrow(axes, start, np.add(start, arrow), color="0.3")
+        middle = np.add(start, arrow) - np.divide(arrow, 2) + beside
+        axes.text(*middle, name, ha="center", va="center", weight="bold")
+    axes.set(xlim=(-2, columns * across - 0.8), ylim=(above - rows * down - 0.6, above + 2.2))
     return figure
 
 

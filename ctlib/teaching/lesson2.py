@@ -1,24 +1,31 @@
 """Lesson 2, interaction: which channels and positions reach one output (explorers, figures, exercises)."""
 
-import copy
-from collections.abc import Sequence
-
+import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from scipy.signal import convolve
 from torch import nn
 
 from ctlib import cost
 from ctlib.config import check_choice
-from ctlib.ct_module import CONNECTIONS, SPECIAL_CASES, CTModule, Kernel
+from ctlib.ct_module import CONNECTIONS, SPECIAL_CASES, Kernel
+from ctlib.display.parameters import one_line_errors
 from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
-from ctlib.teaching.lesson1 import reached_channels
-from ctlib.teaching.shell import SHADES, View, by, canvas
-from ctlib.tensorize import resolve_dims
+from ctlib.teaching.lesson1 import PIXEL, draw_block, reached_channels
+from ctlib.teaching.shell import DARK, PALE, SHADES, WIDEST, Explorer, View, by, canvas, check_minimum
+from ctlib.tensorize import factor, resolve_dims
 
-# ---------------------------------------------------------------- explorers
+
+def check_parameters(channels: int, most: int, seeds: int) -> None:
+    """Stop the notebook, with one line, for parameters that it cannot run with."""
+    with one_line_errors():
+        check_minimum(channels=(channels, 4), most=(most, 2), seeds=(seeds, 1))
+        if factor(channels, most)[-1] == 1:
+            raise ValueError(f"channels must split into {most} sizes above 1, got {channels}: {factor(channels, most)}")
+
+
+# ---------------------------------------------------------------- explorer
 
 
 def paths(kernels: tuple[Kernel, ...], connection: str = "parallel") -> np.ndarray:
@@ -87,7 +94,7 @@ def interaction(
     box = tuple(1 + sum(extents) - len(dims) for extents in zip(*kernels, strict=True))
     reached, positions = reached_channels(dims, after, channels=channels), int((ways > 0).sum())
     middle = ways[tuple(extent // 2 for extent in ways.shape)]
-    figure = field_views(ways, box, reached, f"{name}: after {after} of {len(dims)}")
+    figure = field(ways, box, reached, f"{name}: after {after} of {len(dims)}")
     numbers = {
         f"channels after {after} of {len(dims)}": f"{reached.sum()} of {channels}",
         "box (t x h x w)": by(ways.shape),
@@ -96,38 +103,28 @@ def interaction(
     }
     alt = (
         f"Interact field of {name}, after {after} of {len(dims)}: {reached.sum()} of {channels} channels, and "
-        f"{positions} of the {ways.size} positions of a box of {by(ways.shape)}, from the front, from above and in "
-        "three dimensions."
+        f"{positions} of the {ways.size} positions of a box of {by(ways.shape)}, drawn frame by frame."
     )
     return View(figure, numbers, alt)
 
 
-def fields(module: CTModule, channels: int, size: int = 11) -> list[cost.InteractField]:
-    """What reaches one output after 0, 1, 2, ..., K sub-operations, each measured by gradient.
+def opening() -> Explorer:
+    """The explorer of `interaction`."""
 
-    The input has `size` frames and `size` x `size` pixels; a field is cut off at its border.
-    """
-    measured = []
-    for after in range(len(module.sub_operations) + 1):
-        partial = copy.deepcopy(module)
-        partial.sub_operations, partial.dims = partial.sub_operations[:after], partial.dims[:after]
-        partial.pointwise = partial.pointwise[: max(after - 1, 0)]  # one between two sub-operations
-        measured.append(cost.interact_field(partial, size, size, channels))
-    return measured
+    def explored(module: str, connection: str, c: int, k: int, done: int, t: int, hw: int) -> View:
+        return interaction(k, done, (t, hw, hw), connection, c, module)
 
-
-def table_1(measured: dict[str, list[cost.InteractField]], after: int) -> View:
-    """Modules side by side, from their `fields`: what reaches one output after some (at most all) sub-operations."""
-    shown, numbers = {}, {}
-    for name, steps in measured.items():
-        last = len(steps) - 1
-        field = steps[min(after, last)]
-        shown[f"{name}\n{min(after, last)} of {last}"] = field.reached.numpy()
-        numbers[name] = f"channels: {field.channels}, positions: {field.positions}, box {by(field.box)}"
-    widest = max(max(steps[-1].box) for steps in measured.values())
-    described = "; ".join(f"{name}: {value}" for name, value in numbers.items())
-    alt = f"What reaches one output after {after}: {described}."
-    return View(measured_fields(shown, widest), numbers, alt)
+    return Explorer(
+        explored,
+        play="done",
+        module=ipywidgets.ToggleButtons(options=list(MODULES)),
+        connection=ipywidgets.ToggleButtons(options=list(CONNECTIONS), value="parallel"),
+        c=ipywidgets.SelectionSlider(options=[16, 64, 128, 256], value=64, description="C"),
+        k=ipywidgets.IntSlider(2, 1, 4, description="K"),
+        done=ipywidgets.IntSlider(1, 0, 4, description="steps done"),
+        t=ipywidgets.SelectionSlider(options=[1, 3, 5], value=3, description="kernel t"),
+        hw=ipywidgets.SelectionSlider(options=[1, 3, 5], value=3, description="kernel h = w"),
+    )
 
 
 def manner(part: nn.Module, channels: int = 16) -> str:
@@ -144,124 +141,29 @@ def manner(part: nn.Module, channels: int = 16) -> str:
 # ---------------------------------------------------------------- figures
 
 
-def field_views(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray, title: str) -> Figure:
-    """A field, from `paths`, in four panels with the number of paths to each position. Other arguments: `_draw`."""
-    figure = canvas(11.5, 3.5, left=0.03, right=0.96, top=0.8, wspace=0.3)
-    figure.suptitle(f"{title} (darker: more paths)", y=0.97)
-    channels, front, above, space = _axes(figure, 1, 4)
-    _draw((channels, front, above, space), reached, ways, box)
-    channels.set_title(f"channels: {reached.sum()} of {len(reached)}", fontsize="medium")
-    for axes, counts in ((front, ways.sum(0)), (above, ways.sum(1))):
-        for (row, column), count in np.ndenumerate(counts) if counts.size <= 49 else ():
-            where = column - counts.shape[1] // 2, row - counts.shape[0] // 2
-            color = "white" if count > 0.6 * counts.max() else "black"
-            axes.text(*where, str(count or ""), ha="center", va="center", fontsize=7, color=color)
-    front.set_title("front: summed over time", fontsize="medium")
-    front.set(xlabel="width, pixels", ylabel="height, pixels")
-    above.set_title("above: summed over height", fontsize="medium")
-    above.set(xlabel="width, pixels", ylabel="time, frames")
-    space.set(xlabel="time", ylabel="width", zlabel="height")
-    space.set_box_aspect(None, zoom=0.85)  # else the figure's edge cuts off the height
-    space.set_title(f"{(ways > 0).sum()} positions", fontsize="medium")
-    return figure
-
-
-def field_steps(steps: dict[str, np.ndarray]) -> Figure:
-    """How a field grows: the positions of each step, from `paths`, from the front (top row) and above (bottom row)."""
-    reach = max(max(ways.shape) for ways in steps.values()) / 2 + 0.5
-    figure = canvas(2.5 * len(steps) + 1, 5.4, left=0.07, right=0.9, bottom=0.09, top=0.92, wspace=0.12, hspace=0.18)
-    ticks = np.arange(-int(reach) // 2 * 2 + 2, reach, 2)
-    grid = figure.subplots(2, len(steps), sharex=True, sharey=True, squeeze=False)
-    for column, (title, ways) in enumerate(steps.items()):
-        for axes, seen in zip(grid[:, column], (ways.sum(0), ways.sum(1)), strict=True):
-            mesh = _side(axes, 100 * seen / seen.sum(), 20, reach, reach)
-            axes.set(xticks=ticks, yticks=ticks)
-        grid[0, column].set_title(f"{title}\n{(ways > 0).sum()} of {ways.size} positions", fontsize="medium")
-        grid[1, column].set_xlabel("width, pixels")
-    grid[0, 0].set_ylabel("front: height, pixels")
-    grid[1, 0].set_ylabel("above: time, frames")
-    scale = figure.add_axes((0.92, 0.2, 0.014, 0.6))
-    figure.colorbar(mesh, cax=scale, extend="max", ticks=range(0, 21, 5), label="share of all paths, %")
-    scale.set_ylim(0, 20)
-    return figure
-
-
-def measured_fields(shown: dict[str, np.ndarray], widest: int) -> Figure:
-    """One column per module: channels, the field from the front and from above, its positions in space.
-
-    `shown` has the inputs that reach the output (channel 0, in the middle), bool (C, T, H, W), by title.
-    """
-    figure = canvas(1.75 * len(shown) + 0.9, 7.8, left=0.06, right=0.92, bottom=0.02, top=0.9, wspace=0.14, hspace=0.28)
-    grid = np.reshape(_axes(figure, 4, len(shown)), (4, len(shown)))
-    for column, (title, reached) in enumerate(shown.items()):
-        channels, front, above, space = grid[:, column]
-        positions, met = reached.any(0), reached.any((1, 2, 3))
-        mesh = _draw(grid[:, column], met, positions.astype(int), (widest + 1,) * 3, widest, 9)
-        channels.set_title(title, fontsize="medium")
-        channels.set_xlabel(f"{met.sum()} of {len(met)}", fontsize="small")
-        for axes in (front, above):
-            axes.tick_params(labelsize="small", labelleft=column == 0)
-        above.set_xlabel("width, pixels", fontsize="small")
-        space.patch.set_visible(False)  # it would cover the label above it
-        space.set(xticks=[], yticks=[], zticks=[])
-        space.set_xlabel("time", labelpad=-14, fontsize="small")
-        space.set_ylabel("width", labelpad=-14, fontsize="small")
-        space.set_title(f"{positions.sum()} positions", fontsize="medium", y=-0.12)
-    for axes, label in zip(grid[:3, 0], ("channels", "front: height, pixels", "above: time, frames"), strict=True):
-        axes.set_ylabel(label)
-    grid[3, 0].text2D(-0.2, 0.5, "in space", transform=grid[3, 0].transAxes, rotation=90, va="center")
-    scale = figure.add_axes((0.94, 0.3, 0.012, 0.38))
-    figure.colorbar(mesh, cax=scale, label="positions behind one another")
-    scale.set_ylim(0, widest)
-    return figure
-
-
-def _axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
-    """Axes in a grid, row by row; those of the last row or, in a single row, the last one are in space."""
-    flat = rows * columns - (columns if rows > 1 else 1)
-    kinds = [None] * flat + ["3d"] * (rows * columns - flat)
-    return [figure.add_subplot(rows, columns, at, projection=kind) for at, kind in enumerate(kinds, start=1)]
-
-
-def _draw(
-    panels: Sequence[Axes], reached: np.ndarray, ways: np.ndarray, box: Sequence[int], most: float = 0, dot: float = 28
-) -> QuadMesh:
-    """Draw a field into four axes: its channels, its positions from the front, from above and in space.
-
-    Args:
-        reached: bool (C,), as coloured squares; channel 0, the output, is darkest.
-        ways: int (t, h, w), paths to each position.
-        box: extents of the axes, (t, h, w).
-        most: paths of the darkest colour; 0 for the most in each panel.
-    """
-    channels, front, above, space = panels
+def field(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray, title: str) -> Figure:
+    """The channels that are `reached`, bool (C,), beside the positions, from `paths`, in a block of `box` (t, h, w)."""
+    figure = canvas(WIDEST, 3.4, left=0.01, right=0.99, bottom=0.06, top=0.84, wspace=0.06)
+    figure.suptitle(f"{title} (darker: more paths)", fontsize="medium")
+    channels, positions = figure.subplots(1, 2, width_ratios=(1, 2.1))
     rows = max(row for row in range(1, int(len(reached) ** 0.5) + 1) if len(reached) % row == 0)
     shade = reached.astype(int)
     shade[0] = 2
     channels.pcolormesh(shade.reshape(rows, -1), cmap=SHADES, vmin=0, vmax=2, edgecolors="white", lw=0.8)
-    channels.set(xticks=[], yticks=[], aspect="equal")
+    channels.set(xticks=[], yticks=[], aspect="equal", xlabel=f"{reached.sum()} of {len(reached)} channels")
     channels.invert_yaxis()
     channels.grid(False)
-    t, h, w = (extent / 2 for extent in box)
-    for axes, seen, height in ((front, ways.sum(0), h), (above, ways.sum(1), t)):
-        mesh = _side(axes, seen, most or 1.1 * seen.max(), w, height)
-    at = [place - extent // 2 for place, extent in zip(ways.nonzero(), ways.shape, strict=True)]
-    shades = {"cmap": "Blues", "vmin": -0.4, "vmax": 1.2, "edgecolors": "0.25", "lw": 0.3}
-    space.scatter(at[0], at[2], at[1], c=ways[ways.nonzero()] / ways.max(), marker="s", s=dot, **shades)
-    space.set(xlim=(-t, t), ylim=(-w, w), zlim=(-h, h))
-    space.view_init(22, -52)
-    return mesh
-
-
-def _side(axes: Axes, seen: np.ndarray, most: float, width: float, height: float) -> QuadMesh:
-    """A field from one side, centred on 0, darkest at `most`; squares of 0 stay white. The axes reach both ways."""
-    y, x = (np.arange(extent + 1) - extent / 2 for extent in seen.shape)
-    axes.set_facecolor("white")
-    style = {"cmap": "Blues", "vmin": -0.15 * most, "vmax": most, "edgecolors": "0.85", "lw": 0.3}
-    mesh = axes.pcolormesh(x, y, np.where(seen > 0, seen, np.nan), **style)
-    axes.set(aspect="equal", xlim=(-width, width), ylim=(-height, height))
-    axes.grid(False)
-    return mesh
+    margins = [((whole - inner) // 2,) * 2 for whole, inner in zip(box, ways.shape, strict=True)]
+    share = np.pad(ways / ways.max(), margins) ** 0.4  # else one path beside many were white
+    blues = plt.get_cmap("Blues").with_extremes(under=PALE)
+    step, long, high = draw_block(positions, share, (0, 0), DARK, cmap=blues, vmin=1e-9, vmax=1.1)
+    for number in range(0, box[0], 1 if box[0] <= 9 else 2):
+        label = f"{number - box[0] // 2:+d}" if number != box[0] // 2 else "0"
+        positions.text(box[2] * PIXEL[0] / 2 + number * step, -0.3 - 0.34 * number, label, ha="center", va="top")
+    positions.set(xlim=(-0.2, long + 0.2), ylim=(box[1] + box[2] * PIXEL[1] + 0.2 - high - 1.2, None), aspect="equal")
+    positions.axis("off")
+    positions.set_title(f"{(ways > 0).sum()} positions in frames {-(box[0] // 2)} to {box[0] // 2}", fontsize="medium")
+    return figure
 
 
 # ---------------------------------------------------------------- exercises

@@ -1,15 +1,21 @@
 """Lesson 3, Tensor Excitation: attention on a clip (explorer, figures, exercises)."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import nn
+from torch.nn import functional as F
 
+from ctlib.config import check_choice
 from ctlib.cost import eval_with_hooks
-from ctlib.ct_module import CTModule, Parallel
+from ctlib.ct_module import Parallel
 from ctlib.excitation import TensorExcitation
 from ctlib.teaching.exercise import NotYet, given, solved_by
-from ctlib.teaching.shell import DARK, View, by, canvas, film, flow_arrow, flow_step
+from ctlib.teaching.shell import DARK, WIDEST, View, by, canvas, flow_arrow, flow_step
 from ctlib.tensorize import TensorSeparableConv
 
 GATES = ("spatial", "temporal", "channel")
@@ -19,104 +25,209 @@ Steps = list[tuple[str, tuple[int, ...]]]  # (what is done, the shape (C, T, H, 
 # ---------------------------------------------------------------- explorer
 
 
-def excitation_flow(part: Parallel, features: torch.Tensor) -> dict[str, Steps]:
-    """The steps of a sub-operation with Tensor Excitation, recorded while it runs: Eq. (5) to (8), Figure 4.
+def excitation_flow(part: Parallel, features: tuple[int, int, int, int]) -> dict[str, Steps]:
+    """The steps of a sub-operation with Tensor Excitation on `features` (C, T, H, W): Eq. (5) to (8), Figure 4.
 
-    The input of a convolution or gate is recognised by its values. X is the sub-operation's input, X^S and X^T are
-    the outputs of its two convolutions, U and V those of the first two gates, and R = U + V.
-
-    `features`, (N, C, T, H, W), are random, so that no two of these are equal.
+    X is its input, X^S and X^T are the outputs of its two convolutions, U and V those of the first two gates, and
+    R = U + V.
 
     Returns:
-        The steps of each branch ("spatial", "temporal", "channel"). The first two begin with the input of their
-        convolution, the third with that of its gate. Each ends with its gate's product.
+        The steps of each branch ("spatial", "temporal", "channel"). The first two begin with X, the third with R.
     """
-    known, steps, hooks = {"X": features}, {branch: [] for branch in GATES}, {}
-
-    def name_of(value: torch.Tensor) -> str:
-        return next(name for name, other in known.items() if value.shape == other.shape and value.equal(other))
-
+    flow, (_, t, h, w) = {}, features
     for branch, letter, result in zip(GATES, ("S", "T", "PW"), ("U", "V", "X_k"), strict=True):
-        gate, conv = getattr(part.excitation, branch), getattr(part, branch, None)  # the channel gate has none
-
-        def record(layer, inputs, output, gate=gate, conv=conv, letter=letter, result=result, noted=steps[branch]):
-            def note(value: torch.Tensor, *lines: str) -> None:
-                noted.extend((text, tuple(value.shape[1:])) for text in lines)
-
-            if layer is conv:
-                known[f"X^{letter}"] = output
-                note(inputs[0], f"${name_of(inputs[0])}$")
-                note(output, f"$X^{letter}$: {_named(layer[0], letter)}, BN, ReLU")
-            elif layer is gate:
-                entered = name_of(inputs[0])
-                if conv is None:
-                    noted.insert(0, (f"${entered}$", tuple(inputs[0].shape[1:])))
-                known[result] = output
-                if {"U", "V"} <= known.keys():
-                    known["R = U + V"] = known["U"] + known["V"]
-                note(output, f"${result} = {entered.split(' ')[0]} \\otimes$ Sigmoid(...)")
-            elif layer is gate.reduce:
-                note(inputs[0], POOLS[gate.pooled])
-                note(output, _named(layer, letter))
-            else:
-                note(output, *(["BN, ReLU"] if layer is gate.relu else [_named(layer, letter), "Sigmoid"]))
-
-        hooks |= dict.fromkeys(filter(None, (conv, gate, gate.reduce, gate.relu, gate.expand)), record)
-    with torch.no_grad(), eval_with_hooks(part, hooks):
-        part(features)
-    return steps
+        gate, conv = getattr(part.excitation, branch), getattr(part, branch, [None])[0]  # the channel gate has none
+        extents = (1, h, w) if gate.pooled == (2,) else (t, 1, 1)
+        full, inner = (gate.expand.out_channels, t, h, w), (gate.reduce.out_channels, *extents)
+        pooled = (full[0], *extents)
+        entering, source = [("$R = U + V$", full)], "R"
+        if conv is not None:
+            source = f"X^{letter}"
+            entering = [("$X$", features), (f"${source}$: {_named(conv, letter)}, BN, ReLU", full)]
+        attending = [(POOLS[gate.pooled], pooled), (_named(gate.reduce, letter), inner), ("BN, ReLU", inner)]
+        attending += [(_named(gate.expand, letter), pooled), ("Sigmoid", pooled)]
+        flow[branch] = [*entering, *attending, (f"${result} = {source} \\otimes$ Sigmoid(...)", full)]
+    return flow
 
 
 def _named(conv: TensorSeparableConv, letter: str) -> str:
     return f"{letter}-TSConv {by(conv.kernel_size)}, {conv.groups} groups"
 
 
-@torch.no_grad()
-def attention_maps(model: nn.Module, clips: torch.Tensor, module: CTModule) -> list[dict[str, torch.Tensor]]:
-    """The gates of each sub-operation of a CT-Module, with Tensor Excitation, while its network runs on clips.
+# ---------------------------------------------------------------- a task that needs a gate
 
-    Returns:
-        For each sub-operation "spatial" (N, C, 1, H, W), "temporal" and "channel" (N, C, T, 1, 1), in (0, 1).
+COLOURS = ("red", "green", "blue")
+FILMS = 2  # C_2 of the input; C_1 is the colours
+WIDTH = 8  # C_1 of the output
+SHAPE = (8, 6, 6)  # T, H, W
+FREE, PRICE = 0.4, 0.2
+GATE_COLOURS = {"cmap": "cividis", "vmin": 0, "vmax": 1, "edgecolors": "white", "lw": 0.4}
+
+
+class Films(NamedTuple):
+    """Two films of one square each, which jumps and changes colour and brightness. A bar lights up in one frame of one.
+
+    The question is which colour the square has then. Every film shows every colour in two of its frames 2 to 7. The
+    bar and the square are too far apart for one 3 x 3 kernel.
     """
-    maps: list[dict[str, torch.Tensor]] = [{} for _ in module.sub_operations]
-    hooks = {}
-    for gates, part in zip(maps, module.sub_operations, strict=True):
-        for branch in GATES:
 
-            def record(gate, inputs, _output, branch=branch, gates=gates):
-                gates[branch] = gate.attention(inputs[0])
-
-            hooks[getattr(part.excitation, branch)] = record
-    with eval_with_hooks(model, hooks):
-        model(clips)
-    return maps
+    clips: torch.Tensor  # float (n, 6, 8, 6, 6): channel 3 f + c has colour c of film f
+    labels: torch.Tensor  # int64 (n,), indices into `COLOURS`
+    film: torch.Tensor  # int64 (n,), the one with the bar
+    frame: torch.Tensor  # int64 (n,), the bar's, from 0
 
 
-def attention_over_time(frames: np.ndarray, gates: dict[str, torch.Tensor], channel: int = -1) -> View:
-    """A clip and the gates of one sub-operation: the spatial one as a map, the others as curves over time.
+def films(count: int, generator: torch.Generator) -> Films:
+    """Draw `count` pairs of films."""
+    twice = torch.arange(len(COLOURS)).repeat(2)
+    colours = twice[torch.rand(count, FILMS, len(twice), generator=generator).argsort(-1)]
+    film = torch.randint(0, FILMS, (count,), generator=generator)
+    frame = torch.randint(1, 1 + len(twice), (count,), generator=generator)
+    top = torch.randint(3, SHAPE[1] - 1, colours.shape, generator=generator)
+    left = torch.randint(0, SHAPE[2] - 1, colours.shape, generator=generator)
+    clips = torch.zeros(count, FILMS, len(COLOURS), *SHAPE)
+    clip, which, time = torch.meshgrid(*map(torch.arange, colours.shape), indexing="ij")
+    bright = torch.empty(colours.shape).uniform_(0.3, 1, generator=generator)
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        clips[clip, which, colours, time + 1, top + down, left + right] = bright
+    each = torch.arange(count)
+    clips[each, film, :, frame, 0] = 1
+    return Films(clips.flatten(1, 2), colours[each, film, frame - 1], film, frame)
+
+
+def bar_moved(drawn: Films) -> Films:
+    """The same films with the bar one frame later (after frame 7 in frame 2), and the answers to that question."""
+    clips, each = drawn.clips.clone(), torch.arange(len(drawn.labels))
+    clips[:, :, 1:7, 0] = clips[:, :, 1:7, 0].roll(1, 2)
+    frame = drawn.frame % 6 + 1
+    square = clips.unflatten(1, (FILMS, -1))[each, drawn.film, :, frame, 1:]
+    return Films(clips, square.sum((2, 3)).argmax(1), drawn.film, frame)
+
+
+class Held(nn.Module):
+    """A gate held at 0.5."""
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x[..., :1, :1], 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+class Watcher(nn.Module):
+    """One parallel sub-operation along the colours, the mean over frames and pixels, and a linear layer.
 
     Args:
-        frames: uint8 (T, H, W, 3).
-        gates: of one clip and sub-operation: "spatial" (C, 1, h, w), "temporal" and "channel" (C, T, 1, 1).
-        channel: whose gates to show; -1 for the mean of all.
+        excitation: of the sub-operation, a name of `excitation.EXCITATIONS`.
+        held: which of the gates of Tensor Excitation are held at 0.5.
     """
-    count = len(gates["spatial"])
-    if not -1 <= channel < count:
-        raise ValueError(f"channel must be -1 (the mean) to {count - 1}, got {channel}")
-    shown = {name: (gate.mean(0) if channel < 0 else gate[channel]).numpy() for name, gate in gates.items()}
-    space, time, both = shown["spatial"][0], shown["temporal"][:, 0, 0], shown["channel"][:, 0, 0]
-    which = f"mean of {count} channels" if channel < 0 else f"channel {channel}"
-    ranges = {
-        "spatial gate, over the map": space,
-        "temporal gate, over the frames": time,
-        "channel gate, over the frames": both,
+
+    def __init__(self, excitation: str = "te", held: Sequence[str] = ()):
+        super().__init__()
+        self.part = Parallel(FILMS * len(COLOURS), len(COLOURS), (3, 3, 3), excitation, FILMS * WIDTH)
+        for gate in held:
+            setattr(self.part.excitation, gate, Held())
+        self.head = nn.Linear(FILMS * WIDTH, len(COLOURS))
+        self.gates: list[torch.Tensor] = []  # of the last pass
+        for gate in GATES:
+            if hasattr(getattr(self.part.excitation, gate), "expand"):
+                last = getattr(self.part.excitation, gate).expand
+                last.register_forward_hook(lambda _layer, _inputs, output: self.gates.append(output.sigmoid()))
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.gates.clear()
+        return self.head(self.part(clips).mean((2, 3, 4)))
+
+
+class Snapshot(NamedTuple):
+    """A network at some step of its training, on films that it was not trained on."""
+
+    step: int
+    gates: dict[str, torch.Tensor]  # "temporal" and "channel" gate of each pair of films, (n, C, T)
+    scores: torch.Tensor  # (n, 3)
+
+    def accuracy(self, labels: torch.Tensor) -> float:
+        """In percent."""
+        return 100 * (self.scores.argmax(1) == labels).double().mean().item()
+
+
+def learn(network: Watcher, test: Films, steps: int, seed: int = 0, every: int = 25) -> list[Snapshot]:
+    """Train on newly drawn films, 32 pairs in each step, with Adam and one cycle of the learning rate.
+
+    After `FREE` of the steps an open gate costs `PRICE`, so that gates close where the task does not need them.
+
+    Returns:
+        The network before the training, after `every` steps, and so on.
+    """
+    generator, rate = torch.Generator().manual_seed(seed), 0.1
+    optimizer = torch.optim.Adam(network.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, cycle_momentum=False)
+    snapshots = [snapshot(network, test, 0)]
+    for step in range(1, steps + 1):
+        drawn = films(32, generator)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(drawn.clips), drawn.labels)
+        if step > FREE * steps:
+            loss = loss + PRICE * sum(gate.mean() for gate in network.gates)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 20)
+        optimizer.step()
+        schedule.step()
+        if step % every == 0:
+            snapshots.append(snapshot(network, test, step))
+    return snapshots
+
+
+@torch.no_grad()
+def snapshot(network: Watcher, test: Films, step: int) -> Snapshot:
+    """The network's scores and gates on `test`, in evaluation mode; its mode is restored."""
+    gates, hooks = {}, {}
+    for name in ("temporal", "channel"):
+
+        def record(gate, inputs, output, name=name):
+            if hasattr(gate, "attention"):
+                gates[name] = gate.attention(inputs[0]).expand(*output.shape[:3], 1, 1).flatten(2).clone()
+
+        hooks[getattr(network.part.excitation, name)] = record
+    with eval_with_hooks(network, hooks):
+        scores = network(test.clips)
+    return Snapshot(step, gates, scores)
+
+
+def opening(gate: torch.Tensor, test: Films) -> dict[str, float]:
+    """The mean of a gate, (n, C, T): where the bar is lit, in the other film then, and in all other frames."""
+    of_film = gate.unflatten(1, (FILMS, -1)).mean(2)
+    lit = F.one_hot(test.frame, SHAPE[0]).bool()[:, None].expand_as(of_film)
+    own = F.one_hot(test.film, FILMS).bool()[..., None].expand_as(of_film)
+    where = {"the bar's film and frame": lit & own, "the other film, that frame": lit & ~own, "other frames": ~lit}
+    return {name: of_film[place].mean().item() for name, place in where.items()}
+
+
+def watched(test: Films, index: int, taken: Snapshot, gate: str) -> View:
+    """Two films, and a gate of every channel over their frames, at some step of a training.
+
+    Args:
+        index: of the pair of films.
+        gate: "temporal" or "channel".
+    """
+    check_choice("gate", gate, taken.gates)
+    film, frame, answer = int(test.film[index]), int(test.frame[index]), COLOURS[test.labels[index]]
+    predicted = COLOURS[taken.scores[index].argmax()]
+    values = taken.gates[gate][index]
+    own = values.unflatten(0, (FILMS, -1))[film]
+    numbers = {
+        "the bar is lit in": f"film {film + 1}, frame {frame + 1}",
+        "the square is then": answer,
+        "the network says": f"{predicted} ({'right' if predicted == answer else 'WRONG'})",
+        f"accuracy on {len(test.labels)} pairs": f"{taken.accuracy(test.labels):.1f} %",
+        "mean gate of that film: at the bar": f"{own[:, frame].mean():.2f}",
+        "in its other frames": f"{(own.sum() - own[:, frame].sum()) / (own.numel() - len(own)):.2f}",
     }
-    numbers = {name: f"{values.min():.2f} to {values.max():.2f}" for name, values in ranges.items()}
     alt = (
-        f"A clip of {len(frames)} frames; its spatial attention as a map, its temporal and channel attention over the "
-        f"frames, {which}."
+        f"Two films of {SHAPE[0]} frames, each above the {gate} gate of its {WIDTH} channels as a map over the frames, "
+        f"after {taken.step} steps. The bar is lit in film {film + 1}, frame {frame + 1}."
     )
-    return View(attention(frames, space, time, both), {"shown": which} | numbers, alt)
+    return View(films_and_gates(test.clips[index], values, film, frame, f"{gate} gate"), numbers, alt)
 
 
 # ---------------------------------------------------------------- figures
@@ -129,9 +240,9 @@ def excitation(branches: dict[str, Steps]) -> Figure:
     input of its gate to the product.
     """
     count = len(branches["spatial"]) + 1
-    figure = canvas(11.4, 0.66 * count + 0.3, left=0.005, right=0.995, bottom=0.005, top=0.995)
+    figure = canvas(9.8, 0.66 * count + 0.3, left=0.005, right=0.995, bottom=0.005, top=0.995)
     axes = figure.add_subplot()
-    axes.set(xlim=(0, 3.3), ylim=(0, count))
+    axes.set(xlim=(-0.05, 3.28), ylim=(0, count))
     axes.axis("off")
     top, bottom, half = count - 0.5, 0.5, 0.3  # rows are 1 apart; half the height of a box with its margin
     columns = {"spatial": (0.5, -1, -0.47), "temporal": (1.6, -1, -0.47), "channel": (2.75, 1, 0.42)}
@@ -153,19 +264,29 @@ def excitation(branches: dict[str, Steps]) -> Figure:
     return figure
 
 
-def attention(frames: np.ndarray, space: np.ndarray, time: np.ndarray, channel: np.ndarray) -> Figure:
-    """Frames (T, H, W, 3) on top; below, the spatial gate (h, w) as a map and the others, (T,), over the frames."""
-    figure = canvas(9.6, 4.6, left=0.04)
-    grid = figure.add_gridspec(2, 3, height_ratios=(1, 1.6), width_ratios=(1.15, 1, 1), hspace=0.32, wspace=0.34)
-    top, below = figure.add_subplot(grid[0, :]), [figure.add_subplot(grid[1, column]) for column in range(3)]
-    film(top, frames, "time runs from left to right")
-    image = below[0].imshow(space, cmap="magma")
-    figure.colorbar(image, ax=below[0], shrink=0.9)
-    below[0].set(title="spatial gate, on its own scale", xticks=[], yticks=[])
-    for axes, values, title in ((below[1], time, "temporal gate"), (below[2], channel, "channel gate")):
-        axes.plot(range(1, len(values) + 1), values, "o-", color="C0")
-        axes.set(title=title, xlabel="frame", ylabel="gate", ylim=(0, 1), xticks=range(1, len(values) + 1))
-    below[0].grid(False)
+def films_and_gates(clip: torch.Tensor, gate: torch.Tensor, film: int, frame: int, label: str) -> Figure:
+    """Each film, from `clip` (6, T, H, W), above the gate of its channels, from (C, T); the bar's frame is outlined."""
+    figure = canvas(WIDEST, 4.7, left=0.13, right=0.86, bottom=0.1, top=0.98, hspace=0.12)
+    panels = figure.subplots(2 * FILMS, 1, height_ratios=(1.1, 2) * FILMS, sharex=True)
+    pictures, gates = clip.unflatten(0, (FILMS, -1)).permute(0, 2, 3, 4, 1), gate.unflatten(0, (FILMS, -1))
+    middles = np.arange(1, SHAPE[0] + 1)
+    for number, (above, below) in enumerate(panels.reshape(FILMS, 2)):
+        for time, picture in zip(middles, pictures[number], strict=True):
+            above.imshow(picture.numpy(), extent=(time - 0.46, time + 0.46, 0, 1), aspect="auto")
+        shown = below.pcolormesh(
+            np.arange(SHAPE[0] + 1) + 0.5, np.arange(WIDTH + 1), gates[number].numpy(), **GATE_COLOURS
+        )
+        above.set(yticks=[], ylim=(0, 1), xlim=(0.5, SHAPE[0] + 0.5))
+        above.set_ylabel(f"film {number + 1}", rotation=0, ha="right", va="center")
+        below.set(yticks=[], ylabel="channels", xticks=middles)
+        for axes, high in ((above, 1), (below, WIDTH)):
+            axes.grid(False)
+            if number == film:
+                axes.add_patch(
+                    Rectangle((frame + 0.52, 0), 0.96, high, fill=False, ec="tab:orange", lw=3, clip_on=False)
+                )
+    panels[-1].set_xlabel("frame")
+    figure.colorbar(shown, cax=figure.add_axes((0.88, 0.1, 0.02, 0.88)), label=label)
     return figure
 
 

@@ -1,3 +1,4 @@
+import copy
 import itertools
 
 import numpy as np
@@ -58,13 +59,22 @@ def test_the_view_counts_positions():
     view = lesson2.interaction(2, 5, channels=16)  # more sub-operations than there are: all
     assert view.numbers["positions inside it"] == "45 of 125" and view.numbers["channels after 2 of 2"] == "16 of 16"
     assert lesson2.interaction(3, 1, connection="serial").numbers["positions inside it"] == "27 of 27"
-    assert len(view.figure.axes) == 4
+    assert len(view.figure.axes) == 2
+
+
+def fields(module, channels):
+    """What reaches one output after 0, 1, 2, ..., K sub-operations, each measured by gradient."""
+    for after in range(len(module.sub_operations) + 1):
+        partial = copy.deepcopy(module)
+        partial.sub_operations, partial.dims = partial.sub_operations[:after], partial.dims[:after]
+        partial.pointwise = partial.pointwise[: max(after - 1, 0)]  # one between two sub-operations
+        yield cost.interact_field(partial, 11, 11, channels)
 
 
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 5, 5)])
 def test_the_explorer_s_numbers_are_measured_for_the_special_cases(kernel):
     for name in ("C3D", "R(2+1)D", "CSN"):
-        for after, field in enumerate(lesson2.fields(special(name, kernel=kernel), 8)):
+        for after, field in enumerate(fields(special(name, kernel=kernel), 8)):
             numbers = list(lesson2.interaction(2, after, kernel, channels=8, module=name).numbers.values())
             assert numbers[0] == f"{field.channels} of 8" and numbers[1] == " x ".join(map(str, field.box))
             assert numbers[2].startswith(f"{field.positions} of ")
@@ -77,7 +87,7 @@ def test_an_unknown_module_is_named():
 
 def test_fields_grow_part_by_part():
     def counts(module):
-        return [(field.channels, field.box, field.positions) for field in lesson2.fields(module, 8)]
+        return [(field.channels, field.box, field.positions) for field in fields(module, 8)]
 
     alone, cube = (1, (1, 1, 1), 1), (8, (3, 3, 3), 27)
     assert counts(special("C3D")) == [alone, cube]
@@ -89,16 +99,10 @@ def test_fields_grow_part_by_part():
     assert [channels for channels, _, _ in mixed] == [1, 2, 8, 8]
 
 
-def test_table_1_stops_each_module_at_its_last_part():
-    modules = {"C3D": special("C3D"), "CT, K = 2": CTModule(8, (4, 2), **PLAIN)}
-    measured = {name: lesson2.fields(module, 8) for name, module in modules.items()}
-    view = lesson2.table_1(measured, 2)
-    assert view.numbers == {
-        "C3D": "channels: 8, positions: 27, box 3 x 3 x 3",
-        "CT, K = 2": "channels: 8, positions: 45, box 5 x 5 x 5",
-    }
-    titles = [axes.get_title() for axes in view.figure.axes]
-    assert "C3D\n1 of 1" in titles and "CT, K = 2\n2 of 2" in titles and "45 positions" in titles
+def test_the_explorer_sets_every_argument():
+    explorer = lesson2.opening()
+    explorer.controls["module"].value, explorer.controls["done"].value = "R(2+1)D", 1
+    assert explorer.picture.alt == lesson2.interaction(2, 1, channels=64, module="R(2+1)D").alt
 
 
 def test_torch_is_left_as_it_was():

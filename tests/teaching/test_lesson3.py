@@ -1,15 +1,13 @@
-import numpy as np
 import pytest
 import torch
 
-from ctlib import models
-from ctlib.ct_module import Parallel, Serial
+from ctlib.ct_module import Parallel
 from ctlib.teaching import lesson3
 
 
 def test_the_flow_of_excitation_is_figure_4_with_the_module_s_shapes():
-    part = Parallel(16, 4, (3, 3, 3), "te")
-    steps = lesson3.excitation_flow(part, torch.rand(1, 16, 8, 6, 6))
+    part, features = Parallel(16, 4, (3, 3, 3), "te").eval(), torch.rand(1, 16, 8, 6, 6)
+    steps = lesson3.excitation_flow(part, (16, 8, 6, 6))
     assert [what for what, _ in steps["spatial"]] == [
         "$X$", "$X^S$: S-TSConv 1 x 3 x 3, 4 groups, BN, ReLU", "T-Pool: mean over T", "S-TSConv 1 x 3 x 3, 4 groups",
         "BN, ReLU", "S-TSConv 1 x 3 x 3, 4 groups", "Sigmoid", "$U = X^S \\otimes$ Sigmoid(...)",
@@ -20,43 +18,90 @@ def test_the_flow_of_excitation_is_figure_4_with_the_module_s_shapes():
     assert [steps["channel"][at][0] for at in (0, 1, -1)] == [
         "$R = U + V$", "S-Pool: mean over H, W", "$X_k = R \\otimes$ Sigmoid(...)"
     ]  # fmt: skip
-    shapes = {branch: [shape for _, shape in noted] for branch, noted in steps.items()}
-    assert shapes["spatial"][2:4] == [(16, 1, 6, 6), (8, 1, 6, 6)]
-    assert shapes["temporal"][-2:] == shapes["channel"][-2:] == [(16, 8, 1, 1), (16, 8, 6, 6)]
-    assert all(layer.training and not layer._forward_hooks for layer in part.modules())  # left as it was
-
-
-def test_the_flow_of_a_serial_connection():
-    steps = lesson3.excitation_flow(Serial(16, 4, (3, 3, 3), "te"), torch.rand(1, 16, 8, 6, 6))
-    assert steps["temporal"][0][0] == "$U$" and steps["channel"][0][0] == "$V$"
+    for branch, noted in steps.items():
+        gate = getattr(part.excitation, branch)
+        assert noted[-2][1] == tuple(gate.attention(features).shape[1:])
+        assert noted[-5][1][0] == len(gate.reduce.weight) == 8 and noted[-1][1] == (16, 8, 6, 6)
 
 
 def test_the_flow_s_figure_draws_every_step_once():
-    flow = lesson3.excitation_flow(Parallel(16, 4, (3, 3, 3), "te"), torch.rand(1, 16, 4, 6, 6))
+    flow = lesson3.excitation_flow(Parallel(16, 4, (3, 3, 3), "te"), (16, 4, 6, 6))
     texts = [text.get_text().split("\n")[0] for text in lesson3.excitation(flow).axes[0].texts]
     assert texts.count("$X$") == texts.count("$R = U + V$") == 1 and texts.count("Sigmoid") == 3
 
 
-def test_attention_maps_are_the_gates_and_the_network_is_left_as_it_was():
+@pytest.fixture(scope="module")
+def drawn():
+    return lesson3.films(60, torch.Generator().manual_seed(0))
+
+
+class TestFilms:
+    def test_every_film_shows_every_colour_in_two_frames_and_the_label_is_the_one_beside_the_bar(self, drawn):
+        shown = drawn.clips.unflatten(1, (2, 3))
+        squares, bars = (
+            shown[..., 3:, :].sum((-2, -1)) > 0,
+            shown[..., 0, :].sum((2, -1)) > 0,
+        )  # by colour, frame
+        assert (squares.sum(-1) == 2).all() and (squares.sum(2)[..., 1:7] == 1).all()
+        assert bars.sum((1, 2)).eq(1).all() and bars[torch.arange(60), drawn.film, drawn.frame].all()
+        beside = squares[torch.arange(60), drawn.film, :, drawn.frame]
+        assert beside.int().argmax(1).equal(drawn.labels)
+        assert not shown[..., 1:3, :].any()  # two rows of pixels apart
+
+    def test_a_moved_bar_asks_about_another_frame_of_the_same_film(self, drawn):
+        moved = lesson3.bar_moved(drawn)
+        assert ((moved.frame - drawn.frame) % 6 == 1).all() and moved.film.equal(drawn.film)
+        assert moved.clips[..., 1:, :].equal(drawn.clips[..., 1:, :])
+        assert not moved.labels.equal(drawn.labels)
+        back = moved
+        for _ in range(5):
+            back = lesson3.bar_moved(back)
+        assert back.clips.equal(drawn.clips) and back.labels.equal(drawn.labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sees"),
+    [
+        ({}, True), ({"held": ("spatial", "temporal")}, True), ({"held": ("spatial", "channel")}, True),
+        ({"held": lesson3.GATES}, False), ({"held": ("temporal", "channel")}, False), ({"excitation": "se"}, False),
+    ],
+)  # fmt: skip
+def test_only_a_gate_over_time_sees_in_which_frame_the_bar_is(drawn, kind, sees):
     torch.manual_seed(0)
-    config = models.model_config("ctnet_quickstart", num_classes=2, blocks=((1,), (), (), ()))
-    model = models.build_model(config)
-    module = model.backbone.layer1[1].conv2
-    clips = torch.randn(2, 3, 4, 32, 32)
-    maps = lesson3.attention_maps(model, clips, module)
-    assert [tuple(gate.shape) for gate in maps[0].values()] == [(2, 16, 1, 8, 8), (2, 16, 4, 1, 1), (2, 16, 4, 1, 1)]
-    assert all(gate.min() > 0 and gate.max() < 1 for part in maps for gate in part.values())
-    assert model.training and not module.sub_operations[0].excitation.spatial._forward_hooks
-    backwards = lesson3.attention_maps(model, clips.flip(2), module)
-    assert torch.allclose(maps[0]["spatial"], backwards[0]["spatial"], atol=1e-5)
+    network = lesson3.Watcher(**kind)
+    lesson3.learn(network, drawn, 2, every=2)
+    before, after = (lesson3.snapshot(network, films, 0).scores for films in (drawn, lesson3.bar_moved(drawn)))
+    assert ((before - after).abs().max() > 1e-4) == sees
+    assert network.training and not network.part.excitation.channel._forward_hooks
 
 
-def test_the_attention_s_view_takes_one_channel_or_their_mean():
-    frames = np.zeros((4, 8, 8, 3), np.uint8)
-    gates = {"spatial": torch.rand(3, 1, 2, 2), "temporal": torch.rand(3, 4, 1, 1), "channel": torch.rand(3, 4, 1, 1)}
-    assert lesson3.attention_over_time(frames, gates).numbers["shown"] == "mean of 3 channels"
-    one = lesson3.attention_over_time(frames, gates, 1)
-    values = gates["temporal"][1]
-    assert one.numbers["temporal gate, over the frames"] == f"{values.min():.2f} to {values.max():.2f}"
-    with pytest.raises(ValueError, match="to 2, got 3"):
-        lesson3.attention_over_time(frames, gates, 3)
+def test_learning_takes_snapshots_and_open_gates_cost(drawn, monkeypatch):
+    after = {}
+    for price in (0.0, 50.0):
+        monkeypatch.setattr(lesson3, "PRICE", price)
+        torch.manual_seed(0)
+        first, *_, last = snapshots = lesson3.learn(lesson3.Watcher(), drawn, 32, every=8)
+        assert [one.step for one in snapshots] == [0, 8, 16, 24, 32]
+        after[price] = last.gates["temporal"].mean()
+    assert first.gates["temporal"].shape == first.gates["channel"].shape == (60, 16, 8)
+    assert after[50.0] < after[0.0] - 0.05
+
+
+def test_opening_separates_the_bar_s_frame_and_film(drawn):
+    gate = torch.zeros(60, 2, 8, 8)
+    gate[torch.arange(60), drawn.film, :, drawn.frame] = 1
+    gate[torch.arange(60), 1 - drawn.film, :, drawn.frame] = 0.5
+    assert list(lesson3.opening(gate.flatten(1, 2), drawn).values()) == [1, 0.5, 0]
+
+
+def test_the_view_of_two_films_says_what_the_network_answers(drawn):
+    gates = {"temporal": torch.full((60, 16, 8), 0.25)}
+    scores = torch.nn.functional.one_hot(drawn.labels, 3).float()
+    view = lesson3.watched(drawn, 3, lesson3.Snapshot(7, gates, scores), "temporal")
+    answer = lesson3.COLOURS[drawn.labels[3]]
+    assert view.numbers["the network says"] == f"{answer} (right)" and view.numbers["in its other frames"] == "0.25"
+    assert view.numbers["accuracy on 60 pairs"] == "100.0 %"
+    wrong = lesson3.watched(drawn, 3, lesson3.Snapshot(7, gates, -scores), "temporal")
+    assert "(WRONG)" in wrong.numbers["the network says"]
+    with pytest.raises(ValueError, match="gate"):
+        lesson3.watched(drawn, 3, lesson3.Snapshot(7, gates, scores), "channel")
