@@ -87,7 +87,7 @@ def block(dims: int, pointwise: bool, excitation: str, width: int = 64, shape: S
         numbers[f"{name}, GFLOPs"] = f"{sum(operations) / 1e9:.3f}"
         numbers[f"{name}, parameters"] = f"{sum(parameter.numel() for parameter in each.parameters()):,}"
     alt = "; ".join(f"{name}: {', then '.join(what for what, _ in each)}" for name, each in steps.items())
-    return View(flow(steps, WIDEST), numbers, f"{alt}. A shortcut leads past all steps to the sum.")
+    return View(flow(steps), numbers, f"{alt}. A shortcut leads past all steps to the sum.")
 
 
 def config_of(
@@ -141,11 +141,11 @@ def network(config: ModelConfig, module: str, size: int = 256) -> View:
 # ---------------------------------------------------------------- figures
 
 
-def flow(columns: dict[str, list[tuple[str, tuple[int, ...]]]], width: float = 9.6) -> Figure:
+def flow(columns: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Figure:
     """Steps of blocks from top to bottom, one column per title, with the shapes; the shortcut leads past them."""
     count = max(map(len, columns.values()))
-    figure = canvas(width, 0.62 * count + 0.4, left=0.01, right=0.99, bottom=0.01, top=0.93)
-    edge = 0.5 + 0.78 * len(columns) / width  # just beside the last step's box
+    figure = canvas(WIDEST, 0.62 * count + 0.4, left=0.01, right=0.99, bottom=0.01, top=0.93)
+    edge = 0.5 + 0.78 * len(columns) / WIDEST  # just beside the last step's box
     for axes, (title, steps) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
         for row, (what, shape) in enumerate(steps):
             at = count - row - 0.5
@@ -168,7 +168,7 @@ def placements(depths: Sequence[int], rows: pd.DataFrame) -> Figure:
         rows: `blocks` (the indices in each stage), and columns of text that are written under their names.
     """
     height = 1.0 + 0.36 * len(rows)
-    figure = canvas(9.6, height, left=0.14, right=0.995, bottom=0.1 / height, top=1 - 0.75 / height)
+    figure = canvas(8.6, height, left=0.15, right=0.995, bottom=0.1 / height, top=1 - 0.75 / height)
     axes, starts = figure.add_subplot(), np.cumsum([0, *(depth + 0.7 for depth in depths)])
     texts = [column for column in rows if column != "blocks"]
     places = starts[-1] + 1.5 + 3.6 * np.arange(len(texts))
@@ -242,7 +242,7 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
 
 def by_stage(table: pd.DataFrame, title: str, ylabel: str, stacked: bool = False) -> Figure:
     """Bars with their values: one group per row of the table (a stage), one bar, or part of it, per column."""
-    figure = canvas(9.6, 3.6, left=0.07, right=0.8)
+    figure = canvas(8.6, 3.6, left=0.07, right=0.8)
     axes = figure.add_subplot()
     colours = [PALE, DARK, BLUE, "white", "0.65", "0.4"][: len(table.columns)]
     table.plot.bar(ax=axes, width=0.84, rot=0, color=colours, ec="0.25", lw=0.8, stacked=stacked)

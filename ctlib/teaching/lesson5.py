@@ -135,7 +135,7 @@ def losses(curves: dict[str, Sequence[float]], prices: dict[str, Sequence[float]
         prices: network -> the mean `price_of_guessing` of each epoch.
         lines: label -> value in nats; the first is ln C.
     """
-    figure = canvas(10, 3.7, left=0.06, right=0.99, wspace=0.2)
+    figure = canvas(8.6, 3.6, left=0.07, right=0.99, wspace=0.22)
     left, right = figure.subplots(1, 2)
     for (label, value), style in zip(lines.items(), ("--", ":"), strict=True):
         left.axhline(value, color="0.3", ls=style, lw=1.2, label=label)
