@@ -16,6 +16,7 @@ from ctlib.data.catalog.sources import is_stray, is_video_file
 from ctlib.data.views import View, complete
 from ctlib.models import check_finite, unwrapped
 
+SHIPPED = "ctnet_quickstart_arrow"  # the network of `Weights` that labels where none is named
 AT_ONCE = 8  # windows whose frames are in memory at once
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -91,7 +92,7 @@ class VideoScores:
 
 def predict(
     source: str | os.PathLike,
-    checkpoint: str | os.PathLike | Checkpoint,
+    checkpoint: str | os.PathLike | Checkpoint = SHIPPED,
     top: int = 5,
     windows: int | None = None,
     seconds: float | None = None,
@@ -104,8 +105,8 @@ def predict(
 
     Args:
         source: a video file, or a folder of numbered images.
-        checkpoint: a file that training wrote, or what `checkpoints.load` made of it, which saves time if there are
-            many videos.
+        checkpoint: what `checkpoints.load` takes, such as a file that training wrote, or what it gives, which saves
+            time if there are many videos. If none is named, the network that ships and knows 16 synthetic actions.
         top: how many classes.
         windows: cut the video into so many equal parts. Each is scored like a video of its own, and the video's scores
             are the mean of their logits. If neither this nor `seconds` is given, the whole video is one window.
@@ -132,7 +133,7 @@ def opened(checkpoint: str | os.PathLike | Checkpoint, device: str = "auto", **v
     """A checkpoint that is ready to label videos: with a view, and, if it is read here, in float32 on the device.
 
     Args:
-        checkpoint: a file or a loaded one, which stays where it is.
+        checkpoint: what `checkpoints.load` takes, or a loaded one, which stays where it is.
         device: auto (a GPU if there is one), cpu or cuda.
         view: what replaces, or completes, what the checkpoint remembers.
 

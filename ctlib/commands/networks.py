@@ -11,7 +11,7 @@ from ctlib.commands.command import Options, Parser, Runner
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.video import VideoError
 
-CHECKPOINT = "a trained network: a file, a shared folder, or weights that ship, such as ctnet_quickstart_arrow"
+CHECKPOINT = f"a trained network: a file, a shared folder, or weights that ship, such as {prediction.SHIPPED}"
 TRAINED = "(default: as the network was trained)"
 
 
@@ -24,7 +24,7 @@ def predict(parser: Parser) -> Runner:
     """
     named = "video files, folders of them or of numbered images, or quoted patterns such as 'clips/**/*.mp4'"
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=named)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help=CHECKPOINT)
+    parser.add_argument("--checkpoint", metavar="PATH", help=f"{CHECKPOINT}, the default")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="how many classes (default: %(default)s)")
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--windows", type=int, metavar="N", help="label N equal parts of a video, and their mean")
@@ -46,7 +46,10 @@ def predict(parser: Parser) -> Runner:
         sources = prediction.find_videos(options.videos)
         overlays = _overlays(options.overlay, sources)
         view = {name: getattr(options, name) for name in ("num_frames", "size", "short_side", "sampling")}
-        trained = prediction.opened(options.checkpoint, options.device, **view)
+        trained = prediction.opened(options.checkpoint or prediction.SHIPPED, options.device, **view)
+        if not options.checkpoint:
+            known = f"{prediction.SHIPPED}, which knows {len(trained.classes)} synthetic actions"
+            print(f"{parser.prog}: no --checkpoint: labels are those of {known}", file=sys.stderr)
         records = []
         for source in tqdm(sources, unit="video", disable=None if len(sources) > 1 else True):
             try:

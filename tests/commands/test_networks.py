@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from ctlib.commands import main
 from ctlib.data import encoding
 from ctlib.data.views import View
 from ctlib.models import build_model, model_config
+from tests import ROOT
 
 VIEW = View(num_frames=2, size=32, short_side=32, sampling="mirrored")
 
@@ -56,6 +58,21 @@ def test_predict_prints_classes_with_their_probabilities(checkpoint, clips, caps
     _, first, second, mean, line = capsys.readouterr().out.splitlines()
     assert first.startswith("  0.0 to 0.5 s  ") and second.startswith("  0.5 to 1.0 s  ")
     assert mean == "  mean of 2 windows" and " %  " in line
+
+
+def test_without_a_checkpoint_the_network_that_ships_labels_as_the_readme_says(
+    val_samples, tmp_path, monkeypatch, capsys
+):
+    (line,) = re.findall(r"^\.venv/bin/ctlib (predict .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    source, _, _ = val_samples[0]
+    shutil.copy(source, tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("clip.mp4  (48 frames, 2.0 s)\n") and len(shown.out.splitlines()) == 6
+    assert shown.err.endswith(
+        "no --checkpoint: labels are those of ctnet_quickstart_arrow, which knows 16 synthetic actions\n"
+    )
 
 
 def test_predict_names_a_video_that_cannot_be_read_and_labels_the_others(checkpoint, clips, capsys):
