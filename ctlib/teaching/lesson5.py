@@ -146,7 +146,7 @@ def losses(curves: dict[str, Sequence[float]], prices: dict[str, Sequence[float]
         price = np.asarray(prices[name])
         right.plot(epochs, price, label=f"{name}: price of guessing", ls="--", mfc="white", **style)
         right.plot(epochs, next(iter(lines.values())) + price - curve, label=f"{name}: what it knows", **style)
-    left.set(title="Training loss", ylabel="cross-entropy, nats", ylim=(0, 1.45 * left.get_ylim()[1]))  # a legend's room
+    left.set(title="Training loss", ylabel="cross-entropy, nats", ylim=(0, 1.45 * left.get_ylim()[1]))  # for the legend
     right.set(title="Loss = ln C + price of guessing - what it knows", ylabel="nats (log)", yscale="log")
     for axes in (left, right):
         axes.set_xlabel("epoch")

@@ -148,7 +148,7 @@ class Explorer:
         alt = html.escape(self.picture.alt)
         self.image.value = f'{STYLE}<img alt="{alt}" src="data:image/png;base64,{data}">'
         rows = "".join(
-            f"<tr><td>{name}</td><td style='white-space: nowrap'><b>{value}</b></td></tr>"
+            f"<tr><td>{name}</td><td style='white-space: {'nowrap' if len(value) < 24 else 'normal'}'><b>{value}</b></td></tr>"
             for name, value in view.numbers.items()
         )
         self.text.value = f'<table style="line-height: 1.3" cellpadding="2">{rows}</table>'
