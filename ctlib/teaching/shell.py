@@ -147,10 +147,10 @@ class Explorer:
         data = base64.b64encode(self.picture.png).decode()
         alt = html.escape(self.picture.alt)
         self.image.value = f'{STYLE}<img alt="{alt}" src="data:image/png;base64,{data}">'
-        rows = "".join(
-            f"<tr><td>{name}</td><td style='white-space: {'nowrap' if len(value) < 24 else 'normal'}'><b>{value}</b></td></tr>"
-            for name, value in view.numbers.items()
-        )
+        rows = ""
+        for name, value in view.numbers.items():
+            wrap = "nowrap" if len(value) < 24 else "normal"
+            rows += f"<tr><td>{name}</td><td style='white-space: {wrap}'><b>{value}</b></td></tr>"
         self.text.value = f'<table style="line-height: 1.3" cellpadding="2">{rows}</table>'
 
 
