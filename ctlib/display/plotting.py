@@ -11,6 +11,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 MOST_NAMES = 40  # classes, up to which names are readable side by side
+MOST_VALUES = 16  # classes, up to which values are readable in a matrix
+WIDTH = 9.8  # inches that a notebook shows at full size, so that text of 9 points stays so
 
 
 def use_style() -> None:
@@ -38,7 +40,7 @@ def learning_curves(histories: dict[str, pd.DataFrame], bound: float | None = No
         histories: run -> its history (epoch, loss, train_top1, top1; the last is missing where it was not tested).
         bound: the bound of frame averaging in testing, percent; drawn as a line.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8))
     for index, (name, history) in enumerate(histories.items()):
         style = {"color": f"C{index}", "marker": marker(index)}
         left.plot(history.epoch, history.loss, label=name, **style)
@@ -71,11 +73,11 @@ def accuracy_vs_gflops(
         below = bound is not None and 0 <= bound - run.top1 < 12  # the line's own place
         place = {"textcoords": "offset points", "va": "top" if below else "bottom", "weight": "bold"}
         axes.annotate(f"{run.name}  {run.top1:.1f} %", (run.gflops, run.top1), (10, -8 if below else 8), **place)
-    first = runs.iloc[0]
+    first, interval = runs.iloc[0], "" if margins is None else "\nbars: 95 % intervals"
     axes.set(
         title="Accuracy against computation, synthetic data",
         xlabel=f"GFLOPs of one view ({first.num_frames} x {first['size']} x {first['size']})",
-        ylabel=f"top-1, % of {first.videos} videos ({first.clips} clip x {first.crops} crop)",
+        ylabel=f"top-1, % of {first.videos} videos ({first.clips} clip x {first.crops} crop){interval}",
         ylim=(0, 100),
     )
     reach = max(runs.gflops.max() - runs.gflops.min(), 0.1 * runs.gflops.max())
@@ -94,8 +96,8 @@ def _bound_line(axes, bound: float) -> None:
 def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str], pairs: bool = False) -> Figure:
     """Confusion matrices side by side, each row in percent of its true class's videos.
 
-    With more than `MOST_NAMES` classes, numbers replace the names, no values are written, and colours follow the
-    square root so that a few percent stay visible. Unreadable videos (label -1) are left out.
+    Values are written for at most `MOST_VALUES` classes. With more than `MOST_NAMES`, numbers replace the names, and
+    colours follow the square root so that a few percent stay visible. Unreadable videos (label -1) are left out.
 
     Args:
         predictions: run -> columns label and predicted.
@@ -105,7 +107,7 @@ def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str], pair
     count = len(classes)
     many = count > MOST_NAMES
     names = False if many else [_short(name, 44) for name in classes]
-    figure, axes = plt.subplots(1, len(predictions), figsize=(3.2 + 4.1 * len(predictions), 6.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(predictions), figsize=(2.6 + 3.6 * len(predictions), 6.2), squeeze=False)
     for column, (name, table) in enumerate(predictions.items()):
         table = table[table.label >= 0]
         matrix = np.zeros((count, count))
@@ -115,14 +117,14 @@ def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str], pair
         sns.heatmap(
             matrix, ax=axis, cmap="cividis", norm=PowerNorm(0.5 if many else 1, 0, 100), square=True,
             linewidths=0 if many else 0.3, rasterized=many, cbar=False,
-            annot=False if many else np.where(matrix >= 10, np.char.mod("%.0f", matrix), ""),
-            fmt="", annot_kws={"fontsize": 7},
+            annot=False if count > MOST_VALUES else np.where(matrix >= 10, np.char.mod("%.0f", matrix), ""),
+            fmt="", annot_kws={"fontsize": 9},
             xticklabels=names, yticklabels=False if column else names,
         )  # fmt: skip
         for first in range(0, count - 1, 2) if pairs else ():
             axis.add_patch(plt.Rectangle((first, first), 2, 2, fill=False, ec="white", lw=1.8))
         axis.set(title=f"{name}: {100 * (table.label == table.predicted).mean():.1f} % right", xlabel="predicted")
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=9)
         axis.tick_params(axis="x", rotation=90)
         axis.tick_params(axis="y", rotation=0)
         if many:  # class numbers at round distances
@@ -152,7 +154,7 @@ def class_accuracy(tables: dict[str, pd.DataFrame], most: int = MOST_NAMES) -> F
     named = [*order[:each], *order[-each:]] if many else list(order)
     height = 2 + 0.2 * len(named)
     if many:
-        figure, (curve, axes) = plt.subplots(1, 2, figsize=(12, height), width_ratios=(1, 1.2))
+        figure, (curve, axes) = plt.subplots(1, 2, figsize=(WIDTH, height), width_ratios=(1, 1.2))
         for index, name in enumerate(tables):
             curve.plot(accuracy[name].sort_values(ascending=False).to_numpy(), color=f"C{index}", label=name)
         curve.set(title=f"all {len(order)} classes, each run's best first", xlabel="class, by rank", ylabel="top-1, %")
@@ -164,7 +166,7 @@ def class_accuracy(tables: dict[str, pd.DataFrame], most: int = MOST_NAMES) -> F
     rows = np.arange(len(named)) + (np.arange(len(named)) >= each if many else 0)  # a gap separates best and worst
     for index, name in enumerate(tables):
         axes.plot(accuracy.loc[named, name], rows, marker(index), color=f"C{index}", ms=6, label=name, alpha=0.85)
-    axes.set_yticks(rows, [_short(names[label]) for label in named], fontsize=7 if many else 8)
+    axes.set_yticks(rows, [_short(names[label]) for label in named], fontsize=9)
     axes.set(xlabel="top-1, % of the class's videos", xlim=(-2, 102), ylim=(rows[-1] + 0.7, -0.7))
     columns = max(1, 100 // (6 + max(map(len, tables))))
     figure.legend(*axes.get_legend_handles_labels(), fontsize="small", loc="outside upper left", ncols=columns)
@@ -187,7 +189,7 @@ def clips_in_rows(
     """
     predictions = [{}] * len(frames) if predictions is None else predictions
     height = 2.0 if any(predictions) else 1.75
-    figure, axes = plt.subplots(len(frames), 1, figsize=(11, height * len(frames)), squeeze=False)
+    figure, axes = plt.subplots(len(frames), 1, figsize=(WIDTH, height * len(frames)), squeeze=False)
     for axis, clip, truth, predicted in zip(axes[:, 0], frames, truths, predictions, strict=True):
         strip = np.concatenate([np.pad(frame, ((0, 0), (1, 1), (0, 0)), constant_values=255) for frame in clip], axis=1)
         axis.imshow(strip)
@@ -211,7 +213,7 @@ def frames_sampled(thumbnails: np.ndarray, count: int, clips: dict[str, np.ndarr
     """
     rows = [(name, clip) for name, indices in clips.items() for clip in np.atleast_2d(indices)]
     below = 0.32 * len(rows)
-    figure, (top, axes) = plt.subplots(2, 1, figsize=(11, 1.6 + below), height_ratios=(1.1, below), sharex=True)
+    figure, (top, axes) = plt.subplots(2, 1, figsize=(WIDTH, 1.6 + below), height_ratios=(1.1, below), sharex=True)
     width = count / len(thumbnails)
     for place, frame in enumerate(thumbnails):
         top.imshow(frame, extent=(place * width - 0.5, (place + 1) * width - 0.5, 0, 1), aspect="auto")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from ctlib.display import plotting
 
@@ -64,7 +64,7 @@ def tubes_in_rows(
         mask: bool (T, H, W), where the object is, if known; its outline is drawn.
     """
     rows, columns = 1 + len(predictions), len(frames)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.25 * columns + 1.2, 1.53 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.07 * columns + 1.2, 1.38 * rows), squeeze=False)
     shown = {"input": frames} | {name: overlay(frames, one.tube) for name, one in predictions.items()}
     titles = {"input": "" if truth is None else f"truth: {truth}"}
     titles |= {name: one.label(truth) for name, one in predictions.items()}
@@ -123,7 +123,8 @@ def animated(
     """
     panels = {"input": frames} | {name: overlay(frames, one.tube) for name, one in predictions.items()}
     marks = {name: "right" if one.predicted == truth else "WRONG" for name, one in predictions.items()}
-    width, gap, top, bottom = round(height * frames.shape[2] / frames.shape[1]), 4, 18, 18
+    width, gap, top, bottom = round(height * frames.shape[2] / frames.shape[1]), 4, 20, 20
+    font = {"fill": "black", "font": ImageFont.load_default(13)}
     pictures = []
     for time in range(len(frames)):
         picture = Image.new("RGB", (len(panels) * (width + gap) - gap, top + height + bottom), "white")
@@ -131,8 +132,8 @@ def animated(
         for place, (name, panel) in enumerate(panels.items()):
             left = place * (width + gap)
             picture.paste(Image.fromarray(panel[time]).resize((width, height), Image.Resampling.BICUBIC), (left, top))
-            draw.text((left + 2, 3), f"{name}: {marks[name]}" if name in marks else name, "black")
-        draw.text((2, top + height + 3), f"frame {time + 1} of {len(frames)}, {truth}", "black")
+            draw.text((left + 2, 3), f"{name}: {marks[name]}" if name in marks else name, **font)
+        draw.text((2, top + height + 3), f"frame {time + 1} of {len(frames)}, {truth}", **font)
         pictures.append(picture)
     return Animation(pictures, milliseconds)
 
@@ -169,7 +170,8 @@ def tube_in_space(
         all_axes.append(axes)
     scale = ScalarMappable(Normalize(0, 1), HEAT)
     bar = figure.colorbar(scale, ax=all_axes, shrink=0.7, pad=0.08)
-    bar.set_label(f"{SCALE}; shown from {threshold:g}", fontsize="small")
+    bar.ax.set_ylim(threshold, 1)  # of what is shown
+    bar.set_label(SCALE, fontsize="small")
     return figure
 
 

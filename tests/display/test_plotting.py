@@ -30,7 +30,7 @@ def test_accuracy_against_gflops_names_each_point_and_its_protocol():
     axes = plotting.accuracy_vs_gflops(RUNS, bound=50, margins=[1, 2]).axes[0]
     assert texts(axes) == ["TSN  48.0 %", "CT-Net  88.0 %", "bound of frame averaging"]
     assert axes.get_xlabel() == "GFLOPs of one view (8 x 64 x 64)"
-    assert axes.get_ylabel() == "top-1, % of 480 videos (1 clip x 1 crop)"
+    assert axes.get_ylabel() == "top-1, % of 480 videos (1 clip x 1 crop)\nbars: 95 % intervals"
 
 
 def test_confusion_is_in_percent_of_the_true_class():
