@@ -61,7 +61,9 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
         One row per call of a layer that counts: `layer` (its name in the model), `kind` ("product" of convolutions,
         linear layers and matrices, or "batch norm") and `gflops`, without those of its sub-layers.
     """
-    model = copy.deepcopy(model).to("meta").eval()
+    on_meta = {id(tensor): tensor.to("meta") for tensor in model.buffers()}  # so that the copy holds no weights
+    on_meta |= {id(weights): nn.Parameter(weights.to("meta"), weights.requires_grad) for weights in model.parameters()}
+    model = copy.deepcopy(model, on_meta).eval()
     clip = torch.zeros(1, 3, num_frames, size, size, device="meta")
     rows = []
     running = [[0, 0]]  # of each layer that is, the outermost first: what was counted before it, and in its sub-layers
