@@ -6,7 +6,7 @@ from importlib import import_module
 _PLACES = {
     "Checkpoint": "checkpoints:Checkpoint",
     "ModelConfig": "config:ModelConfig",
-    "Weights": "weights:Weights",
+    "Weights": "weights.catalog:Weights",
     "build_model": "rivals:build_model",
     "checkpoints": "checkpoints",
     "compiled": "deploy:compiled",
@@ -19,7 +19,7 @@ _PLACES = {
     "export": "deploy:export",
     "from_pretrained": "checkpoints:from_pretrained",
     "list_models": "rivals:list_models",
-    "list_weights": "weights:list_weights",
+    "list_weights": "weights.catalog:list_weights",
     "optimize": "deploy:optimize",
     "paper": "paper",
     "predict": "prediction:predict",

@@ -153,6 +153,9 @@ def test_a_folder_that_is_missing_is_not_looked_for_on_the_hub(source, tmp_path,
 
 
 def test_other_troubles_are_one_line(trained, tmp_path, monkeypatch):
+    (tmp_path / "a file").touch()
+    with pytest.raises(NotADirectoryError, match="inner cannot be made: .*a file is no folder$"):
+        trained.save_pretrained(tmp_path / "a file" / "inner")
     with pytest.raises(FileNotFoundError, match="no checkpoint .*model.safetensors$"):
         ctlib.from_pretrained(tmp_path)
     trained.save_pretrained(tmp_path)

@@ -44,7 +44,7 @@ def train(parser: Parser) -> Runner:
     named = "such as ctnet_r50, tsn_laptop or tsm_quickstart; a wrong name is answered with all of them"
     parser.add_argument("--model", default="ctnet_quickstart", choices=MODELS, metavar="NAME", help=named)
     parser.add_argument("--recipe", default="", help=f"{', '.join(RECIPES)} (default: the data set's)")
-    parser.add_argument("--start", default="", help="a checkpoint with the weights to start from")
+    parser.add_argument("--start", default="", help="trained weights to start from: a file, or ctnet_quickstart_arrow")
     parser.add_argument("--name", default="", help="the run's name (default: the model's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1, help="on this machine; 0: one for each GPU (default: 1)")

@@ -131,7 +131,8 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         FileNotFoundError: the start or the folder of the data set does not exist.
     """
     compute, recipe = config.compute, config.recipe
-    if config.start:
+    start = config.start and checkpoints.located(config.start)
+    if start:
         checkpoints.check_exists(config.start)
     check_tracker(compute.tracker)
     if compute.sync_batch_norm and machine.on_cpu(compute):
@@ -163,7 +164,7 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         precision=machine.precision(compute),
         micro_batch=micro_batch,
         processes=processes,
-        start_digest=files.digest(config.start) if config.start else start_digest(model.backbone, model.weights),
+        start_digest=files.digest(start) if start else start_digest(model.backbone, model.weights),
     )
 
 

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ctlib import checkpoints
+from ctlib import checkpoints, files
 from ctlib.config import ComputeConfig
 from ctlib.training.evaluate import Evaluation, score
 from ctlib.training.records import IN_CHECKPOINT, RunFolder
@@ -32,7 +32,9 @@ def share(
     Raises:
         ValueError: no run, or data that are not those of the record.
         FileNotFoundError: a run that is not finished, or data that are gone.
+        OSError: `out` cannot be written.
     """
+    files.check_writable(Path(out).expanduser())
     folder = RunFolder(run)
     config, result = folder.config(), folder.result(IN_CHECKPOINT)
     asked = resolve(dataclasses.replace(config, compute=ComputeConfig()))

@@ -14,9 +14,7 @@ import torch
 from ctlib import files
 from ctlib.config import check_choice
 from ctlib.weights import tensors
-from ctlib.weights.catalog import SUFFIX, Weights, find, list_weights, packaged
-
-__all__ = ["SUFFIX", "Weights", "find", "list_weights"]
+from ctlib.weights.catalog import SUFFIX, Weights, find, packaged
 
 # The backbones with ImageNet weights, and torchvision's name of the network.
 PUBLISHED = {name: name for name in ("resnet50", "resnet101", "inception_v3")}

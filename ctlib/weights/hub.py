@@ -56,6 +56,17 @@ class Shared(
         self.save(save_directory / FILE)
         files.write_json(save_directory / CONFIG_NAME, {**self._hub_mixin_config, **self.describe()})
 
+    def save_pretrained(self, folder: str | Path, **options) -> str | None:
+        """Write the folder.
+
+        Args:
+            folder: it is made if needed.
+            options: as in `ModelHubMixin.save_pretrained`; `model_card_kwargs={"license": ...}` is the weights'.
+        """
+        folder = Path(folder).expanduser()
+        files.check_writable(folder)
+        return super().save_pretrained(folder, **options)
+
     def push_to_hub(self, repo_id: str, **options) -> str:
         """Upload what `save_pretrained` writes, and return the address of the commit.
 

@@ -9,6 +9,7 @@ from ctlib.config import ArrowConfig, ComputeConfig, DataConfig, RecipeConfig, R
 from ctlib.models import model_config
 from ctlib.training.recipes import run_config
 from ctlib.training.run import Machine, make_accelerator, resolve
+from ctlib.weights import Weights
 
 
 @pytest.fixture
@@ -39,6 +40,8 @@ def test_a_start_takes_the_place_of_published_weights(config, tmp_path):
     started = resolve(dataclasses.replace(config, model=model, start=str(tmp_path / "start.pt")))
     assert started.model.weights is None and len(started.start_digest) == 16
     assert resolve(dataclasses.replace(config, model=model)).model.weights == "imagenet"
+    shipped = resolve(dataclasses.replace(config, start="ctnet_quickstart_arrow"))
+    assert shipped.start_digest == Weights.CTNET_QUICKSTART_ARROW.meta["digest"]
 
 
 def test_the_file_of_still_shapes_is_part_of_what_was_asked(config, tmp_path):
