@@ -108,17 +108,19 @@ def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: st
     """Published accuracy against GFLOPs, on a logarithmic axis, one labelled point per network.
 
     The paper's own networks are filled; the marker shows at which size the GFLOPs were counted. A few points far below
-    the others lie in a grey strip at the lower edge, with their accuracy beside their name.
+    the others are arrows that point down from the lower edge, with their accuracy beside their name.
 
     Args:
         points: of `published_points`.
         gflops: the column to draw, "gflops" or "gflops_total"; points without it are left out.
     """
     points = _with_heights(points.dropna(subset=gflops).rename(columns={gflops: "cost"}))
-    figure, axes = plt.subplots(figsize=(8.6, 5.8))
+    figure, axes = plt.subplots(figsize=(9.8, 7))
     for point in points.itertuples():
         look = {"mfc": "C0", "mec": "black", "ms": 8} if point.ours else {"mfc": "white", "mec": "0.25", "ms": 6.5}
-        axes.plot(point.cost, point.height, _MARKERS[point.size], **look, zorder=3)
+        axes.plot(
+            point.cost, point.height, "v" if point.height > point.top1 else _MARKERS[point.size], **look, zorder=3
+        )
     _draw_front(axes, points)
     _cost_axis(axes, points.cost)
     axes.set(ylabel=ylabel, title=title, ylim=_with_margin(points.height))
@@ -136,9 +138,7 @@ def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: st
         *_draw_strip(axes, points),
     ]
     figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=3)
-    far = points.height > points.top1
-    names = points.name.mask(far, points.name + points.top1.map(" ({:.1f} %)".format))
-    _label(axes, points, names, ["bold" if ours else "normal" for ours in points.ours])
+    _label(axes, points, points.name, ["bold" if ours else "normal" for ours in points.ours])
     return figure
 
 
@@ -146,7 +146,7 @@ def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -
     """Measured accuracy against GFLOPs of one view and, where it was timed, against latency.
 
     The networks of one study lie close together. So points have numbers, the most accurate network's first, and a key
-    beside the panels names them. A few points far below the others lie in a grey strip.
+    beside the panels names them. A few points far below the others are arrows at the lower edge, with their accuracy.
 
     Args:
         points: columns `name`, `gflops`, `top1` (mean, percent) and `std` (over seeds; missing with one seed); if
@@ -157,16 +157,19 @@ def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -
     panels = {"gflops": "GFLOPs of one view"}
     if "milliseconds" in points:
         panels["milliseconds"] = f"milliseconds per call{f': {conditions}' if conditions else ''}"
-    figure = plt.figure(figsize=(7 * len(panels) + 2.6, max(6, 1.2 + 0.24 * len(points))))
-    *axes_of, key = figure.subplots(1, len(panels) + 1, squeeze=False, width_ratios=[1] * len(panels) + [0.3])[0]
-    std = points["std"].fillna(0)
+    figure = plt.figure(figsize=(9.8, max(6, 1.2 + 0.24 * len(points))))
+    *axes_of, key = figure.subplots(
+        1, len(panels) + 1, squeeze=False, width_ratios=[1] * len(panels) + [0.25 + 0.25 * len(panels)]
+    )[0]
+    far = points.height > points.top1
+    std = points["std"].fillna(0).mask(far, 0)
     for axes, (column, label) in zip(axes_of, panels.items(), strict=True):
         drawn = points.assign(cost=points[column])
         ends = (points.low, points.high) if column == "milliseconds" else (drawn.cost, drawn.cost)
         across = [drawn.cost - ends[0], ends[1] - drawn.cost]
-        axes.errorbar(
-            drawn.cost, drawn.height, std, across, fmt="o", ms=5, lw=0.8, capsize=2, color="C0", mec="black", zorder=3
-        )
+        axes.errorbar(drawn.cost, drawn.height, std, across, fmt="none", lw=0.8, capsize=2, color="C0", zorder=3)
+        for marker, part in (("o", drawn[~far]), ("v", drawn[far])):
+            axes.plot(part.cost, part.height, marker, ms=6, color="C0", mec="black", zorder=3)
         _draw_front(axes, drawn)
         _cost_axis(axes, pd.concat(ends))
         axes.set(xlabel=label, ylim=_with_margin(pd.concat([drawn.height - std, drawn.height + std])))
@@ -186,7 +189,7 @@ def _draw_key(axes, points: pd.DataFrame) -> None:
     """Which network each number is: one line per network, with its accuracy."""
     axes.set_axis_off()
     for number, point in enumerate(points.itertuples(), start=1):
-        look = {"transform": axes.transAxes, "fontsize": 7.5, "va": "center"}
+        look = {"transform": axes.transAxes, "fontsize": 9, "va": "center"}
         height = 1 - (number - 0.5) / max(len(points), 24)
         axes.text(0.05, height, number, ha="right", **look)
         axes.text(0.10, height, f"{point.top1:.1f}", **look)
@@ -219,7 +222,7 @@ def _draw_strip(axes, points: pd.DataFrame) -> list[Patch]:
     axes.axhspan(middle - margin, middle + margin, color="0.92", zorder=0)
     top = axes.get_ylim()[1]
     axes.set_yticks([tick for tick in axes.get_yticks() if middle + margin < tick < top])  # the strip has no scale
-    return [Patch(color="0.92", label="far below the axis")]
+    return [Patch(color="0.92", label="far below the axis: an arrow, with the accuracy")]
 
 
 def _draw_front(axes, points: pd.DataFrame) -> None:
@@ -240,7 +243,7 @@ def _cost_axis(axes, values: pd.Series) -> None:
     axes.xaxis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 5) if ratio < 6 else (2, 3, 5) if ratio < 30 else (2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="both", labelsize=8, length=3, pad=4)
+    axes.tick_params(axis="x", which="both", labelsize=9, length=3, pad=4)
 
 
 def _with_margin(values: pd.Series) -> tuple[float, float]:
@@ -249,14 +252,17 @@ def _with_margin(values: pd.Series) -> tuple[float, float]:
 
 
 def _label(axes, points: pd.DataFrame, names: Sequence[str], weights: Sequence[str] | None = None) -> None:
-    """Names beside points, moved apart. Call it last: it fixes the layout."""
+    """Names beside points, moved apart; of points far below the axis their accuracy too. Call it last."""
+    far = points.height > points.top1
+    names = pd.Series(list(names), points.index)
+    names = names.mask(far, names + points.top1.map(" ({:.1f} %)".format))
     axes.figure.canvas.draw()
     axes.figure.set_layout_engine("none")
     unit, to_data = axes.figure.dpi / 100, axes.transData.inverted()
     at = axes.transData.transform(points[["cost", "height"]].to_numpy(float))
     left = at[:, 0] > axes.bbox.x0 + 0.8 * axes.bbox.width
     beside = to_data.transform(at + unit * np.column_stack([np.where(left, -9, 9), np.full(len(at), 4)]))
-    look = {"fontsize": 7.5, "va": "center", "zorder": 4, "path_effects": [withStroke(linewidth=2, foreground="white")]}
+    look = {"fontsize": 9, "va": "center", "zorder": 4, "path_effects": [withStroke(linewidth=2, foreground="white")]}
     texts = [
         axes.text(*place, name, weight=weight, ha="right" if to_left else "left", **look)
         for place, name, weight, to_left in zip(beside, names, weights or ["normal"] * len(at), left, strict=True)
