@@ -37,7 +37,7 @@ def predict(parser: Parser) -> Runner:
         parser.add_argument(f"--{name}", type=int, metavar="PIXELS", help=f"of a frame {TRAINED}")
     parser.add_argument("--frames", type=int, dest="num_frames", metavar="T", help=f"per clip {TRAINED}")
     parser.add_argument("--sampling", choices=SAMPLINGS, help=f"which frames {TRAINED}")
-    parser.set_defaults(after_interrupt="labels printed so far stand")
+    parser.set_defaults(after_interrupt="the labels above are complete")
 
     def run(options: Options) -> int:
         if options.top < 1:
