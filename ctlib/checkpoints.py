@@ -6,8 +6,6 @@ labels of another data set.
 Earlier ones, and the authors', are torch files. Of these nothing but tensors and plain values is loaded.
 """
 
-import glob
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +20,13 @@ from ctlib.config import ModelConfig
 from ctlib.data.views import View
 from ctlib.models import VideoClassifier, model_config, name_of, unwrapped
 from ctlib.rivals import build_model  # which knows every system's networks
-from ctlib.weights import SUFFIX, Weights, names, tensors
-from ctlib.weights.hub import FILE, Shared
+from ctlib.weights import SUFFIX, names, tensors
+from ctlib.weights.hub import Shared
+from ctlib.weights.places import check_exists, located
+from ctlib.weights.places import existing as existing
+from ctlib.weights.places import find as find
 
 FORMAT = 3
-SUFFIXES = (SUFFIX, ".pt")  # the second is of formats 1 and 2, which are torch files
 HEAD = ("fc.weight", "fc.bias")
 
 
@@ -300,73 +300,6 @@ def start_from(path: str | Path, model: VideoClassifier, classes: Sequence[str])
         if same:
             state[key] = head[[own.index(name) for name in classes]]
     _fill(model, state, path, allowed=() if same else HEAD)
-
-
-def find(patterns: str, root: str | Path) -> list[Path]:
-    """The files that match patterns, separated by spaces (quote a pattern with a space), in that order, each once.
-
-    `**` matches any folders, and `[01]` one of these characters, where no path has the brackets in its name. Relative
-    patterns are below `root`. A pattern for `.pt` files, as checkpoints were before, matches `.safetensors` files too,
-    and the reverse. Where both lie there by one name, the later format is taken.
-
-    Raises:
-        FileNotFoundError: no pattern, or one that matches no file.
-    """
-    paths = []
-    for pattern in files.split_words(patterns, lambda pattern: bool(_matches(pattern, root))):
-        matches = _matches(pattern, root)
-        if not matches:
-            raise FileNotFoundError(f"no checkpoint matches {pattern!r}")
-        paths += matches
-    if not paths:
-        raise FileNotFoundError("no checkpoint is named")
-    return list(dict.fromkeys(paths))
-
-
-def _matches(pattern: str, root: str | Path) -> list[Path]:
-    """The files that a pattern matches: read as a path, else with its brackets as they stand, else as a pattern."""
-    path = Path(pattern).expanduser()
-    exact = Path(root) / path
-    if exact.is_file() or existing(exact).is_file():
-        return [exact if exact.is_file() else existing(exact)]
-    folder = Path(glob.escape(str(root)))
-    either = [path.with_suffix(suffix) for suffix in SUFFIXES] if path.suffix in SUFFIXES else [path]
-    for one in (lambda text: text.replace("[", "[[]"), str):
-        readings = [str(folder / one(str(path))) for path in either]
-        matches = [match for reading in readings for match in glob.glob(reading, recursive=True)]
-        if matches := {existing(match) for match in matches if os.path.isfile(match)}:
-            return sorted(matches)
-    return []
-
-
-def existing(path: str | Path) -> Path:
-    """The checkpoint of this name in the present format, else in an earlier one; `path` itself if there is neither."""
-    path = Path(path)
-    either = [path.with_suffix(suffix) for suffix in SUFFIXES] if path.suffix in SUFFIXES else []
-    return next((file for file in either if file.is_file()), path)
-
-
-def located(path: str | Path) -> Path:
-    """The file of a checkpoint.
-
-    Args:
-        path: the file itself; a folder that `Checkpoint.save_pretrained` wrote; or the name in `Weights` of a whole
-            network's, such as "ctnet_quickstart_arrow".
-    """
-    file = Path(path).expanduser()
-    shipped = Weights.__members__.get(str(path).upper())
-    if shipped is not None and shipped.is_whole and not file.exists():
-        return shipped.file
-    return file / FILE if file.is_dir() else file
-
-
-def check_exists(path: str | Path) -> None:
-    """Raise FileNotFoundError unless there is such a file; it names one of the other format that lies there."""
-    file = located(path)
-    if not file.is_file():
-        other = existing(file)
-        beside = f"; {other.name} lies there" if other != file else ""
-        raise FileNotFoundError(f"no checkpoint {path}{beside}")
 
 
 def _read(path: str | Path) -> dict:
