@@ -24,22 +24,23 @@ def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> 
         measured: columns row, seed and top1 (percent), rows in the order of the figure.
         bound: the bound of frame averaging, percent; drawn as a line.
     """
-    names, seeds = list(dict.fromkeys(measured.row)), sorted(measured.seed.unique())
-    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.45 * len(names)))
+    names, seeds, entries = list(dict.fromkeys(measured.row)), sorted(measured.seed.unique()), {}
+    figure, axes = plt.subplots(figsize=(9.5, 1.4 + 0.45 * len(names)))
     for place, name in enumerate(names):
         top1 = measured[measured.row == name].set_index("seed").top1
         for index, seed in enumerate(seeds):
             if seed in top1:
-                label = f"seed {seed}" if name == names[0] else None
-                axes.plot(top1[seed], place, marker(index), mfc="none", ms=6, color=f"C{index}", label=label)
+                look = {"mfc": "none", "ms": 6, "color": f"C{index}"}
+                entries[f"seed {seed}"] = axes.plot(top1[seed], place, marker(index), **look)[0]
         margin = mean_interval(top1).margin if len(top1) > 1 else None
-        axes.errorbar(top1.mean(), place, xerr=margin, fmt="|", ms=14, capsize=4, color="0.15", zorder=0)
+        mean = axes.errorbar(top1.mean(), place, xerr=margin, fmt="|", ms=14, capsize=4, color="0.15", zorder=0)
+        entries["mean" if margin is None else "mean, 95 % interval"] = mean
     if bound is not None:
-        axes.axvline(bound, color="0.3", ls="--", lw=1.2, label="bound of frame averaging")
+        entries["bound of frame averaging"] = axes.axvline(bound, color="0.3", ls="--", lw=1.2)
     axes.set_yticks(range(len(names)), names)
     left, right = axes.get_xlim()  # an interval may reach beyond 100 %
     axes.set(title=title, xlabel="top-1, %", xlim=(max(left, 0), min(right, 100)), ylim=(len(names) - 0.4, -0.6))
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(entries.values(), entries, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -67,7 +68,7 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
     for result, (colour, hatch) in drawn.items():
         share = (100 * counts[result] / counts.comparisons).to_numpy(float)
         axes.barh(places, share, left=start, color=colour, hatch=hatch, edgecolor="0.25", lw=0.6)
-        look = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if result == "agrees" else "black"}
+        look = {"ha": "center", "va": "center", "fontsize": 9, "color": "white" if result == "agrees" else "black"}
         if hatch:
             look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         for place in places[share > 3]:
@@ -132,10 +133,10 @@ def actions(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
     for axis, (measure, title) in zip(axes, panels.items(), strict=True):
         values = table.pivot_table(index=["table", "row"], columns="action", values=measure, sort=False, dropna=False)
         values = values.reindex(list(names)).set_axis(list(names.values()))
-        look = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 7}, "cmap": "viridis", "cbar": False}
+        look = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 9}, "cmap": "viridis", "cbar": False}
         sns.heatmap(values, vmin=0, vmax=100, ax=axis, **look)
         axis.set(title=f"{title}, %", xlabel="", ylabel="")
-        axis.set_xticklabels(axis.get_xticklabels(), rotation=60, ha="right", fontsize="x-small")
+        axis.set_xticklabels(axis.get_xticklabels(), rotation=60, ha="right", fontsize="small")
         axis.tick_params(axis="y", rotation=0)
     return figure
 
@@ -247,7 +248,7 @@ def published_vs_counted(ledger: pd.DataFrame) -> Figure:
             ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ticks.set_major_formatter("{x:g}")
             ticks.set_minor_formatter("")
-    axes[0].legend(title="Table", fontsize="x-small", title_fontsize="x-small", ncols=2)
+    axes[0].legend(title="Table", fontsize="small", title_fontsize="small", ncols=2)
 
     known = ledger[ledger.gflops_paper.notna()]
     share = (known.gflops - known.gflops_paper) / known.gflops_allowed
@@ -285,7 +286,7 @@ def cost_by_stage(parts: dict[str, pd.DataFrame], protocol: str) -> Figure:
             axes.bar(at, values, 0.92 * width, bottom=bottom, color=f"C{index}", ec="0.2", lw=0.5, label=label)
             bottom += values
         for x, top in zip(at, bottom, strict=True):
-            axes.text(x, top, f"{name}\n{top:.1f}", ha="center", va="bottom", fontsize="x-small")
+            axes.text(x, top, f"{name}\n{top:.1f}", ha="center", va="bottom", fontsize="small")
     axes.set(xticks=range(len(stages)), xticklabels=stages, ylabel=f"GFLOPs of {protocol}")
     axes.use_sticky_edges = False  # else the tallest bar touches the frame
     axes.margins(y=0.12)

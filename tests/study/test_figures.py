@@ -17,6 +17,9 @@ def test_an_ablations_interval_leaves_the_axis_where_a_percentage_ends():
     (axes,) = figures.ablation(lines.set_axis(["row", "seed", "top1"], axis=1), "a table", 50).axes
     assert axes.get_xlim()[1] == 100 and 0 <= axes.get_xlim()[0] < 41.6
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+    legend = {text.get_text() for text in axes.get_legend().get_texts()}
+    seeds = {f"seed {seed}" for _, seed, _ in lines.itertuples(index=False)}  # of every row
+    assert legend == seeds | {"mean, 95 % interval", "bound of frame averaging"}
     bars = [part.get_segments()[0][:, 0] for part in axes.collections]
     assert bars[0][1] > 100 and bars[1] == pytest.approx([88 - 2.484, 88 + 2.484], abs=1e-3)  # 4.303 / sqrt(3)
 
