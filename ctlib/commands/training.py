@@ -20,8 +20,9 @@ from ctlib.data.views import complete
 from ctlib.display.progress import Progress, counting
 from ctlib.models import MODELS
 from ctlib.training.evaluate import Evaluation, Scores, score
+from ctlib.training.own_clips import fitted_config
 from ctlib.training.plan import make_plan
-from ctlib.training.recipes import RECIPES, run_config
+from ctlib.training.recipes import RECIPES
 from ctlib.training.records import RunFolder
 from ctlib.training.run import Machine, resolve
 from ctlib.training.share import share as share_run
@@ -55,14 +56,17 @@ def train(parser: Parser) -> Runner:
     def run(options: Options) -> int:
         first = os.environ.get("RANK", "0") == "0"  # among the processes that torchrun starts
         given = {"name": options.name or None, "start": options.start, "seed": options.seed, "data.root": options.root}
-        config = run_config(options.data, options.model, options.recipe, " ".join(options.set), **given)
+        config, reasons = fitted_config(options.data, options.model, options.recipe, " ".join(options.set), **given)
         folder = RunFolder.of(config, options.out)
         folder.check_writable()
         clips = counting("Arrow of Time, clips written") if first else None
         resolved = resolve(config, Machine(options.processes), clips)
         if first:
-            for what, value in make_plan(resolved).table().items():
-                print(f"{what:<22}{value}", flush=True)
+            plan = make_plan(resolved, reasons=reasons)
+            for what, value in plan.table().items():
+                print(f"{what:<24}{value}", flush=True)
+            if few := plan.too_few_steps():
+                print(few, flush=True)
         with Progress(config.name, config.recipe.epochs, config.recipe.batch) as shown:
             result = ctlib.train(resolved, folder.path, on_step=shown.on_step, on_epoch=shown.on_epoch)
         if first:

@@ -75,7 +75,7 @@ def accuracy_vs_gflops(
         axes.annotate(f"{run.name}  {run.top1:.1f} %", (run.gflops, run.top1), (10, -8 if below else 8), **place)
     first, interval = runs.iloc[0], "" if margins is None else "\nbars: 95 % intervals"
     axes.set(
-        title="Accuracy against computation, synthetic data",
+        title="Accuracy against computation",
         xlabel=f"GFLOPs of one view ({first.num_frames} x {first['size']} x {first['size']})",
         ylabel=f"top-1, % of {first.videos} videos ({first.clips} clip x {first.crops} crop){interval}",
         ylim=(0, 100),

@@ -20,6 +20,7 @@ from torch import nn
 from ctlib import cost, paper
 from ctlib.models import build_model
 from ctlib.study.scales import Study
+from ctlib.training.records import RunFolder
 
 _MARKERS = {"256": "s", "224": "o", "": "^"}  # by the pixels of the clip whose GFLOPs are printed; empty: not stated
 _SIZES = {"256": "counted at 256 x 256", "224": "counted at 224 x 224", "": "size not stated"}
@@ -329,6 +330,17 @@ def networks_of(points: pd.DataFrame, study: Study, device: torch.device) -> dic
             (network,) = study.rows(point.table, [point.row])[point.row]
             config = dataclasses.replace(study.sized.replace(network).config, weights=None)
             networks[point.name] = build_model(config).to(device), int(point.frames), int(point.size)
+    return networks
+
+
+def recorded_networks(points: pd.DataFrame, device: torch.device) -> dict[str, tuple[nn.Module, int, int]]:
+    """The same behind the points of `summaries.averaged`."""
+    networks = {}
+    for point in points.itertuples():
+        folder = RunFolder(point.folder)
+        classes = folder.record()["resolved"]["num_classes"]
+        config = dataclasses.replace(folder.config().model, weights=None, num_classes=classes)
+        networks[point.name] = build_model(config).to(device), int(point.frames), int(point.size)
     return networks
 
 

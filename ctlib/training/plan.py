@@ -1,7 +1,9 @@
 """A run before its first step: data, batch, steps, cost, and one timed step of its network on this machine."""
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -12,6 +14,7 @@ from ctlib.data.catalog import Samples
 from ctlib.data.clips import train_loader, travels_raw
 from ctlib.kernels import choice
 from ctlib.training.network import make_network
+from ctlib.training.recipes import needed_steps
 from ctlib.training.run import Run, make_accelerator
 
 _CPU_CLIPS = 8  # of the timed step on a CPU, at most; the time of a batch is in proportion
@@ -29,6 +32,7 @@ class Plan:
     compute_seconds: float  # a step's forward and backward passes in each process
     load_seconds: float  # to load a training clip, in one loader process
     memory_mb: float | None  # peak of a timed step on a GPU, 1e6 bytes; None on a CPU
+    reasons: Mapping[str, str] = field(default_factory=dict)  # of `own_clips.fitted_config`
 
     @property
     def seconds(self) -> float:
@@ -41,11 +45,28 @@ class Plan:
         if config.data.cache == "none":
             step, test, once = max(step, self.loading(config.recipe.batch)), max(test, self.loading(views)), 0.0
         tests = config.recipe.epochs + 1 - config.recipe.first_tested
-        return once + config.recipe.epochs * self.steps_per_epoch * step + tests * test
+        return once + self.steps * step + tests * test
 
     def loading(self, clips: int) -> float:
         """Seconds to load clips in all loader processes together."""
         return clips * self.load_seconds / (max(1, self.run.config.data.workers) * self.run.processes)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.run.config.recipe.epochs * self.steps_per_epoch
+
+    def too_few_steps(self) -> str:
+        """One line where the steps are too few to learn, with what would be enough; else empty."""
+        classes = len(self.run.samples["train"].classes)
+        needed = needed_steps(classes)
+        if self.steps >= needed / 2:
+            return ""
+        epochs = math.ceil(needed / max(1, self.steps_per_epoch))
+        return (
+            f"{self.steps} steps are too few to learn {classes} classes, which takes about {needed}: set recipe.epochs "
+            f"to {epochs}, or a smaller recipe.batch"
+        )
 
     def table(self) -> pd.Series:
         """The plan, one row per question."""
@@ -68,10 +89,11 @@ class Plan:
             f"micro-batch(es) of {run.micro_batch}",
             "learning rate": f"peak {peak:.4g} ({recipe.lr:g} x {recipe.batch} / 64) after {recipe.warmup:g} "
             "epoch(s) of warm-up",
-            "steps": f"{recipe.epochs} epochs x {self.steps_per_epoch:,} = {recipe.epochs * self.steps_per_epoch:,}",
+            "steps": f"{recipe.epochs} epochs x {self.steps_per_epoch:,} = {self.steps:,}",
             "estimated time": f"{estimated} (per step {self.compute_seconds:.2g} s to compute, "
             f"{self.loading(recipe.batch):.2g} s to load)",
             "peak memory": "not measured on a CPU" if self.memory_mb is None else f"{self.memory_mb:,.0f} MB per GPU",
+            **{f"chosen {key}": why for key, why in self.reasons.items()},
         }
         return pd.Series(rows, name="this run")
 
@@ -81,12 +103,13 @@ def _coverage(samples: Samples) -> str:
     return f"{len(samples):,} of {samples.listed:,} listed ({samples.coverage:.1f} %){compared}"
 
 
-def make_plan(run: Run, seconds: float = 0.5) -> Plan:
+def make_plan(run: Run, seconds: float = 0.5, reasons: Mapping[str, str] | None = None) -> Plan:
     """Measure a run before it begins: build its network, time one step, load a few clips.
 
     Args:
         run: of `resolve`.
         seconds: how long to load clips, at least.
+        reasons: of `own_clips.fitted_config`; the table has one row for each.
 
     Raises:
         ValueError: parts that do not go together, or a micro-batch that does not fit into the GPU's memory.
@@ -120,6 +143,7 @@ def make_plan(run: Run, seconds: float = 0.5) -> Plan:
         compute_seconds=seconds_per_clip * config.recipe.batch / run.processes,
         load_seconds=(time.perf_counter() - began) / loaded,
         memory_mb=memory_mb,
+        reasons=reasons or {},
     )
 
 

@@ -23,6 +23,7 @@ class Recipe(NamedTuple):
 
 
 _IMAGENET = {"weights": "imagenet"}
+OWN = "own"  # the recipe that `own_clips` completes
 
 RECIPES: dict[str, Recipe] = {
     "something": Recipe(
@@ -43,6 +44,10 @@ RECIPES: dict[str, Recipe] = {
         recipe={"epochs": 30, "lr": 0.002, "weight_decay": 1e-4, "warmup": 3},
         model={"dropout": 0.5, "num_frames": 16, **_IMAGENET},  # unless it starts from a checkpoint
         data={"size": 256, "clips": 2, "crops": 3, "workers": 8},
+    ),
+    OWN: Recipe(
+        "your own clips: `own_clips` chooses all but this by the network and the number of clips",
+        recipe={"weight_decay": 1e-4, "warmup": 0},
     ),
     "laptop": Recipe(
         "Arrow of Time on a CPU, in minutes: the quickstart",
@@ -106,7 +111,7 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
     if known is not None and not (network.backbone in known and fits_weights(network)):
         del parts["model"]["weights"]  # a recipe's weights are for the networks that they fit
     if "num_frames" in MODELS[model]:  # and its frames for those that take any number
-        del parts["model"]["num_frames"]
+        parts["model"].pop("num_frames", None)
     fields = {"name": model}
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in {**given, **parse_pairs(overrides)}.items():
@@ -119,6 +124,14 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
     parts["model"] = model_config(model, **parts["model"])
     parts["data"] = {"name": data, **parts["data"]}
     return RunConfig.from_dict({**fields, **parts})
+
+
+def needed_steps(classes: int) -> int:
+    """About how many steps of training a pretrained network needs, by our trainings of small ones on synthetic clips.
+
+    300 for 3 classes (`benchmarks/own_clips.py`), 480 for 16 (the quickstart). Half of it is too few.
+    """
+    return max(300, 30 * classes)
 
 
 def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> float:

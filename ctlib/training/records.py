@@ -323,7 +323,8 @@ _COLUMNS += ["seed", "epochs", "seconds", "folder"]
 def load(folder: str | Path) -> pd.DataFrame:
     """All finished runs below a folder, one row per run, ordered by path.
 
-    The columns are the keys of `result.json`, and `folder`. Accuracies are in percent, `gflops` is of one view.
+    The columns are the keys of `result.json`, and `folder`. Accuracies are in percent, `gflops` is of one view. Each
+    setting of the run has a column too, such as `model.dims` and `recipe.lr`, with the values that were used.
 
     Raises:
         FileNotFoundError: the folder does not exist; ValueError: a damaged record, or one of an earlier version.
@@ -336,7 +337,11 @@ def load(folder: str | Path) -> pd.DataFrame:
         result = RunFolder(path.parent).result()
         if "rows" not in result:
             raise ValueError(f"{path} was written by an earlier version of ctlib: delete its folder and train again")
-        rows.append({**result, "folder": str(path.parent)})
+        record = RunFolder(path.parent).record()
+        used = {"model.num_classes": record["resolved"]["num_classes"]}
+        used |= {f"compute.{name}": record["resolved"][name] for name in _OPEN}
+        settings = {key: value for key, value in flat(record["asked"]) if "." in key}
+        rows.append({**result, "folder": str(path.parent), **settings, **used})
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=_COLUMNS)
 
 

@@ -122,6 +122,59 @@ def run_labels(table: pd.DataFrame) -> list[str]:
     return [f"{name}, seed {seed}" if again else name for name, seed, again in labels]
 
 
+PROTOCOL = ("data", "fingerprint", "sampling", "num_frames", "size", "short_side", "clips", "crops")
+
+
+def refuse_mixed_protocols(runs: pd.DataFrame) -> None:
+    """Raise ValueError unless all runs of `records.load` were tested alike. It names what differs, in which runs."""
+    _refuse_differing(runs, PROTOCOL, "the runs", "draw runs of one protocol")
+
+
+def averaged(runs: pd.DataFrame) -> pd.DataFrame:
+    """The mean over the seeds of runs that have one name.
+
+    Args:
+        runs: of `records.load`.
+
+    Returns:
+        One row per name: `name`, `top1` (mean, percent), `std` (sample standard deviation over the seeds; missing with
+        one), `seeds` (how many), and of the first run `gflops`, `params`, `frames`, `size`, `videos` and `folder`.
+
+    Raises:
+        ValueError: different protocols, one name for runs that differ in more than the seed, or a seed twice.
+    """
+    if runs.empty:
+        return pd.DataFrame(columns=["name", "top1", "std", "seeds", "frames", *_OF_NETWORK])
+    refuse_mixed_protocols(runs)
+    settings = [name for name in runs if name.startswith(("model.", "recipe.", "arrow.", "data.flip"))]
+    for name, of_name in runs.groupby("name", sort=False):
+        _refuse_differing(of_name, [*settings, "precision", "micro_batch"], f"the runs {name!r}", "give them names")
+        if of_name.seed.duplicated().any():
+            raise ValueError(f"the runs {name!r} have seed {of_name.seed[of_name.seed.duplicated()].iloc[0]} twice")
+    points = runs.groupby("name", sort=False).agg(
+        top1=("top1", "mean"),
+        std=("top1", "std"),
+        seeds=("seed", "nunique"),
+        frames=("num_frames", "first"),
+        **{column: (column, "first") for column in _OF_NETWORK},
+    )
+    return points.reset_index()
+
+
+_OF_NETWORK = ("gflops", "params", "size", "videos", "folder")
+
+
+def _refuse_differing(runs: pd.DataFrame, columns: Sequence[str], which: str, instead: str) -> None:
+    differing = []
+    for column in columns:
+        names = runs.name.groupby(runs[column].astype(str), sort=False).unique()
+        if len(names) > 1:
+            values = "; ".join(f"{value} in {', '.join(runs_of[:3])}" for value, runs_of in names.items())
+            differing.append(f"{column} ({values})")
+    if differing:
+        raise ValueError(f"{which} differ in {', '.join(differing)}: {instead}")
+
+
 def checkpoint_names(paths: Sequence[Path]) -> list[str]:
     """A name for the network of each checkpoint: from the record beside it, else the file's or the folder's.
 

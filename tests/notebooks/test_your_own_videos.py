@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -23,11 +25,16 @@ def test_it_checks_trains_tests_and_looks(run, tmp_path):
     assert {path.name for path in (out / "figures").iterdir()} == {f"{name}.png" for name in names}
     again = run_here("your_own_videos", out_dir=str(out), **SMALL).text
     assert "nothing was trained" in again
+    assert "5 steps are too few to learn 4 classes, which takes about 300: set recipe.epochs to 60" in text
+    config = records.RunFolder(out / "ctnet_quickstart" / "seed0").config()
+    assert Path(config.start).stem == "arrow_ctnet_quickstart" and config.recipe.epochs == 1
+    assert (config.recipe.lr, config.data.cache) == (0.16, "ram")
 
 
 def test_a_bad_parameter_is_refused_before_any_work(tmp_path):
     for parameters, text in (
         ({"root": "/no/such/folder"}, "no folder /no/such/folder"),
+        ({"overrides": "recipe.epohcs=3"}, "unknown key of RecipeConfig 'epohcs': did you mean 'epochs'"),
         ({"clips_per_class": 1}, "clips_per_class must be at least 4, got 1"),
     ):
         with pytest.raises(ParameterError, match=text):

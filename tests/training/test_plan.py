@@ -35,6 +35,16 @@ def test_a_plan_says_what_a_run_will_do_and_estimates_its_time(run):
     assert plan.model.params == sum(weights.numel() for weights in build_model(run.model).parameters())
 
 
+def test_a_plan_says_why_a_setting_was_chosen_and_when_steps_are_too_few(run):
+    plan = make_plan(run, seconds=0, reasons={"data.size": "48: pixels"})
+    assert plan.table()["chosen data.size"] == "48: pixels"
+    needed = "12 steps are too few to learn 16 classes, which takes about 480: set recipe.epochs to 120, or a smaller"
+    assert plan.too_few_steps() == f"{needed} recipe.batch"
+    recipe = dataclasses.replace(run.config.recipe, epochs=60)
+    longer = dataclasses.replace(run, config=dataclasses.replace(run.config, recipe=recipe))
+    assert dataclasses.replace(plan, run=longer).too_few_steps() == ""
+
+
 def test_only_tested_epochs_take_the_time_of_a_test(run):
     plan = dataclasses.replace(make_plan(run, seconds=0), load_seconds=0.1, compute_seconds=0.0)
     recipe = dataclasses.replace(run.config.recipe, test_epochs=2)

@@ -82,6 +82,12 @@ def test_load_reads_one_row_per_finished_run(tmp_path):
         folder.finish({"name": name, "top1": top1, "rows": []}, PREDICTIONS)
     records.RunFolder(tmp_path / "half" / "seed0").start(run_of(RunConfig()))
     table = records.load(tmp_path)
+    assert {f"{part}.{key}" for part in ("model", "data", "arrow", "recipe", "compute")
+            for key in RunConfig().to_dict()[part]} <= set(table)  # fmt: skip
+    used = table.iloc[0][
+        ["model.kernels", "model.num_classes", "recipe.lr", "compute.micro_batch", "compute.precision"]
+    ]
+    assert used.tolist() == [(3, 3, 3), 2, 0.02, 64, "fp32"]
     assert table[["name", "top1"]].to_numpy().tolist() == [["ctnet", 88.0], ["tsn", 48.0]]
     assert table.folder.tolist() == [str(tmp_path / "ctnet" / "seed0"), str(tmp_path / "tsn" / "seed0")]
     (tmp_path / "none").mkdir()

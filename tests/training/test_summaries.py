@@ -53,6 +53,41 @@ def test_run_labels_have_seeds_where_names_repeat():
     assert summaries.run_labels(table) == ["TSN", "CT-Net, seed 0", "CT-Net, seed 1"]
 
 
+def runs(**changed):
+    """Runs of `records.load` as far as averages look at them: TSN with one seed, CT-Net with two."""
+    own = {"data": "folder", "fingerprint": "f", "sampling": "sparse", "num_frames": 8, "size": 48, "short_side": 48}
+    own |= {"clips": 1, "crops": 1, "precision": "fp32", "micro_batch": 8, "params": 5, "videos": 9, "folder": "x"}
+    table = pd.DataFrame({"name": ["TSN", "CT-Net", "CT-Net"], "seed": [0, 0, 1], "top1": [40.0, 80.0, 90.0]})
+    table = table.assign(gflops=[1.0, 2.0, 2.0], **{"recipe.lr": 0.1, "model.dims": [(2, 2)] * 3}, **own)
+    return table.assign(**changed)
+
+
+def test_runs_of_one_name_are_averaged_over_their_seeds():
+    points = summaries.averaged(runs()).set_index("name")
+    assert points.top1.to_dict() == {"TSN": 40, "CT-Net": 85} and points.seeds.to_dict() == {"TSN": 1, "CT-Net": 2}
+    assert np.isnan(points["std"]["TSN"]) and points["std"]["CT-Net"] == pytest.approx(50**0.5)
+    assert summaries.averaged(runs()[:0]).empty
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        (
+            {"size": [48, 64, 64], "clips": [1, 1, 2]},
+            r"the runs differ in size \(48 in TSN; 64 in CT-Net\), clips \(1 in TSN, CT-Net; 2 in CT-Net\): draw runs",
+        ),
+        (
+            {"recipe.lr": [0.1, 0.1, 0.2]},
+            r"the runs 'CT-Net' differ in recipe.lr \(0.1 in CT-Net; 0.2 in CT-Net\): give",
+        ),
+        ({"seed": [0, 1, 1]}, "the runs 'CT-Net' have seed 1 twice"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused_by_what_differs(changed, text):
+    with pytest.raises(ValueError, match=text):
+        summaries.averaged(runs(**changed))
+
+
 def scored(num_frames, crops=1, clips=1, right=6, model="ctnet_r50", gflops=10.0):
     """Scores of ten videos, of which the last could not be read and `right` are right."""
     labels = torch.tensor([index % 2 for index in range(9)] + [-1])

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from ctlib import files
+from ctlib.training import own_clips, recipes
+from ctlib.training.own_clips import fitted_config
+from ctlib.weights import Weights
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder of 72 clips of 3 classes, as far as lists look at them: 57 to train on."""
+    root = tmp_path_factory.mktemp("clips")
+    for name in ("falls", "opens", "turns"):
+        (root / name).mkdir()
+        for index in range(24):
+            (root / name / f"{index:02d}.mp4").touch()
+    return root
+
+
+def fitted(root, model="ctnet_quickstart", overrides="", data="folder", **given):
+    return fitted_config(data, model, overrides=overrides, **{"data.root": str(root), **given})
+
+
+def test_a_trained_network_starts_from_its_own_weights_and_gets_enough_steps(clips):
+    config, reasons = fitted(clips)
+    data, recipe = config.data, config.recipe
+    assert files.digest(Path(config.start).expanduser()) == Weights.CTNET_QUICKSTART_ARROW.meta["digest"]
+    assert (config.model.weights, config.model.num_frames, data.size, recipe.batch) == (None, 8, 48, 8)
+    videos = len(own_clips.load_samples("folder", clips, "train"))
+    assert recipe.epochs * (videos // 8) >= recipes.needed_steps(3) == 300 and recipe.warmup == recipe.epochs / 10
+    assert reasons["start"].startswith("CTNET_QUICKSTART_ARROW: ")
+    assert reasons["recipe.batch"] == f"8: clips per step, of {videos}" and reasons["data.size"].startswith(
+        "48: pixels"
+    )
+    assert set(reasons) == set(own_clips._CHOICES) - {"model.weights"} | {"start"}
+
+
+def test_a_small_network_that_was_not_trained_starts_from_still_shapes(clips):
+    for model, overrides in (("ctnet_laptop", ""), ("ctnet_quickstart", "model.dims=3"), ("tsm_quickstart", "")):
+        config, reasons = fitted(clips, model, overrides)
+        assert (config.start, config.model.weights) == ("", "shapes")
+        assert reasons["model.weights"] == "shapes: weights of Still Shapes fit this backbone"
+    config, reasons = fitted(clips, overrides="model.weights=null")
+    assert config.start == "" and config.model.weights is None and "start" not in reasons
+
+
+def test_a_large_network_starts_from_imagenet_at_its_size(clips):
+    config, _ = fitted(clips, "ctnet_r50")
+    assert (config.model.weights, config.data.size, config.recipe.lr, config.model.dropout) == (
+        "imagenet",
+        224,
+        0.02,
+        0.5,
+    )
+    assert fitted(clips, "tsn_inception_v3")[0].data.size == 299
+    assert fitted(clips, "ctnet_laptop")[0].data.size == 64
+
+
+def test_a_network_that_no_weights_fit_starts_from_random_ones(clips):
+    for model in ("tea_quickstart", "slowfast_small"):
+        config, reasons = fitted(clips, model)
+        assert config.model.weights is None and reasons["model.weights"].startswith("none: ")
+    config, reasons = fitted(clips, "tdn_quickstart")
+    assert config.model.num_frames == 40 and "model.num_frames" not in reasons
+
+
+def test_what_is_given_is_not_chosen_and_the_rest_follows_it(clips):
+    config, reasons = fitted(clips, overrides="recipe.batch=4 data.cache=none", **{"model.num_frames": 4})
+    assert (config.recipe.batch, config.data.cache, config.model.num_frames) == (4, "none", 4)
+    assert not {"recipe.batch", "data.cache", "model.num_frames"} & set(reasons)
+    assert config.recipe.epochs < fitted(clips)[0].recipe.epochs
+    one = fitted(clips, **{"recipe.epochs": 1})[0].recipe
+    assert (one.epochs, one.warmup) == (1, 0.1)
+    assert fitted(clips, start="x.safetensors")[0].model.weights is None
+
+
+def test_many_clips_have_larger_batches_and_few_epochs(tmp_path):
+    lines = "".join(f"{index}.mp4 {index % 3}\n" for index in range(2400))
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text(lines)
+    recipe = fitted(tmp_path, data="list")[0].recipe
+    assert (recipe.batch, recipe.epochs) == (32, 10)
+
+
+def test_videos_that_do_not_fit_into_memory_are_not_kept(clips, monkeypatch):
+    monkeypatch.setattr(own_clips.cache, "needed_bytes", lambda samples: 3e9)
+    config, reasons = fitted(clips)
+    assert config.data.cache == "none" and "3,000 MB" in reasons["data.cache"]
+
+
+def test_a_recipe_decides_alone(clips):
+    named = fitted_config("folder", "ctnet_r50", "transfer", **{"data.root": str(clips)})
+    assert named == (recipes.run_config("folder", "ctnet_r50", "transfer", **{"data.root": str(clips)}), {})
+    assert fitted_config("arrow", "ctnet_quickstart") == (recipes.run_config("arrow", "ctnet_quickstart"), {})
+    with pytest.raises(ValueError, match="did you mean 'ctnet_quickstart'"):
+        fitted(clips, "ctnet_quickstrat")
+    with pytest.raises(FileNotFoundError, match="no folder /nowhere"):
+        fitted("/nowhere")
