@@ -1,6 +1,7 @@
 """From samples to batches of clips: one path of sampling, decoding and transforms, and its loaders."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -80,10 +81,14 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        views = () if self.train else (self.clips * self.crops,)
+        return (*views, 3, self.num_frames, self.size, self.size)
+
     def item_bytes(self) -> int:
         """How large an item is."""
-        views = 1 if self.train else self.clips * self.crops
-        return 4 * views * 3 * self.num_frames * self.size**2
+        return 4 * math.prod(self.item_shape)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
         try:
@@ -98,8 +103,7 @@ class ClipDataset(Dataset):
             return self._skipped()
 
     def _skipped(self) -> tuple[torch.Tensor, int]:
-        views = () if self.train else (self.clips * self.crops,)
-        return torch.zeros(*views, 3, self.num_frames, self.size, self.size), SKIPPED
+        return torch.zeros(self.item_shape), SKIPPED
 
     def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
         frames = self._read(index, lambda length: self.sampling.train(length, self.num_frames, rng))
@@ -202,8 +206,7 @@ class DeviceClips(ClipDataset):
         labels = transforms.on_device(labels, device)
         if len(draws) == len(keys):
             return self._cut(*zip(*draws.values(), strict=True)), labels
-        views = () if self.train else (self.clips * self.crops,)
-        clips = torch.zeros(len(keys), *views, 3, self.num_frames, self.size, self.size, device=device)
+        clips = torch.zeros(len(keys), *self.item_shape, device=device)
         if draws:
             clips[list(draws)] = self._cut(*zip(*draws.values(), strict=True))
         return clips, labels

@@ -138,8 +138,6 @@ def read_digests(folder: str | Path) -> dict[str, Digest]:
 def last_compared(folder: str | Path, paths: Iterable[str]) -> str:
     """The day (UTC) since which each of these videos was found equal to its digest; "" if one has none."""
     known = read_digests(folder)
-    if not known:
-        return ""
     return min((known[path].compared[:10] if path in known else "" for path in paths), default="")
 
 

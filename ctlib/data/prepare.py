@@ -95,45 +95,33 @@ def prepare(
     sources = {path: _Source(listed[path], targets[path], _stamp(samples.root / path)) for path in listed}
     _check(out, parameters)
     with files.locked(out):
-        return _prepare(splits, out, parameters, sources, (workers, limit_seconds), on_done)
-
-
-def _prepare(
-    splits: dict[str, Samples],
-    out: Path,
-    parameters: dict[str, int],
-    sources: dict[str, _Source],
-    pool: tuple[int, float],
-    on_done: Callable[[int, int], None] | None,
-) -> Prepared:
-    """Fill a folder that this process holds."""
-    samples, record = next(iter(splits.values())), _begin(out, parameters)
-    record |= {"sampling": samples.sampling, "flip": samples.flip}  # a list has no place for these
-    done = _done_before(out, sources)
-    frames, failed = _encode_all(samples.root, sources, done, out, parameters, pool, on_done)
-    files.write_text(out / "classes.txt", "".join(f"{name}\n" for name in samples.classes))
-    good = {}
-    for name, split in splits.items():
-        good[name] = [index for index in range(len(split)) if split.path(index) in frames]
-        if not good[name]:
-            raise ValueError(f"no video of {name} could be read: see {out / FAILED}")
-        rows = ((split.path(index), split[index].label) for index in good[name])
-        lines = (f"{sources[path].target} {frames[path]} {label}\n" for path, label in rows)
-        files.write_text(out / f"{name}.txt", "".join(lines))
-        part = {"listed": split.listed, "videos": len(good[name]), "fingerprint": split.fingerprint}
-        record["splits"][name] = part
-    files.write_json(out / RECORD, record)  # `load_samples` reads it
-    name = next(iter(splits))
-    loading = measure_loading(splits[name], good[name], load_samples("list", out, name))
-    reasons = dict(Counter(reason.partition(":")[0] for reason in failed.values()).most_common())
-    files.write_json(out / RECORD, record | {"failed": reasons, "clips_per_second": loading._asdict()})
-    return Prepared(
-        encoded=len(frames) - len(done),
-        listed={name: len(split) for name, split in splits.items()},
-        good={name: len(kept) for name, kept in good.items()},
-        failed=reasons,
-        loading=loading,
-    )
+        record = _begin(out, parameters)
+        record |= {"sampling": samples.sampling, "flip": samples.flip}  # a list has no place for these
+        done, pool = _done_before(out, sources), (workers, limit_seconds)
+        frames, failed = _encode_all(samples.root, sources, done, out, parameters, pool, on_done)
+        files.write_text(out / "classes.txt", "".join(f"{name}\n" for name in samples.classes))
+        good = {}
+        for name, split in splits.items():
+            good[name] = [index for index in range(len(split)) if split.path(index) in frames]
+            if not good[name]:
+                raise ValueError(f"no video of {name} could be read: see {out / FAILED}")
+            rows = ((split.path(index), split[index].label) for index in good[name])
+            lines = (f"{sources[path].target} {frames[path]} {label}\n" for path, label in rows)
+            files.write_text(out / f"{name}.txt", "".join(lines))
+            part = {"listed": split.listed, "videos": len(good[name]), "fingerprint": split.fingerprint}
+            record["splits"][name] = part
+        files.write_json(out / RECORD, record)  # `load_samples` reads it
+        name = next(iter(splits))
+        loading = measure_loading(splits[name], good[name], load_samples("list", out, name))
+        reasons = dict(Counter(reason.partition(":")[0] for reason in failed.values()).most_common())
+        files.write_json(out / RECORD, record | {"failed": reasons, "clips_per_second": loading._asdict()})
+        return Prepared(
+            encoded=len(frames) - len(done),
+            listed={name: len(split) for name, split in splits.items()},
+            good={name: len(kept) for name, kept in good.items()},
+            failed=reasons,
+            loading=loading,
+        )
 
 
 def _encode_all(
@@ -300,7 +288,9 @@ def _encode(root: str, path: str, listed: int | None, written: str, short_side: 
 
     def frames() -> Iterator[np.ndarray]:
         nonlocal count
-        for frame in _read(source):
+        for frame in video.iterate_frames(source):
+            if min(frame.shape[:2]) < 2:
+                raise video.VideoError(f"{source}: frames of {frame.shape[0]} x {frame.shape[1]} pixels")
             count += 1
             yield _fit(frame, short_side)
 
@@ -321,13 +311,6 @@ def _encode(root: str, path: str, listed: int | None, written: str, short_side: 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), written)
         return count, f"not re-encoded: {count} frames became {kept}"
     return count, ""
-
-
-def _read(source: str) -> Iterator[np.ndarray]:
-    for frame in video.iterate_frames(source):
-        if min(frame.shape[:2]) < 2:
-            raise video.VideoError(f"{source}: frames of {frame.shape[0]} x {frame.shape[1]} pixels")
-        yield frame
 
 
 def _fit(frame: np.ndarray, short_side: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What holds of every system, and what is pinned of each."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -36,6 +37,11 @@ def named(system):
 
 def drawn(name, **parts):
     """In double precision and evaluation mode, with batch norms as after training."""
+    return copy.deepcopy(drawn_once(name, **parts))
+
+
+@functools.cache
+def drawn_once(name, **parts):
     network = build_model(model_config(named(name), num_classes=5, **parts), seed=0).double().eval()
     torch.manual_seed(1)
     for part in network.modules():

@@ -40,9 +40,8 @@ def load_list(root: Path, split: str, lists: str | None = None) -> Samples:
     files = {part: find(folder, *names) for part, names in files.items() if part == split or _has(folder, *names)}
     prepared = folder / "prepared.json"
     usage = annotations.read_usage(prepared, split) if prepared.is_file() else {"flip": True}
-    classes = None
-    if _has(folder, "classes.txt", "category.txt"):
-        classes = annotations.read_classes(find(folder, "classes.txt", "category.txt"))
+    named = ("classes.txt", "category.txt")
+    classes = annotations.read_classes(find(folder, *named)) if _has(folder, *named) else None
     rows = {part: annotations.read_list(file, root, classes) for part, file in files.items()}
     if classes is None:
         labels = {label for part in rows.values() for _, label, _ in part}
@@ -143,7 +142,7 @@ def _load(name: str, root: str | Path, split: str, checked: str | Path | None, o
             raise ValueError(f"the data set {name!r} has no option {option!r}: {has}")
     samples = DATASETS[name](root, split, **options)
     for class_name in samples.classes:  # records and checkpoints hold them as lines of text
-        if "\r" in class_name or "\n" in class_name or not class_name.isascii() and not _is_utf8(class_name):
+        if "\r" in class_name or "\n" in class_name or class_name.encode(errors="ignore").decode() != class_name:
             raise ValueError(
                 f"{root}: a class name must be one line of UTF-8 text, got {quoted(class_name)}: rename it"
             )
@@ -152,13 +151,6 @@ def _load(name: str, root: str | Path, split: str, checked: str | Path | None, o
     if split == "train" and (empty := samples.empty_classes):
         samples.notes += (f"classes without a training video: {quoted_all(empty)}",)
     return samples
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _calls_it_test(name: str, root: Path) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from ctlib import files
@@ -117,8 +117,12 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
 
 def read_classes(file: Path) -> tuple[str, ...]:
     """One class name per line, in label order."""
+    return _each_class_once(file, lines_of(file))
+
+
+def _each_class_once(file: Path, names: Iterable[tuple[int, str]]) -> tuple[str, ...]:
     seen = {}
-    for number, name in lines_of(file):
+    for number, name in names:
         if name in seen:
             raise _error(file, number, f"class {quoted(name)} is already in line {seen[name]}")
         seen[name] = number
@@ -261,19 +265,15 @@ def read_kinetics(file: Path) -> Iterator[tuple[int, str, str, int, int]]:
 
 def read_ucf101_classes(file: Path) -> tuple[str, ...]:
     """`number name` lines, numbered from 1."""
-    names = []
-    for number, line in lines_of(file):
-        index, _, name = line.partition(" ")
-        if not _is_number(index) or int(index) != len(names) + 1 or not name.strip():
-            raise _error(file, number, f"needed '{len(names) + 1} ClassName', got {quoted(line)}")
-        if name.strip() in names:
-            raise _error(
-                file, number, f"class {quoted(name.strip())} is already in line {names.index(name.strip()) + 1}"
-            )
-        names.append(name.strip())
-    if not names:
-        raise ValueError(f"{file}: the list has no classes")
-    return tuple(names)
+
+    def names() -> Iterator[tuple[int, str]]:
+        for needed, (number, line) in enumerate(lines_of(file), start=1):
+            index, _, name = line.partition(" ")
+            if not _is_number(index) or int(index) != needed or not name.strip():
+                raise _error(file, number, f"needed '{needed} ClassName', got {quoted(line)}")
+            yield number, name.strip()
+
+    return _each_class_once(file, names())
 
 
 def read_ucf101(file: Path, root: Path, classes: Sequence[str], folder: str) -> list[Row]:

@@ -4,7 +4,6 @@ Class order follows the authors: alphabetical, or the publisher's numbers where 
 V2, and UCF101, whose numbers are alphabetical too).
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +11,10 @@ from ctlib.config import check_choice
 from ctlib.data.catalog import annotations
 from ctlib.data.catalog.annotations import Row, find, find_folder, join
 from ctlib.data.catalog.samples import Samples
-from ctlib.data.catalog.sources import as_they_lie, is_stray, is_video_file, stem_of, videos_in
+from ctlib.data.catalog.sources import as_they_lie, is_stray, stem_of, videos_in
 
-_SPLITS = ("train", "val")
+# The splits of Kinetics, and what their files and folders are called.
+_SPLITS = {"train": ("train",), "val": ("val", "validate", "validation")}
 
 
 def load_something_v1(root: Path, split: str) -> Samples:
@@ -85,18 +85,17 @@ class _KineticsVideos:
 
     def __init__(self, root: Path, split: str, classes: Sequence[str]):
         kinds = ("{}", "{}_256", "videos_{}", "videos/{}", "rawframes_{}")
-        names = {"train": ("train",), "val": ("val", "validation", "validate")}[split]
-        self.below = find_folder(root, *(kind.format(name) for name in names for kind in kinds))
+        self.below = find_folder(root, *(kind.format(name) for name in _SPLITS[split] for kind in kinds))
         self.folder = root / self.below
         self.files, self.asked, self.missing = {}, 0, 0
         spellings = {spelling for name in classes for spelling in (name, name.replace(" ", "_"))}
         # Of several copies the first by name counts, so the choice is the same on every machine.
-        for entry in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
-            if entry.name in spellings and entry.is_dir():
-                for video in videos_in(Path(entry.path))[0]:
-                    self.files.setdefault(stem_of(video), f"{entry.name}/{video}")
-            elif is_video_file(entry.name) or (entry.is_dir() and not is_stray(entry.name)):
-                self.files.setdefault(stem_of(entry.name), entry.name)
+        for name in videos_in(self.folder)[0]:
+            if name in spellings and (self.folder / name).is_dir():
+                for video in videos_in(self.folder / name)[0]:
+                    self.files.setdefault(stem_of(video), f"{name}/{video}")
+            else:
+                self.files.setdefault(stem_of(name), name)
 
     def path(self, name: str, identity: str, start: int, end: int) -> str:
         """The video's path below the root; if it is missing, the one that it would have."""
@@ -115,9 +114,8 @@ class _KineticsVideos:
 
 
 def _kinetics_csv(root: Path, split: str) -> Path:
-    names = {"train": ("train",), "val": ("val", "validate", "validation")}[split]
     kinds = ("{}.csv", "annotations/{}.csv", "kinetics-400_{}.csv", "annotations/kinetics_{}.csv", "kinetics400/{}.csv")
-    return find(root, *(kind.format(name) for name in names for kind in kinds))
+    return find(root, *(kind.format(name) for name in _SPLITS[split] for kind in kinds))
 
 
 def load_ucf101(root: Path, split: str, fold: int = 1) -> Samples:

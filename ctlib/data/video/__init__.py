@@ -117,9 +117,7 @@ def read_frames(
         if outside.size:
             raise VideoError(f"{os.fspath(source)}: has {count} frames, asked for frame {outside[0]}")
         frames = dict(video.frames(np.unique(chosen).tolist()))
-    sizes = {frame.shape for frame in frames.values()}
-    if len(sizes) > 1:
-        raise VideoError(f"{os.fspath(source)}: has frames of different sizes, {_sizes(sizes)}")
+    _check_one_size(source, {frame.shape for frame in frames.values()})
     return np.stack([frames[index] for index in chosen.tolist()])
 
 
@@ -135,13 +133,14 @@ def iterate_frames(source: str | os.PathLike) -> Iterator[np.ndarray]:
             if index != place:
                 raise VideoError(f"{os.fspath(source)}: frame {place} comes out in another order than its time states")
             size = size or frame.shape
-            if frame.shape != size:
-                raise VideoError(f"{os.fspath(source)}: has frames of different sizes, {_sizes({size, frame.shape})}")
+            _check_one_size(source, {size, frame.shape})
             yield frame
 
 
-def _sizes(shapes: set[tuple[int, ...]]) -> str:
-    return " and ".join(f"{height} x {width}" for height, width, _ in sorted(shapes))
+def _check_one_size(source: str | os.PathLike, shapes: set[tuple[int, ...]]) -> None:
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{height} x {width}" for height, width, _ in sorted(shapes))
+        raise VideoError(f"{os.fspath(source)}: has frames of different sizes, {sizes}")
 
 
 @contextmanager
