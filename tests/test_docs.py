@@ -39,7 +39,7 @@ def executed_lesson() -> nbformat.NotebookNode:
 def site(tmp_path_factory) -> Path:
     """The site of this project, in which one lesson has been executed. A warning is an error."""
     root = tmp_path_factory.mktemp("project")
-    others = shutil.ignore_patterns(".*", "__pycache__", "api", "runs", "site", "teaching")
+    others = shutil.ignore_patterns(".*", "__pycache__", "api", "runs", "site", "teaching", "lessons")
     for name in ("docs", "notebooks", "results", "benchmarks"):
         shutil.copytree(ROOT / name, root / name, ignore=others)
     shutil.copytree(ROOT / "ctlib", root / "ctlib", ignore=shutil.ignore_patterns("__pycache__"))
@@ -81,6 +81,14 @@ def test_an_executed_notebook_has_formulas_and_still_figures_with_their_texts(si
     assert r"\(C_1 \times C_2\)" in page.select_one("span.math").get_text()
     assert (site / "_static" / "mathjax" / "tex-svg.js").exists()
     assert [image["alt"] for image in page.select(".cell_output img")] == ['A "dot" & more', "figure: In colour"]
+
+
+def test_lessons_lead_to_one_another_and_words_are_found(site):
+    page = read(site / "notebooks" / "learn" / "5_arrow_of_time.html")
+    near = [Path(link["href"]).stem for link in page.select(".related-pages a")]
+    assert near == ["6_read_an_ablation_table", "4_from_block_to_network"]
+    index = (site / "searchindex.js").read_text(encoding="utf-8")
+    assert '"notebooks/learn/5_arrow_of_time"' in index and '"overfit"' in index
 
 
 def test_links_between_pages_lead_to_pages(site):

@@ -17,7 +17,7 @@ from ctlib.training import statistics
 # Result of a comparison -> how its point is filled.
 DIFFERENT, EQUAL, INCONCLUSIVE = "different", "equal", "inconclusive"
 FILLS = {DIFFERENT: DARK, EQUAL: BLUE, INCONCLUSIVE: "white"}
-FAR = 15.0  # points; a row further from the reference would leave no room for the others' intervals
+FAR = 20.0  # points; a row further from the reference would leave no room for the others' intervals
 
 
 def check(measured: pd.DataFrame, table: str, margin: float) -> pd.DataFrame:
@@ -98,7 +98,7 @@ def intervals(top1: pd.DataFrame, reference: str, seeds: int, margin: float, lea
 def _forest(compared: pd.DataFrame, reference: str, margin: float) -> Figure:
     """One line per row: the difference and its interval, over the band of equality; far rows as numbers at the edge."""
     height = 1.6 + 0.4 * len(compared)
-    figure = canvas(WIDEST, height, left=0.36, bottom=0.9 / height, top=1 - 0.35 / height)
+    figure = canvas(WIDEST, height, left=0.39, bottom=0.9 / height, top=1 - 0.35 / height)
     axes = figure.add_subplot()
     near = compared[compared.difference.abs() <= FAR]
     bounds = near[["low", "high"]] if len(near) else compared[["low", "high"]]
