@@ -18,6 +18,7 @@ from ctlib.data.clips import ClipDataset
 from ctlib.models import build_model
 from ctlib.training.recipes import run_config
 from ctlib.weights import catalog
+from tests import ROOT
 
 
 @pytest.fixture
@@ -84,6 +85,19 @@ def test_the_list_says_of_each_where_it_is_and_what_it_reached():
     assert table.url["RESNET50_IMAGENET"] == "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     assert list(ctlib.list_weights("*arrow").index) == ["CTNET_QUICKSTART_ARROW", "TSN_QUICKSTART_ARROW"]
     assert Weights.RESNET50_IMAGENET.file.name == "resnet50-0676ba61.pth"
+
+
+def test_the_page_about_them_states_the_same_numbers():
+    rows = [line for line in (ROOT / "ctlib" / "weights" / "README.md").read_text().splitlines() if line[:3] == "| `"]
+    assert len(rows) == len(Weights)
+    for row in rows:
+        name, *cells = (cell.strip(" `") for cell in row.strip("| ").split("|"))
+        meta = Weights[name].meta
+        assert any(cell.split()[0] == f"{meta['top1']:.1f}" for cell in cells), row
+        assert any(cell in (f"{meta['gflops']:.3f}", f"{meta['gflops']:.2f}") for cell in cells), row
+        if "interval" in meta:
+            low, high = meta["interval"]
+            assert f"({low:.1f} to {high:.1f})" in row
 
 
 @pytest.mark.parametrize("one", Weights)

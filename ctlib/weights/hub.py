@@ -82,8 +82,8 @@ class Shared(
         """A trained network from a folder that `save_pretrained` wrote, or from the Hub.
 
         Args:
-            source: the folder, for which no network is used; or the name of a repository, "user/name", where there is
-                no folder "user".
+            source: the folder, which is read offline; or the name of a repository, "user/name", where there is no
+                folder "user".
             options: for the Hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
