@@ -11,7 +11,6 @@ import warnings
 from typing import Any, NamedTuple
 
 import ctlib.rivals  # noqa: F401, whose networks have names in MODELS then
-from ctlib import files
 from ctlib.config import RunConfig, parse_pairs
 from ctlib.data import cache
 from ctlib.data.catalog import Samples, load_samples
@@ -54,8 +53,8 @@ def fitted_config(data: str, model: str, recipe: str = "", overrides: str = "", 
     decided = parse_pairs(overrides).keys() | {key for key, value in given.items() if value is not None}
     trained = None if asked.start or "model.weights" in decided else find("arrow", name_of(asked.model))
     if trained is not None:
-        asked = dataclasses.replace(asked, start=files.portable(trained.file))
-        reasons["start"] = f"{trained.name}: this whole network, trained on Arrow of Time"
+        asked = dataclasses.replace(asked, start=trained.name.lower())
+        reasons["start"] = f"{asked.start}: this whole network, trained on Arrow of Time"
     for key, choose in _CHOICES.items():
         if key in decided or key == "model.weights" and asked.start or key == "model.num_frames" and _own_frames(model):
             continue

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -27,7 +25,7 @@ def test_it_checks_trains_tests_and_looks(run, tmp_path):
     assert "nothing was trained" in again
     assert "5 steps are too few to learn 4 classes, which takes about 300: set recipe.epochs to 60" in text
     config = records.RunFolder(out / "ctnet_quickstart" / "seed0").config()
-    assert Path(config.start).stem == "arrow_ctnet_quickstart" and config.recipe.epochs == 1
+    assert config.start == "ctnet_quickstart_arrow" and config.recipe.epochs == 1
     assert (config.recipe.lr, config.data.cache) == (0.16, "ram")
 
 
