@@ -266,7 +266,7 @@ def excitation(branches: dict[str, Steps]) -> Figure:
 
 def films_and_gates(clip: torch.Tensor, gate: torch.Tensor, film: int, frame: int, label: str) -> Figure:
     """Each film, from `clip` (6, T, H, W), above the gate of its channels, from (C, T); the bar's frame is outlined."""
-    figure = canvas(WIDEST, 4.7, left=0.13, right=0.86, bottom=0.1, top=0.98, hspace=0.12)
+    figure = canvas(WIDEST, 4.3, left=0.13, right=0.86, bottom=0.1, top=0.98, hspace=0.12)
     panels = figure.subplots(2 * FILMS, 1, height_ratios=(1.1, 2) * FILMS, sharex=True)
     pictures, gates = clip.unflatten(0, (FILMS, -1)).permute(0, 2, 3, 4, 1), gate.unflatten(0, (FILMS, -1))
     middles = np.arange(1, SHAPE[0] + 1)
