@@ -1,5 +1,6 @@
 import pytest
 
+from ctlib.commands import main
 from ctlib.training import own_clips, recipes
 from ctlib.training.own_clips import fitted_config
 
@@ -94,3 +95,13 @@ def test_a_recipe_decides_alone(clips):
         fitted(clips, "ctnet_quickstrat")
     with pytest.raises(FileNotFoundError, match="no folder /nowhere"):
         fitted("/nowhere")
+
+
+def test_the_command_line_trains_a_folder_and_says_what_it_chose(arrow_root, tmp_path, capsys):
+    small = ["recipe.epochs=1", "model.num_frames=4", "data.size=32", "data.workers=0"]
+    assert main(["train", str(tmp_path), "--data", "list", "--root", str(arrow_root), "--set", *small]) == 0
+    lines = {line[:24].strip(): line[24:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["chosen recipe.batch"] == "8: clips per step, of 32"
+    assert lines["chosen start"].startswith("ctnet_quickstart_arrow: ") and "chosen data.size" not in lines
+    assert any(line.startswith("4 steps are too few") for line in map("".join, lines.items()))
+    assert (tmp_path / "ctnet_quickstart" / "seed0" / "result.json").is_file()
