@@ -99,11 +99,11 @@ def test_a_slider_changes_figure_and_numbers(chromium, tmp_path):
     folder.mkdir()
     lesson = nbformat.read(ROOT / "notebooks" / "learn" / "1_channel_tensorization.ipynb", 4)
     last = next(i for i, cell in enumerate(lesson.cells) if "shell.Explorer(" in cell.source)
-    lesson.cells = lesson.cells[:5] + lesson.cells[last - 2 : last + 1]  # the rest is run in test_learn.py
+    lesson.cells = lesson.cells[:3] + lesson.cells[last - 2 : last + 1]  # the rest is run in test_learn.py
     nbformat.write(lesson, folder / "lesson.ipynb")
 
     with jupyterlab(folder, own) as address:
-        page = chromium.new_page(viewport={"width": 1200, "height": 1400})
+        page = chromium.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(1000 * PATIENCE)
         page.goto(f"{address}/lab/tree/lesson.ipynb?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
@@ -129,6 +129,15 @@ def test_a_slider_changes_figure_and_numbers(chromium, tmp_path):
             return base64.b64decode(figure.get_attribute("src").removeprefix("data:image/png;base64,"), validate=True)
 
         before = shown(16)
+        explorer.locator(".widget-play button").first.click()
+        numbers.get_by_text("128 of 128", exact=True).wait_for()  # after both sub-operations
+        explorer.locator(".widget-play button").nth(1).click()  # stop: back to 0 of them
+        numbers.get_by_text("1 of 128", exact=True).wait_for()
+        explorer.locator(".widget-slider", has=page.get_by_text("steps done", exact=True)).locator(
+            ".noUi-handle"
+        ).focus()
+        page.keyboard.press("ArrowRight")
+        assert shown(16) == before
         slider.focus()
         page.keyboard.press("ArrowRight")
         after = shown(32)
@@ -140,7 +149,9 @@ def test_a_slider_changes_figure_and_numbers(chromium, tmp_path):
         page.keyboard.press("ArrowRight")
         assert shown(16) == before
 
-        figure.scroll_into_view_if_needed()
+        explorer.scroll_into_view_if_needed()
+        place, beside = figure.bounding_box(), numbers.bounding_box()
+        assert place["x"] + place["width"] <= beside["x"] and explorer.bounding_box()["height"] < 700  # in one view
         pictures = Path(os.environ.get("CTLIB_SCREENSHOTS", tmp_path))
         pictures.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=pictures / "jupyterlab.png")
