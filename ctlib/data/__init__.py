@@ -13,3 +13,7 @@ def __getattr__(name: str):
     from ctlib.data.clips import ClipDataset
 
     return ClipDataset
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "ClipDataset"]
