@@ -55,14 +55,15 @@ def existing(path: str | Path) -> Path:
     return next((file for file in either if file.is_file()), path)
 
 
-def located(path: str | Path) -> Path:
+def located(path: str | Path, root: str | Path = "") -> Path:
     """The file of a checkpoint.
 
     Args:
         path: the file itself; a folder that `Checkpoint.save_pretrained` wrote; or the name in `Weights` of a whole
             network's, such as "ctnet_quickstart_arrow".
+        root: relative paths are below it.
     """
-    file = Path(path).expanduser()
+    file = root / Path(path).expanduser()
     shipped = Weights.__members__.get(str(path).upper())
     if shipped is not None and shipped.is_whole and not file.exists():
         return shipped.file
