@@ -83,7 +83,7 @@ def first_pairs(data: Clips, count: int) -> Clips:
     """The first time-reversed pairs of each action, `count` or as many as a batch needs."""
     actions = len(data.classes) // 2
     clips = 2 * actions * max(count, math.ceil(BATCH / 2 / actions))
-    return Clips(data.clips[:clips], data.labels[:clips], data.classes, data.masks[:clips])
+    return Clips(data.clips[:clips], data.labels[:clips], data.classes)
 
 
 def price_of_guessing(scores: torch.Tensor) -> float:

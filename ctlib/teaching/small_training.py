@@ -1,10 +1,9 @@
-"""A small training for lessons 3 and 5: a few actions of Arrow of Time in memory, and a plain loop."""
+"""A small training for lesson 5: a few actions of Arrow of Time in memory, and a plain loop."""
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -27,7 +26,6 @@ class Clips(NamedTuple):
     clips: torch.Tensor  # float (n, 3, T, H, W), normalised
     labels: torch.Tensor  # int64 (n,): 2j for action j, 2j + 1 for its reverse
     classes: tuple[str, ...]
-    masks: np.ndarray  # bool (n, T, H, W), where the acting object is
 
 
 def check(
@@ -70,17 +68,16 @@ def draw(
     check_minimum(count=(count, 1))
     config = arrow.ArrowConfig(size=size, difficulty=0.0, actions=tuple(actions), seed=seed)
     chosen = SAMPLINGS["mirrored"].test(config.num_frames, num_frames, 1).ravel()
-    clips, labels, masks = [], [], []
+    clips, labels = [], []
     for index in range(count):
         for label in range(len(actions)):
             drawn = arrow.render(config, split, index * len(actions) + label)
-            forward, mask = test_views(drawn.frames[chosen], size, size, 1)[0], drawn.mask[chosen]
+            forward = test_views(drawn.frames[chosen], size, size, 1)[0]
             clips += [forward, forward.flip(1)]
-            masks += [mask, mask[::-1]]
             labels += [2 * label, 2 * label + 1]
         if on_clips is not None:
             on_clips((index + 1) * len(actions), count * len(actions))
-    return Clips(torch.stack(clips), torch.tensor(labels), names, np.stack(masks))
+    return Clips(torch.stack(clips), torch.tensor(labels), names)
 
 
 def train(
