@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from ctlib.display.plotting import marker
+from ctlib.display.plotting import WIDTH, marker
 from ctlib.study.comparisons import EQUAL, EQUAL_HERE
 from ctlib.study.localisation import OWN, RANDOM, SEEN, SHUFFLED
 from ctlib.training.statistics import mean_interval
@@ -129,7 +129,7 @@ def actions(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
         names: (table, row) -> the name of a network; other rows are left out.
     """
     panels = {"right_pair": "right pair of actions", "direction": "right direction, if the pair is right"}
-    figure, axes = plt.subplots(1, 2, figsize=(15, 3 + 0.24 * len(names)), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3 + 0.24 * len(names)), sharey=True)
     for axis, (measure, title) in zip(axes, panels.items(), strict=True):
         values = table.pivot_table(index=["table", "row"], columns="action", values=measure, sort=False, dropna=False)
         values = values.reindex(list(names)).set_axis(list(names.values()))
@@ -167,7 +167,7 @@ def splits_compared(splits: pd.DataFrame, histories: dict[tuple[str, str, int], 
         histories: (data, weights, fold) -> the run's history.
     """
     datasets, kinds = splits.data.unique(), splits.weights.unique()
-    figure, axes = plt.subplots(len(datasets), 2, figsize=(10, 3.3 * len(datasets)), squeeze=False, sharey="row")
+    figure, axes = plt.subplots(len(datasets), 2, figsize=(WIDTH, 3.3 * len(datasets)), squeeze=False, sharey="row")
     for (left, right), data in zip(axes, datasets, strict=True):
         part = splits[splits.data == data]
         for index, weights in enumerate(kinds):
@@ -203,7 +203,7 @@ def localised(table: pd.DataFrame) -> Figure:
     }
     names = [name for name in table.network.unique() if not name.endswith(RANDOM)]
     kinds = {"trained": ("o", "C0"), SHUFFLED: ("x", "C1"), "random weights": ("s", "C2")}
-    figure, axes = plt.subplots(2, 2, figsize=(11, 1.6 + 0.75 * len(names)), sharey=True)
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 1.6 + 0.75 * len(names)), sharey=True)
     for axis, (measure, (label, area)) in zip(axes.flat, panels.items(), strict=True):
         for row in table.itertuples():
             random = row.network.endswith(RANDOM)
