@@ -19,8 +19,8 @@ def predict(parser: Parser) -> Runner:
     """Label videos with a trained network: the most probable classes, with their probabilities.
 
     A video is seen as in testing: T frames of the whole video, or of each of several windows along it. The video's
-    label is then that of the mean of its windows' scores. A video that cannot be read is named, and the others are
-    labelled; the exit code is then 1.
+    label is then that of the mean of its windows' scores. A video that cannot be read is named and
+    skipped, and the exit code is then 1.
     """
     named = "video files, folders of them or of numbered images, or quoted patterns such as 'clips/**/*.mp4'"
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=named)

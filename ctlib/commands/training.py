@@ -36,18 +36,19 @@ ERRORS = (SnapshotError, TrainingError)
 def train(parser: Parser) -> Runner:
     """Train and test a network, in a terminal or under torchrun.
 
-    The record is written to OUT/NAME/seedK. A stopped run resumes when the same command is given again. On several
-    machines: `torchrun --nnodes ... --nproc-per-node ... -m ctlib train ...`, with --processes left at 1.
+    The record is written to OUT/NAME/seed<N>, with the network in checkpoint.safetensors. A stopped run resumes when
+    the same command is given again. With --data folder, ROOT has one folder of videos per class. On several machines:
+    `torchrun --nnodes ... --nproc-per-node ... -m ctlib train ...`, with --processes left at 1.
     """
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
     parser.add_argument("--data", default="arrow", choices=DATASETS, help=", ".join(DATASETS))
-    parser.add_argument("--root", default="", help="the data set's folder; arrow is written if it is not given")
-    named = "such as ctnet_r50, tsn_laptop or tsm_quickstart; a wrong name is answered with all of them"
+    parser.add_argument("--root", default="", help="the data set's folder; without it, arrow is made")
+    named = "such as ctnet_r50 or tsm_quickstart; an unknown name lists all (default: %(default)s)"
     parser.add_argument("--model", default="ctnet_quickstart", choices=MODELS, metavar="NAME", help=named)
     parser.add_argument("--recipe", default="", help=f"{', '.join(RECIPES)} (default: the data set's)")
     parser.add_argument("--start", default="", help="trained weights to start from: a file, or ctnet_quickstart_arrow")
     parser.add_argument("--name", default="", help="the run's name (default: the model's)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
     parser.add_argument("--processes", type=int, default=1, help="on this machine; 0: one for each GPU (default: 1)")
     overrides = "changes to the recipe, such as recipe.lr=0.01"
     parser.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE", help=overrides)
@@ -86,7 +87,7 @@ def evaluate(parser: Parser) -> Runner:
     """
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of this project, or of the paper's authors")
     parser.add_argument("--data", default="arrow", choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
-    parser.add_argument("--root", default="", help="the data set's folder; arrow is written if it is not given")
+    parser.add_argument("--root", default="", help="the data set's folder; without it, arrow is made")
     parser.add_argument("--split", default="val", choices=("val", "train"), help="default: %(default)s")
     parser.add_argument("--fold", type=int, help="the split of ucf101 and hmdb51: 1, 2 or 3 (default: 1)")
     parser.add_argument("--val-share", type=float, help="share for testing of a folder without splits (default: 0.2)")
