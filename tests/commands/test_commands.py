@@ -182,7 +182,7 @@ def test_train_prints_its_plan_trains_and_recognises_a_finished_run(arrow_root, 
     command += ["data.size=32", "data.workers=0", "model.num_frames=2"]
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert "training videos       32 of 32 listed (100.0 %)" in text
+    assert "training videos         32 of 32 listed (100.0 %)" in text
     assert "TSN  epoch 2/2" in text and (tmp_path / "TSN" / "seed0" / "result.json").is_file()
     assert main(command) == 0
     assert "already finished" in capsys.readouterr().out

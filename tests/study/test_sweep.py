@@ -122,10 +122,10 @@ def loop(tmp_path, monkeypatch):
 
 def test_every_run_is_done_once_and_a_failure_is_one_line_and_stops_nothing(loop):
     lines, swept = loop("serial/seed0", "sys.exit('no such luck')")
-    assert swept == (["ctnet_plain_serial, seed 0"], [], [], [])
+    assert swept == (["2c serial (ctnet_plain_serial), seed 0"], [], [], [])
     assert lines[0] == "6 runs, 0 of them finished" and len(lines) == 7 and lines[-1].startswith("6 of 6  ")
     (failed,) = [line for line in lines if "failed (" in line]
-    assert "ctnet_plain_serial, seed 0: failed (no such luck)" in failed
+    assert "2c serial (ctnet_plain_serial), seed 0: failed (no such luck)" in failed
     lines, swept = loop("serial/seed0", "pass")
     assert lines[0] == "6 runs, 5 of them finished" and len(lines) == 2 and not swept.failed
 
@@ -178,11 +178,11 @@ def test_a_run_that_does_not_fit_into_the_time_is_not_begun_nor_is_a_later_block
         sweep, "plan", lambda *given: study_jobs.plan(*given).assign(minutes=lambda p: p.run.map(minutes))
     )
     _, swept = loop("nothing", "pass", minutes=1)
-    assert swept.not_begun == ["ctnet_plain_coupling, seed 0", *(f"{name}, seed 1" for name in NAMES)]
+    assert swept.not_begun == [f"{LABELS[0]}, seed 0", *(f"{label}, seed 1" for label in LABELS)]
     assert not swept.stopped and len(list((tmp_path / "out").glob("*/seed0/done"))) == 2
 
 
-NAMES = ["ctnet_plain_coupling", "ctnet_plain_serial", "ctnet_plain"]
+LABELS = ["2c coupling (ctnet_plain_coupling)", "2c serial (ctnet_plain_serial)", "2c parallel (ctnet_plain)"]
 
 
 def test_a_block_is_not_split_over_kinds_of_hardware(loop, tmp_path):
@@ -195,7 +195,7 @@ def test_a_block_is_not_split_over_kinds_of_hardware(loop, tmp_path):
     assert lines[1] == (
         "seed 0 is skipped: its runs are on NVIDIA H100, and a block is not split over kinds of hardware"
     )
-    assert swept.not_begun == [f"{name}, seed 0" for name in NAMES] and len(lines) == 5
+    assert swept.not_begun == [f"{label}, seed 0" for label in LABELS] and len(lines) == 5
     assert len(list((tmp_path / "out").glob("*/seed1/done"))) == 3
 
 
@@ -239,7 +239,7 @@ def test_the_command_line_lists_runs_and_does_one(small_study, tmp_path, monkeyp
     assert ["2h", "train 256, test 256"] in second["rows"] and not list(tmp_path.iterdir())
     copy = shutil.copytree(small_study, tmp_path / "copy")
     assert main(["ablations", str(copy), "--run", "ctnet_21px", "--seeds", "1", *given]) == 0
-    assert "ctnet_21px, seed 1: top-1" in capsys.readouterr().out
+    assert "2h train 224, test 224 (ctnet_21px), seed 1: top-1" in capsys.readouterr().out
     assert main(["ablations", str(copy), "--run", "ctnet_22px", *given]) == 2
     assert "unknown run 'ctnet_22px': did you mean 'ctnet_21px'" in capsys.readouterr().err
 
