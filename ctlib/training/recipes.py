@@ -129,9 +129,9 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
 def needed_steps(classes: int) -> int:
     """About how many steps of training a pretrained network needs, by our trainings of small ones on synthetic clips.
 
-    300 for 3 classes (`benchmarks/own_clips.py`), 480 for 16 (the quickstart). Half of it is too few.
+    240 for 3 classes (`benchmarks/own_clips.py`), 480 for 16 (the quickstart). Half of it is too few.
     """
-    return max(300, 30 * classes)
+    return max(240, 30 * classes)
 
 
 def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> float:

@@ -23,7 +23,7 @@ def test_it_checks_trains_tests_and_looks(run, tmp_path):
     assert {path.name for path in (out / "figures").iterdir()} == {f"{name}.png" for name in names}
     again = run_here("your_own_videos", out_dir=str(out), **SMALL).text
     assert "nothing was trained" in again
-    assert "5 steps are too few to learn 4 classes, which takes about 300: set recipe.epochs to 60" in text
+    assert "5 steps are too few to learn 4 classes, which takes about 240: set recipe.epochs to 48" in text
     config = records.RunFolder(out / "ctnet_quickstart" / "seed0").config()
     assert config.start == "ctnet_quickstart_arrow" and config.recipe.epochs == 1
     assert (config.recipe.lr, config.data.cache) == (0.16, "ram")

@@ -26,7 +26,7 @@ def test_a_trained_network_starts_from_its_own_weights_and_gets_enough_steps(cli
     assert config.start == "ctnet_quickstart_arrow"
     assert (config.model.weights, config.model.num_frames, data.size, recipe.batch) == (None, 8, 48, 8)
     videos = len(own_clips.load_samples("folder", clips, "train"))
-    assert recipe.epochs * (videos // 8) >= recipes.needed_steps(3) == 300 and recipe.warmup == recipe.epochs / 10
+    assert recipe.epochs * (videos // 8) >= recipes.needed_steps(3) == 240 and recipe.warmup == recipe.epochs / 10
     assert reasons["start"].startswith("ctnet_quickstart_arrow: ")
     assert reasons["recipe.batch"] == f"8: clips per step, of {videos}" and reasons["data.size"].startswith(
         "48: pixels"
