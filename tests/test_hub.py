@@ -120,6 +120,13 @@ def test_a_card_that_was_written_by_hand_stays(trained, tmp_path):
     assert (tmp_path / "README.md").read_text() == "Mine."
 
 
+def test_a_folder_of_something_else_is_not_written_to(trained, tmp_path):
+    (tmp_path / "config.json").write_text('{"asked": {}, "resolved": {}}')
+    with pytest.raises(ValueError, match="config.json is not of a shared network, and would be replaced: choose anoth"):
+        trained.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_what_is_pushed_is_such_a_folder(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id}))
     pushed = {}

@@ -44,6 +44,7 @@ from ctlib.files import (
     write_json,
 )
 from ctlib.training.run import Run
+from ctlib.weights.hub import is_shared
 
 CHECKPOINT = "checkpoint.safetensors"
 # What a checkpoint remembers of its run's result: all that a reader of an accuracy needs, and nothing that differs from
@@ -183,14 +184,16 @@ class RunFolder:
         """`config.json`: "asked", as `RunConfig.to_dict` gives it, and "resolved", as `Run.resolved_values` does.
 
         Raises:
-            ValueError: a record that is damaged, or of an earlier version of this package; it is named.
+            ValueError: a record that is damaged or of an earlier version, or a shared folder; it is named.
         """
         path = self.path / "config.json"
         if not path.is_file():
             raise ValueError(f"{self.path} holds no config.json, and so no run")
         content = read_json(path)
+        if is_shared(content):
+            raise ValueError(f"{self.path} is a shared network, not a run: name the folder of its run")
         if "model" in content:
-            raise ValueError(f"{path} was written by an earlier version of ctlib: delete its folder and train again")
+            raise ValueError(f"{path} was written by an earlier version of ctlib: train again under another name")
         content = read_json(path, ("asked", "resolved"))
         asked, resolved = content["asked"], content["resolved"]
         if not isinstance(asked, dict) or not isinstance(resolved, dict):
@@ -336,7 +339,7 @@ def load(folder: str | Path) -> pd.DataFrame:
     for path in sorted(folder.rglob("result.json")):
         result = RunFolder(path.parent).result()
         if "rows" not in result:
-            raise ValueError(f"{path} was written by an earlier version of ctlib: delete its folder and train again")
+            raise ValueError(f"{path} was written by an earlier version of ctlib: train again under another name")
         record = RunFolder(path.parent).record()
         used = {"model.num_classes": record["resolved"]["num_classes"]}
         used |= {f"compute.{name}": record["resolved"][name] for name in _OPEN}

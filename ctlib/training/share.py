@@ -5,12 +5,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ctlib import checkpoints, files
+from ctlib import checkpoints
 from ctlib.config import ComputeConfig
 from ctlib.training.evaluate import Evaluation, score
 from ctlib.training.records import IN_CHECKPOINT, RunFolder
 from ctlib.training.run import resolve
 from ctlib.training.summaries import accuracy
+from ctlib.weights.hub import check_free
 
 
 def share(
@@ -30,11 +31,11 @@ def share(
         What was written, in float32.
 
     Raises:
-        ValueError: no run, or data that are not those of the record.
+        ValueError: no run, data that are not those of the record, or something else in `out`, such as a run.
         FileNotFoundError: a run that is not finished, or data that are gone.
         OSError: `out` cannot be written.
     """
-    files.check_writable(Path(out).expanduser())
+    check_free(Path(out).expanduser())
     folder = RunFolder(run)
     config, result = folder.config(), folder.result(IN_CHECKPOINT)
     asked = resolve(dataclasses.replace(config, compute=ComputeConfig()))

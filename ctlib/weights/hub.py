@@ -16,6 +16,7 @@ from ctlib.weights import catalog
 _DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 # The mixin passes on what config.json holds; the file of weights holds it too.
 _IN_CONFIG = {"library_name", "name", "format", "model", "classes", "versions", "view", "record"}
+LIBRARY = "ctlib"
 PAPER = "https://arxiv.org/abs/2106.01603"
 TASK = "video-classification"
 
@@ -23,7 +24,7 @@ TASK = "video-classification"
 class Shared(
     ABC,
     ModelHubMixin,
-    library_name="ctlib",
+    library_name=LIBRARY,
     license="mit",
     pipeline_tag=TASK,
     tags=[TASK, "ct-net"],
@@ -37,7 +38,7 @@ class Shared(
     """
 
     # The mixin would keep the arguments of an object as its configuration: what `_save_pretrained` writes is meant.
-    _hub_mixin_config = {"library_name": "ctlib"}
+    _hub_mixin_config = {"library_name": LIBRARY}
 
     @abstractmethod
     def describe(self) -> dict:
@@ -62,9 +63,13 @@ class Shared(
         Args:
             folder: it is made if needed.
             options: as in `ModelHubMixin.save_pretrained`; `model_card_kwargs={"license": ...}` is the weights'.
+
+        Raises:
+            ValueError: the folder holds something else, such as a run.
+            OSError: it cannot be written.
         """
         folder = Path(folder).expanduser()
-        files.check_writable(folder)
+        check_free(folder)
         return super().save_pretrained(folder, **options)
 
     def push_to_hub(self, repo_id: str, **options) -> str:
@@ -127,6 +132,24 @@ class Shared(
             results, about["data"] = [result], data
         card = ModelCardData(**own, model_name=about["name"], eval_results=results)
         return ModelCard.from_template(card, template_str=info.model_card_template, paper_url=info.paper_url, **about)
+
+
+def check_free(folder: Path) -> None:
+    """Raise an error, before any work, if a network cannot be written to a folder.
+
+    Raises:
+        ValueError: its config.json is of something else, such as a run.
+        OSError: it cannot be written.
+    """
+    files.check_writable(folder)
+    path = folder / CONFIG_NAME
+    if path.is_file() and not is_shared(files.read_json(path)):
+        raise ValueError(f"{path} is not of a shared network, and would be replaced: choose another folder")
+
+
+def is_shared(config: dict) -> bool:
+    """Whether this config.json is of a folder that `save_pretrained` wrote."""
+    return config.get("library_name") == LIBRARY
 
 
 def _is_repository(source: str) -> bool:

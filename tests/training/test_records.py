@@ -169,7 +169,7 @@ def test_a_record_of_another_version_is_refused_by_name(tmp_path):
     files.write_json(tmp_path / "config.json", {"name": "old", "model": {"trunk": "resnet50"}})
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "000001-0123456789abcdef.pt").touch()
-    text = "config.json was written by an earlier version of ctlib: delete its folder and train again"
+    text = "config.json was written by an earlier version of ctlib: train again under another name"
     with pytest.raises(ValueError, match=text):
         folder.is_finished(run_of(RunConfig()))
     files.write_json(tmp_path / "result.json", {"top1": 50.0})

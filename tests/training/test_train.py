@@ -104,6 +104,15 @@ def test_a_run_is_shared_in_half_precision_as_it_is_tested_then(finished, config
     low, high = record["interval"]
     assert 0 <= low <= record["top1"] <= high <= 100
     assert f"Top-1 is {record['top1']:.1f} %" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["share", str(tmp_path / "out"), str(tmp_path / "again")]) == 2
+    assert "out is a shared network, not a run: name the folder of its run" in capsys.readouterr().err
+
+
+def test_a_run_is_not_shared_into_the_folder_of_a_run(finished, capsys):
+    before = (finished.folder.path / "config.json").read_bytes()
+    assert main(["share", str(finished.folder.path), str(finished.folder.path)]) == 2
+    assert "config.json is not of a shared network, and would be replaced" in capsys.readouterr().err
+    assert (finished.folder.path / "config.json").read_bytes() == before
 
 
 def test_a_run_on_other_videos_is_not_shared(finished, tmp_path):
