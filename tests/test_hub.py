@@ -53,6 +53,8 @@ def test_a_checkpoint_is_found_by_its_folder_or_its_name_among_the_weights(train
         assert torch.equal(loaded.model.fc.weight, trained.model.fc.weight), source
     (tmp_path / "tsn_quickstart_arrow").write_bytes(CTNET.file.read_bytes())
     assert checkpoints.located("tsn_quickstart_arrow") == (tmp_path / "tsn_quickstart_arrow").relative_to(tmp_path)
+    for source in ("ctnet_quickstart_arrow", str(CTNET.file), CTNET.file):
+        assert torch.equal(ctlib.from_pretrained(source).model.fc.weight, trained.model.fc.weight), source
     with pytest.raises(FileNotFoundError, match="^no checkpoint quickstart_shapes$"):
         checkpoints.load("quickstart_shapes")
 
@@ -155,7 +157,7 @@ def test_what_is_pushed_is_such_a_folder(trained, tmp_path, monkeypatch):
 def test_a_folder_that_is_missing_is_not_looked_for_on_the_hub(source, tmp_path, offline, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"^no folder {source}$"):
+    with pytest.raises(FileNotFoundError, match=f"^no folder or file {source}, and no weights of a whole network$"):
         ctlib.from_pretrained(source)
 
 
@@ -176,6 +178,6 @@ def test_other_troubles_are_one_line(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", unreachable)
     monkeypatch.setattr(hub, "hf_hub_download", unreachable)
-    text = "^no folder some/thing, and the Hub does not give 'some/thing': Cannot reach it. Try again.$"
+    text = "^no folder or file some/thing, and the Hub does not give it: Cannot reach it. Try again.$"
     with pytest.raises(FileNotFoundError, match=text):
         ctlib.from_pretrained("some/thing")

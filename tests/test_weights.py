@@ -149,7 +149,7 @@ def test_transforms_give_the_clips_that_the_run_was_tested_on(first_videos):
 
 
 def test_a_trained_network_takes_other_classes_and_gives_features():
-    whole = ctlib.create_model("ctnet_quickstart", weights="arrow")
+    whole = ctlib.create_model("ctnet_quickstart", weights="ctnet_quickstart_arrow")
     other = ctlib.create_model("ctnet_quickstart", num_classes=3, weights=Weights.CTNET_QUICKSTART_ARROW, dropout=0.5)
     features = ctlib.create_model("ctnet_quickstart", num_classes=0, weights="arrow")
     assert whole.num_classes == 16 and whole.training and other.config.dropout == 0.5
@@ -163,6 +163,7 @@ def test_a_backbone_s_weights_may_be_a_member():
     given = ctlib.create_model("tsm_quickstart", 3, weights=Weights.QUICKSTART_SHAPES)
     assert given.config.weights == "shapes"
     assert torch.equal(given.backbone.conv1.weight, Weights.QUICKSTART_SHAPES.get_state_dict()["conv1.weight"].float())
+    assert ctlib.create_model("tsm_quickstart", 3, weights="quickstart_shapes").config.weights == "shapes"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,8 @@ def test_a_backbone_s_weights_may_be_a_member():
         ("tsn_quickstart", {"weights": Weights.CTNET_QUICKSTART_ARROW}, "are weights of 'ctnet_quickstart', got 'tsn_"),
         ("tsm_quickstart", {"weights": "arrow"}, "'tsm_quickstart' has no weights 'arrow': ctnet_quickstart, tsn_qui"),
         ("ctnet_quickstart", {"weights": "arrow", "excitation": "none"}, "as it is, without other parts"),
-        ("ctnet_quickstart", {"weights": "arow", "num_classes": 2}, "unknown weights 'arow'"),
+        ("ctnet_quickstart", {"weights": "arow", "num_classes": 2}, "unknown weights 'arow': did you mean 'arrow'"),
+        ("ctnet_quickstart", {"weights": "nope"}, "unknown weights 'nope': known are imagenet, shapes, arrow, ctnet_"),
         ("ctnet_quickstart", {"weights": "shapes"}, "ctnet_quickstart needs num_classes"),
         ("ctnet_quickstrat", {}, "did you mean 'ctnet_quickstart'"),
         ("ctnet_r50", {"num_classes": 2, "weights": Weights.RESNET101_IMAGENET}, "of 'resnet101', and the backbone is"),

@@ -29,7 +29,7 @@ from ctlib.rivals.tdn import NEIGHBOURS, tdn
 from ctlib.rivals.tea import tea
 from ctlib.rivals.teinet import teinet
 from ctlib.rivals.tsm import tsm
-from ctlib.weights import Weights, whole_network
+from ctlib.weights import Weights, having, whole_network
 
 SYSTEMS = {
     "tsm": tsm,
@@ -90,7 +90,8 @@ def create_model(
         num_frames: T, frames per clip in training; if not given, 8, or TDN's 40. Networks take any other T too, except
             TANet, CorrNet, C3D, and TDN (a multiple of 5) and bLVNet (an even T).
         weights: None (random). Of the backbone: "imagenet"; the small backbones have "shapes" instead. Of the whole
-            network: "arrow" (Arrow of Time), for ctnet_quickstart and tsn_quickstart. Or a member of `Weights`.
+            network: "arrow" (Arrow of Time), for ctnet_quickstart and tsn_quickstart. Or a member of `Weights`, or its
+            name, such as "ctnet_quickstart_arrow".
         **parts: other fields of `ModelConfig`, such as `dropout=0.5`.
 
     Shape:
@@ -112,6 +113,7 @@ def create_model(
         given["num_classes"] = len(whole.meta["classes"])
     config = model_config(name, **{part: value for part, value in given.items() if value is not None}, **parts)
     if given["num_classes"] is None:
+        having(config.weights)  # a name that there is not
         raise TypeError(f"{name} needs num_classes: only weights of a whole network say how many there are")
     model = build_model(config)
     if whole:

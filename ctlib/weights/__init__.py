@@ -12,9 +12,9 @@ from pickle import UnpicklingError
 import torch
 
 from ctlib import files
-from ctlib.config import check_choice
+from ctlib.config import unknown_name
 from ctlib.weights import tensors
-from ctlib.weights.catalog import SUFFIX, Weights, find, packaged
+from ctlib.weights.catalog import SUFFIX, Weights, find, named, packaged
 
 # The backbones with ImageNet weights, and torchvision's name of the network.
 PUBLISHED = {name: name for name in ("resnet50", "resnet101", "inception_v3")}
@@ -31,12 +31,19 @@ def having(weights: str | None) -> tuple[str, ...] | None:
     """
     if weights is None or weights.endswith(SUFFIX):
         return None
-    if any(one.is_whole and one.kind == weights for one in Weights):
+    if weights in _whole():
         raise ValueError(
             f"{weights!r} are weights of a whole network, which ctlib.create_model loads; needed a backbone's"
         )
-    check_choice("weights", weights, (None, "imagenet", "shapes", f"a {SUFFIX} file"))
+    if weights not in ("imagenet", "shapes"):
+        raise ValueError(unknown_name("weights", weights, ("imagenet", "shapes", *_whole(), f"a {SUFFIX} file")))
     return tuple(PUBLISHED if weights == "imagenet" else SHAPES)
+
+
+def _whole() -> list[str]:
+    """What the weights of whole networks are called: by their kind, and each by its name."""
+    whole = [one for one in Weights if one.is_whole]
+    return list(dict.fromkeys([*(one.kind for one in whole), *(one.name.lower() for one in whole)]))
 
 
 def check_weights(weights: str | None, backbone: str) -> None:
@@ -50,11 +57,12 @@ def check_weights(weights: str | None, backbone: str) -> None:
 
 
 def kind_of(weights: str | Weights | None, backbone: str) -> str | None:
-    """What `ModelConfig.weights` takes, of weights that may be a member of `Weights`.
+    """What `ModelConfig.weights` takes, of weights that may be a member of `Weights` or its name.
 
     Raises:
         ValueError: weights of another backbone, or of a whole network.
     """
+    weights = named(weights) or weights
     if not isinstance(weights, Weights):
         return weights
     if weights.is_whole:
@@ -70,6 +78,7 @@ def whole_network(weights: str | Weights | None, name: str) -> Weights | None:
     Raises:
         ValueError: weights of another network.
     """
+    weights = named(weights) or weights
     if isinstance(weights, Weights):
         if weights.is_whole and weights.network != name:
             raise ValueError(f"{weights.name} are weights of {weights.network!r}, got {name!r}")

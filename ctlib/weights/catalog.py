@@ -152,6 +152,11 @@ def find(kind: str, network: str) -> Weights | None:
     return Weights.__members__.get(f"{network}_{kind}".upper())
 
 
+def named(name: object) -> Weights | None:
+    """The weights of this name, in upper or lower case."""
+    return Weights.__members__.get(name.upper()) if isinstance(name, str) else None
+
+
 _COLUMNS = ["network", "data", "top1", "gflops", "num_frames", "size", "clips", "crops", "seed", "classes"]
 _COLUMNS += ["digest", "record", "url"]
 

@@ -84,11 +84,11 @@ class Shared(
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options) -> Self:
-        """A trained network from a folder that `save_pretrained` wrote, or from the Hub.
+        """A trained network from a folder that `save_pretrained` wrote, a checkpoint, the package, or the Hub.
 
         Args:
-            source: the folder, which is read offline; or the name of a repository, "user/name", where there is no
-                folder "user".
+            source: the folder or the file, which is read offline; the name of a whole network's weights, such as
+                "ctnet_quickstart_arrow"; or that of a repository, "user/name", where there is no folder "user".
             options: for the Hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
@@ -99,13 +99,18 @@ class Shared(
         folder = Path(source).expanduser()
         if folder.is_dir():
             return cls.read(folder / FILE)
+        if folder.is_file():
+            return cls.read(folder)
+        shipped = catalog.named(source)
+        if shipped is not None and shipped.is_whole:
+            return cls.read(shipped.file)
         if isinstance(source, Path) or not _is_repository(source):
-            raise FileNotFoundError(f"no folder {source}")
+            raise FileNotFoundError(f"no folder or file {source}, and no weights of a whole network")
         try:
             return super().from_pretrained(source, **options)
         except (HfHubHTTPError, ConnectionError, FileNotFoundError) as error:
             reason = files.one_line(error, 300)
-            raise FileNotFoundError(f"no folder {source}, and the Hub does not give {source!r}: {reason}") from None
+            raise FileNotFoundError(f"no folder or file {source}, and the Hub does not give it: {reason}") from None
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options) -> Self:
