@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +17,11 @@ from ctlib.commands.command import Options, Parser, Runner
 from ctlib.config import ArrowConfig, ComputeConfig, DataConfig
 from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
+from ctlib.data.catalog.folders import ALL, VAL_SHARE, split_folders
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.views import complete
 from ctlib.display.progress import Progress, counting
+from ctlib.files import one_line, quoted
 from ctlib.models import MODELS
 from ctlib.training.evaluate import Evaluation, Scores, score
 from ctlib.training.own_clips import fitted_config
@@ -29,6 +33,7 @@ from ctlib.training.share import share as share_run
 from ctlib.training.snapshots import SnapshotError
 from ctlib.training.summaries import accuracy
 from ctlib.training.trainer import TrainingError
+from ctlib.weights import SUFFIX
 
 ERRORS = (SnapshotError, TrainingError)
 
@@ -88,9 +93,13 @@ def evaluate(parser: Parser) -> Runner:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of this project, or of the paper's authors")
     parser.add_argument("--data", default="arrow", choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
     parser.add_argument("--root", default="", help="the data set's folder; without it, arrow is made")
-    parser.add_argument("--split", default="val", choices=("val", "train"), help="default: %(default)s")
+    parser.add_argument(
+        "--split", default="val", choices=("val", "train", ALL), help="all: of a folder, both (default: val)"
+    )
     parser.add_argument("--fold", type=int, help="the split of ucf101 and hmdb51: 1, 2 or 3 (default: 1)")
-    parser.add_argument("--val-share", type=float, help="share for testing of a folder without splits (default: 0.2)")
+    parser.add_argument(
+        "--val-share", type=float, help="share for testing of a folder without splits (default: of training, or 0.2)"
+    )
     parser.add_argument("--checked", default="", metavar="FOLDER", help="of check-videos: bad videos are left out")
     parser.add_argument("--clips", type=int, default=1, help="per video (default: %(default)s)")
     parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="per clip (default: %(default)s)")
@@ -109,8 +118,10 @@ def evaluate(parser: Parser) -> Runner:
 
     def run(options: Options) -> int:
         checkpoints.check_exists(options.checkpoint)
-        options.checkpoint = checkpoints.located(options.checkpoint)
-        data = _tested_data(options)
+        named, options.checkpoint = options.checkpoint, checkpoints.located(options.checkpoint)
+        ours = checkpoints.load(options.checkpoint) if options.checkpoint.suffix == SUFFIX else None
+        trained_on = ours and ours.record or {}
+        data = _tested_data(options, trained_on)
         root = data.root
         if not root:
             if data.name != "arrow":
@@ -118,10 +129,18 @@ def evaluate(parser: Parser) -> Runner:
             root = arrow.ensure(ArrowConfig(), None if options.json else counting("Arrow of Time, clips written"))
         given = data.options()
         samples = load_samples(data.name, root, options.split, given.pop("checked", None), **given)
+        if ours is not None:
+            _check_classes(named, ours.classes, samples.classes)
+        _, _, known = trained_on.get("fingerprint", "").partition("-")
+        if trained_on.get("data") == data.name and known != samples.fingerprint:
+            text = f"{named} was tested on other videos of {data.name}: some of these may have been trained on"
+            print(f"{parser.prog}: {text}", file=sys.stderr)
         compute = ComputeConfig(device=options.device)
         tested = Evaluation(options.checkpoint, samples, data, compute, options.released, options.frames)
         with TemporaryDirectory() as passing, _batches() as show:
             record = _test_record(score(tested, options.save or passing, show), tested)
+        if data.name == "folder":
+            record |= _in_folder(data, options.split)
         print(json.dumps(record, indent=2) if options.json else _as_text(record))
         return 0
 
@@ -159,7 +178,25 @@ def share(parser: Parser) -> Runner:
     return run
 
 
-def _tested_data(options: Options) -> DataConfig:
+def _check_classes(named: str, own: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise ValueError unless a checkpoint has the classes of the data, in any order."""
+    for names, others, what in ((wanted, own, "that it does not have"), (own, wanted, "that the data do not have")):
+        if differing := [name for name in names if name not in others]:
+            text = f"{named} has {len(own)} classes, other ones than the {len(wanted)} of the data: {len(differing)} "
+            raise ValueError(one_line(f"{text}{what}, such as {quoted(differing[0], 60)}", 300))
+
+
+def _in_folder(data: DataConfig, split: str) -> dict:
+    """How many videos the whole folder has, and by which share it was split."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it was said of the videos that were tested
+        listed = load_samples(data.name, data.root, ALL).listed
+    divided = split != ALL and not split_folders(Path(data.root).expanduser())[0]
+    share = VAL_SHARE if data.val_share is None else data.val_share
+    return {"in_folder": listed, "val_share": share if divided else None}
+
+
+def _tested_data(options: Options, trained_on: dict) -> DataConfig:
     """The data to test on, seen as the checkpoint remembers, or as asked."""
     seen = {name: getattr(options, name) for name in ("size", "short_side", "sampling")}
     view = checkpoints.view_of(options.checkpoint)
@@ -168,6 +205,10 @@ def _tested_data(options: Options) -> DataConfig:
     elif options.size is None:
         raise ValueError(f"{options.checkpoint} does not say at which size its network was tested: give --size")
     given = {name: getattr(options, name) for name in ("root", "fold", "val_share", "checked", "clips", "crops")}
+    root = Path(options.root).expanduser()
+    whole = options.data != "folder" or options.split == ALL or not root.is_dir() or split_folders(root)[0]
+    if given["val_share"] is None and not whole:
+        given["val_share"] = trained_on.get("val_share")
     return DataConfig(name=options.data, workers=options.workers, **given, **seen)
 
 
@@ -188,6 +229,13 @@ def _test_record(scores: Scores, tested: Evaluation) -> dict:
     }
 
 
+def _share_as_text(record: dict) -> list[str]:
+    if "in_folder" not in record:
+        return []
+    share = "" if record["val_share"] is None else f" (val_share {record['val_share']}; --split all: all of them)"
+    return [f"          {record['listed']:,} of {record['in_folder']:,} videos in the folder{share}"]
+
+
 def _as_text(record: dict) -> str:
     low, high = record["top1_interval"]
     return "\n".join(
@@ -195,6 +243,7 @@ def _as_text(record: dict) -> str:
             f"top-1     {record['top1']:.2f} %, 95 % interval {low:.1f} to {high:.1f} %",
             f"top-5     {record['top5']:.2f} %",
             f"videos    {record['videos']:,} of {record['listed']:,} listed of {record['data']}",
+            *_share_as_text(record),
             f"views     {record['clips']} clip(s) x {record['crops']} crop(s) of {record['num_frames']} frames of "
             f"{record['size']} x {record['size']}, shorter side {record['short_side']}, {record['sampling']}",
             f"network   {record['model']}, {record['gflops']:.3g} GFLOPs per view, {record['params'] / 1e6:.2f}M "

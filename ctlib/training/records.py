@@ -35,6 +35,7 @@ from ctlib.files import (
     check_writable,
     locked,
     one_line,
+    portable,
     quoted,
     read_csv,
     read_json,
@@ -64,6 +65,12 @@ IN_CHECKPOINT += ("num_frames", "size", "short_side", "clips", "crops", "average
 IN_CHECKPOINT += ("precision", "top1", "top5", "gflops", "params", "commit")
 
 
+def remembered(result: dict, config: RunConfig) -> dict:
+    """What a checkpoint remembers of its run: `IN_CHECKPOINT`, and where they were given, "start" and "val_share"."""
+    asked = {"start": config.start and portable(Path(config.start)), "val_share": config.data.val_share}
+    return {name: result[name] for name in IN_CHECKPOINT} | {name: value for name, value in asked.items() if value}
+
+
 class RunFolder:
     """The folder of one run. It is finished when `result.json` exists."""
 
@@ -81,9 +88,8 @@ class RunFolder:
         return checkpoints.existing(self.path / CHECKPOINT)
 
     def save_checkpoint(
-        self, model: nn.Module, classes: Sequence[str], view: View | None = None, result: dict | None = None
+        self, model: nn.Module, classes: Sequence[str], view: View | None = None, record: dict | None = None
     ) -> None:
-        record = result and {name: result[name] for name in IN_CHECKPOINT}
         checkpoints.save(self.path / CHECKPOINT, model, classes, view, record)
         (self.path / "checkpoint.pt").unlink(missing_ok=True)  # of an earlier training here
 

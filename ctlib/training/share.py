@@ -8,7 +8,7 @@ from pathlib import Path
 from ctlib import checkpoints
 from ctlib.config import ComputeConfig
 from ctlib.training.evaluate import Evaluation, score
-from ctlib.training.records import IN_CHECKPOINT, RunFolder
+from ctlib.training.records import IN_CHECKPOINT, RunFolder, remembered
 from ctlib.training.run import resolve
 from ctlib.training.summaries import accuracy
 from ctlib.weights.hub import check_free
@@ -50,7 +50,7 @@ def share(
     interval = accuracy(scores.predictions(samples), config.data.name)
     tested = {"top1": scores.topk(1), "top5": scores.topk(5), "skipped": scores.skipped}
     tested["interval"] = [round(interval.low, 4), round(interval.high, 4)]
-    record = {name: result[name] for name in IN_CHECKPOINT} | tested
+    record = remembered(result, config) | tested
     record |= {"top1_trained": result["top1"], "stored": "float16", "test_precision": scores.protocols[0].precision}
     shared = dataclasses.replace(rounded, record=record, half=True)
     shared.save_pretrained(out)

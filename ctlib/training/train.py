@@ -120,7 +120,8 @@ def _run_epochs(trainer: Trainer, folder: RunFolder, on_step, on_epoch) -> dict:
     scores = trainer.test()
     result = _result(trainer, scores)
     if trainer.accelerator.is_main_process:
-        folder.save_checkpoint(trainer.network, trainer.run.samples["train"].classes, trainer.run.view, result)
+        record = records.remembered(result, trainer.config)
+        folder.save_checkpoint(trainer.network, trainer.run.samples["train"].classes, trainer.run.view, record)
         folder.finish(result, scores.predictions(trainer.run.samples["val"]))
         trainer.snapshots.clear()
     return result

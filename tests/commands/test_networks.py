@@ -139,13 +139,44 @@ def test_evaluate_tests_a_checkpoint_on_a_data_set(checkpoint, arrow_root, tmp_p
     assert json.loads(capsys.readouterr().out)["clips"] == 2 and len(list(tmp_path.iterdir())) == 2
 
 
+def test_evaluate_says_how_much_of_a_folder_it_tests(trained, clips, tmp_path, capsys):
+    root = tmp_path / "set"
+    for name in ("left", "right"):
+        for number in range(5):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(clips / "a.mp4", root / name / f"{number}.mp4")
+    record = {"data": "folder", "fingerprint": "aa-bb", "val_share": 0.4}
+    file = tmp_path / "c.safetensors"
+    checkpoints.save(file, build_model(model_config("tsn_quickstart", num_classes=2)), ("left", "right"), VIEW, record)
+    command = ["evaluate", str(file), "--data", "folder", "--root", str(root), "--workers", "0"]
+    for arguments, text in (
+        ([], "4 of 10 videos in the folder (val_share 0.4; --split all: all of them)\n"),
+        (["--val-share", "0.2"], "2 of 10 videos in the folder (val_share 0.2; --split all: all of them)\n"),
+        (["--split", "all"], "10 of 10 videos in the folder\n"),
+    ):
+        assert main([*command, *arguments]) == 0
+        shown = capsys.readouterr()
+        assert text in shown.out
+        assert f"{file} was tested on other videos of folder: some of these may have been trained on\n" in shown.err
+    assert main([*command, "--split", "all", "--val-share", "0.2"]) == 2
+    assert "val_share divides a folder, and all of it was asked for, got 0.2" in capsys.readouterr().err
+    (root / ("long " * 40)).mkdir()
+    shutil.copy(clips / "a.mp4", root / ("long " * 40))
+    assert main([*command, "--split", "all"]) == 2
+    error = capsys.readouterr().err
+    assert "1 that it does not have, such as 'long long" in error and len(error) < 350
+
+
 def test_evaluate_says_what_is_missing(trained, checkpoint, arrow_root, tmp_path, capsys):
     old = tmp_path / "old.safetensors"
     checkpoints.save(old, trained[0], [f"class {index}" for index in range(16)])
     for arguments, text in (
         ([str(old), "--root", str(arrow_root)], "does not say at which size its network was tested: give --size"),
         ([checkpoint, "--data", "folder"], "--root must be the folder in which folder lies"),
-        ([str(old), "--root", str(arrow_root), "--size", "32"], "has 16 classes, other ones than the 16 asked for"),
+        (
+            [str(old), "--root", str(arrow_root), "--size", "32"],
+            "has 16 classes, other ones than the 16 of the data: 16 that it does not have",
+        ),
         ([str(tmp_path / "none.safetensors")], "no checkpoint"),
     ):
         assert main(["evaluate", *arguments]) == 2

@@ -91,7 +91,7 @@ def load_samples(name: str, root: str | Path, split: str, checked: str | Path | 
         name: one of `DATASETS`.
         root: the data set's folder; `~` is the home folder.
         split: "train" or "val", the split on which accuracies are reported. UCF101 and HMDB51 call it "test", and so
-            may a folder; "test" then means the same.
+            may a folder; "test" then means the same. Of a `folder`, "all" is both.
         checked: the folder with the results of `check-videos`. Bad videos are left out (see `Samples.coverage`).
         options: `fold` (1, 2 or 3) of UCF101 and HMDB51; `val_share` of a folder without splits; `lists`, the
             folder of the lists of a `list`.
@@ -132,7 +132,7 @@ def _load(name: str, root: str | Path, split: str, checked: str | Path | None, o
     root = Path(root).expanduser()
     if split == "test" and _calls_it_test(name, root):
         split = "val"
-    check_choice("split", split, SPLITS)
+    check_choice("split", split, (*SPLITS, folders.ALL) if name == "folder" else SPLITS)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root} for the data set {name!r}")
     known = [option for option in inspect.signature(DATASETS[name]).parameters if option not in ("root", "split")]

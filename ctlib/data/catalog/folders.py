@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ctlib.data.catalog.annotations import Row
@@ -10,6 +11,8 @@ from ctlib.data.catalog.samples import Samples
 from ctlib.data.catalog.sources import VIDEO_SUFFIXES, in_words, is_stray, is_video_file, subfolders, videos_in
 from ctlib.files import quoted, quoted_all
 
+ALL = "all"  # the videos of both splits
+VAL_SHARE = 0.2
 # Names of the splits, in any case; of several folders to test on, the first of these counts.
 TRAIN = ("train", "training")
 TEST = ("val", "validation", "validate", "valid", "test", "testing")
@@ -21,10 +24,13 @@ def load_folder(root: Path, split: str, val_share: float | None = None) -> Sampl
     Folders called `train` and `val` in the root are the splits; other names are in `TRAIN` and `TEST`. Without them,
     `val_share` of each class (default: 0.2) is for testing, chosen by a digest of the file names, so the same on
     every machine. Parts cut from one recording could then fall on both sides: give such a set `train` and `val`.
+    The split "all" is both.
     """
     splits, unread = split_folders(root)
+    if split == ALL and val_share is not None:
+        raise ValueError(f"val_share divides a folder, and all of it was asked for, got {val_share}")
     if not splits:
-        return _split_by_name(root, split, 0.2 if val_share is None else val_share)
+        return _split_by_name(root, split, VAL_SHARE if val_share is None else val_share)
     if val_share is not None:
         raise ValueError(f"val_share is for a folder without splits, and {root} has {' and '.join(splits.values())}")
     samples = _given_split(root, splits, split)
@@ -50,6 +56,10 @@ def split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _given_split(root: Path, splits: dict[str, str], split: str) -> Samples:
+    if split == ALL:
+        parts = [_given_split(root, splits, part) for part in splits]
+        rows = [(part.path(index), part[index].label, None) for part in parts for index in range(len(part))]
+        return _samples(rows, parts[0].classes, root, parts[0].notes + parts[1].notes)
     folder = splits[split]
     classes, names = subfolders(root / splits["train"]), subfolders(root / folder)
     if others := set(names) - set(classes):
@@ -60,7 +70,7 @@ def _given_split(root: Path, splits: dict[str, str], split: str) -> Samples:
             rows += [(f"{folder}/{name}/{video}", label, None) for video in left_out.videos(name)]
     if not rows:
         raise ValueError(f"{root / folder}: no videos in class folders{left_out.in_words()}")
-    return _samples(rows, classes, root, left_out)
+    return _samples(rows, classes, root, left_out.notes())
 
 
 def _split_by_name(root: Path, split: str, val_share: float) -> Samples:
@@ -69,25 +79,26 @@ def _split_by_name(root: Path, split: str, val_share: float) -> Samples:
     classes, rows, left_out = subfolders(root), [], _LeftOut(root)
     for label, name in enumerate(classes):
         videos = left_out.videos(name)
-        if len(videos) < 2:
+        if len(videos) < 2 and split != ALL:
             raise ValueError(
                 f"{root / name}: a class needs at least 2 videos, one for testing, got {len(videos)}"
                 f"{left_out.in_words()}"
             )
         order = sorted(videos, key=lambda video: hashlib.sha256(os.fsencode(video)).digest())
         tested = set(order[: max(1, round(val_share * len(videos)))])
-        rows += [(f"{name}/{video}", label, None) for video in videos if (video in tested) == (split == "val")]
+        chosen = {"val": tested, "train": set(videos) - tested, ALL: set(videos)}[split]
+        rows += [(f"{name}/{video}", label, None) for video in videos if video in chosen]
     if not rows:
         raise ValueError(f"{root}: no class folders{left_out.in_words()}")
-    return _samples(rows, classes, root, left_out)
+    return _samples(rows, classes, root, left_out.notes())
 
 
-def _samples(rows: list[Row], classes: list[str], root: Path, left_out: "_LeftOut") -> Samples:
+def _samples(rows: list[Row], classes: Sequence[str], root: Path, notes: tuple[str, ...]) -> Samples:
     for path, _, _ in rows:
         if "\r" in path or "\n" in path:
             raise ValueError(f"{root}: a file name with a line end, {quoted(path)}: rename it")
     samples = Samples(rows, classes, root, flip=True)
-    samples.notes = left_out.notes()
+    samples.notes = notes
     return samples
 
 
