@@ -92,7 +92,7 @@ def save(
 
     Raises:
         ValueError: another name of the file, another number of names than the model has classes, a name twice, or
-            weights that are not finite.
+            weights that are not finite; a model without classes, which `load` cannot read.
         TypeError: another kind of network.
     """
     path, model, classes = Path(path).expanduser(), unwrapped(model), _names(classes)
@@ -100,6 +100,8 @@ def save(
         raise ValueError(f"a checkpoint is written as a {SUFFIX} file, got {path}")
     if not isinstance(model, VideoClassifier):
         raise TypeError(f"a checkpoint holds a {VideoClassifier.__name__}, got {type(model).__name__}")
+    if not model.num_classes:
+        raise ValueError("the model has no classes, and a checkpoint needs them: reset_classifier gives it some")
     if len(classes) != model.num_classes:
         raise ValueError(f"the model has {model.num_classes} classes, got {len(classes)} names")
     state = tensors.halved(model.state_dict()) if half else model.state_dict()
@@ -303,8 +305,8 @@ def start_from(path: str | Path, model: VideoClassifier, classes: Sequence[str])
 
 
 def _read(path: str | Path) -> dict:
+    check_exists(path)
     file = located(path)
-    check_exists(file)
     if file.suffix == SUFFIX:
         try:
             header, state = tensors.load(file)
@@ -315,7 +317,8 @@ def _read(path: str | Path) -> dict:
         content = tensors.load_torch(file)
     except ValueError as error:
         raise CheckpointError(
-            f"{path} cannot be read as tensors and plain values ({error}); nothing else is loaded from a file"
+            f"{path} is no checkpoint, or damaged: it cannot be read as tensors and plain values ({error}); nothing "
+            "else is loaded from a file"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, needed a dict with a state dict")

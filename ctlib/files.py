@@ -74,7 +74,11 @@ def quoted_all(values: Sequence, most: int = 5) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was."""
+    """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was.
+
+    Raises:
+        OSError: what `write` raises; if it names no file, or that beside `path`, an equal one that names `path`.
+    """
     partial = _partial(path)
     try:
         write(partial)
@@ -82,11 +86,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())  # else a machine that loses power may keep the name and lose the content
         os.replace(partial, path)
     except OSError as error:
-        if error.errno and not error.filename:  # as of a full disk
-            error.filename = str(path)
+        if error.errno and (not error.filename or partial.name in str(error.filename)):  # as of a full disk
+            # OSError itself makes the class of the number. PyAV's errors cannot be given a name.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong is told already
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:

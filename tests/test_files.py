@@ -7,9 +7,11 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from ctlib import files
+from ctlib.data import encoding
 
 PARTIAL = "4711-0123abcd"
 
@@ -104,3 +106,13 @@ def test_a_full_disk_is_reported_with_the_file(tmp_path):
     with pytest.raises(OSError, match="No space left on device: .*/a.json"):
         files.write_atomically(tmp_path / "a.json", write)
     assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_reported_by_the_writer_of_videos(tmp_path):
+    frames = np.zeros((1, 16, 16, 3), np.uint8)
+    path = tmp_path / "none" / "a.mp4"
+    with pytest.raises(FileNotFoundError, match="No such file or directory: '.*/none/a.mp4'"):
+        files.write_atomically(path, lambda partial: encoding.write_video(partial, frames, fps=12))
+    (tmp_path / "none").write_text("a file")
+    with pytest.raises(NotADirectoryError, match="Not a directory: '.*/none/a.mp4'"):
+        files.write_atomically(path, lambda partial: partial.write_text("x"))

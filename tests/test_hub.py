@@ -55,8 +55,21 @@ def test_a_checkpoint_is_found_by_its_folder_or_its_name_among_the_weights(train
     assert checkpoints.located("tsn_quickstart_arrow") == (tmp_path / "tsn_quickstart_arrow").relative_to(tmp_path)
     for source in ("ctnet_quickstart_arrow", str(CTNET.file), CTNET.file):
         assert torch.equal(ctlib.from_pretrained(source).model.fc.weight, trained.model.fc.weight), source
-    with pytest.raises(FileNotFoundError, match="^no checkpoint quickstart_shapes$"):
-        checkpoints.load("quickstart_shapes")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match="^no checkpoint in the folder run: it has none of model.safetensors, ch"
+    ):
+        checkpoints.load("run")
+    trained.save(tmp_path / "run" / "checkpoint.safetensors")
+    assert torch.equal(checkpoints.load("run").model.fc.weight, trained.model.fc.weight)
+    with pytest.raises(FileNotFoundError, match="^no checkpoint is named$"):
+        checkpoints.load("")
+    with pytest.raises(FileNotFoundError, match="^no checkpoint shapes$"):
+        checkpoints.load("shapes")
+    with pytest.raises(
+        FileNotFoundError, match=r"^no checkpoint ctnet_quikstart: did you mean ctnet_quickstart_arrow\?$"
+    ):
+        checkpoints.load("ctnet_quikstart")
 
 
 def test_half_precision_is_asked_for_and_halves_the_file(trained, tmp_path):

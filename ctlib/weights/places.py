@@ -1,5 +1,6 @@
 """Where checkpoints lie: by path, pattern, shared folder, or the name of weights that ship."""
 
+import difflib
 import glob
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from ctlib.weights import SUFFIX, Weights
 from ctlib.weights.hub import FILE
 
 SUFFIXES = (SUFFIX, ".pt")  # the second is of checkpoints of formats 1 and 2, which are torch files
+IN_FOLDER = (FILE, *(f"checkpoint{suffix}" for suffix in SUFFIXES))  # the second and third are a run's
 
 
 def find(patterns: str, root: str | Path) -> list[Path]:
@@ -59,21 +61,32 @@ def located(path: str | Path, root: str | Path = "") -> Path:
     """The file of a checkpoint.
 
     Args:
-        path: the file itself; a folder that `Checkpoint.save_pretrained` wrote; or the name in `Weights` of a whole
-            network's, such as "ctnet_quickstart_arrow".
+        path: the file itself; a run's folder, or one that `Checkpoint.save_pretrained` wrote; or the name in `Weights`
+            of a whole network's, such as "ctnet_quickstart_arrow".
         root: relative paths are below it.
+
+    Raises:
+        FileNotFoundError: an empty path.
     """
+    if not str(path):
+        raise FileNotFoundError("no checkpoint is named")
     file = root / Path(path).expanduser()
     shipped = Weights.__members__.get(str(path).upper())
     if shipped is not None and shipped.is_whole and not file.exists():
         return shipped.file
-    return file / FILE if file.is_dir() else file
+    if file.is_dir():
+        return next((file / name for name in IN_FOLDER if (file / name).is_file()), file / FILE)
+    return file
 
 
 def check_exists(path: str | Path) -> None:
-    """Raise FileNotFoundError unless there is such a file; it names one of the other format that lies there."""
+    """Raise FileNotFoundError unless there is such a file; it names what was looked for, or what may be meant."""
     file = located(path)
-    if not file.is_file():
-        other = existing(file)
-        beside = f"; {other.name} lies there" if other != file else ""
-        raise FileNotFoundError(f"no checkpoint {path}{beside}")
+    if file.is_file():
+        return
+    if file.parent == Path(path).expanduser():
+        raise FileNotFoundError(f"no checkpoint in the folder {path}: it has none of {', '.join(IN_FOLDER)}")
+    other = existing(file)
+    near = difflib.get_close_matches(str(path).lower(), [one.name.lower() for one in Weights if one.is_whole], n=1)
+    hint = f"; {other.name} lies there" if other != file else f": did you mean {near[0]}?" if near else ""
+    raise FileNotFoundError(f"no checkpoint {path}{hint}")

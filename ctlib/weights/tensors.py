@@ -86,6 +86,6 @@ def load_torch(path: Path):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged bytes raise is up to the reader
         other = re.search(r"GLOBAL ([\w.]+)", str(error))
-        specific = re.search(r"WeightsUnpickler error: *(.+)", str(error))
+        specific = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
         reason = f"it holds a {other[1]}" if other else specific[1] if specific else str(error) or type(error).__name__
         raise ValueError(files.one_line(reason)) from error

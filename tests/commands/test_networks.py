@@ -111,7 +111,7 @@ def test_predict_says_what_is_wrong_before_it_begins(checkpoint, clips, tmp_path
     video = str(clips / "a.mp4")
     for arguments, text in (
         ([video, "--checkpoint", str(tmp_path / "none.safetensors")], "no checkpoint"),
-        ([video, "--checkpoint", video], "cannot be read as tensors and plain values"),
+        ([video, "--checkpoint", video], "a.mp4 is no checkpoint, or damaged: it cannot be read"),
         ([video, "--checkpoint", checkpoint, "--top", "0"], "top must be at least 1, got 0"),
         ([video, "--checkpoint", checkpoint, "--size", "64", "--short-side", "8"], "size must be at most short_side"),
         ([str(tmp_path / "x*"), "--checkpoint", checkpoint], "no video matches"),
