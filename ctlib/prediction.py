@@ -3,16 +3,18 @@
 import glob
 import math
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from ctlib import checkpoints
+from ctlib import checkpoints, files
 from ctlib.checkpoints import Checkpoint
 from ctlib.data import video
-from ctlib.data.catalog.sources import is_stray, is_video_file
+from ctlib.data.catalog.sources import in_words, is_stray, is_video_file
 from ctlib.data.views import View, complete
 from ctlib.models import check_finite, unwrapped
 
@@ -133,18 +135,22 @@ def opened(checkpoint: str | os.PathLike | Checkpoint, device: str = "auto", **v
     """A checkpoint that is ready to label videos: with a view, and, if it is read here, in float32 on the device.
 
     Args:
-        checkpoint: what `checkpoints.load` takes, or a loaded one, which stays where it is.
+        checkpoint: what `checkpoints.load` takes, or a loaded one, which stays where it is. One that is read here sees
+            a black clip, so that the network refuses what it cannot do before a video is read.
         device: auto (a GPU if there is one), cpu or cuda.
         view: what replaces, or completes, what the checkpoint remembers.
 
     Raises:
         FileNotFoundError, CheckpointError: no checkpoint, or none of ours.
-        ValueError: a view that is not complete, or impossible; cuda where there is none.
+        ValueError: a view that is not complete, or impossible for the network; cuda where there is none.
+
+    Warns:
+        UserWarning: a smaller size than the checkpoint's.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', and this machine has no CUDA device")
-    name = "the checkpoint"
-    if not isinstance(checkpoint, Checkpoint):
+    name, is_read = "the checkpoint", not isinstance(checkpoint, Checkpoint)
+    if is_read:
         name = str(checkpoint)
         checkpoint = checkpoints.load(checkpoint)
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -153,15 +159,42 @@ def opened(checkpoint: str | os.PathLike | Checkpoint, device: str = "auto", **v
     known = {"num_frames": frames} if checkpoint.view is None else {}
     given = {field: value for field, value in view.items() if value is not None}
     whole = complete(checkpoint.view, name, **known | given)
+    if is_read:
+        _try(checkpoint.model, whole, name)
+    if checkpoint.view is not None and whole.size < checkpoint.view.size:
+        warnings.warn(f"size {whole.size} is below the {checkpoint.view.size} pixels of {name}", stacklevel=2)
     return replace(checkpoint, view=whole)
 
 
+def _try(network: torch.nn.Module, view: View, name: str) -> None:
+    """Raise ValueError if a network in evaluation mode does not take clips of this view."""
+    weight = next(network.parameters())
+    try:
+        with torch.inference_mode():
+            network(weight.new_zeros(1, 3, view.num_frames, view.size, view.size))
+    except (ValueError, RuntimeError) as error:
+        clip = f"{view.num_frames} frames of {view.size} x {view.size} pixels"
+        raise ValueError(f"the network of {name} does not take {clip}: {files.one_line(error)}") from error
+
+
 def score(source: str | os.PathLike, trained: Checkpoint, windows: Windows = Windows()) -> VideoScores:
-    """Score a video with a network of `opened`. The model's mode is as before afterwards."""
+    """Score a video with a network of `opened`. The model's mode is as before afterwards.
+
+    Raises:
+        video.VideoError: a video that is missing or cannot be read.
+        ValueError: what `Windows.bounds` raises; scores that are not finite.
+
+    Warns:
+        UserWarning: a window has fewer than T frames, so that some are seen twice.
+    """
     source = os.fspath(source)
     length, info = video.count_frames(source), video.probe(source)
     duration = info.seconds or (float(length / info.fps) if info.fps else None)
     bounds = windows.bounds(source, length, duration)
+    fewest = min(end - first for first, end in bounds)
+    if fewest < trained.view.num_frames:
+        what, needed = "a window" if len(bounds) > 1 else "the video", trained.view.num_frames
+        warnings.warn(f"{source}: a clip of {needed} frames repeats some, as {what} has {fewest}", stacklevel=2)
     indices = np.stack([first + trained.view.indices(end - first) for first, end in bounds])
     network, was_training = trained.model, trained.model.training
     weight, logits = next(network.parameters()), []
@@ -188,10 +221,14 @@ def clips_of(source: str, view: View, indices: np.ndarray) -> Iterator[torch.Ten
 def find_videos(paths: Sequence[str | os.PathLike]) -> list[str]:
     """The videos that are named, each once: files, folders of numbered images, all videos below other folders.
 
-    A pattern such as `clips/**/*.mp4` stands for the files that it matches; a name that exists is meant as it stands.
+    Of several names of one file the first counts. A pattern such as `clips/**/*.mp4` stands for the files that it
+    matches; a name that exists is meant as it stands.
 
     Raises:
         FileNotFoundError: a pattern that matches nothing, or a folder without a video.
+
+    Warns:
+        UserWarning: a folder has other files too, which are left out.
     """
     chosen = []
     for path in map(os.path.expanduser, paths):
@@ -202,15 +239,25 @@ def find_videos(paths: Sequence[str | os.PathLike]) -> list[str]:
             raise FileNotFoundError(f"no video matches {path!r}")
         for match in matches:
             chosen += _videos_below(match) if os.path.isdir(match) else [match]
-    return list(dict.fromkeys(chosen))
+    by_place = {}
+    for path in chosen:
+        by_place.setdefault(os.path.realpath(path), path)
+    return list(by_place.values())
 
 
 def _videos_below(folder: str) -> list[str]:
-    chosen = []
+    chosen, others = [], Counter()
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_stray(name))
-        files = [os.path.join(parent, name) for name in sorted(names) if is_video_file(name)]
-        chosen += files or ([parent] if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names) else [])
+        names = sorted(name for name in names if not is_stray(name))
+        videos = [name for name in names if is_video_file(name)]
+        images = [] if videos else [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        chosen += [os.path.join(parent, name) for name in videos] or ([parent] if images else [])
+        seen = {*videos, *images}
+        others.update(os.path.splitext(name)[1].lower() or "no ending" for name in names if name not in seen)
     if not chosen:
-        raise FileNotFoundError(f"no video in the folder {folder}")
+        found = f": it has {in_words(others)}" if others else ""
+        raise FileNotFoundError(f"no video in the folder {folder}{found}")
+    if others:
+        warnings.warn(f"left out in the folder {folder}: {in_words(others)}", stacklevel=3)
     return chosen

@@ -114,12 +114,23 @@ def test_videos_are_found_by_file_folder_and_pattern(tmp_path):
             path.removeprefix(f"{tmp_path}/") for path in prediction.find_videos([tmp_path / path for path in paths])
         ]
 
-    assert found("") == ["b.mp4", "c [1].mp4", "a/x.mov", "a/y/z.webm"]
+    with pytest.warns(UserWarning, match="^left out in the folder .*: 1 .txt$"):
+        assert found("") == ["b.mp4", "c [1].mp4", "a/x.mov", "a/y/z.webm"]
     assert found("*.mp4") == ["b.mp4", "c [1].mp4"] and found("**/*.mov") == ["a/x.mov"]
-    assert found("c [1].mp4", "b.mp4", "*.mp4") == ["c [1].mp4", "b.mp4"]
+    assert found("c [1].mp4", "b.mp4", "*.mp4", "./a/../b.mp4") == ["c [1].mp4", "b.mp4"]
     assert found("none.mp4") == ["none.mp4"]  # reading it says that it does not exist
     with pytest.raises(FileNotFoundError, match="no video matches '.*nothing"):
         found("nothing*")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no video in the folder .*empty"):
+    with pytest.raises(FileNotFoundError, match="no video in the folder .*empty$"):
         found("empty")
+    (tmp_path / "empty" / "x.gif").touch()
+    with pytest.raises(FileNotFoundError, match="no video in the folder .*empty: it has 1 .gif$"):
+        found("empty")
+
+
+def test_frames_that_a_network_refuses_are_refused_when_it_is_opened(tmp_path):
+    network = build_model(model_config("tanet_quickstart", num_classes=3, num_frames=8))
+    checkpoints.save(tmp_path / "c.safetensors", network, CLASSES, View(8, 32, 32, "sparse"))
+    with pytest.raises(ValueError, match=r"c.safetensors does not take 5 frames of 32 x 32 pixels: "):
+        prediction.opened(tmp_path / "c.safetensors", num_frames=5)

@@ -1,13 +1,19 @@
 """Commands that use a trained network: predict and export."""
 
 import json
+import os
 import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ctlib import checkpoints, deploy, prediction
+from ctlib import checkpoints, deploy, files, prediction
 from ctlib.commands.command import Options, Parser, Runner
+from ctlib.data.catalog.sources import is_video_file, stem_of
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.video import VideoError
 
@@ -30,8 +36,8 @@ def predict(parser: Parser) -> Runner:
     parts.add_argument("--windows", type=int, metavar="N", help="label N equal parts of a video, and their mean")
     parts.add_argument("--seconds", type=float, help="label parts of about this length, and their mean")
     parser.add_argument("--json", action="store_true", help="one list of records, with the frames that were seen")
-    overlay = "write each video with its label and Saliency Tube; of several videos, a folder"
-    parser.add_argument("--overlay", type=Path, metavar="OUT.mp4", help=overlay)
+    overlay = "write each video with its label and Saliency Tube: one .mp4 file, else a folder; old ones are replaced"
+    parser.add_argument("--overlay", type=Path, metavar="OUT", help=overlay)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: a GPU if there is one")
     for name in ("size", "short-side"):
         parser.add_argument(f"--{name}", type=int, metavar="PIXELS", help=f"of a frame {TRAINED}")
@@ -40,33 +46,60 @@ def predict(parser: Parser) -> Runner:
     parser.set_defaults(after_interrupt="the labels above are complete")
 
     def run(options: Options) -> int:
-        if options.top < 1:
-            raise ValueError(f"top must be at least 1, got {options.top}")
-        windows = prediction.Windows(options.windows, options.seconds)
-        sources = prediction.find_videos(options.videos)
-        overlays = _overlays(options.overlay, sources)
-        view = {name: getattr(options, name) for name in ("num_frames", "size", "short_side", "sampling")}
-        trained = prediction.opened(options.checkpoint or prediction.SHIPPED, options.device, **view)
-        if not options.checkpoint:
-            known = f"{prediction.SHIPPED}, which knows {len(trained.classes)} synthetic actions"
-            print(f"{parser.prog}: no --checkpoint: labels are those of {known}", file=sys.stderr)
-        records = []
-        for source in tqdm(sources, unit="video", disable=None if len(sources) > 1 else True):
+        with _plain_warnings(parser.prog):
             try:
-                scores = prediction.score(source, trained, windows)
-                if not options.json:
-                    tqdm.write(_as_text(scores, options.top))
-                if overlays:
-                    _write_overlay(overlays[source], scores, trained)
-                records.append(scores.to_dict(options.top))
-            except (VideoError, ValueError) as error:
-                tqdm.write(f"{parser.prog}: {error}", file=sys.stderr)
-                records.append({"video": source, "error": str(error)})
-        if options.json:
-            print(_as_json(records))
-        return int(any("error" in record for record in records))
+                return _predict(options, parser.prog)
+            except BrokenPipeError:  # who reads the labels, such as `head`, has enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+                return 141  # as the shell says of a program that ends so
 
     return run
+
+
+@contextmanager
+def _plain_warnings(program: str) -> Iterator[None]:
+    """Print warnings like errors: one line each."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: tqdm.write(f"{program}: {message}", file=sys.stderr)
+        yield
+
+
+def _predict(options: Options, program: str) -> int:
+    if options.top < 1:
+        raise ValueError(f"top must be at least 1, got {options.top}")
+    windows = prediction.Windows(options.windows, options.seconds)
+    sources = prediction.find_videos(options.videos)
+    overlays = _overlays(options.overlay, sources)
+    view = {name: getattr(options, name) for name in ("num_frames", "size", "short_side", "sampling")}
+    named = prediction.SHIPPED if options.checkpoint is None else options.checkpoint
+    trained = prediction.opened(named, options.device, **view)
+    if options.checkpoint is None:
+        known = f"{prediction.SHIPPED}, which knows {len(trained.classes)} synthetic actions"
+        print(f"{program}: no --checkpoint: labels are those of {known}", file=sys.stderr)
+    records = []
+    try:
+        for source in tqdm(sources, unit="video", disable=None if len(sources) > 1 else True):
+            records.append({"video": source})
+            failed = "error"
+            try:
+                scores = prediction.score(source, trained, windows)
+                records[-1] = scores.to_dict(options.top)
+                if not options.json:
+                    tqdm.write(_as_text(scores, options.top))
+                    sys.stdout.flush()
+                failed = "overlay_error"
+                if overlays:
+                    _write_overlay(overlays[source], scores, trained)
+            except BrokenPipeError:
+                raise
+            except (VideoError, ValueError, TypeError, OSError) as error:
+                text = str(error) if source in str(error) else f"{source}: {error}"
+                tqdm.write(f"{program}: {text}", file=sys.stderr)
+                records[-1][failed] = text
+    finally:  # also after an interruption
+        if options.json:
+            print(_as_json([record for record in records if len(record) > 1]), flush=True)
+    return int(any({"error", "overlay_error"} & record.keys() for record in records))
 
 
 def _as_json(records: list[dict]) -> str:
@@ -96,29 +129,45 @@ def _overlays(out: Path | None, sources: list[str]) -> dict[str, Path]:
     """Where the overlay of each video goes, after a look at whether it can be written."""
     if out is None:
         return {}
-    if len(sources) == 1:
-        if out.suffix != ".mp4":
-            raise ValueError(f"an overlay is an .mp4 file, got {out}")
+    if out.suffix.lower() == ".mp4":
+        if len(sources) > 1:
+            raise ValueError(f"{len(sources)} videos are named: give --overlay a folder, got {out}")
         paths = [out]
     else:
-        if out.suffix == ".mp4":
-            raise ValueError(f"{len(sources)} videos are named: give --overlay a folder, got {out}")
-        paths = [out / f"{Path(source).stem}.mp4" for source in sources]
-    twice = {str(path) for path in paths if paths.count(path) > 1}
-    if twice:
-        raise ValueError(f"several videos would be written to {min(twice)}: label the folders one by one")
-    if any(path.resolve() == Path(source).resolve() for path, source in zip(paths, sources, strict=True)):
-        raise ValueError(f"an overlay would replace its video: name another place than {out}")
+        if is_video_file(out.name) and not out.is_dir():
+            raise ValueError(f"an overlay is an .mp4 file or a folder, got {out}")
+        paths = [out / f"{name}.mp4" for name in _names(sources)]
+    videos = {os.path.realpath(source) for source in sources}
+    written = {}
+    for source, path in zip(sources, paths, strict=True):
+        if path in written:
+            both = f"{written[path]} and {source}"
+            raise ValueError(f"{both} would both be written to {path}: label them one by one, into two folders")
+        if os.path.realpath(path) in videos:
+            raise ValueError(f"an overlay would replace its video: name another place than {out}")
+        if path.is_dir():
+            raise IsADirectoryError(f"an overlay cannot be written to {path}: it is a folder")
+        written[path] = source
     for folder in {path.parent for path in paths}:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.check_writable(folder)
     return dict(zip(sources, paths, strict=True))
+
+
+def _names(sources: list[str]) -> list[str]:
+    """What the overlays are called: as the videos, with the old ending where two differ by it."""
+    whole = [os.path.basename(os.path.abspath(source)) for source in sources]
+    stems = Counter(map(stem_of, whole))
+    return [stem_of(name) if stems[stem_of(name)] == 1 else name for name in whole]
 
 
 def _write_overlay(path: Path, scores: prediction.VideoScores, trained: checkpoints.Checkpoint) -> None:
     from ctlib.display import overlay
 
-    without = overlay.write(path, scores, trained)
-    tqdm.write(f"{path}{f': {without}' if without else ''}", file=sys.stderr)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    notes = ["replaced"] if path.exists() else []
+    if without := overlay.write(path, scores, trained):
+        notes.append(without)
+    tqdm.write(f"{path}{': ' if notes else ''}{'; '.join(notes)}", file=sys.stderr)
 
 
 def export(parser: Parser) -> Runner:

@@ -4,16 +4,19 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ctlib import checkpoints
-from ctlib.commands import main
+from ctlib import checkpoints, prediction
+from ctlib.commands import main, networks
 from ctlib.data import encoding
 from ctlib.data.views import View
+from ctlib.display import overlay
 from ctlib.models import build_model, model_config
 from tests import ROOT
 
@@ -97,13 +100,75 @@ def test_predict_writes_overlays(checkpoint, clips, tmp_path, capsys):
     assert main([*command, str(tmp_path / "out")]) == 1  # b.mp4 is no video
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "c.mp4"]
     assert "out/c.mp4: no tube: the network's last map has " in capsys.readouterr().err
-    for out, text in (
-        (tmp_path / "one.mp4", "3 videos are named: give --overlay a folder"),
-        (clips, "an overlay would replace its video"),
+    one = ["predict", str(clips / "a.mp4"), *command[2:]]
+    assert main([*one, str(tmp_path / "out")]) == 0
+    assert "out/a.mp4: replaced; no tube: " in capsys.readouterr().err
+    (tmp_path / "folder.MP4").mkdir()
+    for arguments, out, text in (
+        (command, tmp_path / "one.mp4", "3 videos are named: give --overlay a folder"),
+        (command, clips, "an overlay would replace its video"),
+        (one, tmp_path / "out.avi", "an overlay is an .mp4 file or a folder, got"),
+        (one, tmp_path / "folder.MP4", "folder.MP4: it is a folder"),
+        (one, clips / "b.mp4" / "a.mp4", "b.mp4 is no folder"),
+        ([*command, str(tmp_path / "new"), str(tmp_path / "a.mp4")], "", "a.mp4 would both be written to"),
     ):
-        assert main([*command, str(out)]) == 2 and text in capsys.readouterr().err
-    assert main(["predict", str(clips / "a.mp4"), *command[2:], str(tmp_path / "out.avi")]) == 2
-    assert "an overlay is an .mp4 file, got" in capsys.readouterr().err
+        shutil.copy(clips / "a.mp4", tmp_path / "a.mp4")
+        words = [*arguments, str(out)] if out else [arguments[0], arguments[-1], *arguments[1:-1]]
+        assert main(words) == 2, text
+        shown = capsys.readouterr()
+        assert text in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+    assert not (tmp_path / "new").exists()
+
+
+def test_overlays_of_videos_that_differ_by_their_ending_keep_it():
+    names = networks._names(["x/v.avi", "y/v.mp4", "z/frames.1", "z/w.mov"])
+    assert names == ["v.avi", "v.mp4", "frames.1", "w"]
+
+
+def test_records_are_printed_when_an_overlay_fails_or_the_command_is_interrupted(
+    checkpoint, clips, tmp_path, capsys, monkeypatch
+):
+    (clips / "b.mp4").unlink()
+    command = ["predict", str(clips), "--checkpoint", checkpoint, "--json", "--overlay", str(tmp_path / "out")]
+
+    def fails(path, scores, trained):
+        if path.name == "c.mp4":
+            raise OSError(28, "No space left on device", str(path))
+        return ""
+
+    monkeypatch.setattr(overlay, "write", fails)
+    assert main(command) == 1
+    first, second = json.loads(capsys.readouterr().out)
+    assert len(first["top"]) == len(second["top"]) == 5 and "overlay_error" not in first
+    assert "No space left on device: " in second["overlay_error"]
+
+    def interrupted(source, *_):
+        if source.endswith("c.mp4"):
+            raise KeyboardInterrupt
+        return score(source, *_)
+
+    score = prediction.score
+    monkeypatch.setattr(prediction, "score", interrupted)
+    assert main(command) == 130
+    assert json.loads(capsys.readouterr().out) == [first]
+
+
+def test_predict_warns_of_doubtful_labels_in_a_line_each(checkpoint, clips, capsys):
+    (clips / "b.mp4").rename(clips / "b.gif")
+    assert main(["predict", str(clips), "--checkpoint", checkpoint, "--size", "16", "--windows", "12"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m ctlib predict: ")]
+    assert [line.removeprefix("python -m ctlib predict: ") for line in lines] == [
+        f"left out in the folder {clips}: 1 .gif",
+        f"size 16 is below the 32 pixels of {checkpoint}",
+        *(f"{clips / name}: a clip of 2 frames repeats some, as a window has 1" for name in ("a.mp4", "c.mp4")),
+    ]
+
+
+def test_predict_ends_quietly_when_nobody_reads_its_labels(checkpoint, clips):
+    command = f"{sys.executable} -m ctlib predict {clips}/[ac].mp4 --checkpoint {checkpoint} 2>&1 >&3 | cat >&2"
+    script = f"set -o pipefail; {{ {command}; }} 3> >(exec true); "
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 141 and done.stderr == ""
 
 
 def test_predict_says_what_is_wrong_before_it_begins(checkpoint, clips, tmp_path, capsys, monkeypatch):
@@ -112,6 +177,7 @@ def test_predict_says_what_is_wrong_before_it_begins(checkpoint, clips, tmp_path
     for arguments, text in (
         ([video, "--checkpoint", str(tmp_path / "none.safetensors")], "no checkpoint"),
         ([video, "--checkpoint", video], "a.mp4 is no checkpoint, or damaged: it cannot be read"),
+        ([video, "--checkpoint", ""], "no checkpoint is named"),
         ([video, "--checkpoint", checkpoint, "--top", "0"], "top must be at least 1, got 0"),
         ([video, "--checkpoint", checkpoint, "--size", "64", "--short-side", "8"], "size must be at most short_side"),
         ([str(tmp_path / "x*"), "--checkpoint", checkpoint], "no video matches"),
