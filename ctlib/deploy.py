@@ -8,6 +8,7 @@ import copy
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,6 +159,8 @@ def export(
     `data.views.View.from_dict(json.loads(...))` reads a video as the network expects it. The file is written whole or
     not at all.
 
+    Without a view, ImageNet's mean and standard deviation are written. Of a checkpoint it warns then.
+
     Args:
         model: on any device, or a checkpoint, which knows the rest; it is not changed.
         path: of the file; an existing one is replaced.
@@ -169,6 +172,7 @@ def export(
         TypeError: not a network of this package.
         ImportError: the packages onnx and onnxscript are not installed.
         FileNotFoundError: the folder to write to does not exist.
+        IsADirectoryError: `path` is a folder.
         ValueError: no size, frames that are too small for the backbone, no frame, or another number of classes.
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
@@ -176,7 +180,10 @@ def export(
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name the file to write, such as {path / 'model.onnx'}")
     view = None
+    unknown_view = isinstance(model, Checkpoint) and model.view is None
     if isinstance(model, Checkpoint):
         classes = classes or model.classes
         if model.view is not None:
@@ -191,6 +198,8 @@ def export(
         raise ValueError(f"num_frames and size must be at least 1, got {num_frames} and {size}")
     if classes and len(classes) != network.num_classes:
         raise ValueError(f"the network has {network.num_classes} classes, got the names of {len(classes)}")
+    if unknown_view:
+        warnings.warn("the checkpoint says no mean and std of its clips: ImageNet's are assumed", stacklevel=2)
     clips = torch.zeros(2, 3, num_frames, size, size)  # two, because one would become a fixed number
     with torch.no_grad():
         network(clips[:1])  # its errors about shapes are clearer than the exporter's

@@ -205,6 +205,17 @@ def test_a_checkpoint_is_exported_as_it_was_tested(tmp_path):
 
 
 @needs_onnx
+def test_a_mean_and_std_that_are_assumed_are_said(tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.onnx, "export", stop)  # what follows is tested above
+    trained = Checkpoint(network("tsn_quickstart"), tuple("abcde"), {})
+    with pytest.warns(UserWarning, match="ImageNet's are assumed"), pytest.raises(InterruptedError):
+        deploy.export(trained, tmp_path / "model.onnx", size=40)
+
+
+@needs_onnx
 def test_a_failed_export_leaves_what_was_there(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("before")
@@ -216,6 +227,8 @@ def test_a_failed_export_leaves_what_was_there(tmp_path):
         deploy.export(nn.Linear(2, 2), path, size=40)
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere to write model.onnx to"):
         deploy.export(network(), tmp_path / "nowhere" / "model.onnx", size=40)
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder: name the file to write, such as"):
+        deploy.export(network(), tmp_path, size=40)
     assert path.read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 

@@ -124,15 +124,37 @@ def test_a_network_without_a_record_or_a_view_says_so(tmp_path):
     plain.save_pretrained(tmp_path, model_card_kwargs={"license": "cc-by-4.0"})
     card = (tmp_path / "README.md").read_text()
     assert "No test of this network was recorded." in card and "license: cc-by-4.0" in card and "`cc-by-4.0`" in card
-    assert "model-index" not in card and "trained.view" not in card
+    assert "| start |" not in card and "model-index" not in card and "trained.view" not in card
     loaded = ctlib.from_pretrained(tmp_path)
     assert loaded.view is None and loaded.record is None and loaded.classes == ("a", "b")
 
 
 def test_a_card_that_was_written_by_hand_stays(trained, tmp_path):
     (tmp_path / "README.md").write_text("Mine.")
-    trained.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="README.md stays, and is not the card of this network: remove it"):
+        trained.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "Mine."
+
+
+def test_a_card_that_is_the_network_s_is_not_warned_of(trained, tmp_path, recwarn):
+    trained.save_pretrained(tmp_path)
+    trained.save_pretrained(tmp_path)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("start", "row"),
+    [
+        ("ctnet_quickstart_arrow", "\n| start | ctnet_quickstart_arrow, trained on Arrow of Time (synthetic) |\n"),
+        ("~/mine.safetensors", "\n| start | ~/mine.safetensors |\n"),
+        (None, "\n| start | shapes, trained on Still Shapes (synthetic) |\n"),
+    ],
+)
+def test_the_card_says_what_training_started_from(trained, start, row):
+    own = dataclasses.replace(trained, record=trained.record | ({"start": start} if start else {}))
+    card = own.generate_model_card().text
+    assert row in card and card.count("| start |") == 1
+    assert "fp32 |\n" in card and "\n| stored weights | float16 |\n" in card
 
 
 def test_a_folder_of_something_else_is_not_written_to(trained, tmp_path):

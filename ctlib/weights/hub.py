@@ -1,5 +1,6 @@
 """Trained networks to share, in a folder or on the Hugging Face Hub: the weights, a config.json and a model card."""
 
+import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
@@ -70,6 +71,10 @@ class Shared(
         """
         folder = Path(folder).expanduser()
         check_free(folder)
+        path = folder / "README.md"
+        card = self.generate_model_card(**(options.get("model_card_kwargs") or {}))
+        if path.is_file() and path.read_text(encoding="utf-8", errors="replace").split() != str(card).split():
+            warnings.warn(f"{path} stays, and is not the card of this network: remove it to have that", stacklevel=2)
         return super().save_pretrained(folder, **options)
 
     def push_to_hub(self, repo_id: str, **options) -> str:
@@ -135,8 +140,19 @@ class Shared(
                 TASK, record["data"], data, "accuracy", round(record["top1"], 1), metric_name="top-1, %"
             )
             results, about["data"] = [result], data
+        about["start"] = _start(about)
         card = ModelCardData(**own, model_name=about["name"], eval_results=results)
         return ModelCard.from_template(card, template_str=info.model_card_template, paper_url=info.paper_url, **about)
+
+
+def _start(about: dict) -> dict | None:
+    """What training started from, and the data that it was trained on, where that is known."""
+    name = (about.get("record") or {}).get("start")
+    weights = catalog.named(name)
+    kind = about["model"].get("weights") if name is None else weights and weights.kind
+    if name is None and kind is None:
+        return None
+    return {"name": name or kind, "data": catalog.DATA.get(kind), "synthetic": kind in ("shapes", "arrow")}
 
 
 def check_free(folder: Path) -> None:
