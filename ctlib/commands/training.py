@@ -133,7 +133,7 @@ def evaluate(parser: Parser) -> Runner:
             _check_classes(named, ours.classes, samples.classes)
         _, _, known = trained_on.get("fingerprint", "").partition("-")
         if trained_on.get("data") == data.name and known != samples.fingerprint:
-            text = f"{named} was tested on other videos of {data.name}: some of these may have been trained on"
+            text = f"{named} was tested on other videos of {data.name}: it may have been trained on some of these"
             print(f"{parser.prog}: {text}", file=sys.stderr)
         compute = ComputeConfig(device=options.device)
         tested = Evaluation(options.checkpoint, samples, data, compute, options.released, options.frames)

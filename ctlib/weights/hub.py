@@ -74,7 +74,7 @@ class Shared(
         path = folder / "README.md"
         card = self.generate_model_card(**(options.get("model_card_kwargs") or {}))
         if path.is_file() and path.read_text(encoding="utf-8", errors="replace").split() != str(card).split():
-            warnings.warn(f"{path} stays, and is not the card of this network: remove it to have that", stacklevel=2)
+            warnings.warn(f"{path} stays, and is not the card of this network: remove it to have one", stacklevel=2)
         return super().save_pretrained(folder, **options)
 
     def push_to_hub(self, repo_id: str, **options) -> str:

@@ -223,7 +223,7 @@ def test_evaluate_says_how_much_of_a_folder_it_tests(trained, clips, tmp_path, c
         assert main([*command, *arguments]) == 0
         shown = capsys.readouterr()
         assert text in shown.out
-        assert f"{file} was tested on other videos of folder: some of these may have been trained on\n" in shown.err
+        assert f"{file} was tested on other videos of folder: it may have been trained on some of these\n" in shown.err
     assert main([*command, "--split", "all", "--val-share", "0.2"]) == 2
     assert "val_share divides a folder, and all of it was asked for, got 0.2" in capsys.readouterr().err
     (root / ("long " * 40)).mkdir()
