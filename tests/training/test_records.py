@@ -215,6 +215,13 @@ def test_a_run_of_no_epoch_yet_has_an_empty_history(tmp_path):
     assert len(folder.history()) == 0
 
 
+def test_a_checkpoint_remembers_its_start_and_the_share_for_testing_where_they_were_given():
+    result = dict.fromkeys(records.IN_CHECKPOINT, 0)
+    assert records.remembered({**result, "seconds": 1.0}, RunConfig()) == result
+    given = RunConfig(start=str(Path.home() / "c.safetensors"), data=DataConfig(name="folder", val_share=0.4))
+    assert records.remembered(result, given) == {**result, "start": "~/c.safetensors", "val_share": 0.4}
+
+
 def test_a_run_that_an_earlier_version_finished_has_its_checkpoint(tmp_path):
     folder = records.RunFolder(tmp_path)
     assert folder.checkpoint == tmp_path / "checkpoint.safetensors"  # as a run to come is named
