@@ -56,7 +56,7 @@ train-TSN train-CT-Net: train-%:
 # Targets that run one notebook. The executed notebook, its page and its files go to results/<notebook>.
 ONE_NOTEBOOK := costs videos evaluate transfer report accuracy saliency pretrain rivals
 costs:  ## count every cost that the paper publishes (2 minutes)
-videos:  ## train and test a network on a folder of video clips, here synthetic ones (2 minutes)
+videos:  ## train and test a network on a folder of video clips, here synthetic ones (3 minutes)
 evaluate:  ## test the quickstart's networks with more views and as an ensemble (1 minute)
 transfer:  ## fine-tune a trained network on other data sets, here synthetic ones (5 minutes)
 report:  ## compare the ablations' results with the paper (15 seconds)
