@@ -46,8 +46,9 @@ def train(parser: Parser) -> Runner:
     `torchrun --nnodes ... --nproc-per-node ... -m ctlib train ...`, with --processes left at 1.
     """
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
-    parser.add_argument("--data", default="arrow", choices=DATASETS, help=", ".join(DATASETS))
-    parser.add_argument("--root", default="", help="the data set's folder; without it, arrow is made")
+    data = f"{', '.join(DATASETS)} (default: %(default)s, which is made); `list`: videos named in files"
+    parser.add_argument("--data", default="arrow", choices=DATASETS, metavar="NAME", help=data)
+    parser.add_argument("--root", default="", help="the data set's folder; arrow needs none")
     named = "such as ctnet_r50 or tsm_quickstart; an unknown name lists all (default: %(default)s)"
     parser.add_argument("--model", default="ctnet_quickstart", choices=MODELS, metavar="NAME", help=named)
     parser.add_argument("--recipe", default="", help=f"{', '.join(RECIPES)} (default: the data set's)")
