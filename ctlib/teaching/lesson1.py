@@ -277,7 +277,7 @@ def cost_curves(split: tuple[pd.Series, pd.Series], depth: tuple[pd.Series, pd.S
 
     Each pair has real sizes first, drawn as a curve, then whole sizes, drawn as markers.
     """
-    figure = canvas(9.6, 3.8, wspace=0.28)
+    figure = canvas(9.6, 3.8, left=0.1, wspace=0.28)
     left, right = figure.subplots(1, 2)
     panels = (left, split, "C0", "o", channels**0.5), (right, depth, "C1", "s", np.log(channels))
     for axes, (real, whole), color, marker, least in panels:
