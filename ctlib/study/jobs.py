@@ -168,14 +168,14 @@ def recorded(study: Study, out_dir: str | Path) -> pd.DataFrame:
 def is_finished(study: Study, job: Job, out_dir: str | Path, measured: pd.DataFrame) -> bool:
     """Whether a run is finished in its folder, or the tables have it, whose folder may be gone.
 
-    It is not if its record is damaged or of another run, as its own process will report.
+    It is not if its record is damaged or of another run, as its own process will report. Nor is it where the tables
+    lack an ensemble that it is part of and its folder is gone, as ensembles need its scores.
 
     Args:
         measured: of `recorded`.
     """
-    alone = {(table, row) for table, row in job.config.rows if len(study.all_rows[table][row]) == 1}
-    of_seed = measured[measured.seed == job.config.seed]
-    if alone and alone <= set(zip(of_seed.table, of_seed.row, strict=True)):
+    served, of_seed = set(map(tuple, job.config.rows)), measured[measured.seed == job.config.seed]
+    if served and served <= set(zip(of_seed.table, of_seed.row, strict=True)):
         return True
     try:
         return state(job, out_dir) == "finished"

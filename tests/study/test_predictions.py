@@ -77,6 +77,7 @@ def test_the_committed_study_says_what_its_accuracies_say():
     found = predictions.by_action(folder, measured)
     if found.empty:
         pytest.skip("the committed records are not of a set of actions")
-    means = found.groupby("row").top1.mean()
-    assert means.to_dict() == pytest.approx(measured.groupby("row").top1.mean().to_dict(), abs=1e-3)
+    right = (found.top1 * found.videos).groupby(found.row).sum()  # actions differ by a video or two
+    means = (right / found.groupby("row").videos.sum()).to_dict()
+    assert means == pytest.approx(measured.groupby("row").top1.mean().to_dict(), abs=1e-3)
     assert found.right_pair.between(0, 100).all()
