@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ctlib import files
-from ctlib.weights import SUFFIX, Weights
+from ctlib.weights import SUFFIX, Weights, catalog
 from ctlib.weights.hub import FILE
 
 SUFFIXES = (SUFFIX, ".pt")  # the second is of checkpoints of formats 1 and 2, which are torch files
@@ -71,7 +71,7 @@ def located(path: str | Path, root: str | Path = "") -> Path:
     if not str(path):
         raise FileNotFoundError("no checkpoint is named")
     file = root / Path(path).expanduser()
-    shipped = Weights.__members__.get(str(path).upper())
+    shipped = catalog.named(str(path))
     if shipped is not None and shipped.is_whole and not file.exists():
         return shipped.file
     if file.is_dir():
