@@ -91,7 +91,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        with suppress(OSError):  # what went wrong is told already
+        with suppress(OSError):  # the error above says what went wrong
             partial.unlink(missing_ok=True)
 
 

@@ -221,8 +221,8 @@ def clips_of(source: str, view: View, indices: np.ndarray) -> Iterator[torch.Ten
 def find_videos(paths: Sequence[str | os.PathLike]) -> list[str]:
     """The videos that are named, each once: files, folders of numbered images, all videos below other folders.
 
-    Of several names of one file the first counts. A pattern such as `clips/**/*.mp4` stands for the files that it
-    matches; a name that exists is meant as it stands.
+    Of several names of one file the first counts. A pattern such as `clips/**/*.mp4` names the files that it matches,
+    unless a file has just this name.
 
     Raises:
         FileNotFoundError: a pattern that matches nothing, or a folder without a video.
