@@ -1,6 +1,7 @@
 """Video files: what may be opened, which stream is the video, and its compressed frames."""
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -15,7 +16,14 @@ _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _STATING = {"mov", "matroska", "avi", "flv", "asf"}  # containers whose headers state the video's length
 _STILLS = {"mjpeg", "png", "bmp", "gif", "webp"}  # codecs of cover pictures
 
-_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # begins the object that states the file's size
+# Where a header states the size of its file: bytes before the number, how far after their start it lies, its form, and
+# whether it counts from its own end. The first byte of Matroska's says how long the number is.
+_SIZES = {
+    "asf": (bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"), 40, "<Q", False),
+    "avi": (b"RIFF", 4, "<I", True),
+    "flv": (b"filesize\0", 9, ">d", False),
+    "matroska": (b"\x18\x53\x80\x67\x01", 4, ">Q", True),
+}
 
 _KEPT = 2**25  # bytes of compressed frames that stay in memory; those of larger files are read again when needed
 
@@ -88,14 +96,16 @@ def stated_seconds(container, stream) -> float | None:
     return None if container.duration is None else container.duration / av.time_base
 
 
-def _stated_bytes(path: str, container) -> int:
-    """The size in the header of a WMV, whose stated length FFmpeg ignores once the file is cut; otherwise 0."""
-    if kind(container) != "asf":
-        return 0
+def _stated_bytes(path: str, form: str) -> float:
+    """The size of the file in its header; 0 if that does not state it."""
+    mark, offset, number, from_its_end = _SIZES.get(form, (b"none", 0, "<I", False))
     with open(path, "rb") as file:
         header = file.read(2**16)
-    at = header.find(_ASF_PROPERTIES)
-    return 0 if at < 0 else int.from_bytes(header[at + 40 : at + 48], "little")
+    at = header.find(mark)
+    if at < 0:
+        return 0
+    (size,) = struct.unpack_from(number, header[at + offset :].ljust(8))
+    return size % 2**56 + from_its_end * (at + offset + struct.calcsize(number))
 
 
 class Packets:
@@ -140,21 +150,25 @@ class Packets:
         return decoding(self.path, lambda: f"reading failed after frame {len(self.entries)}")
 
     def _check_whole(self, container, stream, end: float, whole_last: bool) -> None:
-        if kind(container) == "mov" and stream.frames:
+        form, held = kind(container), os.path.getsize(self.path)
+        if form == "mov" and stream.frames:
             # The index says where each frame lies. Edit lists may state another length than what they leave.
-            listed, size = stream.index_entries, os.path.getsize(self.path)
-            missing = len(self.entries) < len(listed) and any(entry.pos + entry.size > size for entry in listed)
+            listed = stream.index_entries
+            missing = len(self.entries) < len(listed) and any(entry.pos + entry.size > held for entry in listed)
             if missing or not whole_last:
                 many = f"{len(listed)} frames, the file holds {len(self.entries) - (not whole_last)}"
                 raise VideoError(f"{self.path}: truncated: its index lists {many}")
-        elif (stated := _stated_bytes(self.path, container)) > (held := os.path.getsize(self.path)):
-            raise VideoError(f"{self.path}: truncated: the header states {stated} bytes, the file has {held}")
-        elif kind(container) in _STATING:
-            stated = stated_seconds(container, stream) or 0.0
+        elif form in _STATING:
+            seconds = stated_seconds(container, stream) or 0.0
             # Whole files fall short by a few frames too: dropped ones, or a last one without a stated duration.
-            if not whole_last or end < stated - max(0.25, 0.05 * stated):
-                lengths = f"the header states {stated:.2f} seconds, the file ends at {end:.2f}"
-                raise VideoError(f"{self.path}: truncated: {lengths}")
+            short = end < seconds - max(0.25, 0.05 * seconds)
+            stated = _stated_bytes(self.path, form) if short or form == "asf" else 0
+            if form == "asf" and stated > held:  # FFmpeg ignores the length that a cut one states
+                raise VideoError(f"{self.path}: truncated: the header states {stated} bytes, the file has {held}")
+            if not whole_last or (short and stated != held):
+                lengths = f"the header states {seconds:.2f} seconds, the file ends at {end:.2f}"
+                remedy = "if it is whole, its header is wrong: remux it"
+                raise VideoError(f"{self.path}: truncated: {lengths} ({remedy})")
 
     def between(self, first: int, last: int) -> Iterator:
         """The packets `first` to `last`, by their place in decoding order."""
