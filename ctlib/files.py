@@ -114,23 +114,17 @@ def whole_folder(root: Path) -> Iterator[Path]:
         FileExistsError: `root` exists, perhaps by now.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_of(root)
-    with lock:
+    with writing(root):
+        if root.exists():
+            raise FileExistsError(f"{root} exists already: delete it or choose another folder")
+        remove_partials(root.parent, glob.escape(root.name))
+        partial = _partial(root)
+        partial.mkdir()
         try:
-            if root.exists():
-                raise FileExistsError(f"{root} exists already: delete it or choose another folder")
-            remove_partials(root.parent, glob.escape(root.name))
-            partial = _partial(root)
-            partial.mkdir()
-            try:
-                yield partial
-                os.rename(partial, root)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            yield partial
+            os.rename(partial, root)
         finally:
-            if root.exists():  # else who waits for the lock will write
-                with suppress(OSError):
-                    os.unlink(lock.lock_file)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _partial(path: Path) -> Path:
@@ -153,9 +147,9 @@ def remove_partials(folder: Path, names: str = "*") -> None:
 
 
 def remove_abandoned(folder: Path, names: str) -> None:
-    """Remove what killed writers of these names left, except where a writer holds its lock (`lock_of`)."""
+    """Remove what killed writers of these names left, except where a writer is at work (`writing`)."""
     for name in {name for _, name in _partials(folder) if fnmatch.fnmatchcase(name, names)}:
-        with suppress(OSError), lock_of(folder / name).acquire(timeout=0):
+        with suppress(OSError), writing(folder / name, timeout=0):
             remove_partials(folder, glob.escape(name))
 
 
@@ -165,9 +159,24 @@ def _partials(folder: Path) -> list[tuple[Path, str]]:
     return [(path, match[1]) for path in folder.glob(".*") if (match := named.fullmatch(path.name))]
 
 
-def lock_of(path: Path) -> FileLock:
-    """The lock of those who write a file or folder, in a hidden file beside it."""
-    return FileLock(path.with_name(f".{path.stem}.lock"))
+@contextmanager
+def writing(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Be the only process that writes a file or folder, by a lock in a hidden file beside it.
+
+    Args:
+        path: what is written; equal names with other suffixes are locked with it.
+        timeout: seconds to wait for another process; -1: for as long as it takes.
+
+    Raises:
+        TimeoutError: another process is still writing it.
+    """
+    lock = FileLock(path.with_name(f".{path.stem}.lock"))
+    with lock.acquire(timeout=timeout):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.unlink(lock.lock_file)  # who waits for it notices, and makes another
 
 
 def read_json(path: Path, needed: Iterable[str] = ()) -> dict:

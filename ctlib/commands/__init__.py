@@ -20,6 +20,7 @@ COMMANDS = {
     "share": "training",
     "check-videos": "datasets",
     "prepare": "datasets",
+    "clear-cache": "datasets",
     "costs": "study",
     "predict": "networks",
     "export": "networks",

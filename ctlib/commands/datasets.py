@@ -1,8 +1,10 @@
-"""Commands about data sets: arrow, check-videos and prepare."""
+"""Commands about data sets: arrow, check-videos, prepare and clear-cache."""
 
+import math
 import os
 from pathlib import Path
 
+from ctlib import files
 from ctlib.commands.command import Options, Parser, Runner
 from ctlib.config import ArrowConfig
 from ctlib.data.catalog import DATASETS, load_samples, load_splits
@@ -143,5 +145,21 @@ def prepare(parser: Parser) -> Runner:
         print(f"clips of 8 frames per second, one process, {videos} random videos: {speed}")
         print(f"load it as the data set 'list' in {out}")
         return int(bool(made.failed))
+
+    return run
+
+
+def clear_cache(parser: Parser) -> Runner:
+    """Delete the decoded videos in the cache that no run uses.
+
+    They are of data.cache=disk. The next run on these videos decodes them again. The built-in data sets stay.
+    """
+    from ctlib.data import cache
+
+    parser.set_defaults(after_interrupt="the same command deletes the rest")
+
+    def run(options: Options) -> int:
+        print(f"{cache.make_room(math.inf) / 1e9:.1f} GB of decoded videos were deleted from {files.cache_dir()}")
+        return 0
 
     return run

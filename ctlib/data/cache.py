@@ -9,7 +9,8 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from ctlib.data.transforms import on_device
 from ctlib.data.workers import SHARED_MEMORY, one_line_errors
 
 _BLOCK = 2**28  # bytes of a block of memory: each takes a file handle in each process, and a video lies in one of them
+MOST_ON_DISK = 20e9  # bytes of all files of decoded videos together, if no process uses more at once
 _PROBED = 32  # videos of a list, from which the size of all is estimated
 
 Place = tuple[int, int, tuple[int, ...]]  # of a video: its block, its first byte there, and (n, H, W, 3)
@@ -86,25 +88,25 @@ class Videos:
 class VideosOnDisk(Videos):
     """The same in a file of `files.cache_dir`, which is mapped into memory and so shared by all runs that read it.
 
-    The first run writes it, and others that begin meanwhile wait. A video that changes makes another file; old ones
-    may be deleted.
+    The first run writes it, and others that begin meanwhile wait. A video that changes makes another file. No process
+    deletes a file that another one maps (`make_room`).
     """
 
     def __init__(self, samples: Samples, config: DataConfig):
         self.samples, self.path = samples, decoded_file(samples, config)
         about = _about(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        files.remove_abandoned(self.path.parent, "decoded-*")
-        with files.lock_of(self.path):
+        with files.writing(self.path):
             if not about.is_file():
                 files.remove_partials(self.path.parent, f"{self.path.stem}.*")
                 self.errors, self.places = {}, []
                 files.write_atomically(self.path, lambda partial: self._write(partial, config))
                 files.write_json(about, {"places": self.places, "errors": self.errors})
+            self._map()
+        os.utime(self.path)  # when it was last used
         read = files.read_json(about, ("places", "errors"))
         self.errors = {int(index): error for index, error in read["errors"].items()}
         self.places = [place and (*place[:2], tuple(place[2])) for place in read["places"]]
-        self._map()
 
     def _write(self, partial: Path, config: DataConfig) -> None:
         end = 0
@@ -115,11 +117,15 @@ class VideosOnDisk(Videos):
                 end += frames.size
 
     def _map(self) -> None:
+        import fcntl  # which Windows lacks
+
+        self._in_use = self.path.open("rb")
+        fcntl.flock(self._in_use, fcntl.LOCK_SH)  # while it is open, no process deletes it
         size = self.path.stat().st_size
         self.blocks = [torch.from_file(str(self.path), size=size, dtype=torch.uint8)] if size else []
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"blocks": []}  # another process maps the file itself
+        return self.__dict__ | {"blocks": [], "_in_use": None}  # another process maps the file itself
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -138,6 +144,35 @@ def decoded_file(samples: Samples, config: DataConfig) -> Path:
 def _about(path: Path) -> Path:
     """The table of a file of decoded videos, which is written after it."""
     return path.with_suffix(".json")
+
+
+def make_room(needed: float, kept: Collection[Path] = ()) -> int:
+    """Delete files of decoded videos that no process uses, those first that were used longest ago.
+
+    Args:
+        needed: bytes to be written. Files are deleted until these fit the disk, and all files `MOST_ON_DISK`.
+        kept: files that stay.
+
+    Returns:
+        The bytes that were deleted.
+    """
+    import fcntl  # which Windows lacks
+
+    folder, found = files.cache_dir(), {}
+    files.remove_abandoned(folder, "decoded-*")
+    for path in folder.glob("decoded-*.bytes"):
+        with suppress(FileNotFoundError):  # deleted by another process
+            found[path] = path.stat()
+    before = total = sum(status.st_size for status in found.values())
+    for path in sorted(found.keys() - set(kept), key=lambda path: found[path].st_mtime):
+        if total + needed <= MOST_ON_DISK and needed <= shutil.disk_usage(folder).free:
+            break
+        with suppress(OSError), files.writing(path, timeout=0), path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if it is in use
+            _about(path).unlink(missing_ok=True)  # first, as a file without it is written again
+            path.unlink()
+            total -= found[path].st_size
+    return before - total
 
 
 class VideosOnDevice:
@@ -232,14 +267,15 @@ def check_room(lists: Iterable[Samples], config: DataConfig) -> None:
     if config.cache == "none":
         return
     if config.cache == "disk":
-        lists = [samples for samples in lists if not _about(decoded_file(samples, config)).is_file()]
+        paths = {decoded_file(samples, config): samples for samples in lists}
+        lists = [samples for path, samples in paths.items() if not _about(path).is_file()]
     needed = sum(map(needed_bytes, lists))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine, each of which has its own copy
     rooms = {"memory": (local * needed, psutil.virtual_memory().available)}
     if config.cache == "disk":
         folder = files.cache_dir()
         folder.mkdir(parents=True, exist_ok=True)
-        files.remove_abandoned(folder, "decoded-*")
+        make_room(needed, kept=paths)
         rooms = {f"disk ({folder})": (needed, shutil.disk_usage(folder).free)}
     elif SHARED_MEMORY.is_dir():
         rooms[f"shared memory ({SHARED_MEMORY})"] = local * needed, shutil.disk_usage(SHARED_MEMORY).free

@@ -21,7 +21,7 @@ from ctlib.study import systems, tables
 def test_help_lists_the_commands():
     done = subprocess.run([sys.executable, "-m", "ctlib", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for command in ("arrow", "train", "check-videos", "prepare", "costs", "export", "ablations"):
+    for command in ("arrow", "train", "check-videos", "prepare", "clear-cache", "costs", "export", "ablations"):
         assert f"\n    {command}" in done.stdout
 
 

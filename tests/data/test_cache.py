@@ -1,6 +1,10 @@
+import math
+import multiprocessing
 import os
 import pickle
 import shutil
+import signal
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 from ctlib import files
+from ctlib.commands import main
 from ctlib.config import DataConfig
 from ctlib.data import cache, clips, encoding, transforms, video
 from ctlib.data.catalog import Samples
@@ -94,7 +99,7 @@ def test_what_killed_runs_left_is_removed_before_room_is_asked_for(tmp_path, tra
     held, other = path.with_name(".decoded-aa.bytes.4-0123abcd"), path.with_name(".arrow-ff.5-0123abcd")
     for name in (*left, held, other):
         (path.parent / name).write_bytes(b"0" * 1000)
-    with files.lock_of(path.with_name("decoded-aa.bytes")):  # its writer lives
+    with files.writing(path.with_name("decoded-aa.bytes")):  # its writer lives
         cache.check_room([train_samples], config)
         assert {file.name for file in path.parent.glob(".*.*-*")} == {held.name, other.name}
         path.with_name(left[0]).touch()
@@ -102,7 +107,103 @@ def test_what_killed_runs_left_is_removed_before_room_is_asked_for(tmp_path, tra
         assert {file.name for file in path.parent.glob(".*.*-*")} == {held.name, other.name} and path.is_file()
 
 
+def files_of(path):
+    return {file.name for file in path.parent.iterdir()}
+
+
+def on_disk(config=RAM):
+    return DataConfig(**{**config.to_dict(), "cache": "disk"})
+
+
+@pytest.fixture
+def three_files(tmp_path):
+    """Files of decoded videos of three lists, in the order of their use; nobody uses them any more."""
+    lists = [several_kinds(tmp_path / name) for name in "abc"]
+    paths = [cache.keep(samples, on_disk()).path for samples in lists]
+    for age, path in zip((300, 200, 100), paths, strict=True):
+        os.utime(path, (time.time() - age,) * 2)
+    return lists, paths
+
+
+def test_files_unused_for_longest_are_deleted_where_another_needs_room(three_files, tmp_path, monkeypatch):
+    lists, paths = three_files
+    size = paths[0].stat().st_size
+    assert files_of(paths[0]) == {path.with_suffix(suffix).name for path in paths for suffix in (".bytes", ".json")}
+    cache.check_room(lists, on_disk())  # nothing is to be written
+    monkeypatch.setattr(cache, "MOST_ON_DISK", 3.5 * size)
+    new = several_kinds(tmp_path / "d")
+    cache.keep(lists[0], on_disk())  # used again: no longer the oldest
+    cache.check_room([new], on_disk())
+    assert [path.is_file() for path in paths] == [True, False, True]
+    monkeypatch.setattr(cache, "MOST_ON_DISK", size / 2)
+    cache.check_room([new, lists[0]], on_disk())  # a list's own file stays
+    assert files_of(paths[0]) == {paths[0].name, paths[0].with_suffix(".json").name}
+
+
+def test_files_are_deleted_until_another_fits_the_disk(three_files, tmp_path, monkeypatch):
+    _, paths = three_files
+    size = paths[0].stat().st_size
+
+    def usage(_folder):
+        return SimpleNamespace(free=3.5 * size - sum(path.stat().st_size for path in paths if path.is_file()))
+
+    monkeypatch.setattr(cache.shutil, "disk_usage", usage)
+    cache.check_room([several_kinds(tmp_path / "d")], on_disk())
+    assert [path.is_file() for path in paths] == [False, True, True]
+
+
+def use(samples, ready):
+    kept = cache.keep(samples, on_disk())
+    ready.set()
+    time.sleep(60)
+    return kept
+
+
+def test_a_file_in_use_stays_and_the_command_deletes_the_others(three_files, capsys):
+    lists, paths = three_files
+    (paths[0].parent / "arrow-0123").mkdir()
+    context = multiprocessing.get_context("fork")
+    ready, here = context.Event(), cache.keep(lists[0], on_disk())
+    other = context.Process(target=use, args=(lists[1], ready))
+    other.start()
+    assert ready.wait(10)
+    assert main(["clear-cache"]) == 0
+    assert [path.is_file() for path in paths] == [True, True, False]
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    assert main(["clear-cache"]) == 0
+    assert [path.is_file() for path in paths] == [True, False, False]
+    del here
+    assert main(["clear-cache"]) == 0 and files_of(paths[0]) == {"arrow-0123"}
+    assert capsys.readouterr().out.endswith(f"0.0 GB of decoded videos were deleted from {paths[0].parent}\n")
+
+
+def keep_and_clear(samples, rounds, queue):
+    wrong = 0
+    for _ in range(rounds):
+        kept = cache.keep(samples, on_disk())
+        again = pickle.loads(pickle.dumps(kept))  # as where workers do not fork
+        wrong += not np.array_equal(again.read(0, np.arange), video.read_frames(samples[0].source, np.arange))
+        del kept, again
+        cache.make_room(math.inf)
+    queue.put(wrong)
+
+
+def test_several_processes_that_use_and_clear_a_file_at_once_read_the_right_frames(tmp_path):
+    samples = several_kinds(tmp_path)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=keep_and_clear, args=(samples, 5, queue)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert [queue.get(timeout=60) for _ in processes] == [0, 0, 0]
+    for process in processes:
+        process.join()
+    assert not files_of(tmp_path / "cache" / "any")
+
+
 def several_kinds(folder):
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     shapes = {"short": (5, 32, 32), "long": (40, 32, 32), "wide": (9, 24, 48)}
     for name, shape in shapes.items():
