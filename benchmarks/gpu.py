@@ -14,8 +14,8 @@ Sections, in the order in which they run; one that is not begun within the minut
 
     python benchmarks/gpu.py [--minutes 6] [--record gpu.json] [--tiny]
 
-It needs no network, and runs from a source tree. What needs a compiler that is not there is left out. `--tiny` takes
-small shapes, for a try on a CPU.
+It needs no network, and runs from a source tree. What needs a compiler that is not there is left out. After an error
+that leaves the GPU unusable, the other sections run in a new process. `--tiny` takes small shapes, for a try on a CPU.
 """
 
 import argparse
@@ -368,11 +368,30 @@ def measured(name: str, bench: Bench) -> Iterator[dict]:
         yield {"failed": f"{type(error).__name__}: {error}"[:500]}
 
 
+def is_lost(device: torch.device) -> bool:
+    """Whether an error was of the kind after which a process cannot use its GPU any more."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def start_again(options: argparse.Namespace, minutes: float, sections: list[str]) -> None:
+    """Go on with these sections in a new process in place of this one."""
+    record = ["--record", str(options.record)] if options.record else []
+    command = [sys.executable, __file__, "--add", "--minutes", f"{minutes:.2f}", *record, "--sections", *sections]
+    sys.stdout.flush()
+    os.execv(sys.executable, command + ["--tiny"] * options.tiny)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=6, help="no section is begun after these")
     parser.add_argument("--record", type=Path, help="write the record to this JSON file, line by line")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
+    parser.add_argument("--add", action="store_true", help="keep the other sections of the record that is there")
     parser.add_argument("--tiny", action="store_true", help="small shapes, for a try")
     options = parser.parse_args(arguments)
     bench = Bench(options)
@@ -383,7 +402,11 @@ def main(arguments: list[str] | None = None) -> None:
     record = {"protocol": {part: machine[part] for part in ("hardware", "versions", "commit")}}
     record["protocol"] |= {part: getattr(bench, part) for part in ON_GPU}
     record["protocol"]["measured"] = f"{bench.rounds} rounds in turn after 2 to warm up; medians and quartiles"
-    for name in options.sections:
+    if options.add and options.record and options.record.exists():
+        record = json.loads(options.record.read_text()) | record
+    sections = list(options.sections)
+    while sections:
+        name = sections.pop(0)
         print(name, flush=True)
         record[name] = []
         for line in measured(name, bench):
@@ -393,6 +416,8 @@ def main(arguments: list[str] | None = None) -> None:
             record["kernels"] = kernels.report().splitlines()
             if options.record:
                 options.record.write_text(json.dumps(record, indent=1) + "\n")
+        if sections and is_lost(bench.device):
+            start_again(options, bench.left() / 60, sections)
     print(kernels.report())
 
 

@@ -35,6 +35,17 @@ def test_the_gpu_script_measures_inference_and_leaves_out_what_there_is_no_time_
     assert json.loads(path.read_text())["equal"] == [{"left_out": "no time was left"}]
 
 
+def test_after_an_error_that_costs_the_gpu_the_rest_runs_in_a_new_process(gpu, monkeypatch, tmp_path):
+    path, started = tmp_path / "gpu.json", []
+    monkeypatch.setattr(gpu, "is_lost", lambda device: True)
+    monkeypatch.setattr(gpu.os, "execv", lambda program, command: started.append(command))
+    gpu.main(["--tiny", "--minutes", "0", "--record", str(path), "--sections", "equal", "small"])
+    (command,) = started
+    assert command[-3:] == ["--sections", "small", "--tiny"] and command[1].endswith("gpu.py")
+    gpu.main(command[2:])
+    assert {"equal", "small", "protocol"} <= json.loads(path.read_text()).keys() and len(started) == 1
+
+
 @pytest.mark.slow
 def test_all_sections_of_the_gpu_script_measure_and_record(gpu, tmp_path):
     path = tmp_path / "gpu.json"

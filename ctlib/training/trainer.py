@@ -117,8 +117,12 @@ class Trainer:
         provenance = records.provenance(self.accelerator.device)
         session = {"epoch": self.epoch, "step": self.step, "processes": self.run.processes}
         self.sessions.append({**session, **{part: provenance[part] for part in ("commit", "versions", "hardware")}})
-        if self.config.compute.compile != "none":
-            self._compile()
+        compiled = self.config.compute.compile != "none"
+        if compiled or self.run.processes > 1:
+            self._choose_ways()
+        if compiled:
+            torch.compiler.reset()  # a compiler keeps a limited number of graphs per function
+            compile_blocks(self.network, self.config.compute.compile)
         if first:
             self.folder.start(self.run)
         if self.tracked:
@@ -126,15 +130,22 @@ class Trainer:
         if first:
             self.folder.write_history(self.history)
 
-    def _compile(self) -> None:
+    def _choose_ways(self) -> None:
+        """Choose the ways of operations before the first step, by a pass over noise.
+
+        A compiler takes those that were chosen before. Several processes take the first one's, as after resuming.
+        """
         run, device = self.run, self.accelerator.device
         noise = torch.randn(run.micro_batch, 3, run.model.num_frames, run.config.data.size, run.config.data.size)
         noise = noise.to(device)
-        if choice.applies(noise):  # a compiler takes the ways of operations that were chosen before
-            with untouched(self.network):
-                self._pass_both_ways(noise, torch.zeros(len(noise), dtype=torch.long, device=device))
-        torch.compiler.reset()  # a compiler keeps a limited number of graphs per function
-        compile_blocks(self.network, self.config.compute.compile)
+        if not choice.applies(noise):
+            return
+        both_ways = choice.in_graphs()(self._pass_both_ways) if self.config.compute.graph else self._pass_both_ways
+        with untouched(self.network):
+            both_ways(noise, torch.zeros(len(noise), dtype=torch.long, device=device))
+        (ways,) = broadcast_object_list([choice.recorded()])
+        if not self.accelerator.is_main_process:
+            choice.begin_record(ways)
 
     def save(self) -> None:
         """Write a snapshot. The state is the same in every process, so the first one writes.

@@ -1,6 +1,7 @@
 """Training on two CPU processes: the gradients and weights of one that accumulates the same micro-batches."""
 
 import dataclasses
+import json
 import signal
 import time
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
 from ctlib.models import model_config
 from ctlib.training import processes as parallel
 from ctlib.training import records, train
-from ctlib.training.run import Machine
+from ctlib.training.run import Machine, resolve
 from tests.training import endings
 
 
@@ -74,6 +75,15 @@ def test_two_processes_in_turns_differ_from_one_by_the_order_of_sums(config, tmp
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
     assert train.train(turns, tmp_path / "two", processes=2) == result  # finished, and nothing is started
+
+
+@pytest.mark.slow
+def test_all_processes_take_the_ways_that_the_first_chose(config, tmp_path):
+    run = resolve(dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, epochs=1)), Machine(2))
+    parallel.launch(endings.chooses_another_way, run, tmp_path, processes=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second and set(first.values()) == {"groups", "plain"}
+    assert first.items() <= records.RunFolder(tmp_path).result()["kernels"].items()
 
 
 def test_what_one_process_raises_ends_all_and_is_raised_here():
