@@ -196,6 +196,11 @@ def test_a_folder_that_is_missing_is_not_looked_for_on_the_hub(source, tmp_path,
         ctlib.from_pretrained(source)
 
 
+def test_a_misspelt_name_of_weights_is_answered_with_the_nearest(offline):
+    with pytest.raises(FileNotFoundError, match=r"whole network: did you mean ctnet_quickstart_arrow\?$"):
+        ctlib.from_pretrained("ctnet_quikstart_arrow")
+
+
 def test_other_troubles_are_one_line(trained, tmp_path, monkeypatch):
     (tmp_path / "a file").touch()
     with pytest.raises(NotADirectoryError, match="inner cannot be made: .*a file is no folder$"):

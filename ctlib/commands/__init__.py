@@ -5,8 +5,11 @@ One file per group of commands; only the file of the command that is called is i
 
 import ast
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
+
+from tqdm import tqdm
 
 import ctlib
 from ctlib.commands.command import Options, Parser, Runner
@@ -58,7 +61,9 @@ def _summary(name: str) -> str:
 
 def _run(run: Runner, options: Options, failed: str, errors: tuple) -> int:
     try:
-        return run(options)
+        with warnings.catch_warnings():  # they are printed like errors: one line each
+            warnings.showwarning = lambda message, *_: tqdm.write(f"{failed} {message}", file=sys.stderr)
+            return run(options)
     except (ValueError, TypeError, ImportError, OSError, VideoError, *errors) as error:
         print(failed, error, file=sys.stderr)
         return 2

@@ -3,10 +3,7 @@
 import json
 import os
 import sys
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -46,22 +43,13 @@ def predict(parser: Parser) -> Runner:
     parser.set_defaults(after_interrupt="the labels above are complete")
 
     def run(options: Options) -> int:
-        with _plain_warnings(parser.prog):
-            try:
-                return _predict(options, parser.prog)
-            except BrokenPipeError:  # who reads the labels, such as `head`, has enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
-                return 141  # as the shell says of a program that ends so
+        try:
+            return _predict(options, parser.prog)
+        except BrokenPipeError:  # who reads the labels, such as `head`, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+            return 141  # as the shell says of a program that ends so
 
     return run
-
-
-@contextmanager
-def _plain_warnings(program: str) -> Iterator[None]:
-    """Print warnings like errors: one line each."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: tqdm.write(f"{program}: {message}", file=sys.stderr)
-        yield
 
 
 def _predict(options: Options, program: str) -> int:

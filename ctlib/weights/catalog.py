@@ -1,5 +1,6 @@
 """Weights by enumeration, as in torchvision: where each lies, how it was made, and what it reached in which test."""
 
+import difflib
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
@@ -155,6 +156,13 @@ def find(kind: str, network: str) -> Weights | None:
 def named(name: object) -> Weights | None:
     """The weights of this name, in upper or lower case."""
     return Weights.__members__.get(name.upper()) if isinstance(name, str) else None
+
+
+def hint(name: object) -> str:
+    """For the end of an error's text: which whole network's weights may be meant, or nothing."""
+    known = [one.name.lower() for one in Weights if one.is_whole]
+    near = difflib.get_close_matches(str(name).lower()[:100], known, n=1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 _COLUMNS = ["network", "data", "top1", "gflops", "num_frames", "size", "clips", "crops", "seed", "classes"]

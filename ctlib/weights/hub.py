@@ -110,7 +110,8 @@ class Shared(
         if shipped is not None and shipped.is_whole:
             return cls.read(shipped.file)
         if isinstance(source, Path) or not _is_repository(source):
-            raise FileNotFoundError(f"no folder or file {source}, and no weights of a whole network")
+            what = f"no folder or file {source}, and no weights of a whole network"
+            raise FileNotFoundError(what + catalog.hint(source))
         try:
             return super().from_pretrained(source, **options)
         except (HfHubHTTPError, ConnectionError, FileNotFoundError) as error:

@@ -1,12 +1,11 @@
 """Where checkpoints lie: by path, pattern, shared folder, or the name of weights that ship."""
 
-import difflib
 import glob
 import os
 from pathlib import Path
 
 from ctlib import files
-from ctlib.weights import SUFFIX, Weights, catalog
+from ctlib.weights import SUFFIX, catalog
 from ctlib.weights.hub import FILE
 
 SUFFIXES = (SUFFIX, ".pt")  # the second is of checkpoints of formats 1 and 2, which are torch files
@@ -87,6 +86,5 @@ def check_exists(path: str | Path) -> None:
     if file.parent == Path(path).expanduser():
         raise FileNotFoundError(f"no checkpoint in the folder {path}: it has none of {', '.join(IN_FOLDER)}")
     other = existing(file)
-    near = difflib.get_close_matches(str(path).lower(), [one.name.lower() for one in Weights if one.is_whole], n=1)
-    hint = f"; {other.name} lies there" if other != file else f": did you mean {near[0]}?" if near else ""
+    hint = f"; {other.name} lies there" if other != file else catalog.hint(path)
     raise FileNotFoundError(f"no checkpoint {path}{hint}")
