@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 
 from ctlib.cost import hardware
-from ctlib.data.transforms import to_pixels
 from ctlib.teaching import lesson1, lesson2, lesson3, lesson4, lesson5, lesson6
 from ctlib.teaching.shell import View
 
 CLIPS = torch.randn(40, 3, 8, 48, 48)
-GATES = {"spatial": torch.rand(16, 1, 12, 12), "temporal": torch.rand(16, 8, 1, 1), "channel": torch.rand(16, 8, 1, 1)}
+FILMS = lesson3.films(10, torch.Generator().manual_seed(0))
+GATES = lesson3.Snapshot(0, {"temporal": torch.rand(10, 16, 8)}, torch.randn(10, 3))
 CLASSES = ("one way", "the other way")
 SCORES = {name: torch.randn(40, 2) for name in ("TSN", "one CT-Block")}
 TOP1 = pd.DataFrame(80 + torch.randn(5, 11).numpy())  # seeds x rows
@@ -29,7 +29,7 @@ RESNET101 = lesson4.config_of("resnet101", "CT-Block", ("every other",) * 4)
 MOVES: dict[str, Callable[[int], View]] = {
     "1: channel grid": lambda n: lesson1.tensorization(128, (16, 8), 1, num_frames=8, size=14 + 2 * n),
     "2: interact field": lambda n: lesson2.interaction(4, 1 + n % 4),
-    "3: attention": lambda n: lesson3.attention_over_time(to_pixels(CLIPS[n % 40]), GATES, n % 16),
+    "3: gates": lambda n: lesson3.watched(FILMS, n % 10, GATES, "temporal"),
     "4: block": lambda n: lesson4.block(1 + n % 3, pointwise=True, excitation="te"),
     "4: ResNet-101": lambda n: lesson4.network(RESNET101, "CT-Block", 96 + 16 * n),
     "5: clip browser": lambda n: lesson5.browse(

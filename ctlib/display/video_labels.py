@@ -96,7 +96,7 @@ def drawn(tube: saliency.Tube, classes: tuple[str, ...]) -> Figure:
         pictures = saliency_figures.overlay(tube.frames, tube.tube)
     gap, best = 0.08, answers(tube, classes)
     side = (WIDTH - gap) / COLUMNS  # inches of a frame and a gap
-    bars, rows = 0.3 * len(best), -(-len(pictures) // COLUMNS)
+    bars, rows = 0.35 * len(best), -(-len(pictures) // COLUMNS)
     height = bars + rows * side + 3 * gap
     figure = Figure(figsize=(WIDTH, height), layout="none")
 
@@ -120,7 +120,8 @@ def _bars(axes: Axes, best: list[tuple[str, float]]) -> None:
     axes.barh(places, shares, color="C0", height=0.7)
     for place, share in zip(places, shares, strict=True):
         axes.text(share + 1, place, f"{share:.1f} %", va="center", fontsize=9)
-    axes.set_yticks(places, [textwrap.shorten(name, 34, placeholder="…") for name, _ in best], fontsize=9)
+    names = [textwrap.fill(name, 34, max_lines=2, placeholder="…") for name, _ in best]
+    axes.set_yticks(places, names, fontsize=9, linespacing=0.95)
     axes.set(xlim=(0, 120), xticks=[])
     axes.invert_yaxis()
     axes.spines[["top", "right", "bottom"]].set_visible(False)

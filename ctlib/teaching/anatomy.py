@@ -7,14 +7,14 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from ctlib.backbones import PLACEMENTS, CTBlock
-from ctlib.config import ModelConfig, check_choice
+from ctlib.backbones import CTBlock
+from ctlib.config import ModelConfig
 from ctlib.cost import eval_with_hooks
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import VideoClassifier, build_model
@@ -51,13 +51,41 @@ def walk(model: VideoClassifier, num_frames: int = 8, size: int = 256) -> list[P
     Raises:
         ValueError: the network's backbone has no stages.
     """
-    if not hasattr(getattr(model, "backbone", None), "stages"):
-        raise ValueError("the network needs a ResNet backbone, with a stem and four stages of blocks")
     return _walk(_for_shapes(copy.deepcopy(model)), num_frames, size)
+
+
+def parts(config: ModelConfig, size: int = 256) -> list[Part]:
+    """The same from a configuration, fast enough to follow a slider: blocks of a stage that are alike run once."""
+    network, places = _short(replace(config, num_frames=8))
+    walked = {(part.stage, part.index): part for part in _walk(network, config.num_frames, size)}
+    return [walked[stage, kind]._replace(index=index) for stage, index, kind in places]
+
+
+@lru_cache(maxsize=32)
+def _short(config: ModelConfig) -> tuple[VideoClassifier, list[tuple[str, int, int]]]:
+    """The network with one block of each kind, and the stage, index and kind of each part of the whole."""
+    with torch.device("meta"):
+        network = _for_shapes(build_model(config))
+    places = [("stem", 0, 0)]
+    for number, stage in enumerate(network.backbone.stages, start=2):
+        alike = [(index > 0, isinstance(block, CTBlock)) for index, block in enumerate(stage)]
+        kinds = list(dict.fromkeys(alike))
+        places += [(f"stage {number}", index, kinds.index(kind)) for index, kind in enumerate(alike)]
+        for index in reversed(range(len(alike))):
+            if alike[index] in alike[:index]:
+                del stage[index]
+    return network, [*places, ("head", 0, 0)]
+
+
+def depths_of(backbone: str) -> tuple[int, ...]:
+    """The number of blocks in each of the four stages of a ResNet of `backbones.BACKBONES`."""
+    return _short(ModelConfig(backbone=backbone, blocks="none"))[0].backbone.depths
 
 
 def _for_shapes(network: VideoClassifier) -> VideoClassifier:
     """Put a network on the meta device and skip its batch norms, which are slow there and keep shapes."""
+    if not hasattr(getattr(network, "backbone", None), "stages"):
+        raise ValueError("the network needs a ResNet backbone, with a stem and four stages of blocks")
     for layer in network.modules():
         if isinstance(layer, BATCH_NORMS):
             layer.forward = nn.Identity().forward
@@ -94,65 +122,6 @@ def _walk(network: VideoClassifier, num_frames: int, size: int) -> list[Part]:
 
 def _params(modules: Sequence[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
-
-
-def parts(config: ModelConfig, size: int = 256) -> list[Part]:
-    """The same parts as `walk`, from a configuration and fast enough to follow a slider.
-
-    All blocks of a stage after the first are alike. So two short networks are walked, one with and one without clip
-    modules, and their blocks are put together.
-
-    Raises:
-        ValueError: a backbone without stages, or blocks that do not exist or cannot be replaced.
-    """
-    depths = depths_of(config.backbone)
-    placed = config.blocks
-    if isinstance(placed, str):
-        check_choice("blocks", placed, PLACEMENTS)
-        placed = PLACEMENTS[placed](depths)
-    if len(placed) != len(depths):
-        raise ValueError(f"blocks must be the indices in each of the four stages, got {placed}")
-    plain = ModelConfig(config.num_classes, config.num_frames, config.backbone, blocks="none")
-    kinds = {False: _kinds(plain, size)}
-    if any(map(len, placed)):
-        kinds[True] = _kinds(replace(config, blocks=((1,),) * 4), size)
-    blocks = []
-    for number, (depth, indices) in enumerate(zip(depths, placed, strict=True), start=2):
-        if wrong := [index for index in indices if not 1 <= index < depth]:
-            raise ValueError(f"stage {number} has the blocks 1 to {depth - 1} to replace, got {wrong[0]}")
-        for index in range(depth):
-            kind = kinds[index in indices][f"stage {number}", min(index, 1)]
-            blocks.append(kind._replace(index=index))
-    return [kinds[False]["stem", 0], *blocks, kinds[False]["head", 0]]
-
-
-@cache
-def depths_of(backbone: str) -> tuple[int, ...]:
-    """The number of blocks in each of the four stages of a ResNet of `backbones.BACKBONES`.
-
-    Raises:
-        ValueError: an unknown backbone, or one without stages.
-    """
-    with torch.device("meta"):
-        network = build_model(ModelConfig(backbone=backbone, blocks="none"))
-    if not hasattr(network.backbone, "stages"):
-        raise ValueError(f"the backbone must be a ResNet, with four stages of blocks: {backbone!r} has no stages")
-    return network.backbone.depths
-
-
-@lru_cache(maxsize=64)
-def _short(config: ModelConfig) -> VideoClassifier:
-    """The network cut to two blocks per stage, for shapes."""
-    with torch.device("meta"):
-        network = build_model(config)
-    for stage in network.backbone.stages:
-        del stage[2:]
-    return _for_shapes(network)
-
-
-@lru_cache(maxsize=512)
-def _kinds(config: ModelConfig, size: int) -> dict[tuple[str, int], Part]:
-    return {(part.stage, part.index): part for part in _walk(_short(config), config.num_frames, size)}
 
 
 def gflops(parts: Sequence[Part]) -> float:

@@ -67,10 +67,7 @@ def _exercise(number: str) -> Callable[[dict], str]:
 
 
 def check(number: str, answers: dict) -> str:
-    """Judge an answer: say that it is right and what follows, or what is wrong with it.
-
-    A notebook passes its `globals()`. Raises ValueError for an unknown exercise.
-    """
+    """Say that an answer, the `globals()` of a notebook, is right and what follows, or what is wrong with it."""
     judge = _exercise(number)
     try:
         return f"Exercise {number}: right. {judge(Answers(answers))}"
@@ -135,11 +132,7 @@ def expect(value, right, mistakes: dict, otherwise: str) -> None:
 
 
 def blank(number: str) -> str:
-    """The reader's cell: marked lines hold `...`, or the wrong code to correct.
-
-    Raises:
-        ValueError: an unknown exercise, or a marked line of another form than `solved_by` says.
-    """
+    """The reader's cell: marked lines hold `...`, or the wrong code to correct."""
     lines = []
     for line in _exercise(number).solution.splitlines():
         if mark := _MARK.search(line):
@@ -152,12 +145,12 @@ def blank(number: str) -> str:
 
 
 def solution(number: str) -> str:
-    """The same cell with the solution. Raises ValueError if the exercise is unknown."""
+    """The same cell with the solution."""
     return "\n".join(_MARK.sub("", line) for line in _exercise(number).solution.splitlines())
 
 
 def fill(notebook, solved: bool = False):
-    """Write the cells with tags such as "exercise-1.2-answer" again, in place, and return the nbformat notebook."""
+    """Write the cells with tags such as "exercise-1.2-answer" again, in place, and return the notebook."""
     for cell in notebook.cells:
         for tag in cell.metadata.get("tags", []):
             if match := _TAG.fullmatch(tag):

@@ -10,27 +10,25 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from scipy.ndimage import binary_dilation
 
-from ctlib import cost
 from ctlib.config import check_choice
-from ctlib.ct_module import Kernel, kernel_of_each
+from ctlib.ct_module import Kernel
 from ctlib.display.parameters import one_line_errors
+from ctlib.teaching import shell
 from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
-from ctlib.teaching.shell import BLUE, DARK, PALE, SHADES, WIDEST, Explorer, View, by, canvas, check_minimum, flow_arrow
+from ctlib.teaching.shell import DARK, PIXEL, SHADES, WIDEST, Explorer, View, by, canvas
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle, factor, resolve_dims
 
 LEGIBLE = 16  # rows or columns of a grid that have room for their numbers
 OPERATIONS = {"along c_1": (1,), "along c_2": (0,), "both": (1, 0)}  # axes of (C_2, C_1) they mix
-PIXEL = np.array((0.42, 0.25))  # how far a pixel lies from the one to its left, as drawn
 
 
 def check_parameters(channels: int, num_frames: int, size: int) -> None:
     """Stop the notebook, with one line, for parameters that it cannot run with."""
     with one_line_errors():
-        check_minimum(channels=(channels, 4), num_frames=(num_frames, 1), size=(size, 1))
+        shell.check_minimum(channels=(channels, 4), num_frames=(num_frames, 1), size=(size, 1))
         if factor(channels, 2)[1] == 1:
             raise ValueError(f"channels must not be a prime number, got {channels}: it splits only into 1 x {channels}")
 
@@ -45,11 +43,7 @@ def passing(
 
     Sub-operations have kernels of 3 x 3 x 3 and are parallel (Eq. 5): a plane of 1 x 3 x 3 and a line of 3 x 1 x 1.
 
-    Args:
-        operation: one of `OPERATIONS`.
-        channel: of the output, from 0; its pixel is in the middle.
-        frame: of the output, from 1.
-        shape: (T, H, W).
+    The output is at `channel`, from 0, and `frame`, from 1, in the middle of the map. `shape` is (T, H, W).
     """
     check_choice("operation", operation, OPERATIONS)
     (c_1, c_2), (t, h, w) = dims, shape
@@ -82,23 +76,15 @@ def opening() -> Explorer:
     return Explorer(passing, play="frame", operation=operation, channel=channel, frame=frame)
 
 
-def reached_channels(dims: tuple[int, ...], after: int, channel: int = 0, channels: int | None = None) -> np.ndarray:
-    """Which input channels reach one output channel after some sub-operations, without point-wise convolutions.
+def reached_channels(dims: tuple[int, ...], after: int, channels: int | None = None) -> np.ndarray:
+    """Which input channels reach output 0 after some sub-operations, without point-wise convolutions: bool (C,).
 
-    Channel c has the coordinates (c_1, ..., c_K), c_1 running fastest. Sub-operation k mixes along c_k. After k of
-    them the output has seen the channels that share c_{k+1}, ..., c_K with it (section 3.1). C is `channels` where
-    `dims` do not multiply to it, as in R(2+1)D.
-
-    Returns:
-        Bool (C,).
+    After k of them the output has seen the channels that share c_{k+1}, ..., c_K with it (section 3.1). C is `channels`
+    where `dims` do not multiply to it, as in R(2+1)D.
     """
-    channels = math.prod(dims) if channels is None else channels
     if not 0 <= after <= len(dims):
         raise ValueError(f"after must be 0 to {len(dims)} sub-operations, got {after}")
-    if not 0 <= channel < channels:
-        raise ValueError(f"channel must be 0 to {channels - 1}, got {channel}")
-    block = math.prod(dims[:after])
-    return np.arange(channels) // block == channel // block
+    return np.arange(channels or math.prod(dims)) < math.prod(dims[:after])
 
 
 class TensorCost(NamedTuple):
@@ -108,27 +94,20 @@ class TensorCost(NamedTuple):
     dense_params: int
     gflops: float
     dense_gflops: float
-
-    @property
-    def share(self) -> float:
-        """GFLOPs in percent of the dense convolution's."""
-        return 100 * self.gflops / self.dense_gflops
+    share: float  # of the dense GFLOPs, percent
 
 
-def tensor_cost(dims: tuple[int, ...], kernels: Kernel | tuple[Kernel, ...], num_frames: int, size: int) -> TensorCost:
-    """Cost of K sub-operations by formula: parallel connection, no excitation, no point-wise convolution.
+def tensor_cost(dims: tuple[int, ...], kernel: Kernel, num_frames: int, size: int) -> TensorCost:
+    """Cost by formula: parallel connection, no excitation, no point-wise convolution, T x `size` x `size` features.
 
-    A sub-operation takes C * C_k * (h * w + t) products per position. A dense convolution with the largest kernel
-    takes C * C * t * h * w. Batch norms are counted in both, as in the paper. Features are T x `size` x `size`.
+    A weight takes one product at each position, and a batch norm has two parameters and two operations per channel. So
+    operations are parameters times positions.
     """
-    channels = math.prod(dims)
-    each = kernel_of_each(kernels, dims)
-    parts = cost.ct_block_formula(channels, (num_frames, size, size), dims, tuple(each), False, "none")
-    params = sum(channels * c * (h * w + t) + 4 * channels for c, (t, h, w) in zip(dims, each, strict=True))
-    taps = math.prod(max(kernel[axis] for kernel in each) for axis in range(3))
-    dense = channels * channels * taps + 2 * channels  # with one batch norm
-    positions = num_frames * size * size
-    return TensorCost(params, dense, parts["sub-operations"] / 1e9, positions * dense / 1e9)
+    channels, (t, h, w) = math.prod(dims), kernel
+    params = sum(channels * c * (h * w + t) + 4 * channels for c in dims)
+    dense = channels * channels * t * h * w + 2 * channels
+    billions = num_frames * size * size / 1e9
+    return TensorCost(params, dense, billions * params, billions * dense, 100 * params / dense)
 
 
 def tensorization(
@@ -136,13 +115,8 @@ def tensorization(
 ) -> View:
     """The channel grid, coloured by what reaches channel 0 after some sub-operations, and its cost.
 
-    Args:
-        dims: (C_1, ..., C_K); one may be -1 and takes the rest of C.
-        after: sub-operations done; more than K count as K.
-        size: pixels, height and width of the features.
-
-    Raises:
-        ValueError: sizes that do not multiply to C.
+    One of `dims`, (C_1, ..., C_K), may be -1 and takes the rest of C; ValueError if they do not multiply to it. An
+    `after` above K counts as K. The features are T x `size` x `size`.
     """
     dims = resolve_dims(channels, tuple(dims))
     after = min(after, len(dims))
@@ -157,36 +131,11 @@ def tensorization(
         "GFLOPs, dense 3D": f"{counted.dense_gflops:.4f}",
         "share of dense GFLOPs": f"{counted.share:.1f} %",
     }
-    alt = (
-        f"Grid of {channels} channels as {by(dims)}. After {after} sub-operations {reached.sum()} of them are "
-        "highlighted: they reach output channel 0."
-    )
+    alt = f"Grid of {channels} channels as {by(dims)}. After {after} steps {reached.sum()} of them reach channel 0."
     return View(channel_grid(dims, reached, after), numbers, alt)
 
 
 # ---------------------------------------------------------------- figures
-
-
-def draw_block(
-    axes: Axes, values: np.ndarray, at: Sequence[float], color: str, **colours
-) -> tuple[float, float, float]:
-    """Draw (T, H, W) values as frames one behind the other, from the lower left corner `at` of the first.
-
-    Returns:
-        How far one frame lies from the next, and the width and the height of the whole.
-    """
-    t, h, w = values.shape
-    step = np.array((w * PIXEL[0] + 0.8, -0.34))
-    x, y = np.meshgrid(np.arange(w + 1), np.arange(h + 1))
-    corners = at + np.array([column * PIXEL + (0, row) for column, row in ((0, 0), (w, 0), (w, h), (0, h), (0, 0))])
-    for corner in corners[:4]:
-        axes.plot(*zip(corner, corner + (t - 1) * step, strict=True), color=color, lw=0.7, ls=":", zorder=1)
-    for frame in range(t):
-        left, bottom = at + frame * step
-        cells = left + x * PIXEL[0], bottom + h - y + x * PIXEL[1], values[frame]
-        axes.pcolormesh(*cells, edgecolors="white" if w < 9 else "none", lw=0.6, zorder=2 + frame, **colours)
-        axes.plot(*(corners + frame * step).T, color=color, lw=1, zorder=2 + frame)
-    return step[0], (t - 1) * step[0] + w * PIXEL[0], h + w * PIXEL[1] - (t - 1) * step[1]
 
 
 def clip_block(shade: np.ndarray) -> Figure:
@@ -203,7 +152,7 @@ def clip_block(shade: np.ndarray) -> Figure:
         lit = shade[row, column].any()
         corner = np.array((column * across, -row * down))
         colours = {"color": DARK if lit else "0.6", "cmap": SHADES, "vmin": 0, "vmax": 2}
-        step, long, high = draw_block(axes, shade[row, column], corner, **colours)
+        step, long, high = shell.draw_block(axes, shade[row, column], corner, **colours)
         across, down = long + 1.6, high + 2.2
         name = f"channel {row * columns + column}: ({column}, {row})"
         below = {"ha": "center", "va": "top", "fontsize": 9.5, "color": "black" if lit else "0.4"}
@@ -212,7 +161,7 @@ def clip_block(shade: np.ndarray) -> Figure:
     sides = {"H": ((-0.6, 0), (0, h), (-0.9, 0)), "W": ((-0.4, h + 0.5), w * PIXEL, (-0.4, 0.75))}
     sides["T"] = (w * PIXEL[0] + 0.6, above + 0.7), (step * (t - 1.6), -0.34 * (t - 1.6)), (0, 0.75)
     for name, (start, arrow, beside) in sides.items():
-        flow_arrow(axes, start, np.add(start, arrow), color="0.3")
+        shell.flow_arrow(axes, start, np.add(start, arrow), color="0.3")
         middle = np.add(start, arrow) - np.divide(arrow, 2) + beside
         axes.text(*middle, name, ha="center", va="center", weight="bold")
     axes.set(xlim=(-2, columns * across - 0.8), ylim=(above - rows * down - 0.6, above + 2.2))
@@ -224,51 +173,44 @@ def channel_grid(dims: Sequence[int], reached: np.ndarray, after: int) -> Figure
 
     Channels that are `reached`, bool (C,), are coloured. Channel 0, the output, is darkest.
     """
-    columns, channels = dims[0], len(reached)
-    rows = channels // columns
+    columns, rows = dims[0], len(reached) // dims[0]
     shade = reached.astype(int).reshape(rows, columns)
     shade[0, 0] = 2
     figure = canvas(WIDEST, 4.2, left=0.12, right=0.99, bottom=0.13, top=0.9)
     axes = figure.add_subplot()
-    legible = max(columns, rows) <= LEGIBLE
-    sns.heatmap(
-        shade, ax=axes, cmap=SHADES, vmin=0, vmax=2, cbar=False, linewidths=0.8, fmt="d", annot_kws={"fontsize": 9},
-        annot=np.arange(channels).reshape(rows, columns) if legible else False,
-        xticklabels=max(1, columns // LEGIBLE), yticklabels=max(1, rows // LEGIBLE),
-    )  # fmt: skip
-    axes.tick_params(axis="y", rotation=0)
+    numbers = np.arange(len(reached)).reshape(shade.shape) if max(shade.shape) <= LEGIBLE else False
+    ticks = {"xticklabels": max(1, columns // LEGIBLE), "yticklabels": max(1, rows // LEGIBLE)}
+    _heatmap(axes, shade, numbers, f"What reaches channel 0 (dark) after {after} of {len(dims)}", cmap=SHADES, **ticks)
     for row in range(dims[1], rows, dims[1]) if len(dims) > 2 else ():
         axes.axhline(row, color="black", lw=1.2)
     names = ", ".join(f"$c_{k}$" for k in range(2, len(dims) + 1)) or "one row"
-    axes.set(
-        title=f"What reaches channel 0 (dark) after {after} of {len(dims)}",
-        xlabel=f"$c_1$, of {columns} (runs fastest)",
-        ylabel=f"{names}, of {rows}",
-    )
+    axes.set(xlabel=f"$c_1$, of {columns} (runs fastest)", ylabel=f"{names}, of {rows}")
     return figure
+
+
+def _heatmap(axes: Axes, values: np.ndarray, numbers: np.ndarray | bool, title: str, size: float = 9, **style) -> None:
+    style = {"vmin": 0, "vmax": 2, "linewidths": 0.8, "cbar": False} | style
+    sns.heatmap(values, ax=axes, annot=numbers, fmt="g", annot_kws={"fontsize": size}, **style)
+    axes.set_title(title, fontsize="medium")
+    axes.tick_params(axis="y", rotation=0)
 
 
 def matrices(shown: dict[str, np.ndarray]) -> Figure:
     """Matrices (output channels, input channels) side by side; entries other than zero are coloured."""
     figure = canvas(2.9 * len(shown) + 0.6, 3.3, left=0.07, bottom=0.18, wspace=0.32)
     for axes, (title, matrix) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        style = {"annot": matrix, "fmt": "g", "annot_kws": {"fontsize": 9}, "cbar": False, "square": True}
-        sns.heatmap(matrix != 0, ax=axes, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, linewidths=1, **style)
-        axes.set_title(title, fontsize="medium")
+        _heatmap(axes, matrix != 0, matrix, title, cmap=SHADES, square=True)
         axes.set_xlabel("input channel")
-        axes.tick_params(axis="y", rotation=0)
     figure.axes[0].set_ylabel("output channel")
     return figure
 
 
 def grids(shown: dict[str, np.ndarray]) -> Figure:
     """Channel grids of integers side by side, one colour per number, so that each channel can be followed."""
-    most = max(int(grid.max()) for grid in shown.values())
+    style = {"cmap": "YlGnBu", "vmax": 1.5 * max(int(grid.max()) for grid in shown.values()), "linewidths": 2}
     figure = canvas(2.6 * len(shown), 2.5, left=0.03, bottom=0.05, wspace=0.2)
     for axes, (title, grid) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        style = {"annot": True, "annot_kws": {"fontsize": 13}, "cbar": False, "square": True, "linewidths": 2}
-        sns.heatmap(grid, ax=axes, cmap="YlGnBu", vmin=0, vmax=1.5 * most, xticklabels=[], yticklabels=[], **style)
-        axes.set_title(title, fontsize="medium")
+        _heatmap(axes, grid, grid, title, size=13, square=True, xticklabels=[], yticklabels=[], **style)
     return figure
 
 
@@ -346,8 +288,7 @@ def _check_1_3(answers: dict) -> str:
     known = {  # steps in order; a number is the size of a shuffle
         (first, 4, second, 3): "",
         (first, second): "It never shuffles, so both sub-operations mix the same neighbours",
-        (first, second, 3): "It shuffles only at the end. Shuffle after the first sub-operation too, "
-        "or both mix the same neighbours",
+        (first, second, 3): "It shuffles only at the end, so both sub-operations mix the same neighbours",
         (first, 4, second): "All channels interact, but they leave in another order: shuffle once more at the end",
         (first, 3, second, 4): "It shuffles by the wrong size: use the size of the sub-operation just done",
         (4, first, 3, second): "It shuffles before it mixes: the first sub-operation takes the channels in their order",
@@ -366,11 +307,8 @@ def _check_1_3(answers: dict) -> str:
                 if why:
                     raise NotYet(why)
                 return "One shuffle per sub-operation; the last restores the order, which the residual needs."
-    reached = result[:, 0].count_nonzero().item()
-    raise NotYet(
-        f"Output 0 sees {reached} of {channels} channels. Needed: first sub-operation, shuffle by {sizes[0]}, "
-        f"second sub-operation, shuffle by {sizes[1]}"
-    )
+    seen = f"Output 0 sees {result[:, 0].count_nonzero()} of {channels} channels"
+    raise NotYet(f"{seen}. Needed: first sub-operation, shuffle by 4, second sub-operation, shuffle by 3")
 
 
 @solved_by("""

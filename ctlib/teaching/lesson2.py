@@ -11,16 +11,17 @@ from ctlib import cost
 from ctlib.config import check_choice
 from ctlib.ct_module import CONNECTIONS, SPECIAL_CASES, Kernel
 from ctlib.display.parameters import one_line_errors
+from ctlib.teaching import shell
 from ctlib.teaching.exercise import NotYet, expect, given, plain, solved_by
-from ctlib.teaching.lesson1 import PIXEL, draw_block, reached_channels
-from ctlib.teaching.shell import DARK, PALE, SHADES, WIDEST, Explorer, View, by, canvas, check_minimum
+from ctlib.teaching.lesson1 import reached_channels
+from ctlib.teaching.shell import DARK, PALE, PIXEL, SHADES, WIDEST, Explorer, View, by, canvas, draw_block
 from ctlib.tensorize import factor, resolve_dims
 
 
 def check_parameters(channels: int, most: int, seeds: int) -> None:
     """Stop the notebook, with one line, for parameters that it cannot run with."""
     with one_line_errors():
-        check_minimum(channels=(channels, 4), most=(most, 2), seeds=(seeds, 1))
+        shell.check_minimum(channels=(channels, 4), most=(most, 2), seeds=(seeds, 1))
         if factor(channels, most)[-1] == 1:
             raise ValueError(f"channels must split into {most} sizes above 1, got {channels}: {factor(channels, most)}")
 
@@ -29,13 +30,10 @@ def check_parameters(channels: int, most: int, seeds: int) -> None:
 
 
 def paths(kernels: tuple[Kernel, ...], connection: str = "parallel") -> np.ndarray:
-    """How many paths lead from each input position to one output, through successive sub-operations.
+    """How many paths lead from each input position to one output: int64 (t, h, w), the bounding box of the field.
 
     A parallel sub-operation has a plane of h x w and a line of t, which meet in the middle (two paths). Coupling and
     serial ones have one path from each of t x h x w positions. Successive steps convolve.
-
-    Returns:
-        int64 (t, h, w): the bounding box of the field, 0 where no path leads.
     """
     check_choice("connection", connection, CONNECTIONS)
     total = np.ones((1, 1, 1), dtype=np.int64)
@@ -72,16 +70,9 @@ def interaction(
     channels: int = 64,
     module: str = "CT-Module",
 ) -> View:
-    """Which channels and positions reach one output after some of K sub-operations.
+    """Which channels and positions reach one output after some of K sub-operations with kernels (t, h, w).
 
-    Args:
-        num_dims: K of the CT-Module; the others ignore it and `connection`.
-        after: sub-operations (or convolutions) done; more than K count as K.
-        kernel: (t, h, w) of each.
-        module: one of `MODULES`.
-
-    Raises:
-        ValueError: an unknown module or connection, or an even kernel.
+    K and the connection belong to the CT-Module; the others of `MODULES` ignore them. An `after` above K counts as K.
     """
     check_choice("module", module, MODULES)
     if module == "CT-Module":
@@ -128,10 +119,7 @@ def opening() -> Explorer:
 
 
 def manner(part: nn.Module, channels: int = 16) -> str:
-    """What one sub-operation lets interact, measured: letters of "STC", the "interact manner" of Table 1.
-
-    S: pixels around the output. T: frames around it. C: other channels.
-    """
+    """The "interact manner" of Table 1, measured: S for pixels around the output, T for frames, C for channels."""
     field = cost.interact_field(part, channels=channels)
     t, h, w = field.box
     reached = {"S": max(h, w) > 1, "T": t > 1, "C": field.channels > 1}

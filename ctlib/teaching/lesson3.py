@@ -26,13 +26,9 @@ Steps = list[tuple[str, tuple[int, ...]]]  # (what is done, the shape (C, T, H, 
 
 
 def excitation_flow(part: Parallel, features: tuple[int, int, int, int]) -> dict[str, Steps]:
-    """The steps of a sub-operation with Tensor Excitation on `features` (C, T, H, W): Eq. (5) to (8), Figure 4.
+    """The steps of each of `GATES` in a sub-operation on `features` (C, T, H, W): Eq. (5) to (8), Figure 4.
 
-    X is its input, X^S and X^T are the outputs of its two convolutions, U and V those of the first two gates, and
-    R = U + V.
-
-    Returns:
-        The steps of each branch ("spatial", "temporal", "channel"). The first two begin with X, the third with R.
+    X is the input, X^S and X^T come from the two convolutions, U and V from the first two gates, and R = U + V.
     """
     flow, (_, t, h, w) = {}, features
     for branch, letter, result in zip(GATES, ("S", "T", "PW"), ("U", "V", "X_k"), strict=True):
@@ -67,8 +63,8 @@ GATE_COLOURS = {"cmap": "cividis", "vmin": 0, "vmax": 1, "edgecolors": "white", 
 class Films(NamedTuple):
     """Two films of one square each, which jumps and changes colour and brightness. A bar lights up in one frame of one.
 
-    The question is which colour the square has then. Every film shows every colour in two of its frames 2 to 7. The
-    bar and the square are too far apart for one 3 x 3 kernel.
+    Which colour has the square then? Every film shows every colour in two of its frames 2 to 7. The bar and the square
+    are too far apart for one 3 x 3 kernel.
     """
 
     clips: torch.Tensor  # float (n, 6, 8, 6, 6): channel 3 f + c has colour c of film f
@@ -107,9 +103,6 @@ def bar_moved(drawn: Films) -> Films:
 class Held(nn.Module):
     """A gate held at 0.5."""
 
-    def attention(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(x[..., :1, :1], 0.5)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / 2
 
@@ -117,9 +110,7 @@ class Held(nn.Module):
 class Watcher(nn.Module):
     """One parallel sub-operation along the colours, the mean over frames and pixels, and a linear layer.
 
-    Args:
-        excitation: of the sub-operation, a name of `excitation.EXCITATIONS`.
-        held: which of the gates of Tensor Excitation are held at 0.5.
+    `excitation` is a name of `excitation.EXCITATIONS`. The gates of Tensor Excitation in `held` are held at 0.5.
     """
 
     def __init__(self, excitation: str = "te", held: Sequence[str] = ()):
@@ -128,14 +119,12 @@ class Watcher(nn.Module):
         for gate in held:
             setattr(self.part.excitation, gate, Held())
         self.head = nn.Linear(FILMS * WIDTH, len(COLOURS))
-        self.gates: list[torch.Tensor] = []  # of the last pass
-        for gate in GATES:
-            if hasattr(getattr(self.part.excitation, gate), "expand"):
-                last = getattr(self.part.excitation, gate).expand
-                last.register_forward_hook(lambda _layer, _inputs, output: self.gates.append(output.sigmoid()))
+        self.gates: dict[str, torch.Tensor] = {}  # those of the last pass that are not held
+        for name in GATES:
+            if last := getattr(getattr(self.part.excitation, name), "expand", None):
+                last.register_forward_hook(lambda *passed, name=name: self.gates.update({name: passed[2].sigmoid()}))
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        self.gates.clear()
         return self.head(self.part(clips).mean((2, 3, 4)))
 
 
@@ -154,10 +143,8 @@ class Snapshot(NamedTuple):
 def learn(network: Watcher, test: Films, steps: int, seed: int = 0, every: int = 25) -> list[Snapshot]:
     """Train on newly drawn films, 32 pairs in each step, with Adam and one cycle of the learning rate.
 
-    After `FREE` of the steps an open gate costs `PRICE`, so that gates close where the task does not need them.
-
-    Returns:
-        The network before the training, after `every` steps, and so on.
+    After `FREE` of the steps an open gate costs `PRICE`, so that gates close where the task does not need them. There
+    is a snapshot of the network before the training, and one after every `every` steps.
     """
     generator, rate = torch.Generator().manual_seed(seed), 0.1
     optimizer = torch.optim.Adam(network.parameters(), rate)
@@ -168,7 +155,7 @@ def learn(network: Watcher, test: Films, steps: int, seed: int = 0, every: int =
         optimizer.zero_grad()
         loss = F.cross_entropy(network(drawn.clips), drawn.labels)
         if step > FREE * steps:
-            loss = loss + PRICE * sum(gate.mean() for gate in network.gates)
+            loss = loss + PRICE * sum(gate.mean() for gate in network.gates.values())
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 20)
         optimizer.step()
@@ -181,16 +168,12 @@ def learn(network: Watcher, test: Films, steps: int, seed: int = 0, every: int =
 @torch.no_grad()
 def snapshot(network: Watcher, test: Films, step: int) -> Snapshot:
     """The network's scores and gates on `test`, in evaluation mode; its mode is restored."""
-    gates, hooks = {}, {}
-    for name in ("temporal", "channel"):
-
-        def record(gate, inputs, output, name=name):
-            if hasattr(gate, "attention"):
-                gates[name] = gate.attention(inputs[0]).expand(*output.shape[:3], 1, 1).flatten(2).clone()
-
-        hooks[getattr(network.part.excitation, name)] = record
-    with eval_with_hooks(network, hooks):
+    with eval_with_hooks(network):
         scores = network(test.clips)
+    gates, size = {}, (len(scores), FILMS * WIDTH, SHAPE[0])
+    for name in ("temporal", "channel"):
+        gate = network.gates.get(name, torch.full((1, 1, 1), 0.5))
+        gates[name] = gate.view(*gate.shape[:2], -1).expand(size)
     return Snapshot(step, gates, scores)
 
 
@@ -204,12 +187,7 @@ def opening(gate: torch.Tensor, test: Films) -> dict[str, float]:
 
 
 def watched(test: Films, index: int, taken: Snapshot, gate: str) -> View:
-    """Two films, and a gate of every channel over their frames, at some step of a training.
-
-    Args:
-        index: of the pair of films.
-        gate: "temporal" or "channel".
-    """
+    """Pair `index` of films, and their "temporal" or "channel" gate of every channel, at some step of a training."""
     check_choice("gate", gate, taken.gates)
     film, frame, answer = int(test.film[index]), int(test.frame[index]), COLOURS[test.labels[index]]
     predicted = COLOURS[taken.scores[index].argmax()]
@@ -234,10 +212,9 @@ def watched(test: Films, index: int, taken: Snapshot, gate: str) -> View:
 
 
 def excitation(branches: dict[str, Steps]) -> Figure:
-    """A sub-operation with Tensor Excitation as a flow chart, from the steps of `excitation_flow`.
+    """The steps of `excitation_flow`: two branches lead down from one input, the third leads up from their sum.
 
-    Two branches lead down from one input; the third leads up from their sum. A line beside each branch takes the
-    input of its gate to the product.
+    A line beside each branch takes the input of its gate to the product.
     """
     count = len(branches["spatial"]) + 1
     figure = canvas(9.8, 0.66 * count + 0.3, left=0.005, right=0.995, bottom=0.005, top=0.995)

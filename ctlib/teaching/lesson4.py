@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
@@ -38,14 +38,10 @@ MOST_INDICES = 24  # parts of a network, up to which there is room for each bloc
 
 
 def block_flow(block: nn.Module, features: torch.Tensor) -> list[tuple[str, tuple[int, ...]]]:
-    """The steps of a ResBlock or a CT-Block, recorded while it runs: Figure 2(a) and (b).
+    """The steps of a ResBlock or a CT-Block, recorded while it runs on (1, 4C, T, H, W): Figure 2(a) and (b).
 
-    Args:
-        block: torchvision's `Bottleneck` without downsampling, or a `CTBlock` with a `CTModule`; in any mode.
-        features: (1, 4C, T, H, W).
-
-    Returns:
-        (what is done, the shape (C, T, H, W) of its output), in order.
+    `block` is torchvision's `Bottleneck` without downsampling, or a `CTBlock` with a `CTModule`, in any mode. Each step
+    is (what is done, the shape (C, T, H, W) of its output).
     """
     num_frames, steps = features.shape[2], [("features X", tuple(features.shape[1:]))]
     names = {block.bn1: "1x1 convolution, BN, ReLU", block.bn3: "1x1 convolution, BN", block: "sum with X, ReLU"}
@@ -70,9 +66,7 @@ def block_flow(block: nn.Module, features: torch.Tensor) -> list[tuple[str, tupl
 def block(dims: int, pointwise: bool, excitation: str, width: int = 64, shape: Sequence[int] = (8, 14, 14)) -> View:
     """A ResBlock and a CT-Block of C = `width` beside each other: steps, shapes, shortcut and costs.
 
-    Args:
-        dims, pointwise, excitation: as in `CTModule`.
-        shape: (T, H, W) of the features.
+    `dims`, `pointwise` and `excitation` are as in `CTModule`; `shape` is (T, H, W).
     """
     with torch.device("meta"):
         features = torch.zeros(1, 4 * width, *shape)
@@ -95,8 +89,7 @@ def config_of(
 ) -> ModelConfig:
     """A ResNet with blocks replaced by one of `MODULES`: which ones, one of `CHOICES` says for each of stages 2 to 5.
 
-    Raises:
-        ValueError: an unknown backbone, module or choice.
+    Raises ValueError for an unknown backbone, module or choice.
     """
     check_choice("module", module, MODULES)
     for choice in stages:
@@ -163,32 +156,29 @@ def flow(columns: dict[str, list[tuple[str, tuple[int, ...]]]]) -> Figure:
 def placements(depths: Sequence[int], rows: pd.DataFrame) -> Figure:
     """Which blocks are replaced: one line per row and one cell per block, with the row's values beside them.
 
-    Args:
-        depths: the number of blocks of each stage.
-        rows: `blocks` (the indices in each stage), and columns of text that are written under their names.
+    `depths` are the numbers of blocks of the stages. `rows` has `blocks`, the indices in each stage, and other columns
+    of text, which are written under their names.
     """
     height = 1.0 + 0.36 * len(rows)
     figure = canvas(8.6, height, left=0.15, right=0.995, bottom=0.1 / height, top=1 - 0.75 / height)
     axes, starts = figure.add_subplot(), np.cumsum([0, *(depth + 0.7 for depth in depths)])
     texts = [column for column in rows if column != "blocks"]
-    places = starts[-1] + 1.5 + 3.6 * np.arange(len(texts))
+    heads = {f"stage {n}": start + depth / 2 for n, (start, depth) in enumerate(zip(starts, depths, strict=False), 2)}
+    heads |= dict(zip(texts, starts[-1] + 1.5 + 3.6 * np.arange(len(texts)), strict=True))
+    cells = np.concatenate([start + np.arange(depth) for start, depth in zip(starts, depths, strict=False)])
+    style = {"height": 0.72, "width": 0.9, "align": "edge", "ec": "0.25", "lw": 0.8}
     for place, (_, row) in enumerate(rows.iterrows()):
-        for start, depth, replaced in zip(starts, depths, row.blocks, strict=False):
-            for index in range(depth):
-                colour = DARK if index in replaced else PALE
-                axes.add_patch(Rectangle((start + index, place - 0.36), 0.9, 0.72, fc=colour, ec="0.25", lw=0.8))
-        for x, column in zip(places, texts, strict=True):
-            axes.text(x, place, row[column], ha="center", va="center", fontsize=10)
-    for number, (start, depth) in enumerate(zip(starts, depths, strict=False), start=2):
-        axes.text(start + depth / 2, -0.6, f"stage {number}", ha="center", va="bottom", fontsize=10)
-    for x, column in zip(places, texts, strict=True):
-        axes.text(x, -0.6, column, ha="center", va="bottom", fontsize=10)
+        taken = [index in indices for depth, indices in zip(depths, row.blocks, strict=True) for index in range(depth)]
+        axes.bar(cells, bottom=place - 0.36, color=np.where(taken, DARK, PALE), **style)
+        for column in texts:
+            axes.text(heads[column], place, row[column], ha="center", va="center", fontsize=10)
+    for name, x in heads.items():
+        axes.text(x, -0.6, name, ha="center", va="bottom", fontsize=10)
     axes.set_yticks(range(len(rows)), rows.index, fontsize=10)
-    axes.set(xlim=(-0.3, places[-1] + 1.7), ylim=(len(rows) - 0.5, -0.6), xticks=[])
+    axes.set(xlim=(-0.3, max(heads.values()) + 1.7), ylim=(len(rows) - 0.5, -0.6), xticks=[])
     axes.tick_params(left=False)
     axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
     return figure
 
 
@@ -197,8 +187,8 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
 
     Where a block was replaced, that of `plain`, the same backbone with no block replaced, is outlined.
     """
-    figure = canvas(WIDEST, 4.7, left=0.1, right=0.995, bottom=0.07, top=0.93, hspace=0.1)
-    boxes, costs = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1))
+    figure = canvas(WIDEST, 4.3, left=0.1, right=0.995, bottom=0.07, top=0.93, hspace=0.1)
+    boxes, costs = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
     at, sides = np.arange(len(parts)), np.array([part.shape[2] for part in parts])
     colours = [DARK if part.replaced else PALE if part.stage.startswith("stage") else "white" for part in parts]
     style = {"width": 0.86, "color": colours, "edgecolor": "0.25", "linewidth": 0.8}
@@ -208,7 +198,7 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
         columns = [index for index, part in enumerate(parts) if part.stage == stage]
         c, t, h, w = parts[columns[-1]].shape
         side, shift = {"stem": ("right", 0.4), "head": ("left", -0.4)}.get(stage, ("center", 0))
-        height = top + (3.2 if crowded and number % 2 else 0)  # narrow stages: every other label lies higher
+        height = top + (3.6 if crowded and number % 2 else 0)  # narrow stages: every other label lies higher
         text = f"{stage}\n{c} x {t}\n{h} x {w}"
         boxes.text(np.mean(columns) + shift, height, text, ha=side, va="bottom", fontsize=9, linespacing=1.3)
         if len(columns) > 1:
@@ -218,23 +208,23 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
                 boxes.text(index, 0.5, parts[index].index, ha="center", va="center", fontsize=9, color=colour)
     marks = sorted(set(sides.tolist()))
     boxes.set_yticks(np.log2(marks) + 1, marks)
-    boxes.set(ylabel="H = W, pixels (log)", ylim=(0, top + (6.6 if crowded else 3.2)), title=title)
+    boxes.set(ylabel="H = W, pixels (log)", ylim=(0, top + (7.6 if crowded else 3.6)), title=title)
     costs.bar(at, [part.gflops for part in parts], **style)
-    swapped = [index for index, part in enumerate(parts) if part.replaced]
-    hidden = [parts[index].gflops > plain[index].gflops for index in swapped]  # the outline lies on the dark bar
-    edges = ["white" if inside else "black" for inside in hidden]
-    outline = {"width": 0.86, "facecolor": "none", "edgecolor": edges, "linestyle": "--"}
-    costs.bar(swapped, [plain[index].gflops for index in swapped], **outline)
+    for index, (part, old) in enumerate(zip(parts, plain, strict=True)):
+        if part.replaced:  # the outline of a cheaper block lies on the dark bar
+            edge = "white" if part.gflops > old.gflops else "black"
+            costs.bar(index, old.gflops, 0.86, facecolor="none", edgecolor=edge, linestyle="--")
     most = max(part.gflops for part in (*parts, *plain))
-    costs.set(ylim=(0, 1.25 * most), ylabel="GFLOPs")  # room for the legend
-    costs.set(xlabel="from the clip to the scores, one bar per block", xticks=[])
-    costs.set_xlim((-3.4, len(parts) + 2.4) if crowded else (-1.5, len(parts) + 0.5))
-    legend = [
-        Patch(fc=PALE, ec="0.25", label="ResBlock"),
-        Patch(fc=DARK, ec="0.25", label=module),
-        Patch(fc="none", ec="black", ls="--", label="replaced ResBlock"),
-    ]
-    costs.legend(handles=legend, fontsize=9, ncols=3, loc="upper right")
+    costs.set(ylim=(0, 1.25 * most), ylabel="GFLOPs", xticks=[])  # room for the legend
+    costs.set_xlabel("from the clip to the scores, one bar per block")
+    costs.set_xlim((-3.4, len(parts) + 4.2) if crowded else (-1.5, len(parts) + 1))
+    legend = {
+        "ResBlock": (PALE, "0.25", "-"),
+        module: (DARK, "0.25", "-"),
+        "replaced ResBlock": ("none", "black", "--"),
+    }
+    handles = [Patch(fc=face, ec=edge, ls=line, label=name) for name, (face, edge, line) in legend.items()]
+    costs.legend(handles=handles, fontsize=9, ncols=3, loc="upper right")
     for axes in (boxes, costs):
         axes.grid(axis="x", visible=False)
     return figure
@@ -242,16 +232,17 @@ def network_figure(parts: Sequence[Part], plain: Sequence[Part], module: str, ti
 
 def by_stage(table: pd.DataFrame, title: str, ylabel: str, stacked: bool = False) -> Figure:
     """Bars with their values: one group per row of the table (a stage), one bar, or part of it, per column."""
-    figure = canvas(8.6, 3.6, left=0.07, right=0.8)
+    figure = canvas(9.8, 3.6, left=0.06, right=0.995, top=0.82, bottom=0.08)
+    figure.suptitle(title, fontsize="medium")
     axes = figure.add_subplot()
     colours = [PALE, DARK, BLUE, "white", "0.65", "0.4"][: len(table.columns)]
     table.plot.bar(ax=axes, width=0.84, rot=0, color=colours, ec="0.25", lw=0.8, stacked=stacked)
     for bars in () if stacked else axes.containers:
         axes.bar_label(bars, fmt="%.1f", fontsize=9)
     axes.margins(y=0.12)
-    axes.set(title=title, xlabel="", ylabel=ylabel)
+    axes.set(xlabel="", ylabel=ylabel)
     axes.grid(axis="x", visible=False)
-    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(fontsize=9, ncols=len(table.columns), loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 

@@ -22,7 +22,7 @@ ORDERS = ("forwards", "backwards", "shuffled", "one frame, repeated")
 # ---------------------------------------------------------------- explorer
 
 
-def order_of(order: str, num_frames: int, index: int = 0, seed: int = 0) -> np.ndarray:
+def order_of(order: str, num_frames: int, index: int = 0) -> np.ndarray:
     """Which frames of a clip to show, and in which of `ORDERS`: int64 (T,), from 0.
 
     Clip 2i + 1 is clip 2i backwards. "Shuffled", a pair shares one random permutation, time-reversed for the second.
@@ -30,7 +30,7 @@ def order_of(order: str, num_frames: int, index: int = 0, seed: int = 0) -> np.n
     """
     check_choice("order", order, ORDERS)
     if order == "shuffled":
-        chosen = np.random.default_rng((seed, index // 2)).permutation(num_frames)
+        chosen = np.random.default_rng((0, index // 2)).permutation(num_frames)
     elif order == "one frame, repeated":
         chosen = np.full(num_frames, num_frames // 2)
     else:
@@ -38,9 +38,9 @@ def order_of(order: str, num_frames: int, index: int = 0, seed: int = 0) -> np.n
     return num_frames - 1 - chosen if index % 2 else chosen
 
 
-def in_order(clips: torch.Tensor, order: str, seed: int = 0) -> torch.Tensor:
+def in_order(clips: torch.Tensor, order: str) -> torch.Tensor:
     """Clips in time-reversed pairs, (n, 3, T, H, W), with their frames in the order of `order_of`; the same shape."""
-    return torch.stack([clip[:, order_of(order, clips.shape[2], index, seed)] for index, clip in enumerate(clips)])
+    return torch.stack([clip[:, order_of(order, clips.shape[2], index)] for index, clip in enumerate(clips)])
 
 
 def browse(
@@ -52,14 +52,11 @@ def browse(
     scores: dict[str, torch.Tensor],
     classes: Sequence[str],
 ) -> View:
-    """A clip with its frames in some order, one of them large, and the predictions for it. The scores are given.
+    """Clip `index` with its frames in some order, the one at `time`, from 1, large, and the predictions for it.
 
     Args:
-        clips: (n, 3, T, H, W), normalised, in time-reversed pairs.
-        truths: the class of each clip, shown forwards.
-        index: of the clip.
-        time: of the large frame, from 1.
-        scores: network -> (n, num_classes), its scores for the clips in this order (`in_order`, seed 0).
+        clips: (n, 3, T, H, W), normalised, in time-reversed pairs; `truths` are their classes, shown forwards.
+        scores: network -> (n, num_classes), its scores for the clips in this order (`in_order`).
     """
     predictions = {}
     for name, values in scores.items():
@@ -106,13 +103,10 @@ def table(networks: dict[str, nn.Module], trained_on: dict[str, Clips], test: Cl
     """Accuracies in percent, one row per network; the direction is that of clips whose action is right."""
     rows = {}
     for name, network in networks.items():
-        of_train, of_test = (
-            accuracy(scores(network, data.clips).argmax(1), data.labels) for data in (trained_on[name], test)
-        )
-        direction = 100 * of_test.top1 / of_test.right_action if of_test.right_action else math.nan
-        rows[name] = {"clips": len(trained_on[name].labels), "top-1 training, %": of_train.top1}
-        rows[name] |= {"top-1 test, %": of_test.top1, "both of a pair right, %": of_test.both}
-        rows[name] |= {"right action, %": of_test.right_action, "right direction, %": direction}
+        own, new = (accuracy(scores(network, part.clips).argmax(1), part.labels) for part in (trained_on[name], test))
+        rows[name] = {"clips": len(trained_on[name].labels), "top-1 training, %": own.top1, "top-1 test, %": new.top1}
+        rows[name] |= {"both of a pair right, %": new.both, "right action, %": new.right_action}
+        rows[name]["right direction, %"] = 100 * new.top1 / new.right_action if new.right_action else math.nan
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -130,10 +124,8 @@ def strips(clips: torch.Tensor, names: Sequence[str]) -> Figure:
 def losses(curves: dict[str, Sequence[float]], prices: dict[str, Sequence[float]], lines: dict[str, float]) -> Figure:
     """Training losses by epoch, with lines at some values; and what each is made of beyond the first line's value.
 
-    Args:
-        curves: network -> the mean loss of each epoch.
-        prices: network -> the mean `price_of_guessing` of each epoch.
-        lines: label -> value in nats; the first is ln C.
+    `curves` and `prices` are each network's mean loss and `price_of_guessing` of each epoch. `lines` are labels with
+    their values in nats; the first is ln C.
     """
     figure = canvas(8.6, 3.6, left=0.07, right=0.99, wspace=0.22)
     left, right = figure.subplots(1, 2)

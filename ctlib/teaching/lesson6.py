@@ -21,14 +21,7 @@ FAR = 20.0  # points; a row further from the reference would leave no room for t
 
 
 def check(measured: pd.DataFrame, table: str, margin: float) -> pd.DataFrame:
-    """What was measured, if it serves this lesson.
-
-    Args:
-        measured: of `study.results.measured`: one row per table, row and seed.
-
-    Raises:
-        ValueError: nothing was measured, an unknown table, fewer than two seeds, or a negative margin.
-    """
+    """What `study.results.measured` found, one row per table, row and seed. ValueError if it does not serve here."""
     if measured.empty:
         raise ValueError("tables_dir must be a folder with the study's tables, got one without")
     check_choice("table", table, dict.fromkeys(measured.table))
@@ -58,9 +51,8 @@ def against(top1: pd.DataFrame, reference: str, margin: float, least_std: float)
     """Each row of a table minus its reference, by the model of the whole table (`statistics.block_model`).
 
     Args:
-        top1: percent, one row per seed, one column per row of the table, missing where it was not run.
+        top1: percent, as from `by_seed`, missing where a row was not run.
         margin: points; differences within it are equality.
-        least_std: as in `statistics.block_model`.
 
     Returns:
         Indexed by row: `seeds` (in common), `difference`, `low`, `high` (points, 95 % interval) and `result`.
@@ -116,7 +108,7 @@ def _forest(compared: pd.DataFrame, reference: str, margin: float) -> Figure:
         axes.plot((row.low, row.high), (place, place), color="0.3", lw=1.4)
         axes.plot(row.difference, place, "o", ms=8, mfc=FILLS[row.result], mec="0.2")
     axes.set_yticks(range(len(compared)), [f"{row.Index} ({row.seeds})" for row in compared.itertuples()], fontsize=9)
-    axes.set(xlim=(-reach, reach), ylim=(len(compared) - 0.4, -0.6), title=f"row minus {reference}")
+    axes.set(xlim=(-reach, reach), ylim=(len(compared) - 0.4, -0.6), title=f"row (seeds in common) minus {reference}")
     axes.set_xlabel("points of top-1, lines: 95 % interval, band: margin")
     axes.grid(axis="y", visible=False)
     marks = [Line2D([], [], marker="o", ls="", ms=8, mfc=fill, mec="0.2", label=name) for name, fill in FILLS.items()]
@@ -144,11 +136,9 @@ def dots(top1: pd.DataFrame, title: str) -> Figure:
 
 
 def half_width(std: float, seeds: int) -> float:
-    """Half of the 95 % interval of a difference of two networks, in points.
+    """Half of the 95 % interval of a difference of two networks that share `seeds` seeds, in points.
 
-    Args:
-        std: residual standard deviation, points: of one run, beyond network and seed.
-        seeds: that both have.
+    `std` is the residual standard deviation in points: of one run, beyond network and seed.
     """
     return float(stats.t.ppf((1 + statistics.LEVEL) / 2, seeds - 1) * std * math.sqrt(2 / seeds))
 
@@ -171,12 +161,7 @@ def widths(stds: pd.Series, margin: float, most: int = 20) -> Figure:
 
 
 def times(timed: pd.DataFrame, protocol: str) -> Figure:
-    """Milliseconds against GFLOPs, one named point per network; a line scales the first network's time by GFLOPs.
-
-    Args:
-        timed: indexed by name, columns `gflops` and `milliseconds`.
-        protocol: of the costs and times, for the title.
-    """
+    """`milliseconds` against `gflops`, one named point per network; a line scales the first one's time by GFLOPs."""
     figure = canvas(7.4, 4, left=0.09, right=0.74)
     axes, first, most = figure.add_subplot(), timed.iloc[0], timed.max()
     ends = np.array([0, 1.1 * most.gflops])

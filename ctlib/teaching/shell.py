@@ -23,6 +23,7 @@ from ctlib.display.saliency_figures import Animation
 
 PALE, BLUE, DARK = "#e6e6e6", "#8fbfdd", "#0b5b8a"  # each darker than the last, so readable in grey
 SHADES = ListedColormap([PALE, BLUE, DARK])
+PIXEL = np.array((0.42, 0.25))  # how far a pixel of a block lies from the one to its left, as drawn
 WIDEST = 6.4  # inches of a figure that lies beside its controls where a browser is 1400 pixels wide
 # A figure shrinks to two thirds at most: a telephone scrolls it. Toggles of one control stay in one row.
 STYLE = """<style>
@@ -67,6 +68,27 @@ def flow_arrow(axes: Axes, *corners: tuple[float, float], color: str = "0.2") ->
     axes.annotate("", corners[-1], corners[-2], arrowprops=arrow, zorder=1)
 
 
+def draw_block(
+    axes: Axes, values: np.ndarray, at: Sequence[float], color: str, **colours
+) -> tuple[float, float, float]:
+    """Draw (T, H, W) values as frames one behind the other, from the lower left corner `at` of the first.
+
+    Returns how far one frame lies from the next, and the width and the height of the whole.
+    """
+    t, h, w = values.shape
+    step = np.array((w * PIXEL[0] + 0.8, -0.34))
+    x, y = np.meshgrid(np.arange(w + 1), np.arange(h + 1))
+    corners = at + np.array([column * PIXEL + (0, row) for column, row in ((0, 0), (w, 0), (w, h), (0, h), (0, 0))])
+    for corner in corners[:4]:
+        axes.plot(*zip(corner, corner + (t - 1) * step, strict=True), color=color, lw=0.7, ls=":", zorder=1)
+    for frame in range(t):
+        left, bottom = at + frame * step
+        cells = left + x * PIXEL[0], bottom + h - y + x * PIXEL[1], values[frame]
+        axes.pcolormesh(*cells, edgecolors="white" if w < 9 else "none", lw=0.6, zorder=2 + frame, **colours)
+        axes.plot(*(corners + frame * step).T, color=color, lw=1, zorder=2 + frame)
+    return step[0], (t - 1) * step[0] + w * PIXEL[0], h + w * PIXEL[1] - (t - 1) * step[1]
+
+
 def film(axes: Axes, frames: np.ndarray, title: str) -> None:
     """Frames, uint8 (T, H, W, 3), side by side."""
     axes.imshow(np.concatenate(np.pad(frames, ((0, 0), (0, 0), (1, 1), (0, 0)), constant_values=255), axis=1))
@@ -82,7 +104,7 @@ class Picture:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
-        return data, {"image/png": {"alt": self.alt}}
+        return data, {"image/png": {"alt": self.alt, "unconfined": True}}  # not shrunk: a telephone scrolls it
 
 
 class View(NamedTuple):
@@ -97,15 +119,11 @@ class View(NamedTuple):
 
 
 class Explorer:
-    """A figure beside sliders that set the arguments of a function, which returns a `View`.
+    """A figure beside controls. Each sets the argument of `view` that has its name.
 
-    Each control sets the argument of `view` that has its name. A setting that is not possible shows the reason, and
-    the last picture stays. Beside a figure wider than `WIDEST`, or on a narrow screen, the controls lie below it.
-
-    Args:
-        view: pure, so that a still picture and the tests call it too.
-        play: the name of a slider that a play button moves.
-        seconds: between its steps.
+    A setting that is not possible shows the reason, and the last picture stays. Beside a figure wider than `WIDEST`,
+    or on a narrow screen, the controls lie below it. `play` names a slider that a play button moves every so many
+    `seconds`.
     """
 
     def __init__(
@@ -150,6 +168,7 @@ class Explorer:
         rows = ""
         for name, value in view.numbers.items():
             wrap = "nowrap" if len(value) < 24 else "normal"
+            value = value.replace(" %", "&nbsp;%")
             rows += f"<tr><td>{name}</td><td style='white-space: {wrap}'><b>{value}</b></td></tr>"
         self.text.value = f'<table style="line-height: 1.3" cellpadding="2">{rows}</table>'
 

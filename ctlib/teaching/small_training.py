@@ -31,10 +31,7 @@ class Clips(NamedTuple):
 def check(
     actions: list[str], train_pairs: int, test_pairs: int, num_frames: int, size: int, epochs: int, min_size: int = 32
 ) -> None:
-    """Raise ValueError for parameters that `draw` or `train` would refuse, before either has begun.
-
-    Pairs are those of each action. The networks accept at least `min_size` pixels.
-    """
+    """Raise ValueError for what `draw`, `train` or the networks (at least `min_size` pixels) would refuse later."""
     known.choose(tuple(actions))
     if num_frames < 2 or num_frames % 2:
         raise ValueError(f"num_frames must be even, as a clip and its reverse share their frames, got {num_frames}")
@@ -50,23 +47,20 @@ def draw(
     split: str,
     num_frames: int = 8,
     size: int = 32,
-    seed: int = 0,
-    on_clips: Callable[[int, int], None] | None = None,
+    on_clips: Callable[[int, int], None] = lambda done, of: None,
 ) -> Clips:
-    """Draw clips of some actions of Arrow of Time, without writing videos.
+    """Draw clips of some of `actions.ACTIONS` of Arrow of Time, without writing videos.
 
     Args:
-        actions: names of `actions.ACTIONS`.
         count: time-reversed pairs of clips of each action.
         split: "train" or "val", whose clips differ.
         num_frames: T, even; taken from 48 by the sampling "mirrored", as in testing.
-        size: pixels, height and width.
         on_clips: called with the number of pairs drawn and of all pairs.
     """
     names = known.class_names(tuple(actions))
     check_choice("split", split, ("train", "val"))
     check_minimum(count=(count, 1))
-    config = arrow.ArrowConfig(size=size, difficulty=0.0, actions=tuple(actions), seed=seed)
+    config = arrow.ArrowConfig(size=size, difficulty=0.0, actions=tuple(actions))
     chosen = SAMPLINGS["mirrored"].test(config.num_frames, num_frames, 1).ravel()
     clips, labels = [], []
     for index in range(count):
@@ -75,8 +69,7 @@ def draw(
             forward = test_views(drawn.frames[chosen], size, size, 1)[0]
             clips += [forward, forward.flip(1)]
             labels += [2 * label, 2 * label + 1]
-        if on_clips is not None:
-            on_clips((index + 1) * len(actions), count * len(actions))
+        on_clips((index + 1) * len(actions), count * len(actions))
     return Clips(torch.stack(clips), torch.tensor(labels), names)
 
 
@@ -87,18 +80,12 @@ def train(
     batch: int = BATCH,
     lr: float = 0.02,
     seed: int = 0,
-    on_epoch: Callable[[int, float], None] | None = None,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> list[float]:
-    """Train with SGD (momentum 0.9), a warm-up over a tenth of the steps, then a cosine to zero; no augmentation.
+    """Train in place with SGD (momentum 0.9), a warm-up over a tenth of the steps, then a cosine from `lr` to zero.
 
-    The model is changed in place. An incomplete last batch is dropped. `lr` is the highest learning rate.
-
-    Args:
-        seed: of the order and of dropout.
-        on_epoch: called with the number of the epoch and its mean loss.
-
-    Returns:
-        The mean loss of each epoch.
+    No augmentation; an incomplete last batch is dropped. `seed` is of the order and of dropout. The mean loss of each
+    epoch is returned, and `on_epoch` is called with the number of the epoch and its loss.
     """
     if len(data.labels) < batch:
         raise ValueError(f"a batch of {batch} needs as many clips, got {len(data.labels)}")
@@ -121,8 +108,7 @@ def train(
             schedule.step()
             summed += loss.item()
         losses.append(summed / steps)
-        if on_epoch is not None:
-            on_epoch(epoch, losses[-1])
+        on_epoch(epoch, losses[-1])
     return losses
 
 

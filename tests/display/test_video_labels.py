@@ -49,6 +49,6 @@ def test_the_figure_shows_the_most_probable_classes_and_each_frame_that_was_seen
     figure = video_labels.drawn(tube, ("a", "b", "c", "a name of " + "many words " * 8))
     bars, *pictures = figure.axes
     assert [text.get_text() for text in bars.texts] == ["70.0 %", "20.0 %", "6.0 %", "4.0 %"]
-    assert bars.get_yticklabels()[3].get_text() == "a name of many words many words…"
+    assert bars.get_yticklabels()[3].get_text() == "a name of many words many words\nmany words many words many words…"
     assert [axes.texts[0].get_text() for axes in pictures] == [str(index) for index in range(3, 67, 8)]
     assert np.ptp(pictures[0].images[0].get_array().astype(int), axis=2).max() > 30  # heat, on black frames

@@ -15,20 +15,11 @@ def meta(config):
         return models.build_model(config)
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"blocks": "none"},
-        {},
-        {"excitation": "se", "dims": 3},
-        {"module": "r2plus1d", "blocks": "all but first"},
-        {"connection": "serial", "kernels": ((3, 3, 3), (5, 5, 5)), "blocks": ((), (3, 1), (), (2,))},
-    ],
-)
-def test_a_network_put_together_from_its_kinds_of_blocks_is_the_network(parts):
-    config = ModelConfig(num_classes=5, num_frames=3, backbone="laptop", **parts)
-    walked = anatomy.walk(meta(config), 3, 72)  # a size that is not halved evenly
-    assert anatomy.parts(config, 72) == walked
+def test_a_configuration_s_parts_are_those_of_its_network_at_every_length_and_size():
+    config = ModelConfig(num_classes=5, num_frames=3, backbone="laptop", blocks=((), (3, 1), (), (2,)))
+    network = meta(config)
+    assert anatomy.parts(config, 72) == anatomy.walk(network, 3, 72)  # a size that is not halved evenly
+    assert anatomy.parts(replace(config, num_frames=5), 64) == anatomy.walk(network, 5, 64)
 
 
 def test_a_network_s_gflops_and_parameters_are_the_counter_s():
@@ -99,11 +90,11 @@ def test_depths_of_the_residual_networks():
 @pytest.mark.parametrize(
     ("parts", "text"),
     [
-        ({"backbone": "inception_v3", "blocks": "none"}, "'inception_v3' has no stages"),
-        ({"blocks": ((0,), (), (), ())}, "stage 2 has the blocks 1 to 2 to replace, got 0"),
-        ({"blocks": ((), (4,), (), ())}, "stage 3 has the blocks 1 to 3 to replace, got 4"),
+        ({"backbone": "inception_v3", "blocks": "none"}, "needs a ResNet backbone"),
+        ({"blocks": ((0,), (), (), ())}, "first block of a stage changes the shape"),
+        ({"blocks": ((), (4,), (), ())}, "stage 3 has blocks 0 to 3, got 4"),
         ({"blocks": "stage25"}, "did you mean 'stage2-5'"),
-        ({"blocks": ((1,), (1,))}, "each of the four stages, got"),
+        ({"blocks": ((1,), (1,))}, "each of the four stages of a ResNet, got"),
     ],
 )
 def test_impossible_blocks_are_refused(parts, text):

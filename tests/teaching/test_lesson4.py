@@ -53,7 +53,7 @@ def test_no_stage_replaced_is_tsn():
     [
         (("resnet50", "CT", EVERY_OTHER), "unknown module 'CT'"),
         (("resnet50", "CT-Block", ("every second",) * 4), "unknown choice 'every second'"),
-        (("inception_v3", "CT-Block", EVERY_OTHER), "no stages"),
+        (("inception_v3", "CT-Block", EVERY_OTHER), "needs a ResNet backbone"),
     ],
 )
 def test_unknown_names_are_refused(arguments, text):

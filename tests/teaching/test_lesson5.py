@@ -24,7 +24,6 @@ def test_shuffled_and_of_one_frame_a_clip_and_its_reverse_are_the_same_input():
         shown = lesson5.in_order(clips, order)
         assert torch.equal(shown[0::2], shown[1::2])
     assert len({tuple(lesson5.order_of("shuffled", 8, pair)) for pair in range(0, 40, 2)}) > 15  # one for each pair
-    assert not torch.equal(lesson5.in_order(clips, "shuffled"), lesson5.in_order(clips, "shuffled", seed=1))
     assert torch.equal(lesson5.in_order(clips, "backwards")[0::2], clips[1::2])
 
 
