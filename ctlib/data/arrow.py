@@ -208,7 +208,6 @@ def write(
     It is written beside `root` and renamed: `root` holds a whole data set or does not exist.
 
     Args:
-        config: the data set to make.
         root: the folder to make; must not exist.
         workers: processes that draw and encode; None: one for each core that this process may use. Files are the same.
         on_clips: called with the number of clips written and of all.

@@ -35,10 +35,6 @@ Place = tuple[int, int, tuple[int, ...]]  # of a video: its block, its first byt
 class Videos:
     """All frames of each video of a list, uint8, in memory that processes share; each video is decoded once, now.
 
-    Args:
-        samples: the list.
-        config: says the decoder, what to do at an unreadable video, and how many processes decode.
-
     Raises:
         video.VideoError: a video that cannot be read, with `on_error="stop"`; with "skip", reading it raises.
     """
@@ -149,12 +145,8 @@ def _about(path: Path) -> Path:
 def make_room(needed: float, kept: Collection[Path] = ()) -> int:
     """Delete files of decoded videos that no process uses, those first that were used longest ago.
 
-    Args:
-        needed: bytes to be written. Files are deleted until these fit the disk, and all files `MOST_ON_DISK`.
-        kept: files that stay.
-
-    Returns:
-        The bytes that were deleted.
+    Files are deleted until `needed` bytes more fit the disk, and all of them `MOST_ON_DISK`; those in `kept` stay.
+    Returns the bytes that were deleted.
     """
     import fcntl  # which Windows lacks
 
@@ -176,11 +168,7 @@ def make_room(needed: float, kept: Collection[Path] = ()) -> int:
 
 
 class VideosOnDevice:
-    """The frames of `Videos` on a device, from which whole batches of clips are cut there.
-
-    Args:
-        videos: what to move; they are empty afterwards.
-        device: where to.
+    """The frames of `Videos`, moved to a device; whole batches of clips are cut there.
 
     Raises:
         ValueError: videos whose frames have different sizes.
@@ -267,18 +255,17 @@ def check_room(lists: Iterable[Samples], config: DataConfig) -> None:
     if config.cache == "none":
         return
     if config.cache == "disk":
-        paths = {decoded_file(samples, config): samples for samples in lists}
-        lists = [samples for path, samples in paths.items() if not _about(path).is_file()]
-    needed = sum(map(needed_bytes, lists))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine, each of which has its own copy
-    rooms = {"memory": (local * needed, psutil.virtual_memory().available)}
-    if config.cache == "disk":
-        folder = files.cache_dir()
+        paths, folder = {decoded_file(samples, config): samples for samples in lists}, files.cache_dir()
+        needed = sum(needed_bytes(samples) for path, samples in paths.items() if not _about(path).is_file())
         folder.mkdir(parents=True, exist_ok=True)
         make_room(needed, kept=paths)
         rooms = {f"disk ({folder})": (needed, shutil.disk_usage(folder).free)}
-    elif SHARED_MEMORY.is_dir():
-        rooms[f"shared memory ({SHARED_MEMORY})"] = local * needed, shutil.disk_usage(SHARED_MEMORY).free
+    else:
+        needed = sum(map(needed_bytes, lists))
+        local = needed * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # each process on this machine has a copy
+        rooms = {"memory": (local, psutil.virtual_memory().available)}
+        if SHARED_MEMORY.is_dir():
+            rooms[f"shared memory ({SHARED_MEMORY})"] = local, shutil.disk_usage(SHARED_MEMORY).free
     if config.cache == "gpu":
         rooms["memory of the GPU"] = needed, torch.cuda.mem_get_info()[0]
     for room, (wanted, available) in rooms.items():

@@ -9,12 +9,13 @@ import io
 import itertools
 import math
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -49,12 +50,16 @@ def count_by_decoding(source: str) -> int:
     return sum(1 for _ in video.iterate_frames(source))
 
 
+def silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
 def check(
     samples: Sequence,
     folder: str | Path,
     workers: int = 2,
     limit_seconds: float = 120.0,
-    on_done: Callable[[int, int], None] | None = None,
+    on_done: Callable[[int, int], None] = silent,
     again: str = "none",
     decode: Callable[[str], int] = count_by_decoding,
 ) -> Summary:
@@ -67,7 +72,6 @@ def check(
     Args:
         samples: one split of a data set (`catalog.Samples`). Several splits and folds may share a folder.
         folder: for `good.csv` and `bad.csv`; created if needed.
-        workers: decoding processes.
         limit_seconds: for one video; one that takes longer "hangs".
         on_done: called with the number of checked videos and of all, first before any work.
         again: which videos with a result to check again: "none", "bad" or "all".
@@ -92,15 +96,15 @@ def check(
                 drop_rows(folder / name, COLUMNS[name], stale)
             good, bad = read_check(folder)
         todo = {path: (listed[path],) for path in listed if path not in good and path not in bad}
-        journals = {name: stack.enter_context(Journal(folder / name, COLUMNS[name])) for name in (GOOD, BAD)}
+        append = {name: stack.enter_context(journal(folder / name, COLUMNS[name])) for name in (GOOD, BAD)}
         results = run_each(partial(_check, decode), samples.root, todo, workers, limit_seconds)
-        results, show = stack.enter_context(closing(results)), on_done or (lambda done, total: None)
-        show(len(listed) - len(todo), len(listed))
+        stack.enter_context(closing(results))
+        on_done(len(listed) - len(todo), len(listed))
         for done, (path, (frames, reason)) in enumerate(results, start=len(listed) - len(todo) + 1):
             if reason:
                 bad[path] = reason
-            journals[BAD if reason else GOOD].append(path, reason or frames)
-            show(done, len(listed))
+            append[BAD if reason else GOOD](path, reason or frames)
+            on_done(done, len(listed))
     reasons = Counter(bad[path].partition(":")[0] for path in listed if path in bad)
     return Summary(len(todo), len(listed), len(listed) - reasons.total(), dict(reasons.most_common()))
 
@@ -117,14 +121,8 @@ def read_check(folder: str | Path) -> tuple[dict[str, int], dict[str, str]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} with the results of check-videos")
-    good, bad = {}, {}
-    for line, (path, frames) in read_rows(folder / GOOD, COLUMNS[GOOD]):
-        if not (frames.isascii() and frames.isdecimal() and len(frames) < 10 and int(frames) > 0):
-            raise ValueError(f"{folder / GOOD}, line {line}: needed a number of frames, got {quoted(frames)}")
-        good[path] = int(frames)
+    good, bad = {path: int(frames) for _, (path, frames) in read_rows(folder / GOOD, COLUMNS[GOOD])}, {}
     for line, (path, reason) in read_rows(folder / BAD, COLUMNS[BAD]):
-        if not reason:
-            raise ValueError(f"{folder / BAD}, line {line}: needed a reason, got none")
         if path in good:
             raise ValueError(f"{folder / BAD}, line {line}: {quoted(path)} is in {GOOD} too")
         bad[path] = reason
@@ -181,9 +179,7 @@ def run_each(
     Args:
         function: called with the root, a path and its job; must be importable by workers. What it raises is raised
             here, and ends the work.
-        root: the data set's folder.
-        jobs: further arguments, by the paths of the videos.
-        workers: how many processes.
+        jobs: further arguments, by the paths of the videos below `root`.
         limit_seconds: for one video, after which its process is killed and replaced.
 
     Raises:
@@ -194,17 +190,17 @@ def run_each(
     pool = ProcessPool(workers, initializer=_start_worker)
     try:
         while True:
-            # A few at a time, so that a list of any length is never in the pool as a whole.
             try:
+                # A few at a time, so that a list of any length is never in the pool as a whole.
                 for path, job in itertools.islice(waiting, 2 * workers - len(running)):
                     call = (limit_seconds, function, str(root), path, *job)
                     running[pool.schedule(_call, call, timeout=limit_seconds)] = path
-            except RuntimeError as error:  # of a pool that broke
+                if running and not pool.active:
+                    raise RuntimeError("their pool broke")
+            except RuntimeError as error:
                 raise ChildProcessError(f"the worker processes ended before their work: {error}") from error
             if not running:
                 return
-            if not pool.active:
-                raise ChildProcessError("the worker processes ended before their work: their pool broke")
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 result = _result(future, limit_seconds)
                 if result[1] == MISSING and not root.is_dir():
@@ -243,56 +239,64 @@ def _call(limit_seconds: float, function: Callable, *job) -> tuple[int, str]:
 # ---------------------------------------------------------------- lists that grow by one row per video
 
 
-class Journal:
-    """A CSV file that grows by one row at a time.
+# What the columns of these lists hold.
+_HOLDS = {
+    "path": ("a path", ".+"),
+    "source": ("a path", ".+"),
+    "reason": ("a reason", ".+"),
+    "frames": ("a number of frames", "[1-9][0-9]{0,8}"),
+    "bytes": ("a number of bytes", "[0-9]{1,18}"),
+    "modified": ("a time in nanoseconds", "-?[0-9]{1,19}"),
+    "digest": ("a digest", "sha256:[0-9a-f]+"),
+    "compared": ("a time", "[0-9]{4}-.+"),
+}
 
-    Opening it drops a last line that was cut off in writing.
-    """
 
-    def __init__(self, path: Path, columns: tuple[str, ...]):
-        with open(path, "a+b") as file:
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-        # File names that are not UTF-8 are kept byte for byte.
-        self._file = open(path, "a", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        if self._file.tell() == 0:
-            self.append(*columns)
+@contextmanager
+def journal(path: Path, columns: tuple[str, ...]) -> Iterator[Callable[..., None]]:
+    """A function that appends a row to a CSV file at once. A last line that was cut off in writing is dropped."""
+    with open(path, "a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    # File names that are not UTF-8 are kept byte for byte.
+    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
 
-    def append(self, *row) -> None:
-        try:
-            self._rows.writerow(row)
-            self._file.flush()
-        except OSError as error:
-            error.filename = self._file.name  # a full disk is reported without one
-            raise
+        def append(*row) -> None:
+            try:
+                rows.writerow(row)
+                file.flush()
+            except OSError as error:
+                error.filename = file.name  # a full disk is reported without one
+                raise
 
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
+        if file.tell() == 0:
+            append(*columns)
+        yield append
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
     """(line number, row) of each whole row of a journal, without its heading; none if there is no file.
 
     Raises:
-        ValueError: a line that does not have these columns.
+        ValueError: a line that does not have these columns, or holds something else in one.
     """
     if not path.exists():
         return
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         text = file.read()
     rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""), strict=True)
+    holds = [(words, re.compile(pattern).fullmatch) for words, pattern in map(_HOLDS.get, columns)]
     try:
         for row in rows:
             if rows.line_num == 1 and tuple(row) == columns or not row:
                 continue
             if rows.line_num == 1 or len(row) != len(columns):
-                raise ValueError(
-                    f"{path}, line {rows.line_num}: needed '{','.join(columns)}', got {quoted(','.join(row))}"
-                )
+                needed, got = f"'{','.join(columns)}'", ",".join(row)
+                raise ValueError(f"{path}, line {rows.line_num}: needed {needed}, got {quoted(got)}")
+            for (words, matches), value in zip(holds, row, strict=True):
+                if not matches(value):
+                    raise ValueError(f"{path}, line {rows.line_num}: needed {words}, got {quoted(value)}")
             yield rows.line_num, row
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
@@ -307,8 +311,8 @@ def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence]) -
     """A journal of these rows, in place of the one that is there."""
 
     def write(partial: Path) -> None:
-        with Journal(partial, columns) as journal:
+        with journal(partial, columns) as append:
             for row in rows:
-                journal.append(*row)
+                append(*row)
 
     files.write_atomically(path, write)

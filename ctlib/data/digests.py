@@ -17,11 +17,12 @@ from ctlib.data.check import (
     BAD,
     COLUMNS,
     GOOD,
-    Journal,
     drop_rows,
+    journal,
     read_check,
     read_rows,
     run_each,
+    silent,
     unread_reason,
     write_rows,
 )
@@ -51,7 +52,7 @@ def compare(
     folder: str | Path,
     workers: int = 2,
     limit_seconds: float = 120.0,
-    on_done: Callable[[int, int], None] | None = None,
+    on_done: Callable[[int, int], None] = silent,
     renew: bool = False,
 ) -> Comparison:
     """Compare the good videos of a list with their digests, and keep the digests of those that have none.
@@ -60,10 +61,7 @@ def compare(
     back and checked again, is good. Those compared longest ago come first: an interrupted call loses nothing.
 
     Args:
-        samples: one split of a data set (`catalog.Samples`).
         folder: with the results of `check.check`.
-        workers: processes that read.
-        limit_seconds: for one video.
         on_done: called with the number of videos that are done and of all, first before any work.
         renew: keep new digests and compare with none, after videos were replaced on purpose.
 
@@ -72,17 +70,16 @@ def compare(
             writing to `folder`.
         OSError: `folder` cannot be written to, or the data set's root is gone.
     """
-    folder, show = Path(folder), on_done or (lambda done, total: None)
-    changed, kept = {}, 0
+    folder, changed, kept = Path(folder), {}, 0
     good, _ = read_check(folder)
     with files.locked(folder):
         known = {} if renew else read_digests(folder)
         paths = [path for path in samples.paths() if path in good]
         paths.sort(key=lambda path: known[path].compared if path in known else "")
-        show(0, len(paths))
+        on_done(0, len(paths))
         results = run_each(digest_of, samples.root, dict.fromkeys(paths, ()), workers, limit_seconds)
         try:
-            with Journal(folder / DIGESTS, DIGEST_COLUMNS) as journal, closing(results):
+            with journal(folder / DIGESTS, DIGEST_COLUMNS) as append, closing(results):
                 for done, (path, (size, digest)) in enumerate(results, start=1):
                     before = known.get(path)
                     if not digest.startswith(_KIND):
@@ -92,8 +89,8 @@ def compare(
                         changed[path] = f"changed: another content than on {before.compared[:10]}{sizes}"
                     else:
                         kept += before is None
-                        journal.append(path, size, digest, datetime.now(UTC).isoformat(timespec="seconds"))
-                    show(done, len(paths))
+                        append(path, size, digest, datetime.now(UTC).isoformat(timespec="seconds"))
+                    on_done(done, len(paths))
         finally:
             _set_bad(folder, changed)
         rows = ((path, *digest) for path, digest in read_digests(folder).items())  # the last one of each path
@@ -126,13 +123,8 @@ def read_digests(folder: str | Path) -> dict[str, Digest]:
     Raises:
         ValueError: a line that cannot be read, with the file and the line.
     """
-    path, known = Path(folder) / DIGESTS, {}
-    for line, (video, size, digest, compared) in read_rows(path, DIGEST_COLUMNS):
-        if not (size.isascii() and size.isdigit() and digest.startswith(_KIND) and compared[:4].isdigit()):
-            wrong = files.quoted(f"{size},{digest},{compared}")
-            raise ValueError(f"{path}, line {line}: needed bytes, a digest and a date, got {wrong}")
-        known[video] = Digest(int(size), digest, compared)
-    return known
+    rows = read_rows(Path(folder) / DIGESTS, DIGEST_COLUMNS)
+    return {path: Digest(int(size), *others) for _, (path, size, *others) in rows}
 
 
 def last_compared(folder: str | Path, paths: Iterable[str]) -> str:
@@ -152,6 +144,6 @@ def same_content(folder: str | Path, train: Iterable[str], val: Iterable[str]) -
 def _set_bad(folder: Path, changed: dict[str, str]) -> None:
     if changed:
         drop_rows(folder / GOOD, COLUMNS[GOOD], set(changed))
-        with Journal(folder / BAD, COLUMNS[BAD]) as journal:
-            for path, reason in changed.items():
-                journal.append(path, reason)
+        with journal(folder / BAD, COLUMNS[BAD]) as append:
+            for row in changed.items():
+                append(*row)

@@ -75,7 +75,6 @@ def layer(sprite: torch.Tensor, poses: np.ndarray, radius, size: int) -> tuple[t
 
     Args:
         sprite: (4, s, s), the same at every pose, or (n, 4, s, s), one for each.
-        poses: (n, 6), as from `pose`.
         radius: of the sprite's shape at scale 1, or (n,) radii.
         size: pixels of the picture, height and width.
     """

@@ -17,14 +17,11 @@ def write_frames(path: str | os.PathLike, frames: np.ndarray, fps: int = 24, qua
     Args:
         path: the file to write, .mp4.
         frames: uint8 (n, H, W, 3), RGB, H and W even.
-        fps: frames per second in a player.
         quantiser: H.264's, from 0 (lossless) to 51.
 
     Raises:
         ValueError: another shape or dtype, or an odd height or width.
     """
-    if frames.ndim != 4:
-        raise ValueError(f"frames must be uint8 (n, H, W, 3), got {frames.dtype} {frames.shape}")
     x264 = "rc-lookahead=0:aq-mode=0:scenecut=0:mbtree=0"
     options = {"preset": "superfast", "qp": str(quantiser), "g": "1", "bf": "0", "x264-params": x264}
     _encode(path, frames, fps, options)
@@ -38,7 +35,6 @@ def write_video(
     Args:
         path: the file to write, .mp4. After an error it holds what was written until then.
         frames: uint8 (H, W, 3) each, RGB, all of one size, H and W even.
-        fps: frames per second in a player.
         gop: frames from one key frame to the next.
         crf: x264's constant quality, from 0 (lossless) to 51.
 

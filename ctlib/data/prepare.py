@@ -20,7 +20,7 @@ import torch
 from ctlib import files
 from ctlib.data import encoding, video
 from ctlib.data.catalog import Samples, load_samples
-from ctlib.data.check import Journal, read_rows, run_each, short_reason, unread_reason
+from ctlib.data.check import journal, read_rows, run_each, short_reason, silent, unread_reason
 from ctlib.data.clips import ClipDataset
 
 VIDEOS, DONE, FAILED, RECORD, PARTIAL = "videos", "done.csv", "failed.csv", "prepared.json", ".partial"
@@ -61,7 +61,7 @@ def prepare(
     gop: int = 8,
     workers: int = 2,
     limit_seconds: float = 600.0,
-    on_done: Callable[[int, int], None] | None = None,
+    on_done: Callable[[int, int], None] = silent,
 ) -> Prepared:
     """Re-encode the videos of a data set into `out`, which loads as `load_samples("list", out, split)`.
 
@@ -75,13 +75,12 @@ def prepare(
             `done.csv`, from which a call resumes.
         short_side: pixels, even; a longer short side is resized to it, a shorter one stays.
         gop: frames from one key frame to the next.
-        workers: processes that decode and encode.
         limit_seconds: for one video; one that takes longer is left out.
         on_done: called with the number of finished videos and of all, first before any work.
 
     Raises:
         ValueError: invalid parameters, or others than `out` was begun with. An `out` that is something else or
-            lies in the data set's folder. Names that lists or files cannot hold. A split without a readable video.
+            lies in the data set's folder. A split without a readable video.
         OSError: `out` cannot be written to; the disk is full.
     """
     out, parameters = Path(out), {"short_side": short_side, "gop": gop}
@@ -131,7 +130,7 @@ def _encode_all(
     out: Path,
     parameters: dict[str, int],
     pool: tuple[int, float],
-    on_done: Callable[[int, int], None] | None,
+    on_done: Callable[[int, int], None],
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Re-encode what is not `done`: frames by path, and the reason by path that failed."""
     frames, failed = dict(done), {}
@@ -144,26 +143,25 @@ def _encode_all(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     (out / FAILED).unlink(missing_ok=True)
-    show = on_done or (lambda done, total: None)
-    show(len(frames), len(sources))
+    on_done(len(frames), len(sources))
     try:
         with ExitStack() as stack:
-            finished = stack.enter_context(Journal(out / DONE, DONE_COLUMNS))
-            left_out = stack.enter_context(Journal(out / FAILED, FAILED_COLUMNS))
+            finished = stack.enter_context(journal(out / DONE, DONE_COLUMNS))
+            left_out = stack.enter_context(journal(out / FAILED, FAILED_COLUMNS))
             encoded = stack.enter_context(closing(run_each(_encode, root, jobs, *pool)))
             for path, (count, reason) in encoded:
                 _, written, *_ = jobs[path]
                 if reason:
                     Path(written).unlink(missing_ok=True)
                     failed[path] = reason
-                    left_out.append(path, reason)
+                    left_out(path, reason)
                 else:
                     target = out / sources[path].target
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(written, target)
                     frames[path] = count
-                    finished.append(sources[path].target, count, path, *sources[path].stamp)
-                show(len(frames) + len(failed), len(sources))
+                    finished(sources[path].target, count, path, *sources[path].stamp)
+                on_done(len(frames) + len(failed), len(sources))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return frames, failed
@@ -172,14 +170,8 @@ def _encode_all(
 def measure_loading(before: Samples, kept: list[int], after: Samples, videos: int = 32, size: int = 224) -> Loading:
     """Read clips of 8 frames of random videos as training does, before and after in turn.
 
-    Each is read once before it is timed, so that decoding is compared and not the disk.
-
-    Args:
-        before: the original videos.
-        kept: their indices, in the order of `after`.
-        after: the re-encoded ones.
-        videos: how many to read, at most.
-        size: pixels of a clip.
+    `kept` are indices of the original videos, in the order of `after`. Each is read once before it is timed, so that
+    decoding is compared and not the disk.
     """
     chosen = np.random.default_rng(0).permutation(len(kept))[:videos]
     sets = [ClipDataset(samples, 8, size, sampling="sparse", flip=False) for samples in (before, after)]
@@ -204,16 +196,13 @@ def measure_loading(before: Samples, kept: list[int], after: Samples, videos: in
 
 
 def _one_data_set(splits: dict[str, Samples]) -> Samples:
-    """One of the splits, after a check that they are of one data set and can be written as lists."""
+    """One of the splits, after a check that they are of one data set."""
     if not splits:
         raise ValueError("needed the samples of at least one split")
     samples, *others = splits.values()
     for other in others:
         if (other.root, other.classes) != (samples.root, samples.classes):
             raise ValueError(f"the splits {', '.join(splits)} have different roots or classes")
-    for name in samples.classes:
-        if not name.strip() or "\n" in name:
-            raise ValueError(f"the class name {name!r} does not fit in a line of classes.txt")
     return samples
 
 
@@ -225,8 +214,6 @@ def _targets(paths: dict[str, int | None], root: Path) -> dict[str, str]:
     shared = Counter(name.casefold() for name in short.values())
     used, targets = set(), {}
     for path, name in short.items():
-        if "\n" in path or "\r" in path:
-            raise ValueError(f"the name {path!r} does not fit in a line of a list")
         name = name if shared[name.casefold()] == 1 else texts[path]
         while name.casefold() in used:
             name += "~"
@@ -260,9 +247,7 @@ def _begin(out: Path, parameters: dict[str, int]) -> dict:
 def _done_before(out: Path, sources: dict[str, _Source]) -> dict[str, int]:
     """Frames by path of each source that is re-encoded in `out` already and has not changed since."""
     rows = {}
-    for line, (path, frames, source, size, modified) in read_rows(out / DONE, DONE_COLUMNS):
-        if not (frames.isdecimal() and size.isdecimal() and modified.isdecimal()):
-            raise ValueError(f"{out / DONE}, line {line}: needed numbers, got {frames!r}, {size!r} and {modified!r}")
+    for _, (path, frames, source, size, modified) in read_rows(out / DONE, DONE_COLUMNS):
         rows[path] = (source, (int(size), int(modified)), int(frames))
     return {
         path: rows[source.target][2]

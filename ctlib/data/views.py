@@ -82,7 +82,6 @@ def complete(view: View | None, what: str, **changes) -> View:
     """The view that a checkpoint remembers, with changes; or one made of these alone, where it remembers none.
 
     Args:
-        view: of the checkpoint.
         what: whose view it is, for the error.
         changes: fields of `View`; None: as it is. A new size without a short side gets that of testing.
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from ctlib.data.catalog import load_samples, load_splits
+from ctlib.data.catalog import Samples, load_samples, load_splits
 from tests.data.test_catalog import KINETICS, LAYOUTS, write
 
 
@@ -214,3 +214,11 @@ def test_a_name_with_a_line_end_is_refused(tmp_path):
     (root / "something-something-v2-validation.json").write_text(json.dumps(entries))
     with pytest.raises(ValueError, match="entry 1: not a usable path"):
         load_samples("something-v2", root, "val")
+
+
+def test_names_that_are_no_line_of_text_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a file name with a line end, 'a\\nb.mp4': rename it"):
+        Samples([("a\nb.mp4", 0, None)], ("a",), tmp_path)
+    for name in ("a\nb", "a\rb", " ", "\udcff"):
+        with pytest.raises(ValueError, match="a class name must be one line of UTF-8 text, got .*: rename it"):
+            Samples([("a.mp4", 0, None)], ("a", name), tmp_path)

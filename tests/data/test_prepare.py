@@ -243,11 +243,3 @@ def test_invalid_parameters(tmp_path, data):
         prepare(bad, out, 32)
     with pytest.raises(ValueError, match="begun with .*'gop': 8}, not .*'gop': 9}"):
         prepare(data, out, 32, gop=9)
-
-
-def test_names_with_line_breaks_are_refused(tmp_path, data):
-    with pytest.raises(ValueError, match="line of a list"):
-        preparing._targets({"a\nb.mp4": None}, tmp_path)
-    odd = {"train": Samples([("val.webm", 0, None)], ("a\nb",), tmp_path / "data")}
-    with pytest.raises(ValueError, match=r"classes\.txt"):
-        prepare(odd, tmp_path / "out")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctlib.config import check_choice
 from ctlib.data.catalog import annotations, folders, published
-from ctlib.data.catalog.annotations import find
+from ctlib.data.catalog.annotations import existing, find
 from ctlib.data.catalog.samples import Sample, Samples
 from ctlib.data.catalog.sources import refuse_missing
 from ctlib.data.digests import same_content
@@ -36,12 +36,13 @@ def load_list(root: Path, split: str, lists: str | None = None) -> Samples:
     Both lists are read, as a video may be in both.
     """
     folder = root if lists is None else Path(lists).expanduser()
-    files = {part: (f"{part}.txt", f"{part}_videofolder.txt") for part in SPLITS}
-    files = {part: find(folder, *names) for part, names in files.items() if part == split or _has(folder, *names)}
+    names = {part: (f"{part}.txt", f"{part}_videofolder.txt") for part in SPLITS}
+    files = {split: find(folder, *names[split])}
+    files |= {part: file for part in SPLITS if (file := existing(folder, *names[part]))}
     prepared = folder / "prepared.json"
     usage = annotations.read_usage(prepared, split) if prepared.is_file() else {"flip": True}
-    named = ("classes.txt", "category.txt")
-    classes = annotations.read_classes(find(folder, *named)) if _has(folder, *named) else None
+    named = existing(folder, "classes.txt", "category.txt")
+    classes = annotations.read_classes(named) if named else None
     rows = {part: annotations.read_list(file, root, classes) for part, file in files.items()}
     if classes is None:
         labels = {label for part in rows.values() for _, label, _ in part}
@@ -54,10 +55,6 @@ def load_list(root: Path, split: str, lists: str | None = None) -> Samples:
     if len(rows) == 2:
         samples.notes += _in_both(*([path for path, *_ in rows[part]] for part in SPLITS))
     return samples
-
-
-def _has(folder: Path, *names: str) -> bool:
-    return any((folder / name).is_file() for name in names)
 
 
 def _in_both(train: Sequence[str], val: Sequence[str]) -> tuple[str, ...]:
@@ -88,7 +85,6 @@ def load_samples(name: str, root: str | Path, split: str, checked: str | Path | 
     It warns of what is odd about the lists (`Samples.notes`).
 
     Args:
-        name: one of `DATASETS`.
         root: the data set's folder; `~` is the home folder.
         split: "train" or "val", the split on which accuracies are reported. UCF101 and HMDB51 call it "test", and so
             may a folder; "test" then means the same. Of a `folder`, "all" is both.
@@ -141,11 +137,6 @@ def _load(name: str, root: str | Path, split: str, checked: str | Path | None, o
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"the data set {name!r} has no option {option!r}: {has}")
     samples = DATASETS[name](root, split, **options)
-    for class_name in samples.classes:  # records and checkpoints hold them as lines of text
-        if "\r" in class_name or "\n" in class_name or class_name.encode(errors="ignore").decode() != class_name:
-            raise ValueError(
-                f"{root}: a class name must be one line of UTF-8 text, got {quoted(class_name)}: rename it"
-            )
     if checked is not None:
         samples = samples.only_good(Path(checked).expanduser())
     if split == "train" and (empty := samples.empty_classes):

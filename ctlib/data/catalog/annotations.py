@@ -81,11 +81,15 @@ def _error(file: Path, number: int, reason: str, unit: str = "line") -> ValueErr
     return ValueError(f"{file}, {unit} {number}: {reason}")
 
 
-def find(root: Path, *names: str) -> Path:
+def existing(root: Path, *names: str) -> Path | None:
     """The first of `names` that is a file below `root`."""
-    for name in names:
-        if (root / name).is_file():
-            return root / name
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
+def find(root: Path, *names: str) -> Path:
+    """The same, which must exist."""
+    if file := existing(root, *names):
+        return file
     raise FileNotFoundError(f"no annotation file {' or '.join(names)} in {root}")
 
 
@@ -225,10 +229,8 @@ def _json(file: Path):
         return json.loads(text, object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
         raise _error(file, error.lineno, f"not JSON ({error.msg})") from None
-    except ValueError as error:  # a name twice, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # a name twice, a number of thousands of digits, deep nesting
         raise ValueError(f"{file}: not readable as JSON ({error})") from None
-    except RecursionError:
-        raise ValueError(f"{file}: not readable as JSON (nested too deeply)") from None
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict:

@@ -56,21 +56,17 @@ def split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _given_split(root: Path, splits: dict[str, str], split: str) -> Samples:
-    if split == ALL:
-        parts = [_given_split(root, splits, part) for part in splits]
-        rows = [(part.path(index), part[index].label, None) for part in parts for index in range(len(part))]
-        return _samples(rows, parts[0].classes, root, parts[0].notes + parts[1].notes)
-    folder = splits[split]
-    classes, names = subfolders(root / splits["train"]), subfolders(root / folder)
-    if others := set(names) - set(classes):
-        raise ValueError(f"{root / folder}: classes that {splits['train']} does not have: {quoted_all(sorted(others))}")
-    rows, left_out = [], _LeftOut(root / folder)
-    for label, name in enumerate(classes):
-        if name in names:
-            rows += [(f"{folder}/{name}/{video}", label, None) for video in left_out.videos(name)]
-    if not rows:
-        raise ValueError(f"{root / folder}: no videos in class folders{left_out.in_words()}")
-    return _samples(rows, classes, root, left_out.notes())
+    labels = {name: label for label, name in enumerate(subfolders(root / splits["train"]))}
+    rows, notes = [], ()
+    for folder in splits.values() if split == ALL else [splits[split]]:
+        names, left_out = subfolders(root / folder), _LeftOut(root / folder)
+        if others := [name for name in names if name not in labels]:
+            raise ValueError(f"{root / folder}: classes that {splits['train']} does not have: {quoted_all(others)}")
+        found = [(f"{folder}/{name}/{video}", labels[name], None) for name in names for video in left_out.videos(name)]
+        if not found:
+            raise ValueError(f"{root / folder}: no videos in class folders{left_out.in_words()}")
+        rows, notes = rows + found, notes + left_out.notes()
+    return _samples(rows, list(labels), root, notes)
 
 
 def _split_by_name(root: Path, split: str, val_share: float) -> Samples:
@@ -94,9 +90,6 @@ def _split_by_name(root: Path, split: str, val_share: float) -> Samples:
 
 
 def _samples(rows: list[Row], classes: Sequence[str], root: Path, notes: tuple[str, ...]) -> Samples:
-    for path, _, _ in rows:
-        if "\r" in path or "\n" in path:
-            raise ValueError(f"{root}: a file name with a line end, {quoted(path)}: rename it")
     samples = Samples(rows, classes, root, flip=True)
     samples.notes = notes
     return samples

@@ -29,7 +29,6 @@ class Samples(Sequence):
     Args:
         rows: (path below the root, label, number of frames or None) of each video.
         classes: names in label order.
-        root: the folder that the paths are below.
         sampling: the data set's sampling, a name of `sampling.SAMPLINGS`.
         flip: whether training uses horizontal flips.
         listed: how many videos the annotation lists; more than `len` if a check left some out.
@@ -40,6 +39,9 @@ class Samples(Sequence):
             and with `made_from`.
         notes: what is odd about the list, one sentence each.
         compared: the day (UTC) since which every video was found equal to its digest (`digests.compare`); "" if none.
+
+    Raises:
+        ValueError: a name that lists and records cannot hold as a line of text.
     """
 
     notes: tuple[str, ...] = ()
@@ -57,9 +59,14 @@ class Samples(Sequence):
     ):
         self.classes, self.root, self.sampling, self.flip = tuple(classes), Path(root), sampling, flip
         self.made_from = made_from
+        for name in self.classes:
+            if not name.strip() or _breaks(name) or name.encode(errors="ignore").decode() != name:
+                raise ValueError(f"{root}: a class name must be one line of UTF-8 text, got {quoted(name)}: rename it")
         digest = hashlib.sha256(repr((self.classes, made_from)).encode())
         self._labels, self._frames, ends, text = array("i"), array("i"), array("q", [0]), bytearray()
         for path, label, num_frames in rows:
+            if _breaks(path):
+                raise ValueError(f"{root}: a file name with a line end, {quoted(path)}: rename it")
             path = path.encode("utf-8", "surrogateescape")  # a file name need not be text
             digest.update(b"%s %d %s\n" % (path, label, str(num_frames).encode()))
             text += path
@@ -117,3 +124,7 @@ class Samples(Sequence):
             kept._frames[index] = annotated or good[path]
         kept.notes, kept.compared = self.notes, last_compared(checked, [path for path, *_ in rows])
         return kept
+
+
+def _breaks(name: str) -> bool:
+    return "\n" in name or "\r" in name

@@ -113,14 +113,9 @@ def as_they_lie(rows: Iterable[Row], root: Path) -> tuple[list[Row], tuple[str, 
 
 
 def refuse_missing(splits: dict, data: DataConfig) -> None:
-    """Refuse a data set of which videos do not exist, more than may be skipped.
+    """Raise FileNotFoundError if more videos do not exist than may be skipped.
 
-    Args:
-        splits: `Samples` by a word for them, such as "test".
-        data: says how many may be skipped, if any.
-
-    Raises:
-        FileNotFoundError: it names how many, and the first.
+    `splits`: `Samples` by a word for them, such as "test".
     """
     percent = data.max_skipped if data.on_error == "skip" else 0.0
     for word, samples in splits.items():

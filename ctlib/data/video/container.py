@@ -109,13 +109,9 @@ def _stated_bytes(path: str, form: str) -> float:
 
 
 class Packets:
-    """The compressed frames of a file that is not truncated, in decoding order.
+    """The compressed frames of an open file that is not truncated, in decoding order.
 
-    Args:
-        path: the file.
-        container: it, open.
-        stream: its video stream.
-        open_files: closes the file when it is opened again; of this reader alone.
+    Where the file is opened a second time, `open_files` closes that.
 
     Raises:
         VideoError: reading fails, the file is truncated, or it holds no video frame.

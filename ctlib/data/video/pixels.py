@@ -147,9 +147,7 @@ def _without_exif(frame):
 
     graph = Graph()
     begin = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-    removed, end = graph.add("sidedata", "mode=delete:type=31"), graph.add("buffersink")  # 31: EXIF
-    begin.link_to(removed)
-    removed.link_to(end)
-    graph.configure()
+    remove = graph.add("sidedata", "mode=delete:type=31")  # 31: EXIF
+    graph.link_nodes(begin, remove, graph.add("buffersink")).configure()
     graph.vpush(frame)
     return graph.vpull()

@@ -220,11 +220,6 @@ class DecordFrames:
     decord takes the container's marks of key frames for true. So its key frames must be PyAV's, and each one where it
     starts must be one to PyAV's decoder.
 
-    Args:
-        path: the file.
-        stream: its video stream.
-        video: PyAV's reader of it.
-
     Raises:
         VideoError: decord cannot read the file, or would give other frames or other pixels than PyAV.
     """
