@@ -239,16 +239,14 @@ def _call(limit_seconds: float, function: Callable, *job) -> tuple[int, str]:
 # ---------------------------------------------------------------- lists that grow by one row per video
 
 
-# What the columns of these lists hold.
+# What columns of these lists hold; others hold any text.
 _HOLDS = {
-    "path": ("a path", ".+"),
-    "source": ("a path", ".+"),
-    "reason": ("a reason", ".+"),
-    "frames": ("a number of frames", "[1-9][0-9]{0,8}"),
-    "bytes": ("a number of bytes", "[0-9]{1,18}"),
-    "modified": ("a time in nanoseconds", "-?[0-9]{1,19}"),
-    "digest": ("a digest", "sha256:[0-9a-f]+"),
-    "compared": ("a time", "[0-9]{4}-.+"),
+    "reason": ("a reason", re.compile(".+").fullmatch),
+    "frames": ("a number of frames", re.compile("[1-9][0-9]{0,8}").fullmatch),
+    "bytes": ("a number of bytes", re.compile("[0-9]{1,18}").fullmatch),
+    "modified": ("a time in nanoseconds", re.compile("-?[0-9]{1,19}").fullmatch),
+    "digest": ("a digest", re.compile("sha256:[0-9a-f]+").fullmatch),
+    "compared": ("a time", re.compile("[0-9]{4}-.+").fullmatch),
 }
 
 
@@ -286,7 +284,7 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         text = file.read()
     rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""), strict=True)
-    holds = [(words, re.compile(pattern).fullmatch) for words, pattern in map(_HOLDS.get, columns)]
+    holds = [(place, *_HOLDS[name]) for place, name in enumerate(columns) if name in _HOLDS]
     try:
         for row in rows:
             if rows.line_num == 1 and tuple(row) == columns or not row:
@@ -294,9 +292,9 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
             if rows.line_num == 1 or len(row) != len(columns):
                 needed, got = f"'{','.join(columns)}'", ",".join(row)
                 raise ValueError(f"{path}, line {rows.line_num}: needed {needed}, got {quoted(got)}")
-            for (words, matches), value in zip(holds, row, strict=True):
-                if not matches(value):
-                    raise ValueError(f"{path}, line {rows.line_num}: needed {words}, got {quoted(value)}")
+            for place, words, matches in holds:
+                if not matches(row[place]):
+                    raise ValueError(f"{path}, line {rows.line_num}: needed {words}, got {quoted(row[place])}")
             yield rows.line_num, row
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: {error}") from None

@@ -157,11 +157,12 @@ class Packets:
         elif form in _STATING:
             seconds = stated_seconds(container, stream) or 0.0
             # Whole files fall short by a few frames too: dropped ones, or a last one without a stated duration.
-            short = end < seconds - max(0.25, 0.05 * seconds)
+            short = not whole_last or end < seconds - max(0.25, 0.05 * seconds)
+            # FFmpeg ignores the length that a cut ASF states. 2**56 is "not known" in Matroska.
             stated = _stated_bytes(self.path, form) if short or form == "asf" else 0
-            if form == "asf" and stated > held:  # FFmpeg ignores the length that a cut one states
-                raise VideoError(f"{self.path}: truncated: the header states {stated} bytes, the file has {held}")
-            if not whole_last or (short and stated != held):
+            if held < stated < 2**56:
+                raise VideoError(f"{self.path}: truncated: the header states {stated:.0f} bytes, the file has {held}")
+            if short and (stated != held or not whole_last):
                 lengths = f"the header states {seconds:.2f} seconds, the file ends at {end:.2f}"
                 remedy = "if it is whole, its header is wrong: remux it"
                 raise VideoError(f"{self.path}: truncated: {lengths} ({remedy})")
