@@ -203,7 +203,7 @@ def bad_files(folder, sources):
     }
     for name in ("head first.mp4", "mpeg4.avi", "mpeg4 B.avi", "h264.avi", "vp9.webm", "vp8.webm"):
         content = (folder if name == "head first.mp4" else sources).joinpath(name).read_bytes()
-        stated = "its index lists 60 frames" if name == "head first.mp4" else r"the header states \d+ bytes, the file has"
+        stated = "its index lists 60 frames" if name == "head first.mp4" else r"the header states \d+ bytes"
         contents[f"cut {name}"] = (content[: len(content) // 2], f"truncated: {stated}")
     for name, (content, _) in contents.items():
         (folder / name).write_bytes(content)
