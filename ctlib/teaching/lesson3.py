@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import nn
 from torch.nn import functional as F
 
@@ -57,7 +56,6 @@ FILMS = 2  # C_2 of the input; C_1 is the colours
 WIDTH = 8  # C_1 of the output
 SHAPE = (8, 6, 6)  # T, H, W
 FREE, PRICE = 0.4, 0.2
-GATE_COLOURS = {"cmap": "cividis", "vmin": 0, "vmax": 1, "edgecolors": "white", "lw": 0.4}
 
 
 class Films(NamedTuple):
@@ -69,8 +67,8 @@ class Films(NamedTuple):
 
     clips: torch.Tensor  # float (n, 6, 8, 6, 6): channel 3 f + c has colour c of film f
     labels: torch.Tensor  # int64 (n,), indices into `COLOURS`
-    film: torch.Tensor  # int64 (n,), the one with the bar
-    frame: torch.Tensor  # int64 (n,), the bar's, from 0
+    film: torch.Tensor  # int64 (n,): where the bar is
+    frame: torch.Tensor
 
 
 def films(count: int, generator: torch.Generator) -> Films:
@@ -128,9 +126,7 @@ class Watcher(nn.Module):
         return self.head(self.part(clips).mean((2, 3, 4)))
 
 
-class Snapshot(NamedTuple):
-    """A network at some step of its training, on films that it was not trained on."""
-
+class Snapshot(NamedTuple):  # of a network in training, on films that it was not trained on
     step: int
     gates: dict[str, torch.Tensor]  # "temporal" and "channel" gate of each pair of films, (n, C, T)
     scores: torch.Tensor  # (n, 3)
@@ -201,10 +197,8 @@ def watched(test: Films, index: int, taken: Snapshot, gate: str) -> View:
         "mean gate of that film: at the bar": f"{own[:, frame].mean():.2f}",
         "in its other frames": f"{(own.sum() - own[:, frame].sum()) / (own.numel() - len(own)):.2f}",
     }
-    alt = (
-        f"Two films of {SHAPE[0]} frames, each above the {gate} gate of its {WIDTH} channels as a map over the frames, "
-        f"after {taken.step} steps. The bar is lit in film {film + 1}, frame {frame + 1}."
-    )
+    alt = f"Two films, each above the {gate} gate of its {WIDTH} channels by frame, after {taken.step} steps. "
+    alt += f"The bar is lit in film {film + 1}, frame {frame + 1}."
     return View(films_and_gates(test.clips[index], values, film, frame, f"{gate} gate"), numbers, alt)
 
 
@@ -212,10 +206,7 @@ def watched(test: Films, index: int, taken: Snapshot, gate: str) -> View:
 
 
 def excitation(branches: dict[str, Steps]) -> Figure:
-    """The steps of `excitation_flow`: two branches lead down from one input, the third leads up from their sum.
-
-    A line beside each branch takes the input of its gate to the product.
-    """
+    """The steps of `excitation_flow`: two branches lead down from one input, the third leads up from their sum."""
     count = len(branches["spatial"]) + 1
     figure = canvas(9.8, 0.66 * count + 0.3, left=0.005, right=0.995, bottom=0.005, top=0.995)
     axes = figure.add_subplot()
@@ -243,27 +234,24 @@ def excitation(branches: dict[str, Steps]) -> Figure:
 
 def films_and_gates(clip: torch.Tensor, gate: torch.Tensor, film: int, frame: int, label: str) -> Figure:
     """Each film, from `clip` (6, T, H, W), above the gate of its channels, from (C, T); the bar's frame is outlined."""
-    figure = canvas(WIDEST, 4.3, left=0.13, right=0.86, bottom=0.1, top=0.98, hspace=0.12)
+    figure = canvas(WIDEST, 4.3, left=0.13, right=0.86, bottom=0.12, top=0.98, hspace=0.12)
     panels = figure.subplots(2 * FILMS, 1, height_ratios=(1.1, 2) * FILMS, sharex=True)
-    pictures, gates = clip.unflatten(0, (FILMS, -1)).permute(0, 2, 3, 4, 1), gate.unflatten(0, (FILMS, -1))
-    middles = np.arange(1, SHAPE[0] + 1)
+    pictures = clip.numpy().reshape(FILMS, -1, *SHAPE).transpose(0, 2, 3, 4, 1)
+    gates = gate.numpy().reshape(FILMS, WIDTH, -1)
+    middles, colours = np.arange(1, SHAPE[0] + 1), {"cmap": "cividis", "vmin": 0, "vmax": 1, "ec": "white", "lw": 0.4}
     for number, (above, below) in enumerate(panels.reshape(FILMS, 2)):
         for time, picture in zip(middles, pictures[number], strict=True):
-            above.imshow(picture.numpy(), extent=(time - 0.46, time + 0.46, 0, 1), aspect="auto")
-        shown = below.pcolormesh(
-            np.arange(SHAPE[0] + 1) + 0.5, np.arange(WIDTH + 1), gates[number].numpy(), **GATE_COLOURS
-        )
+            above.imshow(picture, extent=(time - 0.46, time + 0.46, 0, 1), aspect="auto")
+        shown = below.pcolormesh(np.arange(SHAPE[0] + 1) + 0.5, np.arange(WIDTH + 1), gates[number], **colours)
         above.set(yticks=[], ylim=(0, 1), xlim=(0.5, SHAPE[0] + 0.5))
         above.set_ylabel(f"film {number + 1}", rotation=0, ha="right", va="center")
         below.set(yticks=[], ylabel="channels", xticks=middles)
-        for axes, high in ((above, 1), (below, WIDTH)):
+        for axes in (above, below):
             axes.grid(False)
             if number == film:
-                axes.add_patch(
-                    Rectangle((frame + 0.52, 0), 0.96, high, fill=False, ec="tab:orange", lw=3, clip_on=False)
-                )
+                axes.axvspan(frame + 0.52, frame + 1.48, fill=False, ec="tab:orange", lw=3, clip_on=False, zorder=3)
     panels[-1].set_xlabel("frame")
-    figure.colorbar(shown, cax=figure.add_axes((0.88, 0.1, 0.02, 0.88)), label=label)
+    figure.colorbar(shown, cax=figure.add_axes((0.88, 0.12, 0.02, 0.86)), label=label)
     return figure
 
 
@@ -359,7 +347,4 @@ def _check_3_4(answers: dict) -> str:
         with torch.no_grad():
             if not torch.allclose(gate.attention(x), gate.attention(changed), atol=1e-5):
                 raise NotYet(f"The {name} gate sees it: {mean} must not change")
-    return (
-        "Neither pooling sees it, so no gate does. A moving pattern can be such a change. Only the convolutions "
-        "before the gates can see it."
-    )
+    return "No gate sees it. A moving pattern can be such a change: only the convolutions before the gates can see it."

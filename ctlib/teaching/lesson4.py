@@ -64,10 +64,7 @@ def block_flow(block: nn.Module, features: torch.Tensor) -> list[tuple[str, tupl
 
 
 def block(dims: int, pointwise: bool, excitation: str, width: int = 64, shape: Sequence[int] = (8, 14, 14)) -> View:
-    """A ResBlock and a CT-Block of C = `width` beside each other: steps, shapes, shortcut and costs.
-
-    `dims`, `pointwise` and `excitation` are as in `CTModule`; `shape` is (T, H, W).
-    """
+    """A ResBlock and a CT-Block of C = `width` on (T, H, W) = `shape`: steps, shapes, shortcut and costs."""
     with torch.device("meta"):
         features = torch.zeros(1, 4 * width, *shape)
         module = CTModule(width, dims, pointwise=pointwise, excitation=excitation)
@@ -87,10 +84,7 @@ def block(dims: int, pointwise: bool, excitation: str, width: int = 64, shape: S
 def config_of(
     backbone: str, module: str, stages: tuple[str, str, str, str], num_frames: int = 8, num_classes: int = 174
 ) -> ModelConfig:
-    """A ResNet with blocks replaced by one of `MODULES`: which ones, one of `CHOICES` says for each of stages 2 to 5.
-
-    Raises ValueError for an unknown backbone, module or choice.
-    """
+    """A ResNet. One of `CHOICES` for each of stages 2 to 5 says which blocks one of `MODULES` replaces."""
     check_choice("module", module, MODULES)
     for choice in stages:
         check_choice("choice", choice, CHOICES)
@@ -102,20 +96,16 @@ def config_of(
 
 
 def network(config: ModelConfig, module: str, size: int = 256) -> View:
-    """The parts of a network with their shapes and costs, compared with TSN and with dense 3D convolutions.
-
-    `config` is from `config_of`, with the same `module`. A clip has T x `size` x `size` pixels.
-    """
+    """The parts of a network of `config_of` with their costs, compared with TSN and with dense 3D convolutions."""
     plain = ModelConfig(config.num_classes, config.num_frames, config.backbone, "none")
     parts, tsn = anatomy.parts(config, size), anatomy.parts(plain, size)
     count, blocks = sum(part.replaced for part in parts), len(parts) - 2
     dense = replace(plain, blocks=config.blocks, module="c3d") if count else plain
     total, without, whole = map(anatomy.gflops, (parts, tsn, anatomy.parts(dense, size)))
-    clip = f"{config.num_frames} x {size} x {size}"
     replaced = f"{count} of {blocks} blocks replaced"
     numbers = {
         "blocks replaced": f"{count} of {blocks}",
-        f"GFLOPs, one view of {clip}": f"{total:.2f}",
+        f"GFLOPs, one view of {config.num_frames} x {size} x {size}": f"{total:.2f}",
         "GFLOPs, no block replaced (TSN)": f"{without:.2f}",
         "GFLOPs, dense 3x3x3 in the same blocks (C3D)": f"{whole:.2f}",
         "share of TSN": f"{100 * total / without:.1f} %",
@@ -123,10 +113,7 @@ def network(config: ModelConfig, module: str, size: int = 256) -> View:
         "parameters": f"{sum(part.params for part in parts):,}",
         "weights of the 2D backbone that stay": f"{anatomy.kept(parts):.1f} %",
     }
-    alt = (
-        f"{config.backbone} from stem to head as boxes, {replaced} ({module if count else 'no block'}), below each its "
-        f"GFLOPs: {total:.1f} for {clip}, {without:.1f} with no block replaced."
-    )
+    alt = f"{config.backbone} from stem to head as boxes, {replaced} ({module}), below each its GFLOPs: {total:.1f}."
     title = f"{config.backbone}: {replaced}, {total:.1f} GFLOPs"
     return View(network_figure(parts, tsn, module, title), numbers, alt)
 
@@ -357,7 +344,5 @@ def _check_4_5(answers: dict) -> str:
     if kept < 92:
         raise NotYet(f"{kept:.1f} % of ImageNet's weights stay, fewer than 92 %. Which stage's blocks hold most?")
     paper = anatomy.parts(ModelConfig())
-    return (
-        f"{gflops:.2f} GFLOPs, {kept:.1f} % of the weights stay; the paper's placement has "
-        f"{anatomy.gflops(paper):.2f} and {anatomy.kept(paper):.1f} %."
-    )
+    published = f"{anatomy.gflops(paper):.2f} and {anatomy.kept(paper):.1f} %"
+    return f"{gflops:.2f} GFLOPs, {kept:.1f} % of the weights stay; the paper's placement has {published}."

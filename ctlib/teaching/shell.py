@@ -92,7 +92,8 @@ def draw_block(
 def film(axes: Axes, frames: np.ndarray, title: str) -> None:
     """Frames, uint8 (T, H, W, 3), side by side."""
     axes.imshow(np.concatenate(np.pad(frames, ((0, 0), (0, 0), (1, 1), (0, 0)), constant_values=255), axis=1))
-    axes.set(xticks=[], yticks=[], title=title)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, loc="left")  # in sight where a telephone scrolls the picture
     axes.grid(False)
 
 
