@@ -99,7 +99,8 @@ class VideosOnDisk(Videos):
                 files.write_atomically(self.path, lambda partial: self._write(partial, config))
                 files.write_json(about, {"places": self.places, "errors": self.errors})
             self._map()
-        os.utime(self.path)  # when it was last used
+        with suppress(PermissionError):  # another user's
+            os.utime(self.path)  # when it was last used
         read = files.read_json(about, ("places", "errors"))
         self.errors = {int(index): error for index, error in read["errors"].items()}
         self.places = [place and (*place[:2], tuple(place[2])) for place in read["places"]]

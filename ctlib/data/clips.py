@@ -107,10 +107,7 @@ class ClipDataset(Dataset):
     def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, int]:
         frames = self._read(index, lambda length: self.sampling.train(length, self.num_frames, rng))
         box, flip, label = self._augmentation(index, *frames.shape[1:3], rng)
-        return *self._train_view(frames, box, flip), label
-
-    def _train_view(self, frames: np.ndarray, box: transforms.Box, flip: bool) -> tuple:
-        return (transforms.train_view(frames, self.size, box, flip),)
+        return transforms.train_view(frames, self.size, box, flip), label
 
     def _augmentation(self, index: int, height: int, width: int, rng) -> tuple[transforms.Box, bool, int]:
         """The box of a training view, whether it is flipped, and its label then."""
@@ -119,12 +116,10 @@ class ClipDataset(Dataset):
         flip = bool(self.flipped[label] >= 0 and rng.random() < 0.5)
         return box, flip, int(self.flipped[label]) if flip else label
 
-    def _test_item(self, index: int) -> tuple:
-        return *self._test_views(self._read(index, self._test_indices)), self.samples[index].label
-
-    def _test_views(self, frames: np.ndarray) -> tuple:
-        clips = np.split(frames, self.clips)
-        return (torch.cat([transforms.test_views(clip, self.size, self.short_side, self.crops) for clip in clips]),)
+    def _test_item(self, index: int) -> tuple[torch.Tensor, int]:
+        clips = np.split(self._read(index, self._test_indices), self.clips)
+        views = [transforms.test_views(clip, self.size, self.short_side, self.crops) for clip in clips]
+        return torch.cat(views), self.samples[index].label
 
     def _test_indices(self, length: int) -> np.ndarray:
         return self.sampling.test(length, self.num_frames, self.clips).ravel()
@@ -164,16 +159,18 @@ class RawDataset(ClipDataset):
         test = None if self.train else (self.short_side, self.clips, self.crops)
         return transforms.raw_clips(clips, flips, self.size, test), torch.tensor(labels)
 
-    def _train_view(self, frames: np.ndarray, box: transforms.Box, flip: bool) -> tuple[torch.Tensor, bool]:
-        top, left, height, width = box
+    def _train_item(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, bool, int]:
+        frames = self._read(index, lambda length: self.sampling.train(length, self.num_frames, rng))
+        (top, left, height, width), flip, label = self._augmentation(index, *frames.shape[1:3], rng)
         part = frames[:, top : top + height, left : left + width]
         resized = transforms.resized(part, [self.size] * 2) if height * width > LARGE * self.size**2 else part
-        return _channels_first(resized), flip
+        return _channels_first(resized), flip, label
 
-    def _test_views(self, frames: np.ndarray) -> tuple[torch.Tensor, bool]:
+    def _test_item(self, index: int) -> tuple[torch.Tensor, bool, int]:
+        frames = self._read(index, self._test_indices)
         if min(frames.shape[1:3]) ** 2 > LARGE * self.short_side**2:
             frames = transforms.resized(frames, [self.short_side])
-        return _channels_first(frames), False
+        return _channels_first(frames), False, self.samples[index].label
 
     def _skipped(self) -> tuple[torch.Tensor, bool, int]:
         frames = self.num_frames * (1 if self.train else self.clips)

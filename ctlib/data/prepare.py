@@ -92,9 +92,11 @@ def prepare(
     listed = {split.path(index): split[index].num_frames for split in splits.values() for index in range(len(split))}
     targets = _targets(listed, samples.root)
     sources = {path: _Source(listed[path], targets[path], _stamp(samples.root / path)) for path in listed}
-    _check(out, parameters)
+    _record(out, parameters)  # before a lock is left in it
     with files.locked(out):
-        record = _begin(out, parameters)
+        record = _record(out, parameters)
+        files.remove_partials(out)  # of a killed call
+        files.write_json(out / RECORD, record)
         record |= {"sampling": samples.sampling, "flip": samples.flip}  # a list has no place for these
         done, pool = _done_before(out, sources), (workers, limit_seconds)
         frames, failed = _encode_all(samples.root, sources, done, out, parameters, pool, on_done)
@@ -222,25 +224,20 @@ def _targets(paths: dict[str, int | None], root: Path) -> dict[str, str]:
     return targets
 
 
-def _check(out: Path, parameters: dict[str, int]) -> None:
-    """Raise ValueError unless `out` is new, empty, or begun with these parameters."""
-    if (out / RECORD).is_file():
-        begun = files.read_json(out / RECORD, ["parameters"])["parameters"]
-        if begun != parameters:
-            raise ValueError(f"{out} was begun with {begun}, not {parameters}: choose another folder")
-    elif out.is_dir() and any(not path.name.startswith((f".{RECORD}.", ".lock")) for path in out.iterdir()):
-        raise ValueError(f"{out} is not empty and was not made by prepare: choose another folder")
+def _record(out: Path, parameters: dict[str, int]) -> dict:
+    """The record of `out`, a new one if `out` is new or empty.
 
-
-def _begin(out: Path, parameters: dict[str, int]) -> dict:
-    """The record of `out`, begun now if `out` is new or empty. What a killed call left half-written is removed."""
-    _check(out, parameters)  # again, as another process may have held it
-    files.remove_partials(out)
+    Raises:
+        ValueError: `out` was begun with other parameters, or is something else.
+    """
     versions = {name: files.version(name) for name in ("ctlib", "av")}
     record = {"parameters": parameters, "versions": versions, "splits": {}}
     if (out / RECORD).is_file():
-        return files.read_json(out / RECORD, record)
-    files.write_json(out / RECORD, record)
+        record = files.read_json(out / RECORD, record)
+        if record["parameters"] != parameters:
+            raise ValueError(f"{out} was begun with {record['parameters']}, not {parameters}: choose another folder")
+    elif out.is_dir() and any(not path.name.startswith((f".{RECORD}.", ".lock")) for path in out.iterdir()):
+        raise ValueError(f"{out} is not empty and was not made by prepare: choose another folder")
     return record
 
 
