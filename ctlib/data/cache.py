@@ -147,7 +147,7 @@ def make_room(needed: float, kept: Collection[Path] = ()) -> int:
     """Delete files of decoded videos that no process uses, those first that were used longest ago.
 
     Files are deleted until `needed` bytes more fit the disk, and all of them `MOST_ON_DISK`; those in `kept` stay.
-    Returns the bytes that were deleted.
+    Where that many can never fit, all stay. Returns the bytes that were deleted.
     """
     import fcntl  # which Windows lacks
 
@@ -157,6 +157,8 @@ def make_room(needed: float, kept: Collection[Path] = ()) -> int:
         with suppress(FileNotFoundError):  # deleted by another process
             found[path] = path.stat()
     before = total = sum(status.st_size for status in found.values())
+    if math.inf > needed > total + shutil.disk_usage(folder).free:
+        return 0  # it would not fit even then
     for path in sorted(found.keys() - set(kept), key=lambda path: found[path].st_mtime):
         if total + needed <= MOST_ON_DISK and needed <= shutil.disk_usage(folder).free:
             break

@@ -147,8 +147,13 @@ def test_files_are_deleted_until_another_fits_the_disk(three_files, tmp_path, mo
     def usage(_folder):
         return SimpleNamespace(free=3.5 * size - sum(path.stat().st_size for path in paths if path.is_file()))
 
+    new = several_kinds(tmp_path / "d")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=-2.5 * size))
+    with pytest.raises(ValueError, match="are free: set data.cache to 'none'"):
+        cache.check_room([new], on_disk())
+    assert all(path.is_file() for path in paths)  # it would not fit even without them
     monkeypatch.setattr(cache.shutil, "disk_usage", usage)
-    cache.check_room([several_kinds(tmp_path / "d")], on_disk())
+    cache.check_room([new], on_disk())
     assert [path.is_file() for path in paths] == [False, True, True]
 
 

@@ -98,7 +98,9 @@ def stated_seconds(container, stream) -> float | None:
 
 def _stated_bytes(path: str, form: str) -> float:
     """The size of the file in its header; 0 if that does not state it."""
-    mark, offset, number, from_its_end = _SIZES.get(form, (b"none", 0, "<I", False))
+    if form not in _SIZES:
+        return 0
+    mark, offset, number, from_its_end = _SIZES[form]
     with open(path, "rb") as file:
         header = file.read(2**16)
     at = header.find(mark)
