@@ -131,7 +131,7 @@ def tensorization(
         "GFLOPs, dense 3D": f"{counted.dense_gflops:.4f}",
         "share of dense GFLOPs": f"{counted.share:.1f} %",
     }
-    alt = f"Grid of {channels} channels as {by(dims)}. After {after} steps {reached.sum()} of them reach channel 0."
+    alt = f"Grid of {channels} channels as {by(dims)}; {reached.sum()} of them reach channel 0 (steps done: {after})."
     return View(channel_grid(dims, reached, after), numbers, alt)
 
 

@@ -26,7 +26,7 @@ class TestExplorer:
         assert 'src="data:image/png;base64,iVBOR' in before and "12 = 4 x 3" in text
         explorer.controls["c_1"].value = 6
         assert explorer.image.value != before and "12 = 6 x 2" in explorer.text.value
-        assert 'alt="Grid of 12 channels as 6 x 2.' in explorer.image.value
+        assert 'alt="Grid of 12 channels as 6 x 2;' in explorer.image.value
 
     def test_an_impossible_setting_shows_its_reason_and_the_picture_stays(self):
         explorer = self.explorer()
