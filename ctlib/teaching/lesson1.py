@@ -87,9 +87,7 @@ def reached_channels(dims: tuple[int, ...], after: int, channels: int | None = N
     return np.arange(channels or math.prod(dims)) < math.prod(dims[:after])
 
 
-class TensorCost(NamedTuple):
-    """Cost of K sub-operations, and of a dense 3D convolution in their place."""
-
+class TensorCost(NamedTuple):  # of K sub-operations, and of a dense 3D convolution in their place
     params: int  # weights and batch norms
     dense_params: int
     gflops: float
@@ -178,11 +176,13 @@ def channel_grid(dims: Sequence[int], reached: np.ndarray, after: int) -> Figure
     shade[0, 0] = 2
     figure = canvas(WIDEST, 4.2, left=0.12, right=0.99, bottom=0.13, top=0.9)
     axes = figure.add_subplot()
-    numbers = np.arange(len(reached)).reshape(shade.shape) if max(shade.shape) <= LEGIBLE else False
-    ticks = {"xticklabels": max(1, columns // LEGIBLE), "yticklabels": max(1, rows // LEGIBLE)}
-    _heatmap(axes, shade, numbers, f"What reaches channel 0 (dark) after {after} of {len(dims)}", cmap=SHADES, **ticks)
+    legible = max(shade.shape) <= LEGIBLE
+    numbers = np.arange(len(reached)).reshape(shade.shape) if legible else False
+    style = {"xticklabels": max(1, columns // LEGIBLE), "yticklabels": max(1, rows // LEGIBLE), "cmap": SHADES}
+    title = f"What reaches channel 0 (dark) after {after} of {len(dims)}"
+    _heatmap(axes, shade, numbers, title, linewidths=0.8 * legible, **style)
     for row in range(dims[1], rows, dims[1]) if len(dims) > 2 else ():
-        axes.axhline(row, color="black", lw=1.2)
+        axes.axhline(row, color="black", lw=min(1.2, 50 / rows))  # no wider than a fifth of a row
     names = ", ".join(f"$c_{k}$" for k in range(2, len(dims) + 1)) or "one row"
     axes.set(xlabel=f"$c_1$, of {columns} (runs fastest)", ylabel=f"{names}, of {rows}")
     return figure

@@ -234,7 +234,7 @@ def excitation(branches: dict[str, Steps]) -> Figure:
 
 def films_and_gates(clip: torch.Tensor, gate: torch.Tensor, film: int, frame: int, label: str) -> Figure:
     """Each film, from `clip` (6, T, H, W), above the gate of its channels, from (C, T); the bar's frame is outlined."""
-    figure = canvas(WIDEST, 4.3, left=0.13, right=0.86, bottom=0.12, top=0.98, hspace=0.12)
+    figure = canvas(WIDEST, 3.8, left=0.13, right=0.86, bottom=0.135, top=0.98, hspace=0.12)
     panels = figure.subplots(2 * FILMS, 1, height_ratios=(1.1, 2) * FILMS, sharex=True)
     pictures = clip.numpy().reshape(FILMS, -1, *SHAPE).transpose(0, 2, 3, 4, 1)
     gates = gate.numpy().reshape(FILMS, WIDTH, -1)
@@ -251,7 +251,7 @@ def films_and_gates(clip: torch.Tensor, gate: torch.Tensor, film: int, frame: in
             if number == film:
                 axes.axvspan(frame + 0.52, frame + 1.48, fill=False, ec="tab:orange", lw=3, clip_on=False, zorder=3)
     panels[-1].set_xlabel("frame")
-    figure.colorbar(shown, cax=figure.add_axes((0.88, 0.12, 0.02, 0.86)), label=label)
+    figure.colorbar(shown, cax=figure.add_axes((0.88, 0.135, 0.02, 0.845)), label=label)
     return figure
 
 

@@ -58,6 +58,12 @@ def test_the_channel_grid_s_view_says_what_is_reached_and_what_it_costs():
         lesson1.tensorization(12, (5, -1), 1)
 
 
+def test_no_line_hides_the_cells_of_a_large_grid():
+    (axes,) = lesson1.tensorization(512, (1, 2, -1), 3).figure.axes
+    assert len(axes.lines) == 255 and max(line.get_linewidth() for line in axes.lines) < 0.2
+    assert axes.collections[0].get_linewidth() == 0 and not axes.texts
+
+
 @pytest.mark.parametrize("operation", lesson1.OPERATIONS)
 def test_the_block_shows_the_inputs_that_the_module_s_output_depends_on(operation):
     view = lesson1.passing(operation, channel=0, frame=3, shape=(5, 5, 5))
