@@ -11,7 +11,8 @@ from ctlib.study import systems
 from tests import ROOT
 from tests.notebooks import run_here
 
-TINY = "data.workers=0 recipe.epochs=1 recipe.warmup=0 recipe.batch=8 arrow.train_clips=16 arrow.val_clips=16 arrow.size=48"
+TINY = "data.workers=0 recipe.epochs=1 recipe.warmup=0 recipe.batch=8"
+TINY += " arrow.train_clips=16 arrow.val_clips=16 arrow.size=48"
 
 
 @pytest.fixture
