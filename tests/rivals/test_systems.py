@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -336,6 +337,40 @@ def test_the_slow_path_sees_one_frame_in_alpha_and_the_others_by_way_of_the_fast
         one, two = body(clips), body(other)
     assert one.shape[2] == 2 and torch.equal(one[:, :slow], two[:, :slow])
     assert not torch.equal(one[:, slow:], two[:, slow:])
+
+
+# Names in pytorchvideo -> ours. Blocks 1 to 4 are the stages.
+_SLOWFAST = {
+    r"blocks.0.multipathway_blocks.(\d)\.": r"backbone.body.path\1.stem.",
+    r"blocks.(\d).multipathway_fusion\.": r"backbone.body.lateral.\1.",
+    r"blocks.(\d).multipathway_blocks.(\d).res_blocks\.": r"backbone.body.path\2.stages.after\1.",
+    **{f"branch2.{kind}_{letter}": f"{ours}{1 + index}" for index, letter in enumerate("abc")
+       for kind, ours in (("conv", "conv"), ("norm", "bn"))},
+    "branch1_conv": "downsample.0", "branch1_norm": "downsample.1", "conv_fast_to_slow": "0",
+    r"\.conv\.": ".0.", r"\.norm\.": ".1.", "path0": "slow", "path1": "fast", r"blocks\.6\.proj": "fc",
+    **{f"after{stage}": f"{stage - 1}" for stage in range(1, 5)},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of pytorchvideo, for old calls
+def test_slowfast_scores_as_pytorchvideo_s_does():
+    slowfast = pytest.importorskip("pytorchvideo.models.slowfast")
+    torch.manual_seed(0)
+    pool = {"head_pool": nn.AdaptiveAvgPool3d, "head_output_size": ((1, 1, 1), (1, 1, 1))}
+    theirs = slowfast.create_slowfast(model_num_class=5, **pool).double().eval()
+    state = {}
+    for name, value in theirs.state_dict().items():
+        if value.ndim == 1:  # of batch norms, and biases
+            value.uniform_(0.5, 1.5)
+        for pattern, ours in _SLOWFAST.items():
+            name = re.sub(pattern, ours, name)
+        state[name] = value
+    ours = ctlib.create_model("slowfast_r50_8x8", 5, num_frames=32).double().eval()
+    ours.load_state_dict(state)
+    clips = random_clips(1, 3, 32, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(clips), theirs([clips[:, :, ::4], clips]), rtol=1e-9, atol=0)
 
 
 # STM.
