@@ -8,7 +8,7 @@ from ctlib import files
 from ctlib.commands.command import Options, Parser, Runner
 from ctlib.config import ArrowConfig
 from ctlib.data.catalog import DATASETS, load_samples, load_splits
-from ctlib.display.progress import counting, progress
+from ctlib.display.progress import counting
 
 
 def arrow(parser: Parser) -> Runner:
@@ -91,12 +91,11 @@ def check_videos(parser: Parser) -> Runner:
             raise OSError(f"{folder} cannot be made ({error.strerror}): name another folder with --out") from None
         summaries = {}
         for name, samples in splits.items():
-            with progress(f"{name}, videos checked") as show:
-                summaries[name] = check.check(samples, folder, options.workers, options.limit, show, options.again)
+            show, limits = counting(f"{name}, videos checked"), (options.workers, options.limit)
+            summaries[name] = check.check(samples, folder, *limits, show, options.again)
             if options.digests:
-                with progress(f"{name}, videos compared") as show:
-                    limits = options.workers, options.limit
-                    made = digests.compare(samples, folder, *limits, show, renew=options.again == "all")
+                show = counting(f"{name}, videos compared")
+                made = digests.compare(samples, folder, *limits, show, renew=options.again == "all")
                 print(f"{name}: {made.kept:,} digests kept, {made.equal:,} equal, {len(made.changed):,} changed")
                 summaries[name] = check.check(samples, folder)  # with those that changed
         for name, summary in summaries.items():
@@ -132,9 +131,8 @@ def prepare(parser: Parser) -> Runner:
 
     def run(options: Options) -> int:
         splits, out = samples_by_split(options), options.out.expanduser()
-        sizes = options.short_side, options.gop
-        with progress("videos re-encoded") as show:
-            made = prepare.prepare(splits, out, *sizes, options.workers, options.limit, show)
+        sizes, show = (options.short_side, options.gop), counting("videos re-encoded")
+        made = prepare.prepare(splits, out, *sizes, options.workers, options.limit, show)
         for name, good in made.good.items():
             print_share(name, good, made.listed[name], "re-encoded")
         if made.failed:

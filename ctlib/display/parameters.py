@@ -12,8 +12,6 @@ from ctlib.config import check_choice, check_type, pairs_of
 
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, str)}
 _TYPES |= {f"list[{name}]": list[kind] for name, kind in _TYPES.items()}
-
-
 _MAPPINGS = ("overrides", "roots")  # parameters whose text is pairs, and which may be mappings too
 
 

@@ -56,28 +56,25 @@ def learning_curves(histories: dict[str, pd.DataFrame], bound: float | None = No
     return figure
 
 
-def accuracy_vs_gflops(
-    runs: pd.DataFrame, bound: float | None = None, margins: Sequence[float] | None = None
-) -> Figure:
+def accuracy_vs_gflops(runs: pd.DataFrame, margins: Sequence[float], bound: float | None = None) -> Figure:
     """Top-1 accuracy against GFLOPs of one view, one point per run.
 
     Args:
         runs: columns name, gflops, top1, and the protocol: num_frames, size, clips, crops, videos.
-        bound: the bound of frame averaging, percent; drawn as a line.
         margins: of each run's 95 % interval, percent.
+        bound: the bound of frame averaging, percent; drawn as a line.
     """
     figure, axes = plt.subplots(figsize=(6.2, 4.2))
-    for index, run in enumerate(runs.itertuples()):
-        margin = None if margins is None else margins[index]
+    for index, (run, margin) in enumerate(zip(runs.itertuples(), margins, strict=True)):
         axes.errorbar(run.gflops, run.top1, yerr=margin, fmt=marker(index), ms=9, capsize=4, color=f"C{index}")
         below = bound is not None and 0 <= bound - run.top1 < 12  # the line's own place
         place = {"textcoords": "offset points", "va": "top" if below else "bottom", "weight": "bold"}
         axes.annotate(f"{run.name}  {run.top1:.1f} %", (run.gflops, run.top1), (10, -8 if below else 8), **place)
-    first, interval = runs.iloc[0], "" if margins is None else "\nbars: 95 % intervals"
+    first = runs.iloc[0]
     axes.set(
         title="Accuracy against computation",
         xlabel=f"GFLOPs of one view ({first.num_frames} x {first['size']} x {first['size']})",
-        ylabel=f"top-1, % of {first.videos} videos ({first.clips} clip x {first.crops} crop){interval}",
+        ylabel=f"top-1, % of {first.videos} videos ({first.clips} clip x {first.crops} crop)\nbars: 95 % intervals",
         ylim=(0, 100),
     )
     reach = max(runs.gflops.max() - runs.gflops.min(), 0.1 * runs.gflops.max())
@@ -110,9 +107,8 @@ def confusion(predictions: dict[str, pd.DataFrame], classes: Sequence[str], pair
     figure, axes = plt.subplots(1, len(predictions), figsize=(2.6 + 3.6 * len(predictions), 6.2), squeeze=False)
     for column, (name, table) in enumerate(predictions.items()):
         table = table[table.label >= 0]
-        matrix = np.zeros((count, count))
-        np.add.at(matrix, (table.label, table.predicted), 1)
-        matrix = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        matrix = pd.crosstab(table.label, table.predicted, normalize="index")
+        matrix = 100 * matrix.reindex(index=range(count), columns=range(count), fill_value=0).to_numpy()
         axis = axes[0, column]
         sns.heatmap(
             matrix, ax=axis, cmap="cividis", norm=PowerNorm(0.5 if many else 1, 0, 100), square=True,

@@ -5,8 +5,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from statistics import fmean
 
@@ -177,10 +176,8 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error, traceback) -> None:
         if self._panel is not None:
-            ended = "finished"
-            if kind is not None:
-                ended = "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
-            self._panel.close(self.log.summary(ended))
+            stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+            self._panel.close(self.log.summary("stopped" if stopped else "failed" if kind else "finished"))
 
     @property
     def epochs_run(self) -> int:
@@ -204,15 +201,18 @@ class Progress:
 
 
 def counting(what: str) -> Callable[[int, int], None]:
-    """A callback (done, total) that shows a bar where a person has the notebook open, else a line per quarter."""
-    bar = None
-    quarter = 0
+    """A callback (done, total): a bar in a notebook that a person has open and on a terminal, else a line per quarter.
+
+    What was done before its first call does not count for the speed.
+    """
+    bar, quarter = None, 0
 
     def show(done: int, total: int) -> None:
         nonlocal bar, quarter
-        if interactive():
-            # in text: a widget would be dead in the saved notebook
-            bar = bar or tqdm(total=total, desc=what, mininterval=0.5, file=sys.stdout)
+        if interactive() or sys.stderr.isatty():
+            if bar is None:  # in text: a widget would be dead in the saved notebook
+                file = sys.stdout if interactive() else sys.stderr
+                bar = tqdm(desc=what, total=total, initial=done, mininterval=0.5, file=file)
             bar.update(done - bar.n)
             if done == total:
                 bar.close()
@@ -221,19 +221,3 @@ def counting(what: str) -> Callable[[int, int], None]:
             print(f"{what}: {done} of {total}", flush=True)
 
     return show
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, total) that shows a bar on a terminal, otherwise a line at each quarter."""
-    if not sys.stderr.isatty():
-        yield counting(what)
-        return
-    with tqdm(desc=what, unit="video", mininterval=0.5) as bar:
-
-        def show(done: int, total: int) -> None:
-            if bar.total is None:
-                bar.total, bar.initial, bar.n = total, done, done  # earlier results do not count for the speed
-            bar.update(done - bar.n)
-
-        yield show

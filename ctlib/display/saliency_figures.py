@@ -1,17 +1,21 @@
-"""Figures of Saliency Tubes: rows as in Figure 3, a moving picture, the tube in three dimensions."""
+"""Figures of Saliency Tubes: rows as in Figure 3, a moving picture, in three dimensions, below probabilities."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from ctlib import saliency
 from ctlib.display import plotting
 
 HEAT = "magma"  # its lightness grows throughout, so it is readable in grey and by colour-blind readers
@@ -192,3 +196,41 @@ def explored(
         figure = tubes_in_rows(frames, truth, {name: above}, mask)
     plt.close(figure)
     return plotting.png(figure, dpi=90)
+
+
+def most_probable(tube: saliency.Tube, classes: tuple[str, ...], most: int = 5) -> dict[str, float]:
+    """The most probable classes, and their probabilities."""
+    values, labels = torch.from_numpy(tube.scores).softmax(0).topk(min(most, len(classes)))
+    return {classes[label]: value for label, value in zip(labels.tolist(), values.tolist(), strict=True)}
+
+
+def labelled(tube: saliency.Tube, probabilities: dict[str, float]) -> Figure:
+    """Probabilities as bars, and below them the frames that the network saw, with the tube if it is fine enough."""
+    pictures = tube.frames if saliency.too_coarse(tube.positions) else overlay(tube.frames, tube.tube)
+    width, gap, columns = 6.4, 0.08, 4  # inches of the figure and between frames, and frames in a row
+    side = (width - gap) / columns  # of a frame and a gap
+    bars, rows = 0.35 * len(probabilities), -(-len(pictures) // columns)
+    height = bars + rows * side + 3 * gap
+    figure = Figure(figsize=(width, height), layout="none")
+
+    def axes_at(left: float, top: float, wide: float, high: float) -> Axes:
+        axes = figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+        axes.grid(False)
+        return axes
+
+    axes = axes_at(2.55, gap, width - 2.55 - gap, bars)
+    shares = axes.barh(range(len(probabilities)), [100 * value for value in probabilities.values()], 0.7, color="C0")
+    axes.bar_label(shares, fmt="%.1f %%", padding=3, fontsize=9)
+    names = [textwrap.fill(name, 34, max_lines=2, placeholder="…") for name in probabilities]
+    axes.set_yticks(range(len(names)), names, fontsize=9, linespacing=0.95)
+    axes.set(xlim=(0, 120), xticks=[])
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        axes = axes_at(gap + column * side, bars + 2 * gap + row * side, side - gap, side - gap)
+        axes.imshow(picture)
+        axes.set(xticks=[], yticks=[])
+        box = {"fc": "black", "alpha": 0.6, "ec": "none", "pad": 1.5}
+        axes.text(0.03, 0.97, tube.indices[index], transform=axes.transAxes, va="top", fontsize=9, color="w", bbox=box)
+    return figure

@@ -3,8 +3,10 @@
 import base64
 import functools
 import html
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -12,6 +14,9 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from ctlib import saliency
+from ctlib.checkpoints import Checkpoint
+from ctlib.data.video import VideoError
 from ctlib.display import plotting, saliency_figures
 
 
@@ -189,9 +194,7 @@ class TubeExplorer:
 
     def show(self) -> None:
         """Display it; a page without a kernel shows the picture of the first choice."""
-        still = base64.b64encode(self.image.value).decode()
-        text = f"Saliency Tube: {self.clip.value}, {self.network.value}"
-        display(self.box._repr_mimebundle_() | {"image/png": still, "text/plain": text}, raw=True)
+        _show(self.box, self.image.value, f"Saliency Tube: {self.clip.value}, {self.network.value}")
 
     def _draw(self, _change=None) -> None:
         name, network = self.clip.value, self.network.value
@@ -199,3 +202,60 @@ class TubeExplorer:
         frames, truth, mask = self.clips[name]
         prediction = self.explain(name, network, target)
         self.image.value = saliency_figures.explored(frames, truth, network, prediction, self.threshold.value, mask)
+
+
+def _show(box: ipywidgets.Box, png: bytes, text: str) -> None:
+    still = {"image/png": base64.b64encode(png).decode(), "text/plain": text}
+    display(box._repr_mimebundle_() | still, raw=True)
+
+
+class VideoLabels:
+    """Choose a video of a list, name a file, or upload one: its most probable classes, and its Saliency Tube.
+
+    Args:
+        videos: what the list shows -> the video's file, or a folder of numbered images.
+        trained: a checkpoint that remembers its view.
+    """
+
+    def __init__(self, videos: Mapping[str, str], trained: Checkpoint):
+        self.trained, self.folder = trained, tempfile.TemporaryDirectory()
+        shared = {"style": {"description_width": "4.5em"}, "layout": {"width": "auto"}}
+        self.video = ipywidgets.Dropdown(options=list(videos.items()), description="video", **shared)
+        named = {"description": "or a file", "placeholder": "path, then Enter", "continuous_update": False}
+        self.path = ipywidgets.Text(**named, **shared)
+        self.upload = ipywidgets.FileUpload(accept="video/*", description="or upload one", layout={"width": "auto"})
+        self.text = ipywidgets.HTML()
+        self.image = ipywidgets.HTML(layout={"max_width": "100%", "overflow": "auto hidden"})
+        self.video.observe(lambda change: self.label(change.new), "value")
+        self.path.observe(lambda change: change.new.strip() and self.label(change.new.strip()), "value")
+        self.upload.observe(self._uploaded, "value")
+        layout = {"flex": "1 1 19em", "max_width": "25em"}
+        controls = ipywidgets.VBox([self.video, self.path, self.upload, self.text], layout=layout)
+        self.box = ipywidgets.Box([self.image, controls], layout={"flex_flow": "row wrap"})
+        self.png = b""
+        self.label(self.video.value)
+
+    def label(self, source: str) -> None:
+        """Show what the network says of a video. One that cannot be read shows why, and the last picture stays."""
+        try:
+            tube = saliency.tube_of(Path(source).expanduser(), self.trained)
+        except (VideoError, ValueError, OSError) as error:
+            self.text.value = f"<b>{html.escape(str(error))}</b>"
+            return
+        shown = [f"shown: {Path(source).name}", saliency.too_coarse(tube.positions)]
+        self.text.value = "<br>".join(html.escape(line) for line in shown if line)
+        best = saliency_figures.most_probable(tube, self.trained.classes)
+        self.png = plotting.png(saliency_figures.labelled(tube, best), 96)
+        alt = html.escape(", ".join(f"{name}: {100 * value:.0f} %" for name, value in best.items()))
+        data, style = base64.b64encode(self.png).decode(), "max-width: 100%; min-width: 400px"
+        self.image.value = f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">'
+
+    def show(self) -> None:
+        """Display it; a page without a kernel shows the picture of the first video."""
+        _show(self.box, self.png, "Labels of a video")
+
+    def _uploaded(self, change) -> None:
+        for file in change.new:
+            path = Path(self.folder.name) / Path(file["name"]).name
+            path.write_bytes(file["content"])
+            self.label(str(path))

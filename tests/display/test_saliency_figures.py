@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ctlib import saliency
 from ctlib.display import saliency_figures, widgets
 from ctlib.display.saliency_figures import Prediction
 
@@ -104,3 +105,15 @@ def test_the_explorer_explains_each_choice_once_and_draws_it(monkeypatch):
     explorer.show()
     assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"} <= set(bundles[0])
     assert plt.get_fignums() == []
+
+
+def test_the_figure_shows_the_most_probable_classes_and_each_frame_that_was_seen():
+    frames, scores = np.zeros((8, 32, 32, 3), np.uint8), np.log([0.7, 0.2, 0.06, 0.04], dtype=np.float32)
+    tube = saliency.Tube(frames, np.ones((8, 32, 32)), scores, 0, 0, np.arange(3, 67, 8), (8, 8))
+    best = saliency_figures.most_probable(tube, ("a", "b", "c", "a name of " + "many words " * 8))
+    figure = saliency_figures.labelled(tube, best)
+    bars, *pictures = figure.axes
+    assert [text.get_text() for text in bars.texts] == ["70.0 %", "20.0 %", "6.0 %", "4.0 %"]
+    assert bars.get_yticklabels()[3].get_text() == "a name of many words many words\nmany words many words many words…"
+    assert [axes.texts[0].get_text() for axes in pictures] == [str(index) for index in range(3, 67, 8)]
+    assert np.ptp(pictures[0].images[0].get_array().astype(int), axis=2).max() > 30  # heat, on black frames

@@ -1,10 +1,16 @@
 import math
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import torch
 
+from ctlib import checkpoints
+from ctlib.data import encoding
+from ctlib.data.views import View
 from ctlib.display import progress as shown
 from ctlib.display import widgets
+from ctlib.models import build_model, model_config
 
 ROW = {"epoch": 1, "loss": 1.5, "train_top1": 40.0, "top1": 43.75, "seconds": 7.2}
 
@@ -106,3 +112,38 @@ def test_a_long_runs_losses_become_few_points():
     for epochs, loss in points:
         assert loss == pytest.approx(epochs * 5000)  # the mean of its own steps, at their middle
     assert widgets.thinned([(1.0, 2.0)]).tolist() == [[1.0, 2.0]]
+
+
+CLASSES = ("left & right", "up", "down")
+
+
+@pytest.fixture
+def widget(tmp_path, figures_closed):
+    torch.manual_seed(0)
+    model = build_model(model_config("tsn_quickstart", num_classes=3, num_frames=2)).eval()
+    with torch.no_grad():
+        model.fc.bias[0] = 9.0
+    for value, name in ((60, "a"), (200, "b")):
+        encoding.write_video(tmp_path / f"{name}.mp4", np.full((6, 40, 40, 3), value, dtype=np.uint8), fps=12)
+    trained = checkpoints.Checkpoint(model, CLASSES, {}, View(2, 32, 32, "sparse"))
+    return widgets.VideoLabels({name: str(tmp_path / f"{name}.mp4") for name in "ab"}, trained)
+
+
+def test_each_way_to_choose_a_video_shows_it(widget, tmp_path):
+    first = widget.png
+    assert first.startswith(b"\x89PNG") and 'alt="left &amp; right: 100 %, up: 0 %' in widget.image.value
+    assert widget.text.value.startswith("shown: a.mp4<br>no tube: ") and widget.text.value.endswith("to show where")
+    widget.video.value = str(tmp_path / "b.mp4")
+    second = widget.png
+    assert second != first
+    widget.path.value = f" {tmp_path / 'a.mp4'} "
+    assert widget.png == first
+    content = (tmp_path / "b.mp4").read_bytes()
+    widget._uploaded(type("change", (), {"new": ({"name": "../mine.mp4", "content": content},)}))
+    assert widget.png == second and widget.text.value.startswith("shown: mine.mp4<br>")
+
+
+def test_a_file_that_is_no_video_shows_why_and_the_picture_stays(widget, tmp_path):
+    first = widget.image.value
+    widget.path.value = str(tmp_path / "<none>.mp4")
+    assert widget.text.value == f"<b>{tmp_path}/&lt;none&gt;.mp4: no such file</b>" and widget.image.value == first
