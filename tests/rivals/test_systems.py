@@ -22,7 +22,7 @@ from ctlib.rivals.stm import MotionModule
 from ctlib.rivals.tea import NEXT_AND_LAST, SAME, MotionExcitation
 from ctlib.rivals.teinet import MotionEnhanced
 from ctlib.rivals.tsm import TemporalShift
-from ctlib.study import order
+from ctlib.study import frame_order
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -115,20 +115,20 @@ ORDER_BLIND = {"smallbig", "non_local"}  # a maximum and an attention without po
 
 
 def test_it_tells_a_clip_from_its_reverse_or_cannot(name):
-    moved = order.apart(order.as_trained(drawn(name)), frames_of(name, 8))
+    moved = frame_order.apart(frame_order.as_trained(drawn(name)), frames_of(name, 8))
     assert (moved["reversed"] < 1e-9) == (name in ORDER_BLIND) and (name in ORDER_BLIND or moved["reversed"] > 1e-4)
     assert (moved["permuted"] < 1e-9) == (name == "non_local")  # SmallBigNet sees which frames are neighbours
 
 
 def test_every_frame_reaches_the_features(name):
-    reached = order.reach(order.as_trained(drawn(name)), frames_of(name, 4))
+    reached = frame_order.reach(frame_order.as_trained(drawn(name)), frames_of(name, 4))
     assert reached.shape[1] == frames_of(name, 4) and (reached.max(0) > 0).all() and (reached.max(1) == 1).all()
 
 
 def test_tsn_sees_each_frame_alone_and_no_order():
-    network = order.as_trained(drawn("tsn"))
-    assert max(order.apart(network, 8).values()) < 1e-9
-    assert (order.reach(network, 4) > 0).tolist() == torch.eye(4).bool().tolist()
+    network = frame_order.as_trained(drawn("tsn"))
+    assert max(frame_order.apart(network, 8).values()) < 1e-9
+    assert (frame_order.reach(network, 4) > 0).tolist() == torch.eye(4).bool().tolist()
 
 
 def test_it_is_saved_and_loaded_with_its_classes(name, tmp_path):

@@ -13,15 +13,17 @@ from torch import nn
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import VideoClassifier
 
+SIZE, CLIPS = 32, 4  # pixels, height and width of the random clips, and how many there are
 
-def as_trained(network: VideoClassifier, seed: int = 0) -> VideoClassifier:
+
+def as_trained(network: VideoClassifier) -> VideoClassifier:
     """A copy in float64 and evaluation mode, in which nothing is at the start that would hide what it can do.
 
     Some systems start as if they were not there. Batch norms and parameters that are zero get random values.
     """
     network = copy.deepcopy(network).double().eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         for norm in (layer for layer in network.modules() if isinstance(layer, BATCH_NORMS)):
             norm.running_mean.normal_(0, 0.1)
             norm.running_var.uniform_(0.5, 1.5)
@@ -32,21 +34,18 @@ def as_trained(network: VideoClassifier, seed: int = 0) -> VideoClassifier:
     return network
 
 
-def apart(network: VideoClassifier, num_frames: int, size: int = 32, clips: int = 4, seed: int = 0) -> dict[str, float]:
+def apart(network: VideoClassifier, num_frames: int) -> dict[str, float]:
     """How far scores move when frames change places, over how far apart the scores of different clips are.
 
     Args:
         network: of `as_trained`, in float64.
-        num_frames, size: T, and height and width in pixels, of the random clips.
-        clips: how many.
-        seed: of the clips and of the permutation.
+        num_frames: T of the random clips.
 
     Returns:
         `reversed` and `permuted`: the largest change over the largest distance between two clips.
     """
-    generator = torch.Generator().manual_seed(seed)
-    shape = clips, 3, num_frames, size, size
-    frames = torch.randn(shape, dtype=torch.float64, generator=generator)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(CLIPS, 3, num_frames, SIZE, SIZE, dtype=torch.float64, generator=generator)
     order = torch.randperm(num_frames, generator=generator)
     with torch.no_grad():
         scores = network(frames)
@@ -55,18 +54,15 @@ def apart(network: VideoClassifier, num_frames: int, size: int = 32, clips: int 
         return {name: ((network(other) - scores).abs().max() / between).item() for name, other in moved.items()}
 
 
-def reach(network: VideoClassifier, num_frames: int, size: int = 32, seed: int = 0) -> np.ndarray:
-    """Which frame of the clip reaches which frame of the last features, by gradient.
-
-    Args:
-        network: of `as_trained`, in float64.
+def reach(network: VideoClassifier, num_frames: int) -> np.ndarray:
+    """Which frame of a clip reaches which frame of the last features, by gradient; arguments as in `apart`.
 
     Returns:
         (t, T): the norm of the gradient of random weights times the features of one frame, by each frame of the clip.
         A row's largest entry is 1; 0 means that nothing comes through.
     """
-    generator = torch.Generator().manual_seed(seed)
-    clip = torch.randn(1, 3, num_frames, size, size, dtype=torch.float64, generator=generator).requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randn(1, 3, num_frames, SIZE, SIZE, dtype=torch.float64, generator=generator).requires_grad_()
     features = network.forward_features(clip).mean((3, 4))[0]  # (C, t)
     weights = torch.randn(len(features), dtype=torch.float64, generator=generator)
     rows = []
