@@ -102,7 +102,7 @@ def ablations(parser: Parser) -> Runner:
         tables_dir = jobs.tables_dir(options.out)
         results.collect(options.out, tables_dir)
         if options.status:
-            sweep.show_status(study, options.out, options.tables)
+            sweep.print_status(study, options.out, options.tables)
             return 0
         show, clips = functools.partial(print, flush=True), counting("Arrow of Time, clips written")
         swept = sweep.sweep(study, options.out, wanted(), options.side_by_side, options.minutes, show, clips)

@@ -17,7 +17,7 @@ import pandas as pd
 from ctlib import paper
 from ctlib.study.measurements import check
 from ctlib.study.scales import SCALES, Study
-from ctlib.study.tables import REFERENCES, ROWS, TABLES, Network
+from ctlib.study.tables import REFERENCES, ROWS, TABLES
 from ctlib.training import statistics
 
 AGREES, DISAGREES = "agrees", "disagrees"  # significant, by its sign
@@ -27,6 +27,7 @@ DECIDED = (AGREES, DISAGREES, EQUAL, EQUAL_HERE)
 INCONCLUSIVE = "inconclusive"
 NOT_RUN = "not run"  # one of the rows, or both
 NOT_AT_SCALE = "not at this scale"  # the scale has no such row, or has other real data than the published column
+BEFORE = "before the first look"  # as which results are shown that are no test of the plan
 
 LEAST_GAP = 0.5  # points of top-1 between two published rows that are compared
 MARGIN = 1.0  # points; differences within it are equality
@@ -154,12 +155,8 @@ def _published_pairs(table: str) -> Iterable[Comparison]:
 def _measurements(scale: str) -> dict[tuple[str, str], str]:
     """What is measured for each table and row of a scale: its runs, and how they are tested."""
     study = Study(scale)
-
-    def measurement(network: Network, table: str) -> str:
-        return f"{study.run(network, table).name} {tuple(study.views(network))}"
-
     return {
-        (table, row): " + ".join(measurement(network, table) for network in networks)
+        (table, row): " + ".join(f"{study.run(one, table).name} {tuple(study.views(one))}" for one in networks)
         for table in TABLES
         for row, networks in study.rows(table).items()
     }
@@ -257,14 +254,20 @@ def is_decided(compared: pd.DataFrame) -> pd.Series:
 
 def with_tsn(compared: pd.DataFrame) -> pd.Series:
     """Which comparisons are with a row whose network is TSN."""
-    return pd.Series([_is_tsn(one.table, one.higher, one.lower) for one in compared.itertuples()], compared.index, bool)
+    tsn = {
+        (table, row)
+        for table, rows in ROWS.items()
+        for row, networks in rows.items()
+        if any(network.config.blocks == "none" for network in networks)
+    }
+    marked = [not tsn.isdisjoint({(one.table, one.higher), (one.table, one.lower)}) for one in compared.itertuples()]
+    return pd.Series(marked, compared.index, bool)
 
 
-def _is_tsn(table: str, *rows: str) -> bool:
-    return any(network.config.blocks == "none" for row in rows for network in ROWS[table].get(row, ()))
-
-
-BEFORE = "before the first look"
+def shown_results(compared: pd.DataFrame) -> pd.Series:
+    """The results of `pairs`, but `BEFORE` for those from runs that are too few for the first look."""
+    early = (compared["look"] == 0) & ~compared.result.isin([NOT_RUN, NOT_AT_SCALE])
+    return compared.result.mask(early, BEFORE)
 
 
 def counts(compared: pd.DataFrame) -> pd.DataFrame:
@@ -297,13 +300,12 @@ def _groups(compared: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _marked(compared: pd.DataFrame) -> pd.DataFrame:
-    early = (compared["look"] == 0) & ~compared.result.isin([NOT_RUN, NOT_AT_SCALE])
-    result = compared.result.mask(early, BEFORE)
-    marked = {"comparisons": True, "decided": is_decided(compared)}
-    marked |= {kind: result == kind for kind in (AGREES, DISAGREES)}
-    marked |= {EQUAL: result.isin([EQUAL, EQUAL_HERE])}
-    marked |= {kind: result == kind for kind in (EQUAL_HERE, INCONCLUSIVE, BEFORE, NOT_RUN)}
-    return pd.DataFrame(marked, compared.index)[compared.counted.astype(bool)].astype(int)
+    results = shown_results(compared)
+    marked = pd.DataFrame({"comparisons": True, "decided": is_decided(compared)}, compared.index)
+    for kind in (AGREES, DISAGREES, EQUAL, EQUAL_HERE, INCONCLUSIVE, BEFORE, NOT_RUN):
+        marked[kind] = results == kind
+    marked[EQUAL] |= marked[EQUAL_HERE]
+    return marked[compared.counted.astype(bool)].astype(int)
 
 
 def predicted(

@@ -8,12 +8,21 @@ import pandas as pd
 import seaborn as sns
 from adjustText import adjust_text
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator
 
 from ctlib.display.plotting import WIDTH, marker
-from ctlib.study.comparisons import EQUAL, EQUAL_HERE
-from ctlib.study.localisation import OWN, RANDOM, SEEN, SHUFFLED
+from ctlib.study.comparisons import (
+    AGREES,
+    BEFORE,
+    DECIDED,
+    DISAGREES,
+    EQUAL,
+    EQUAL_HERE,
+    INCONCLUSIVE,
+    NOT_RUN,
+    shown_results,
+)
+from ctlib.study.localisation import OWN, RANDOM, SHUFFLED
 from ctlib.training.statistics import mean_interval
 
 
@@ -46,12 +55,12 @@ def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> 
 
 # How each result is drawn: colour and hatching, which also differ in grey.
 _RESULTS = {
-    "agrees": ("#0f4c6e", ""),
-    "equal": ("#7fb2d0", "\\\\\\\\"),
-    "disagrees": ("#e08214", "////"),
-    "inconclusive": ("0.85", ""),
-    "before the first look": ("white", "...."),
-    "not run": ("white", ""),
+    AGREES: ("#0f4c6e", ""),
+    EQUAL: ("#7fb2d0", "\\\\\\\\"),
+    DISAGREES: ("#e08214", "////"),
+    INCONCLUSIVE: ("0.85", ""),
+    BEFORE: ("white", "...."),
+    NOT_RUN: ("white", ""),
 }
 
 
@@ -63,23 +72,23 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
     """
     counts = counts[counts.comparisons > 0]
     places, start = np.arange(len(counts)), np.zeros(len(counts))
-    drawn = {result: look for result, look in _RESULTS.items() if counts[result].any()}
     figure, axes = plt.subplots(figsize=(9.5, 1.6 + 0.38 * max(len(counts), 1)))
-    for result, (colour, hatch) in drawn.items():
+    for result, (colour, hatch) in _RESULTS.items():
+        if not counts[result].any():
+            continue
         share = (100 * counts[result] / counts.comparisons).to_numpy(float)
-        axes.barh(places, share, left=start, color=colour, hatch=hatch, edgecolor="0.25", lw=0.6)
-        look = {"ha": "center", "va": "center", "fontsize": 9, "color": "white" if result == "agrees" else "black"}
-        if hatch:
-            look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        for place in places[share > 3]:
-            axes.text(start[place] + share[place] / 2, place, counts[result].iloc[place], **look)
+        look = {"color": colour, "hatch": hatch, "edgecolor": "0.25", "lw": 0.6, "label": result}
+        bars = axes.barh(places, share, left=start, **look)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1} if hatch else None
+        numbers = counts[result].where(share > 3, "")
+        text = {"fontsize": 9, "color": "white" if result == AGREES else "black", "bbox": box}
+        axes.bar_label(bars, numbers, label_type="center", **text)
         start += share
     axes.set_yticks(places, [f"{name}: {total}" for name, total in counts.comparisons.items()])
     axes.set(xlim=(0, 100), ylim=(max(len(counts), 1) - 0.45, -0.55), xlabel="% of the comparisons", title=title)
     axes.grid(False)
-    handles = [Patch(fc=colour, hatch=hatch, ec="0.25", label=result) for result, (colour, hatch) in drawn.items()]
-    if handles:
-        figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=len(handles))
+    if axes.containers:
+        figure.legend(fontsize="small", loc="outside lower center", ncols=len(axes.containers))
     return figure
 
 
@@ -94,29 +103,26 @@ def gaps(compared: pd.DataFrame, margin: float) -> Figure:
         margin: of equality, points; drawn as a band.
     """
     drawn = compared[compared.blocks >= 1]
-    kinds = drawn.result.replace(EQUAL_HERE, EQUAL).mask(drawn["look"] == 0, "before the first look")
+    kinds = shown_results(drawn).replace(EQUAL_HERE, EQUAL)
     figure, axes = plt.subplots(figsize=(8, 4.8))
-    shapes = {"agrees": "o", "equal": "s", "disagrees": "X", "inconclusive": "o", "before the first look": "."}
+    shapes = {AGREES: "o", EQUAL: "s", DISAGREES: "X", INCONCLUSIVE: "o", BEFORE: "."}
     for kind, shape in shapes.items():
         part = drawn[kinds == kind]
         error = [part.difference - part.low, part.high - part.difference]
-        bars = "0.35" if kind in ("agrees", "equal", "disagrees") else "0.8"
+        bars = "0.35" if kind in DECIDED else "0.8"
         axes.errorbar(part.gap, part.difference, error, fmt="none", ecolor=bars, elinewidth=0.9, zorder=1)
-        look = {"mfc": "white" if kind == "inconclusive" else _RESULTS[kind][0], "mec": "0.2", "ms": 6, "ls": ""}
+        look = {"mfc": "white" if kind == INCONCLUSIVE else _RESULTS[kind][0], "mec": "0.2", "ms": 6, "ls": ""}
         axes.plot(part.gap, part.difference, shape, label=f"{kind} ({len(part)})", **look)
     axes.axhline(0, color="0.3", lw=1.2)
     axes.axhspan(-margin, margin, color="0.93", zorder=0)
-    least, most = (drawn.difference.min(), drawn.difference.max()) if len(drawn) else (-1, 1)
     axes.set(xscale="log", xlabel="published gap, points of top-1", ylabel="measured difference, points of top-1")
     axes.set_yscale("symlog", linthresh=2)  # a few differences are of tens of points
-    axes.set_yticks([-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50])
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(1.6 * min(least, -1), 1.6 * max(most, 1))
-    axes.set_xlim(0.4, 45)
-    axes.set_xticks([0.5, 1, 2, 5, 10, 30])
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xticks=[0.5, 1, 2, 5, 10, 30], yticks=[-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50])
+    ends = np.fmin(drawn.difference.min(), -1), np.fmax(drawn.difference.max(), 1)  # -1 and 1 where nothing is drawn
+    axes.set(xlim=(0.4, 45), ylim=(1.6 * ends[0], 1.6 * ends[1]))
+    axes.minorticks_off()
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     figure.legend(fontsize="small", loc="outside lower center", ncols=len(shapes))
     return figure
 
@@ -201,28 +207,23 @@ def localised(table: pd.DataFrame) -> Figure:
         "share_time": ("while it acts, % of a clip's saliency", "area_time"),
         "hit_time": ("strongest frame while it acts, % of clips", "area_time"),
     }
-    names = [name for name in table.network.unique() if not name.endswith(RANDOM)]
-    kinds = {"trained": ("o", "C0"), SHUFFLED: ("x", "C1"), "random weights": ("s", "C2")}
+    random, own = table.network.str.endswith(RANDOM), table.of == OWN
+    kinds = {
+        "trained": (table[own & ~random], -0.2, {"fmt": "o", "color": "C0"}),
+        SHUFFLED: (table[~random & (table.of == SHUFFLED)], 0, {"fmt": "x", "color": "C1"}),
+        "random weights": (table[own & random], 0.2, {"fmt": "s", "color": "C2", "mfc": "none"}),
+    }
+    names, entries = list(table.network[~random].unique()), {}
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 1.6 + 0.75 * len(names)), sharey=True)
     for axis, (measure, (label, area)) in zip(axes.flat, panels.items(), strict=True):
-        for row in table.itertuples():
-            random = row.network.endswith(RANDOM)
-            if row.of == SEEN or (random and row.of != OWN):
-                continue
-            kind = "random weights" if random else "trained" if row.of == OWN else SHUFFLED
-            (shape, colour), offset = kinds[kind], (-0.2, 0, 0.2)[list(kinds).index(kind)]
-            place = names.index(row.network.removesuffix(RANDOM)) + offset
-            value, margin = getattr(row, measure), getattr(row, f"{measure}_margin")
-            filled = {"mfc": "none"} if kind == "random weights" else {}
-            axis.errorbar(value, place, xerr=margin, fmt=shape, color=colour, capsize=3, ms=6, **filled)
-        axis.axvline(table[area].mean(), color="0.3", ls="--", lw=1.2)
+        for kind, (rows, offset, look) in kinds.items():
+            places = rows.network.str.removesuffix(RANDOM).map(names.index) + offset
+            margins = rows[f"{measure}_margin"]
+            entries[kind] = axis.errorbar(rows[measure], places, xerr=margins, capsize=3, ms=6, **look)
+        uniform = axis.axvline(table[area].mean(), color="0.3", ls="--", lw=1.2)
+        entries["uniform over the map, or over all frames"] = uniform
         axis.set(xlabel=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
-    handles = [
-        plt.Line2D([], [], marker=shape, color=colour, ls="", mfc="none" if kind == "random weights" else colour)
-        for kind, (shape, colour) in kinds.items()
-    ]
-    handles.append(plt.Line2D([], [], color="0.3", ls="--"))
-    figure.legend(handles, [*kinds, "uniform over the map, or over all frames"], loc="outside upper center", ncols=4)
+    figure.legend(entries.values(), entries, loc="outside upper center", ncols=4)
     return figure
 
 
@@ -282,11 +283,10 @@ def cost_by_stage(parts: dict[str, pd.DataFrame], protocol: str) -> Figure:
         bottom = np.zeros(len(stages))
         for index, column in enumerate(columns):
             values = table.get(column, pd.Series(0.0, stages)).to_numpy()
-            label = column if number == 0 else None
-            axes.bar(at, values, 0.92 * width, bottom=bottom, color=f"C{index}", ec="0.2", lw=0.5, label=label)
+            look = {"color": f"C{index}", "ec": "0.2", "lw": 0.5, "label": column if number == 0 else None}
+            bars = axes.bar(at, values, 0.92 * width, bottom=bottom, **look)
             bottom += values
-        for x, top in zip(at, bottom, strict=True):
-            axes.text(x, top, f"{name}\n{top:.1f}", ha="center", va="bottom", fontsize="small")
+        axes.bar_label(bars, [f"{name}\n{top:.1f}" for top in bottom], fontsize="small")
     axes.set(xticks=range(len(stages)), xticklabels=stages, ylabel=f"GFLOPs of {protocol}")
     axes.use_sticky_edges = False  # else the tallest bar touches the frame
     axes.margins(y=0.12)
@@ -313,33 +313,27 @@ def dimension_sizes(sweeps: dict[int, pd.DataFrame]) -> Figure:
     return figure
 
 
-def interact_fields(fields: dict, stated: dict[str, int], margin: int = 1) -> Figure:
+def interact_fields(fields: dict, stated: dict[str, int]) -> Figure:
     """The positions that one output depends on, as blocks in the box of Table 1, one panel per module.
 
     Args:
         fields: module -> `cost.InteractField`, all on clips of one size.
         stated: module -> the extent of Table 1's box, 3 or 2K + 1.
-        margin: positions shown around the largest field.
     """
-    reach = max(max(*field.box, stated[name]) for name, field in fields.items()) // 2 + margin
+    reach = max(max(*field.box, stated[name]) for name, field in fields.items()) // 2 + 1  # positions from the middle
+    side = 2 * reach + 1
     figure = plt.figure(figsize=(3.4 * len(fields), 4.3))
     for index, (name, field) in enumerate(fields.items()):
         axes = figure.add_subplot(1, len(fields), index + 1, projection="3d")
-        side = 2 * reach + 1
-        middle = [extent // 2 for extent in field.places.shape]
-        places = np.zeros((side,) * 3, dtype=bool)
-        for place in field.places.nonzero().tolist():
-            t, h, w = (at - centre + reach for at, centre in zip(place, middle, strict=True))
-            if max(t, h, w) < side and min(t, h, w) >= 0:
-                places[t, w, h] = True  # height upwards
+        around = tuple(slice(extent // 2, extent // 2 + side) for extent in field.places.shape)
+        places = np.pad(field.places.numpy(), reach)[around].transpose(0, 2, 1)  # height upwards
         axes.voxels(places, facecolors=f"C{index}", edgecolor="0.25", linewidth=0.3, alpha=0.85)
         extent = stated[name]
         _cube(axes, reach + 0.5 - extent / 2, reach + 0.5 + extent / 2)
         text = f"paper: {extent} x {extent} x {extent}\nmeasured: {field.positions} of {extent**3} positions"
         axes.set_title(f"{name}\n{text}", fontsize="small")
-        ends = (0, side)
-        axes.set(xlabel="time", ylabel="width", zlabel="height", xlim=ends, ylim=ends, zlim=ends)
-        axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
+        for axis, what in (("x", "time"), ("y", "width"), ("z", "height")):
+            axes.set(**{f"{axis}label": what, f"{axis}lim": (0, side), f"{axis}ticklabels": []})
         axes.view_init(22, -52)
     return figure
 

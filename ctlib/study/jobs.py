@@ -9,6 +9,7 @@ out_dir/<name>/seed<k>/tests.json   those tests with their rows, and the class n
 import contextlib
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from ctlib.config import ComputeConfig, RunConfig, check_choice, parse_words
+from ctlib.config import ComputeConfig, RunConfig, parse_words
 from ctlib.cost import hardware
 from ctlib.files import read_json
 from ctlib.study import comparisons, results
@@ -44,13 +45,8 @@ class Job(NamedTuple):
 
 def parse_tables(text: str) -> tuple[str, ...]:
     """The tables that "2a 2b" names, each once; "all" for all ablations. Raises ValueError for anything else."""
-
-    def table(word: str) -> str:
-        check_choice("table", word, TABLES)
-        return word
-
     needed = f"tables must be 'all' or some of {' '.join(TABLES)}, each once"
-    return TABLES if text.split() == ["all"] else parse_words(text, table, needed)
+    return TABLES if text.split() == ["all"] else parse_words(text, lambda word: TABLES[TABLES.index(word)], needed)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -77,22 +73,24 @@ def jobs(
     Raises:
         ValueError: an unknown table or row, or what `Study.run` raises.
     """
-    wanted = [(table, row) for table in tables for row in study.rows(table, chosen)]
-    configs, rows, tests = {}, {}, {}
+    configs, rows, tests = {}, defaultdict(list), defaultdict(lambda: defaultdict(list))
     for table in TABLES:
         for row, networks in study.rows(table).items():
             for network in networks:
                 config = study.run(network, table)
                 assert configs.setdefault(config.name, config) == config, f"two configurations are called {config.name}"
-                rows.setdefault(config.name, {})[table, row] = None
+                rows[config.name].append((table, row))
                 if not _is_own_test(network, networks):
-                    tests.setdefault(config.name, {}).setdefault(study.views(network), []).append((table, row))
-    needed = {name: row for row in reversed(wanted) for name in configs if row in rows[name]}
-    needed = dict.fromkeys(name for row in wanted for name in configs if row in rows[name]) | needed
+                    tests[config.name][study.views(network)].append((table, row))
+    asked = {}
+    for wanted in [(table, row) for table in tables for row in study.rows(table, chosen)]:
+        for name in configs:
+            if wanted in rows[name]:
+                asked.setdefault(name, wanted)
     return [
-        Job(dataclasses.replace(configs[name], seed=seed, rows=tuple(rows[name])), tests.get(name, {}), needed[name])
+        Job(dataclasses.replace(configs[name], seed=seed, rows=tuple(rows[name])), dict(tests[name]), row)
         for seed in seeds
-        for name in needed
+        for name, row in asked.items()
     ]
 
 
@@ -117,24 +115,16 @@ def state(job: Job, out_dir: str | Path) -> str:
         ValueError: its folder holds a run with other parameters, or a damaged record; it is named.
     """
     folder = job.folder(out_dir)
-    if not (folder.path / "result.json").is_file():
+    if not folder.is_finished(job.config):
         return "begun" if (folder.path / "config.json").is_file() else "to be trained"
-    differing = folder.differences(job.config)
-    if differing:
-        raise ValueError(
-            f"{folder.path} holds a run with other parameters ({differing}): delete it, or choose another folder"
-        )
     folder.result(("top1", "seconds"))
-    tests = folder.path / "tests.json"
-    return "finished" if tests.is_file() and _existing_tests(tests) >= job.tests.keys() else "to be tested"
-
-
-def _existing_tests(path: Path) -> set[Views]:
-    """The tests in a tests.json whose scores exist."""
+    path = folder.path / "tests.json"
+    if not path.is_file():
+        return "to be tested"
     tests = read_json(path, ["classes", "tests"])["tests"]
-    return {
-        Views(*(test[name] for name in Views._fields)) for test in tests if (path.parent / test["scores"]).is_file()
-    }
+    kept = [test for test in tests if (folder.path / test["scores"]).is_file()]
+    tested = {Views(*(test[name] for name in Views._fields)) for test in kept}
+    return "finished" if tested >= job.tests.keys() else "to be tested"
 
 
 def tables_dir(out_dir: str | Path) -> Path:
@@ -149,23 +139,19 @@ def recorded(study: Study, out_dir: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: they hold another scale, other overrides, or tests at another size than this scale's.
     """
-    measured = results.measured(tables_dir(out_dir))
-    for name, value in {"scale": study.scale, "overrides": study.recorded_overrides}.items():
-        if len(measured) and measured[name].iloc[0] != value:
-            held = f"{name} {measured[name].iloc[0]!r}, and {value!r} was asked for"
-            raise ValueError(f"{tables_dir(out_dir)} holds another study ({held}): choose another folder")
-    for table, of_table in measured.groupby("table", sort=False):
-        rows = study.rows(table)
-        for row, size in zip(of_table.row, of_table["size"], strict=True):
-            if row in rows and size != (needed := study.views(rows[row][0]).size):
-                raise ValueError(
-                    f"{tables_dir(out_dir)} holds another study (table {table}, row {row!r} at {size} pixels, and "
-                    f"{needed} are asked for): choose another folder"
-                )
+    folder = tables_dir(out_dir)
+    measured = results.measured(folder)
+    if len(measured):
+        study.check_same(measured.iloc[0], folder)
+    for table, row, size in measured[["table", "row", "size"]].drop_duplicates().itertuples(index=False):
+        networks = study.rows(table).get(row)
+        if networks and size != (needed := study.views(networks[0]).size):
+            held = f"table {table}, row {row!r} at {size} pixels, and {needed} are asked for"
+            raise ValueError(f"{folder} holds another study ({held}): choose another folder")
     return measured
 
 
-def is_finished(study: Study, job: Job, out_dir: str | Path, measured: pd.DataFrame) -> bool:
+def is_finished(job: Job, out_dir: str | Path, measured: pd.DataFrame) -> bool:
     """Whether a run is finished in its folder, or the tables have it, whose folder may be gone.
 
     It is not if its record is damaged or of another run, as its own process will report. Nor is it where the tables
@@ -174,8 +160,8 @@ def is_finished(study: Study, job: Job, out_dir: str | Path, measured: pd.DataFr
     Args:
         measured: of `recorded`.
     """
-    served, of_seed = set(map(tuple, job.config.rows)), measured[measured.seed == job.config.seed]
-    if served and served <= set(zip(of_seed.table, of_seed.row, strict=True)):
+    of_seed = measured[measured.seed == job.config.seed]
+    if set(job.config.rows) <= set(zip(of_seed.table, of_seed.row, strict=True)):
         return True
     try:
         return state(job, out_dir) == "finished"
@@ -214,7 +200,7 @@ def next_runs(study: Study, out_dir: str | Path, tables: Sequence[str] = TABLES)
     for look in comparisons.LOOKS:
         wanted = jobs(study, tables, seeds=range(look))
         wanted = [job for job in wanted if look == comparisons.LOOKS[0] or job.config.name in names]
-        if left := [job for job in wanted if not is_finished(study, job, out_dir, measured)]:
+        if left := [job for job in wanted if not is_finished(job, out_dir, measured)]:
             return left
     return []
 
@@ -262,21 +248,26 @@ def plan(
     records, spent = [], _minutes(out_dir, wanted, measured)
     for job in wanted:
         config = job.config
-        progress = "finished" if len(measured) and is_finished(study, job, out_dir, measured) else state(job, out_dir)
+        progress = "finished" if is_finished(job, out_dir, measured) else state(job, out_dir)
         share = 1 - len(job.folder(out_dir).history()) / config.recipe.epochs if progress == "begun" else 1
         gflops = counted(config.model, config.data.size).gflops
         own = spent.get(config.name, math.nan)
         records.append((config.name, config.seed, gflops, progress, own, config.data.name, share))
     table = pd.DataFrame(records, columns=["run", "seed", "gflops", "state", "minutes", "data", "share"])
     rates = (table.minutes / table.gflops).groupby(table.pop("data")).transform("median")
-    rate_of_scale = math.nan
-    if SCALES[study.scale].minutes and wanted and ALONE.on_cpu(wanted[0].config.compute):
-        full = SCALES[study.scale].replace(FULL)
-        usual = Study(study.scale).run(FULL, "8")
-        rate_of_scale = SCALES[study.scale].minutes / counted(full.config, full.size).gflops
-        rate_of_scale *= _passes(wanted[0].config) / _passes(usual)  # as the overrides say
-    minutes = table.minutes.fillna(rates.fillna(rate_of_scale) * table.gflops)
-    return table.assign(minutes=minutes * table.pop("share"))
+    if wanted:
+        rates = rates.fillna(_rate_of_scale(study, wanted[0].config))
+    return table.assign(minutes=table.minutes.fillna(rates * table.gflops) * table.pop("share"))
+
+
+def _rate_of_scale(study: Study, config: RunConfig) -> float:
+    """The minutes per GFLOP of a run at a scale; missing where its time was not measured."""
+    scale = SCALES[study.scale]
+    if not scale.minutes or not ALONE.on_cpu(config.compute):
+        return math.nan
+    full, usual = scale.replace(FULL), Study(study.scale).run(FULL, "8")
+    longer = _passes(config) / _passes(usual)  # as the overrides say
+    return longer * scale.minutes / counted(full.config, full.size).gflops
 
 
 def _passes(config: RunConfig) -> float:
@@ -289,8 +280,7 @@ def _minutes(out_dir: str | Path, wanted: Sequence[Job], measured: pd.DataFrame)
     """The median minutes of each network's finished runs, with any seed, on this kind of hardware."""
     if not wanted:
         return {}
-    single = measured[~measured.run.str.contains(" + ", regex=False)].drop_duplicates("run")
-    runs = list(zip(single.run, single.train_seconds, single.hardware, strict=True))
+    runs = list(zip(measured.run, measured.train_seconds, measured.hardware, strict=True))
     runs += [(run, result["seconds"], result["hardware"]) for run, result in _finished(out_dir)]
     times, here = pd.DataFrame(runs, columns=["run", "seconds", "hardware"]), kind_here(wanted[0].config.compute)
     times = times[times.hardware.map(kind) == here].drop_duplicates("run", keep="last")

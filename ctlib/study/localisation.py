@@ -5,7 +5,7 @@ Each number is shown beside three controls: the object's share of the picture, t
 shuffled, and a network with random weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +74,6 @@ def measure(
     known: Truths,
     batch: int = 16,
     seed: int = 0,
-    on_step: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Explain what the network predicts of each clip of a list, and compare with where the object is.
 
@@ -85,7 +84,6 @@ def measure(
         known: the `truths` of the data set.
         batch: clips at once.
         seed: of the shuffled places.
-        on_step: called with the clips done and their number.
 
     Returns:
         One row per frame and kind of maps, `of`: "network", as Saliency Tubes are; "places shuffled", over all frames
@@ -100,19 +98,16 @@ def measure(
     for views, labels in DataLoader(dataset, batch_size=batch):
         clips = views[:, 0]
         maps, scores = saliency.raw_maps(model, clips.to(weight.device, weight.dtype))
-        maps, predicted = maps.cpu(), scores.argmax(1).cpu()
-        here = slice(done, done + len(clips))
+        maps, here = maps.cpu(), slice(done, done + len(clips))
+        sources = [dataset.samples.path(index) for index in range(here.start, here.stop)]
+        of_clips = pd.DataFrame({"source": sources, "label": labels, "predicted": scores.argmax(1).cpu()})
+        of_frames = of_clips.merge(pd.DataFrame({"frame": range(dataset.num_frames)}), how="cross")
         kinds = [(OWN, maps, None), (SHUFFLED, shuffled(maps, rng), None)] + ([(SEEN, maps, stride)] if stride else [])
         for of, shown, apart in kinds:
             tubes = saliency.normalised(saliency.resized(shown, clips.shape[2:], apart))
             scored = frame_scores(tubes, known.masks[here]) | {"acting": known.acting[here]}
-            for at in range(len(clips)):
-                about = {"of": of, "source": dataset.samples.path(done + at), "label": labels[at].item()}
-                about |= {"predicted": predicted[at].item(), "frame": range(dataset.num_frames)}
-                rows.append(pd.DataFrame(about | {name: values[at].numpy() for name, values in scored.items()}))
+            rows.append(of_frames.assign(of=of, **{name: part.flatten() for name, part in scored.items()}))
         done += len(clips)
-        if on_step is not None:
-            on_step(done, len(dataset))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -188,7 +183,7 @@ def summary(clips: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (network, seed, of), part in clips.groupby(["network", "seed", "of"], sort=False):
         row = {"network": network, "seed": seed, "of": of, "top1": 100 * (part.label == part.predicted).mean()}
-        row |= {"clips": len(part), "clips_time": int(part.area_time.notna().sum())}
+        row |= {"clips": len(part), "clips_time": part.area_time.count()}
         for name in ("area", "area_time", *MEASURES):
             read = part[part[name].notna()]
             pairs = [arrow.pair_of(source) for source in read.source]
@@ -252,22 +247,22 @@ def beside_random(table: pd.DataFrame, of: str = OWN) -> pd.DataFrame:
     return pd.DataFrame(columns, index=list(dict.fromkeys(both.network)))
 
 
-def claim(compared: pd.DataFrame, others: Sequence[str] = ("R(2+1)D", "CSN")) -> pd.DataFrame:
-    """Figure 3's claim, that the reference localises better than the networks shown beside it, in space and in time.
+def claim(compared: pd.DataFrame) -> pd.DataFrame:
+    """Figure 3's claim, that CT-Net localises better than the networks shown beside it, in space and in time.
 
     Args:
         compared: of `differences`, of one kind of maps or several.
-        others: the networks that the figure shows beside the reference.
 
     Returns:
         One row per kind of maps: the numbers of differences `for` and `against` the claim, how many of each are
         significant, and whether it is `confirmed`: all differences are for it, and significant. No row if none of the
         other networks was measured.
     """
-    compared = compared[compared.network.isin(others)]
-    sides = {"for": compared["mean"] > 0, "against": compared["mean"] < 0}
-    sides = {name: {name: side, f"{name}, significant": side & compared.significant} for name, side in sides.items()}
-    kinds = pd.DataFrame(sides["for"] | sides["against"]).groupby(compared.of, sort=False)
+    compared = compared[compared.network.isin(["R(2+1)D", "CSN"])]
+    sides = pd.DataFrame({"for": compared["mean"] > 0, "against": compared["mean"] < 0})
+    for at, side in ((1, "for"), (3, "against")):
+        sides.insert(at, f"{side}, significant", sides[side] & compared.significant)
+    kinds = sides.groupby(compared.of, sort=False)
     table = kinds.sum().rename_axis(None)
     return table.assign(confirmed=table["for, significant"] == kinds.size())
 

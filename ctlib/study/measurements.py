@@ -75,7 +75,6 @@ def averaged(measured: pd.DataFrame) -> pd.DataFrame:
         `std`: sample standard deviation over the seeds; missing with one seed.
         `seeds`: how many.
         `gflops`, `params` (a count), `frames`, `size` (pixels), `clips`, `crops`, `videos`: of each.
-        `train_seconds`: mean.
         `runs`: all of them, a tuple.
 
     Raises:
@@ -87,7 +86,6 @@ def averaged(measured: pd.DataFrame) -> pd.DataFrame:
         std=("top1", "std"),
         seeds=("seed", "nunique"),
         **{column: (column, "first") for column in (*_OF_ROW, "videos")},
-        train_seconds=("train_seconds", "mean"),
         runs=("run", lambda runs: tuple(sorted(runs))),
     )
     return means.loc[sorted(means.index, key=lambda table_and_row: place(*table_and_row))]

@@ -1,6 +1,6 @@
 """The stored predictions: what networks answered, video by video, a byte each (predictions.npz).
 
-`measured` is the table of `results.measured`. A line of it, as `itertuples` gives it, is one row with one seed.
+`measured` is the table of `results.measured`. A measurement is one of its rows, as `itertuples` gives it.
 """
 
 import hashlib
@@ -63,14 +63,11 @@ def test_list(fingerprint: str) -> str:
     return fingerprint.split("-")[-1]
 
 
-def of_line(predictions: dict[str, pd.DataFrame], line) -> pd.DataFrame:
-    """`label` and `predicted` of the videos that were read, for a line of `measured`.
-
-    Args:
-        predictions: of `read`.
-    """
-    frame = predictions[test_list(line.fingerprint)]
-    frame = frame[["label", f"{line.run} {test_name(line.size, line.crops, line.clips)}"]]
+def of_measurement(predictions: dict[str, pd.DataFrame], measurement) -> pd.DataFrame:
+    """`label` and `predicted` of the videos that were read, from the predictions of `read`."""
+    frame = predictions[test_list(measurement.fingerprint)]
+    test = test_name(measurement.size, measurement.crops, measurement.clips)
+    frame = frame[["label", f"{measurement.run} {test}"]]
     return frame.set_axis(["label", "predicted"], axis=1)[(frame != NOT_READ).all(axis=1)].astype(int)
 
 
@@ -85,9 +82,9 @@ def agreement(tables_dir: str | Path, measured: pd.DataFrame, compared: pd.DataF
         right on, the mean over all common blocks. Their difference is that of the accuracies.
     """
     predictions, right = read(tables_dir), {}
-    for line in measured[measured.table.isin(compared.table)].itertuples():
-        frame = of_line(predictions, line)
-        right.setdefault((line.table, line.row), {})[line.seed] = frame.label == frame.predicted
+    for one in measured[measured.table.isin(compared.table)].itertuples():
+        frame = of_measurement(predictions, one)
+        right.setdefault((one.table, one.row), {})[one.seed] = frame.label == frame.predicted
     shares = {}
     for index, pair in compared.iterrows():
         higher, lower = (right.get((pair.table, pair[side]), {}) for side in ("higher", "lower"))
@@ -107,8 +104,8 @@ def by_action(tables_dir: str | Path, measured: pd.DataFrame) -> pd.DataFrame:
     predictions, columns = read(tables_dir), ["top1", "right_pair", "direction"]
     known = {classes_digest(class_names(chosen)): chosen for chosen in SETS.values()}
     parts = [
-        by_pair(of_line(predictions, line), known[line.classes_digest]).assign(table=line.table, row=line.row)
-        for line in measured[measured.classes_digest.isin(known)].itertuples()
+        by_pair(of_measurement(predictions, one), known[one.classes_digest]).assign(table=one.table, row=one.row)
+        for one in measured[measured.classes_digest.isin(known)].itertuples()
     ]
     if not parts:
         return pd.DataFrame(columns=["table", "row", "action", *columns])
@@ -122,7 +119,7 @@ def by_plainness(tables_dir: str | Path, measured: pd.DataFrame, config: ArrowCo
     """What each row gets right of the clips of Arrow of Time that are about as plain: the means over its blocks.
 
     Args:
-        config: the data set of the study; lines with another test list are left out.
+        config: the data set of the study; measurements on another test list are left out.
 
     Returns:
         One row per table, row and step of plainness (`STEPS`): `plain`, the mean of the step's clips, `top1` (percent)
@@ -132,12 +129,12 @@ def by_plainness(tables_dir: str | Path, measured: pd.DataFrame, config: ArrowCo
     classes = classes_digest(class_names(config.actions))
     ours = measured[(measured.classes_digest == classes) & (measured.videos == config.val_clips)]
     plain = pd.Series({pair: arrow.plainness(config, "val", pair) for pair in range(config.val_clips // 2)})
-    for line in ours.itertuples():
-        frame = of_line(predictions, line)
+    for one in ours.itertuples():
+        frame = of_measurement(predictions, one)
         of_clip = plain[[int(arrow.pair_of(video)) for video in frame.index]].to_numpy()
         clips = pd.DataFrame({"plain": of_clip, "top1": 100.0 * (frame.label == frame.predicted).to_numpy()})
         step = clips.groupby(pd.cut(clips.plain, STEPS), observed=True)
-        parts.append(step.mean().assign(videos=step.size(), table=line.table, row=line.row))
+        parts.append(step.mean().assign(videos=step.size(), table=one.table, row=one.row))
     columns = ["table", "row", "plain", "top1", "videos"]
     if not parts:
         return pd.DataFrame(columns=columns)

@@ -88,7 +88,7 @@ def correct(tables_dir: str | Path, table: str, row: str, seed: int) -> pd.Serie
     of_row = of_row[of_row.seed == seed]
     if of_row.empty:
         raise ValueError(f"{tables_dir} has no test of Table {table}, row {row!r}, seed {seed}")
-    frame = predictions.of_line(predictions.read(tables_dir), next(of_row.itertuples()))
+    frame = predictions.of_measurement(predictions.read(tables_dir), next(of_row.itertuples()))
     return frame.label == frame.predicted
 
 
@@ -130,12 +130,12 @@ fingerprint data precision micro_batch hardware commit
 class _Test(NamedTuple):
     """A row of runs.csv, and what is behind it."""
 
-    row: dict
+    row: dict  # its `rows` as a list
     predictions: pd.DataFrame  # source, label (SKIPPED: not read), predicted
     scores: Scores | None  # None: the test at the end of training, whose scores are not stored
 
 
-def collect(runs_dir: str | Path = "results/runs", tables_dir: str | Path = "results/ablations") -> int:
+def collect(runs_dir: str | Path, tables_dir: str | Path) -> int:
     """Put every finished run below a folder into the study's tables, beside what is in them already.
 
     A run that was trained again replaces its rows; ensembles of it that are not complete on disk are removed.
@@ -155,7 +155,7 @@ def collect(runs_dir: str | Path = "results/runs", tables_dir: str | Path = "res
     tests = _finished(runs_dir)
     if not tests:
         return 0
-    new = pd.DataFrame([test.row for test in tests], columns=RUNS)
+    new = pd.DataFrame([test.row | {"rows": json.dumps(test.row["rows"])} for test in tests], columns=RUNS)
     with files.locked(tables_dir, timeout=600):
         for names in ("*.csv", "predictions.npz"):
             files.remove_partials(tables_dir, names)
@@ -186,20 +186,16 @@ def _finished(runs_dir: Path) -> list[_Test]:
         own, *further = _tests(RunFolder(path.parent), study)
         tests.append(own)
         for test in further:
-            served = json.loads(test.row["rows"])
-            alone = [row for row in served if _networks(*row) == 1]
-            if alone:
-                tests.append(test._replace(row=test.row | {"rows": json.dumps(alone)}))
-            for table, row in served:
+            if alone := [row for row in test.row["rows"] if _networks(*row) == 1]:
+                tests.append(test._replace(row=test.row | {"rows": alone}))
+            for table, row in test.row["rows"]:
                 if _networks(table, row) > 1:
                     parts.setdefault((table, row, test.row["seed"]), []).append(test)
     ensembles = {}
     for (table, row, _), members in parts.items():
         if len(members) == _networks(table, row):
             test = _ensemble(sorted(members, key=lambda member: int(member.row["frames"])))
-            same = test.row["run"], test.row["test"]
-            served = [*json.loads(ensembles.get(same, test).row["rows"]), [table, row]]
-            ensembles[same] = test._replace(row=test.row | {"rows": json.dumps(served)})
+            ensembles.setdefault((test.row["run"], test.row["test"]), test).row["rows"].append([table, row])
     return tests + list(ensembles.values())
 
 
@@ -215,7 +211,7 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
     elsewhere = [row for test in listed["tests"] for row in test["rows"]]
     row = {
         "run": folder.path.relative_to(folder.path.parents[1]).as_posix(),
-        "rows": json.dumps([row for row in result["rows"] if row not in elsewhere]),
+        "rows": [row for row in result["rows"] if row not in elsewhere],
         "frames": str(result["num_frames"]),
         "micro_batch": str(result["micro_batch"]),
         "train_seconds": result["seconds"],
@@ -231,7 +227,7 @@ def _tests(folder: RunFolder, study: dict) -> list[_Test]:
     for test in listed["tests"]:
         scores = Scores.load(folder.path / test["scores"])
         (protocol,) = scores.protocols
-        values = {"rows": json.dumps(test["rows"]), "top1": scores.topk(1), "top5": scores.topk(5)}
+        values = {"rows": test["rows"], "top1": scores.topk(1), "top5": scores.topk(5)}
         values |= {name: getattr(protocol, name) for name in ("size", "clips", "crops")}
         if protocol.precision != row["precision"]:
             values["precision"] = f"{row['precision']}, tested in {protocol.precision}"
@@ -266,7 +262,7 @@ def _ensemble(members: Sequence[_Test]) -> _Test:
 
     row = first | {
         "run": joined("run", " + "),
-        "rows": "[]",
+        "rows": [],
         "frames": joined("frames", "+"),
         "top1": scores.topk(1),
         "top5": scores.topk(5),
@@ -298,8 +294,10 @@ def _merged_predictions(old: dict[str, pd.DataFrame], tests: Iterable[_Test], ke
 def _merged_histories(tables_dir: Path, runs_dir: Path, new: pd.DataFrame) -> pd.DataFrame:
     """Read as text, so that no digit changes."""
     path = tables_dir / "histories.csv"
-    parts = [pd.read_csv(path, dtype=str, keep_default_na=False)] if path.is_file() else []
-    parts = [part[~part.run.isin(new.run)] for part in parts]
+    parts = []
+    if path.is_file():
+        old = pd.read_csv(path, dtype=str, keep_default_na=False)
+        parts.append(old[~old.run.isin(new.run)])
     for run in sorted(set(new.run[~new.run.str.contains(" + ", regex=False)])):
         history = pd.read_csv(runs_dir / run / "history.csv", dtype=str, keep_default_na=False)
         history.insert(0, "run", run)

@@ -70,16 +70,13 @@ def trainings(network: str, seed: int, overrides: str = "") -> tuple[RunConfig, 
     check_choice("network", network, NETWORKS)
     model, parts = NETWORKS[network]
     size = run_config("arrow", model, "laptop", overrides, **{"data.size": SIZE}).data.size
-    both = {"seed": seed, "arrow.val_clips": 160, "arrow.difficulty": 0.0}
+
+    def training(name: str, given: dict, side: int) -> RunConfig:
+        given = given | {"seed": seed, "arrow.size": side, "arrow.val_clips": 160, "arrow.difficulty": 0.0}
+        return run_config("arrow", model, "laptop", f"{parts} {overrides} data.size={side}", name=name, **given)
+
     half = size // 4 * 2  # even, as videos are
-    first, second = (
-        run_config(
-            "arrow", model, "laptop", f"{parts} {overrides} data.size={side}",
-            name=name, **both | own | {"arrow.size": side},
-        )
-        for name, own, side in ((f"{network}_half", _HALF, half), (network, _WHOLE, size))
-    )  # fmt: skip
-    return first, second
+    return training(f"{network}_half", _HALF, half), training(network, _WHOLE, size)
 
 
 def all_trainings(
@@ -112,6 +109,7 @@ def train_all(pairs: Sequence[tuple[RunConfig, RunConfig]], out_dir: str | Path)
 
 def _train_both(pair: tuple[RunConfig, RunConfig], out_dir: str | Path) -> list[tuple[RunConfig, dict]]:
     small, large = pair
-    first = train(small, RunFolder.of(small, out_dir).path)
-    large = dataclasses.replace(large, start=files.portable(RunFolder.of(small, out_dir).checkpoint))
+    folder = RunFolder.of(small, out_dir)
+    first = train(small, folder.path)
+    large = dataclasses.replace(large, start=files.portable(folder.checkpoint))
     return [(small, first), (large, train(large, RunFolder.of(large, out_dir).path))]

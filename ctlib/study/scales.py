@@ -7,7 +7,7 @@ the paper's. Rows of the same configuration are one run, whatever their tables.
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -156,10 +156,16 @@ class Study:
     def __post_init__(self):
         check_choice("scale", self.scale, SCALES)
 
-    @property
-    def recorded_overrides(self) -> str:
-        """The overrides in one order, as the records of a study keep them."""
-        return " ".join(sorted(split_pairs(self.overrides)))
+    def record(self) -> dict[str, str]:
+        """What the records of a study keep of it; the overrides in one order."""
+        return {"scale": self.scale, "overrides": " ".join(sorted(split_pairs(self.overrides)))}
+
+    def check_same(self, held: Mapping, folder: Path) -> None:
+        """Raise ValueError unless the `record` that a folder holds is of this study."""
+        for key, asked in self.record().items():
+            if held[key] != asked:
+                other = f"{key} {held[key]!r}, and {asked!r} was asked for"
+                raise ValueError(f"{folder} holds another study ({other}): choose another folder")
 
     @property
     def sized(self) -> Scale:
@@ -168,10 +174,10 @@ class Study:
         Raises:
             ValueError: a size below 16 pixels, or no number.
         """
-        chosen = SCALES[self.scale]
-        if not any(pair.startswith(_SIZE) for pair in split_pairs(self.overrides)):
+        chosen, given = SCALES[self.scale], parse_pairs(self.overrides)
+        if "data.size" not in given:
             return chosen
-        size = parse_pairs(self.overrides)[_SIZE.removesuffix("=")]
+        size = given["data.size"]
         if not isinstance(size, int) or size < 16:
             raise ValueError(f"data.size must be a number of pixels from 16, got {size!r}")
         inception = max(75, round(size * chosen.inception_size / chosen.size))
@@ -219,7 +225,7 @@ class Study:
         as_trained = network._replace(size=network.train_size or network.size, clips=1, crops=1)
         set_here = {f"model.{part}": getattr(model, part) for part in PARTS}
         set_here |= {f"data.{name}": value for name, value in self.views(as_trained)._asdict().items()}
-        others = [pair for pair in split_pairs(self.overrides) if not pair.startswith(_SIZE)]
+        others = [pair for pair in split_pairs(self.overrides) if not pair.startswith("data.size=")]
         clashing = [pair for pair in others if pair.partition("=")[0] in set_here]
         if clashing:
             raise ValueError(f"overrides may not set what the rows say: leave out {' '.join(clashing)}")
@@ -238,9 +244,6 @@ def changes(study: Study, table: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(changed, orient="index", columns=["scale", "here"], dtype=object)
 
 
-_SIZE = "data.size="
-
-
 def _base(model: ModelConfig) -> str:
     """The CT-Net or TSN in `models.MODELS` on this network's backbone."""
     kind = "tsn" if model.blocks == "none" else "ctnet"
@@ -251,21 +254,21 @@ def _name(model: ModelConfig, scale: Scale, size: int, data: str) -> str:
     """The kind of network and its differences from the scale's full CT-Net, joined by underscores."""
     full = model_config(_base(model))
     plain = not model.pointwise and model.excitation == "none"  # the CT-Module alone
-    gate = {"te": "", "none": "no-excitation"}.get(model.excitation, model.excitation)
-    words = ["tsn" if model.blocks == "none" else "ctnet" if model.module == "ct" else model.module]
-    words += ["inception"] if "inception" in model.backbone else []
-    words += ["plain"] if plain else ["" if model.pointwise else "no-pointwise", gate]
-    if isinstance(model.dims, tuple):
-        words.append(_word("dims", model.dims))
-    elif model.dims != full.dims:
-        words.append(f"{model.dims}d")
-    words += [_word("kernels", model.kernels)] if model.kernels != full.kernels else []
-    words += [model.connection] if model.connection != full.connection else []
-    words += [_word("blocks", model.blocks)] if model.blocks != full.blocks else []
-    words += [f"{model.num_frames}frames"] if model.num_frames != full.num_frames else []
-    words += [f"{size}px"] if size not in (scale.size, scale.inception_size) else []
-    words += [data] if data != scale.data else []
-    return "_".join(word for word in words if word)
+    words = [
+        ("tsn" if model.blocks == "none" else "ctnet" if model.module == "ct" else model.module, True),
+        ("inception", "inception" in model.backbone),
+        ("plain", plain),
+        ("no-pointwise", not model.pointwise and not plain),
+        ("no-excitation" if model.excitation == "none" else model.excitation, model.excitation != "te" and not plain),
+        (f"{model.dims}d" if isinstance(model.dims, int) else _word("dims", model.dims), model.dims != full.dims),
+        (_word("kernels", model.kernels), model.kernels != full.kernels),
+        (model.connection, model.connection != full.connection),
+        (_word("blocks", model.blocks), model.blocks != full.blocks),
+        (f"{model.num_frames}frames", model.num_frames != full.num_frames),
+        (f"{size}px", size not in (scale.size, scale.inception_size)),
+        (data, data != scale.data),
+    ]
+    return "_".join(word for word, differs in words if differs)
 
 
 def _word(part: str, value) -> str:

@@ -32,15 +32,11 @@ def open_study(study: Study, out_dir: str | Path) -> None:
     Raises:
         ValueError: it holds another scale or other overrides.
     """
-    path = Path(out_dir) / "study.json"
-    asked = {"scale": study.scale, "overrides": study.recorded_overrides}
+    path, asked = Path(out_dir) / "study.json", study.record()
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, asked)
-    held = files.read_json(path, asked)
-    differing = [f"{key} {held[key]!r}, and {asked[key]!r} was asked for" for key in asked if held[key] != asked[key]]
-    if differing:
-        raise ValueError(f"{path.parent} holds another study ({'; '.join(differing)}): choose another folder")
+    study.check_same(files.read_json(path, asked), path.parent)
 
 
 def complete(
@@ -140,7 +136,7 @@ def sweep(
     measured, began = recorded(study, out_dir), time.monotonic()
     elsewhere = begun_elsewhere(wanted, out_dir, measured)
     open_study(study, out_dir)
-    unfinished = [job for job in wanted if not is_finished(study, job, out_dir, measured)]
+    unfinished = [job for job in wanted if not is_finished(job, out_dir, measured)]
     waiting = [job for job in unfinished if job.config.seed not in elsewhere]
     show(f"{len(wanted)} runs, {len(wanted) - len(unfinished)} of them finished")
     for seed, kind in elsewhere.items():
@@ -163,7 +159,7 @@ def sweep(
                     waiting.clear()
                     break
                 waiting.remove(job)
-                if is_finished(study, job, out_dir, measured):  # by another sweep on this folder
+                if is_finished(job, out_dir, measured):  # by another sweep on this folder
                     show(f"{job.label()}: finished by another process")
                 elif job.folder(out_dir).is_locked():
                     swept.locked.append(job.label())
@@ -206,24 +202,24 @@ def _ask_to_stop(running: Iterable[subprocess.Popen]) -> None:
         process.send_signal(signal.SIGTERM)
 
 
-def show_status(study: Study, out_dir: str | Path, tables: Sequence[str], show: Callable[[str], None] = print) -> None:
-    """Show the runs done, the comparisons decided, the residual deviations, and what the plan's next runs cost."""
+def print_status(study: Study, out_dir: str | Path, tables: Sequence[str]) -> None:
+    """Print the runs done, the comparisons decided, the residual deviations, and what the plan's next runs cost."""
     measured = recorded(study, out_dir)
     measured = measured[measured.table.isin(tables)]
-    show(f"runs done: {measured.run.str.split(' + ', regex=False).explode().nunique()}\n")
-    show(comparisons.summary(comparisons.pairs(measured, tables, study.scale)).to_string())
+    print(f"runs done: {measured.run.str.split(' + ', regex=False).explode().nunique()}\n")
+    print(comparisons.summary(comparisons.pairs(measured, tables, study.scale)).to_string())
     residuals = comparisons.residuals(measured)
     if not residuals.empty:
-        show(f"\nresidual standard deviation, points of top-1\n{residuals.round(2).to_string()}")
+        print(f"\nresidual standard deviation, points of top-1\n{residuals.round(2).to_string()}")
     left = next_runs(study, out_dir, tables)
     elsewhere = begun_elsewhere(left, out_dir, measured)
     for seed, kind in elsewhere.items():
-        show(f"\nseed {seed} waits for {kind}, on which it was begun")
+        print(f"\nseed {seed} waits for {kind}, on which it was begun")
     costs = plan(study, out_dir, [job for job in left if job.config.seed not in elsewhere], measured)
     for what, part in (("next block", costs[costs.seed == costs.seed.min()]), ("to the next look", costs)):
         seeds = ", ".join(map(str, part.seed.unique())) or "-"
         minutes = "unknown" if part.minutes.isna().any() else f"{part.minutes.sum():.0f}"
-        show(f"\n{what}: {len(part)} runs of seed {seeds}; minutes, one run at a time: {minutes}")
+        print(f"\n{what}: {len(part)} runs of seed {seeds}; minutes, one run at a time: {minutes}")
 
 
 _LOOK = 0.2  # seconds between two looks at the runs

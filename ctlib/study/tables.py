@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -179,24 +180,20 @@ def with_custom_row(table: str, text: str) -> Rows:
         check_choice("part of a row", part, PARTS)
     if name in ROWS[table]:
         raise ValueError(f"Table {table} has a row {name!r}: give yours another name")
-    pairs = parse_pairs(" ".join(f"model.{pair}" for pair in given))
-    values = {key.removeprefix("model."): value for key, value in pairs.items()}
-    network = base(table)
-    own = {part: getattr(network.config, part) for part in PARTS if part not in _OF_CT_MODULE or _has_ct_module(values)}
-    config = model_config("ctnet_r50", **{**own, **values})
+    values = parse_pairs(" ".join(f"model.{pair}" for pair in given))
+    values = {key.removeprefix("model."): value for key, value in values.items()}
+    network, ct_module = base(table), values.get("module", "ct") == "ct" and values.get("blocks") != "none"
+    own = {part: getattr(network.config, part) for part in PARTS if ct_module or part not in _OF_CT_MODULE}
+    config = model_config("ctnet_r50", **own | values)
     return {**ROWS, table: {**ROWS[table], name: (network._replace(config=config),)}}
-
-
-def base(table: str) -> Network:
-    """The network from which a table's custom rows start: that of the row that the paper chooses."""
-    return ROWS[table][REFERENCES[table]][0]
 
 
 _OF_CT_MODULE = ("dims", "kernels", "connection", "pointwise", "excitation")
 
 
-def _has_ct_module(values: Mapping[str, object]) -> bool:
-    return values.get("module", "ct") == "ct" and values.get("blocks") != "none"
+def base(table: str) -> Network:
+    """The network from which a table's custom rows start: that of the row that the paper chooses."""
+    return ROWS[table][REFERENCES[table]][0]
 
 
 def parts(rows: Mapping[str, tuple[Network, ...]], full: Network = FULL) -> pd.DataFrame:
@@ -206,22 +203,19 @@ def parts(rows: Mapping[str, tuple[Network, ...]], full: Network = FULL) -> pd.D
         DataFrame of texts: one row per row, one column per part in which one of them differs; empty where a row has
         the part of the full CT-Net, several values joined by " + " in an ensemble.
     """
-    usual, differing = _parts_of(full), {}
+    usual, texts = _parts_of(full), {}
     for row, networks in rows.items():
         each = [_parts_of(network) for network in networks]
-        differing[row] = {
-            part: " + ".join(dict.fromkeys(one[part] for one in each))
-            for part in usual
-            if any(one[part] != usual[part] for one in each)
-        }
-    table = pd.DataFrame.from_dict(differing, orient="index").reindex(index=list(rows)).fillna("")
-    return table[[part for part in usual if part in table]]
+        texts[row] = {part: " + ".join(dict.fromkeys(one[part] for one in each)) for part in usual}
+    table = pd.DataFrame.from_dict(texts, orient="index", columns=list(usual))
+    differs = table != pd.Series(usual)
+    return table.where(differs, "").loc[:, differs.any()]
 
 
 def _parts_of(network: Network) -> dict[str, str]:
     config = network.config
     values = {part: _written(getattr(config, part)) for part in ("backbone", *PARTS)}
-    if config.blocks != "none" and not isinstance(config.blocks, str):
+    if not isinstance(config.blocks, str):
         values["blocks"] = f"{len(config.blocks)} convolutions"
     values["trained at"] = f"{network.train_size or network.size} pixels"
     values["tested at"] = f"{network.size} pixels"
@@ -285,11 +279,8 @@ def inception_placements() -> pd.DataFrame:
     table = choices.to_frame(index=False)
     table["gflops"] = none.gflops + sum(table[kind] * (one[kind].gflops - none.gflops) for kind in INCEPTION_KINDS)
     table["params"] = none.params + sum(table[kind] * (one[kind].params - none.params) for kind in INCEPTION_KINDS)
-    misses = {
-        "gflops": (table.gflops - published.gflops).abs() / 0.1,
-        "params": (table.params / 1e6 - published.params_m).abs() / 0.1,
-    }
-    table["miss"] = pd.DataFrame(misses).max(axis=1)
+    misses = (table.gflops - published.gflops).abs() / 0.1, (table.params / 1e6 - published.params_m).abs() / 0.1
+    table["miss"] = np.maximum(*misses)
     return table.sort_values("miss", ignore_index=True)
 
 

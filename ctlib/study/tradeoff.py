@@ -18,12 +18,14 @@ from matplotlib.transforms import Bbox
 from torch import nn
 
 from ctlib import cost, paper
+from ctlib.config import ModelConfig
+from ctlib.display.plotting import WIDTH
 from ctlib.models import build_model
 from ctlib.study.scales import Study
 from ctlib.training.records import RunFolder
 
-_MARKERS = {"256": "s", "224": "o", "": "^"}  # by the pixels of the clip whose GFLOPs are printed; empty: not stated
-_SIZES = {"256": "counted at 256 x 256", "224": "counted at 224 x 224", "": "size not stated"}
+# Marker and label by the pixels of the clip whose GFLOPs are printed.
+_SIZES = {"256": ("s", "counted at 256 x 256"), "224": ("o", "counted at 224 x 224"), "": ("^", "size not stated")}
 
 # The size behind the printed GFLOPs follows for these methods from counting (33 of a 2D ResNet-50 over 8 frames is
 # 224; times (256 / 224)^2 it is 43, a sixth of the 259 of 6 views), or from their own papers; not for others.
@@ -83,13 +85,10 @@ def published_at_224() -> pd.DataFrame:
     """
     points = published_points("3", "top1_v1")
     points = points[(points["size"] == "224") & points.name.str.contains(r"8 frames|8x2 frames")]
-    added = [
-        ("CT-Net R50, 8 frames (Table 2h)", *paper.table("2h").loc["train 224, test 224", ["gflops", "top1"]], True)
-    ]
-    added += [(name, *numbers, False) for name, numbers in SUCCESSORS.items()]
+    ours = {"CT-Net R50, 8 frames (Table 2h)": paper.table("2h").loc["train 224, test 224", ["gflops", "top1"]]}
+    added = [(name, *map(float, numbers), name in ours) for name, numbers in (ours | SUCCESSORS).items()]
     added = pd.DataFrame(added, columns=["name", "gflops", "top1", "ours"])
-    added = added.assign(gflops_total=added.gflops, views=1, size="224").astype({"gflops": float, "top1": float})
-    return pd.concat([points, added], ignore_index=True)
+    return pd.concat([points, added.assign(gflops_total=added.gflops, views=1, size="224")], ignore_index=True)
 
 
 def pareto(cost: Sequence[float], accuracy: Sequence[float]) -> np.ndarray:
@@ -99,10 +98,8 @@ def pareto(cost: Sequence[float], accuracy: Sequence[float]) -> np.ndarray:
         bool, one per point. Of equal points each is on the front.
     """
     cost, accuracy = np.asarray(cost, float), np.asarray(accuracy, float)
-    ours, others = (cost[:, None], accuracy[:, None]), (cost[None], accuracy[None])
-    no_worse = (ours[0] >= others[0]) & (ours[1] <= others[1])
-    better = (ours[0] > others[0]) | (ours[1] < others[1])
-    return ~(no_worse & better).any(axis=1)
+    cheaper, better = cost[:, None] - cost, accuracy - accuracy[:, None]  # by how much each other point is
+    return ~((cheaper >= 0) & (better >= 0) & (cheaper + better > 0)).any(axis=1)
 
 
 def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: str) -> Figure:
@@ -116,12 +113,11 @@ def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: st
         gflops: the column to draw, "gflops" or "gflops_total"; points without it are left out.
     """
     points = _with_heights(points.dropna(subset=gflops).rename(columns={gflops: "cost"}))
-    figure, axes = plt.subplots(figsize=(9.8, 7))
+    figure, axes = plt.subplots(figsize=(WIDTH, 7))
     for point in points.itertuples():
         look = {"mfc": "C0", "mec": "black", "ms": 8} if point.ours else {"mfc": "white", "mec": "0.25", "ms": 6.5}
-        axes.plot(
-            point.cost, point.height, "v" if point.height > point.top1 else _MARKERS[point.size], **look, zorder=3
-        )
+        marker = "v" if point.height > point.top1 else _SIZES[point.size][0]
+        axes.plot(point.cost, point.height, marker, **look, zorder=3)
     _draw_front(axes, points)
     _cost_axis(axes, points.cost)
     axes.set(ylabel=ylabel, title=title, ylim=_with_margin(points.height))
@@ -131,8 +127,8 @@ def published_tradeoff(points: pd.DataFrame, gflops: str, ylabel: str, title: st
         Line2D([], [], marker="D", mfc="C0", label="the paper's networks", **square),
         Line2D([], [], marker="D", mfc="white", label="other papers' networks", **square),
         *(
-            Line2D([], [], marker=_MARKERS[size], mfc="0.7", label=label, **square)
-            for size, label in _SIZES.items()
+            Line2D([], [], marker=marker, mfc="0.7", label=label, **square)
+            for size, (marker, label) in _SIZES.items()
             if (points["size"] == size).any()
         ),
         Line2D([], [], color="0.45", ls="--", label="Pareto front"),
@@ -157,11 +153,10 @@ def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -
     points = _with_heights(points.sort_values("top1", ascending=False, kind="stable", ignore_index=True))
     panels = {"gflops": "GFLOPs of one view"}
     if "milliseconds" in points:
-        panels["milliseconds"] = f"milliseconds per call{f': {conditions}' if conditions else ''}"
-    figure = plt.figure(figsize=(9.8, max(6, 1.2 + 0.24 * len(points))))
-    *axes_of, key = figure.subplots(
-        1, len(panels) + 1, squeeze=False, width_ratios=[1] * len(panels) + [0.25 + 0.25 * len(panels)]
-    )[0]
+        panels["milliseconds"] = f"milliseconds per call: {conditions}"
+    figure = plt.figure(figsize=(WIDTH, max(6, 1.2 + 0.24 * len(points))))
+    widths = [1] * len(panels) + [0.25 + 0.25 * len(panels)]
+    *axes_of, key = figure.subplots(1, len(widths), width_ratios=widths)
     far = points.height > points.top1
     std = points["std"].fillna(0).mask(far, 0)
     for axes, (column, label) in zip(axes_of, panels.items(), strict=True):
@@ -179,7 +174,7 @@ def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -
     _draw_key(key, points)
     handles = [Line2D([], [], color="0.45", ls="--", label="Pareto front of the means")]
     handles.append(Line2D([], [], color="C0", marker="|", label="standard deviation over seeds; range of the times"))
-    handles += [_draw_strip(axes, points) for axes in axes_of][0]
+    handles += [_draw_strip(axes, points) for axes in axes_of][0]  # the same in every panel
     figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=3)
     for axes, column in zip(axes_of, panels, strict=True):
         _label(axes, points.assign(cost=points[column]), [str(number + 1) for number in points.index])
@@ -326,10 +321,8 @@ def networks_of(points: pd.DataFrame, study: Study, device: torch.device) -> dic
     """
     networks = {}
     for point in points.itertuples():
-        if point.row in study.rows(point.table):
-            (network,) = study.rows(point.table, [point.row])[point.row]
-            config = dataclasses.replace(study.sized.replace(network).config, weights=None)
-            networks[point.name] = build_model(config).to(device), int(point.frames), int(point.size)
+        for network in study.rows(point.table).get(point.row, ()):
+            networks[point.name] = _built(study.sized.replace(network).config, point, device)
     return networks
 
 
@@ -339,9 +332,14 @@ def recorded_networks(points: pd.DataFrame, device: torch.device) -> dict[str, t
     for point in points.itertuples():
         folder = RunFolder(point.folder)
         classes = folder.record()["resolved"]["num_classes"]
-        config = dataclasses.replace(folder.config().model, weights=None, num_classes=classes)
-        networks[point.name] = build_model(config).to(device), int(point.frames), int(point.size)
+        config = dataclasses.replace(folder.config().model, num_classes=classes)
+        networks[point.name] = _built(config, point, device)
     return networks
+
+
+def _built(config: ModelConfig, point, device: torch.device) -> tuple[nn.Module, int, int]:
+    network = build_model(dataclasses.replace(config, weights=None))
+    return network.to(device), int(point.frames), int(point.size)
 
 
 def rounds(timed: pd.DataFrame) -> pd.DataFrame:

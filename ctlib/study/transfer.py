@@ -1,5 +1,6 @@
 """Fine-tuning on the three splits of UCF101 and HMDB51 (appendix A.3, Table 5): the runs, and their averages."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -54,17 +55,16 @@ def configs(
     Raises:
         ValueError: as `recipes.run_config`, or overrides that choose a split.
     """
+    starts = {TUNED: (start, overrides)}
+    if scratch:
+        starts[SCRATCH] = "", f"{overrides} model.weights=null"  # the recipe's are ImageNet's
     runs = {}
-    for data, root in roots.items():
-        for fold in folds:
-            for weights in (TUNED, SCRATCH) if scratch else (TUNED,):
-                parts = {"name": f"{weights.replace(' ', '_')}_split{fold}", "data.root": root, "data.fold": fold}
-                parts["start"] = start if weights == TUNED else ""
-                random = " model.weights=null" if weights == SCRATCH else ""  # the recipe's are ImageNet's
-                config = run_config(data, model, overrides=overrides + random, **given, **parts)
-                if config.data.fold != fold:
-                    raise ValueError(f"folds choose the splits: leave data.fold={config.data.fold} out of overrides")
-                runs[data, weights, fold] = config
+    for (data, root), fold, (weights, (path, changes)) in itertools.product(roots.items(), folds, starts.items()):
+        parts = {"name": f"{weights.replace(' ', '_')}_split{fold}", "data.root": root, "data.fold": fold}
+        config = run_config(data, model, overrides=changes, start=path, **given, **parts)
+        if config.data.fold != fold:
+            raise ValueError(f"folds choose the splits: leave data.fold={config.data.fold} out of overrides")
+        runs[data, weights, fold] = config
     return runs
 
 
@@ -77,19 +77,10 @@ def by_split(folders: Iterable[RunFolder]) -> pd.DataFrame:
     """
     rows = []
     for folder in folders:
-        config, result, resolved = folder.config(), folder.result(), folder.record()["resolved"]
-        rows.append(
-            {
-                "data": config.data.name,
-                "weights": TUNED if config.start else SCRATCH,
-                "fold": config.data.fold or 1,
-                "top1": result["top1"],
-                "videos": result["videos"] - result["skipped"],
-                "classes": resolved["num_classes"],
-                "seed": config.seed,
-            }
-        )
-    return pd.DataFrame(rows)
+        config, result, classes = folder.config(), folder.result(), folder.record()["resolved"]["num_classes"]
+        run = config.data.name, TUNED if config.start else SCRATCH, config.data.fold
+        rows.append((*run, result["top1"], result["videos"] - result["skipped"], classes, config.seed))
+    return pd.DataFrame(rows, columns=["data", "weights", "fold", "top1", "videos", "classes", "seed"])
 
 
 def averaged(splits: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,8 @@ def test_localisation_has_its_controls_in_every_panel():
     figure = figures.localised(pd.DataFrame(rows))
     assert len(figure.axes) == 4
     for axis in figure.axes:
-        assert len(axis.containers) == 6  # trained, shuffled, random, of two networks
+        points = [part.lines[0].get_xydata().tolist() for part in axis.containers]
+        assert points == [[[30, -0.2], [30, 0.8]], [[30, 0], [30, 1]], [[30, 0.2], [30, 1.2]]]
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["trained", "places shuffled", "random weights", "uniform over the map, or over all frames"]

@@ -251,7 +251,7 @@ def test_after_a_look_networks_stop_whose_comparisons_are_all_decided(tmp_path):
 
 def test_the_plan_goes_on_to_the_next_look_and_ends(tmp_path, monkeypatch, on_epyc):
     done = set()
-    monkeypatch.setattr(jobs, "is_finished", lambda study, job, *_: (job.config.name, job.config.seed) in done)
+    monkeypatch.setattr(jobs, "is_finished", lambda job, *_: (job.config.name, job.config.seed) in done)
     study = Study()
 
     def next_runs():

@@ -67,7 +67,7 @@ def test_clips_are_gathered_by_how_plain_they_are(tmp_path):
 
 def test_videos_that_were_not_read_are_left_out(tmp_path):
     measured = stored(tmp_path, {"2D": [[0, 1, 255, 3]]}, labels=(0, 1, 255, 2))
-    frame = predictions.of_line(predictions.read(tmp_path), next(measured.itertuples()))
+    frame = predictions.of_measurement(predictions.read(tmp_path), next(measured.itertuples()))
     assert frame.index.tolist() == [VIDEOS[0], VIDEOS[1], VIDEOS[3]] and frame.label.tolist() == [0, 1, 2]
 
 

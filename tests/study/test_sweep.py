@@ -227,7 +227,7 @@ def test_a_broken_record_is_not_finished_and_stops_no_sweep(small_study, tmp_pat
     (job.folder(copy).path / "config.json").unlink()
     with pytest.raises(ValueError, match="holds no config.json"):
         state(job, copy)
-    assert not is_finished(STUDY, job, copy, results.measured(copy))
+    assert not is_finished(job, copy, results.measured(copy))
 
 
 def test_the_command_line_lists_runs_and_does_one(small_study, tmp_path, monkeypatch, capsys):
