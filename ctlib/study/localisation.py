@@ -99,14 +99,14 @@ def measure(
         clips = views[:, 0]
         maps, scores = saliency.raw_maps(model, clips.to(weight.device, weight.dtype))
         maps, here = maps.cpu(), slice(done, done + len(clips))
-        sources = [dataset.samples.path(index) for index in range(here.start, here.stop)]
-        of_clips = pd.DataFrame({"source": sources, "label": labels, "predicted": scores.argmax(1).cpu()})
+        of_clips = {"source": [dataset.samples.path(index) for index in range(here.start, here.stop)]}
+        of_clips = pd.DataFrame(of_clips | {"label": labels.numpy(), "predicted": scores.argmax(1).numpy(force=True)})
         of_frames = of_clips.merge(pd.DataFrame({"frame": range(dataset.num_frames)}), how="cross")
         kinds = [(OWN, maps, None), (SHUFFLED, shuffled(maps, rng), None)] + ([(SEEN, maps, stride)] if stride else [])
         for of, shown, apart in kinds:
             tubes = saliency.normalised(saliency.resized(shown, clips.shape[2:], apart))
             scored = frame_scores(tubes, known.masks[here]) | {"acting": known.acting[here]}
-            rows.append(of_frames.assign(of=of, **{name: part.flatten() for name, part in scored.items()}))
+            rows.append(of_frames.assign(of=of, **{name: part.flatten().numpy() for name, part in scored.items()}))
         done += len(clips)
     return pd.concat(rows, ignore_index=True)
 
@@ -160,12 +160,10 @@ def by_clip(frames: pd.DataFrame) -> pd.DataFrame:
     keys = [name for name in ("network", "seed", "of", "source", "label", "predicted") if name in frames]
     in_space = frames[frames.area > 0].groupby(keys)[["area", "share", "hit"]].mean()
     acting = frames.acting.astype(float)
-    most = (frames.mass >= frames.groupby(keys).mass.transform("max") * (1 - 1e-12)).astype(float)
-    timed = frames[keys].assign(area_time=acting, share_time=acting * frames.mass, most=most, acting_most=acting * most)
-    grouped = timed.groupby(keys)
-    in_time = pd.DataFrame({"area_time": grouped.area_time.mean(), "share_time": grouped.share_time.sum()})
-    in_time["hit_time"] = grouped.acting_most.sum() / grouped.most.sum()
-    in_time[(in_time.area_time == 0) | (in_time.area_time == 1)] = np.nan
+    most = frames.mass >= frames.groupby(keys).mass.transform("max") * (1 - 1e-12)
+    timed = frames.assign(area_time=acting, share_time=acting * frames.mass, hit_time=acting.where(most))
+    in_time = timed.groupby(keys).agg({"area_time": "mean", "share_time": "sum", "hit_time": "mean"})
+    in_time[in_time.area_time.isin([0, 1])] = np.nan
     return in_space.join(in_time, how="outer").reset_index()
 
 

@@ -35,12 +35,12 @@ COLUMNS = ["table", "row", "seed"] + [name for name in RUNS if name not in ("see
 _TEXT = ("frames", "micro_batch", "overrides", "commit", "config", "fingerprint", "classes_digest")
 
 
-def measured(tables_dir: str | Path, tables: Iterable[str] | None = None, chosen: Sequence[str] = ()) -> pd.DataFrame:
+def measured(tables_dir: str | Path, tables: Sequence[str] = TABLES, chosen: Sequence[str] = ()) -> pd.DataFrame:
     """What was measured: one row per table, row and seed, in the paper's order; custom rows last.
 
     Args:
         tables_dir: the folder of the tables; empty or absent: nothing was measured.
-        tables: which; None: all.
+        tables: which.
         chosen: rows of these tables; empty: all.
 
     Returns:
@@ -51,30 +51,19 @@ def measured(tables_dir: str | Path, tables: Iterable[str] | None = None, chosen
         `micro_batch`, `scale`, `overrides`, `hardware` and `commit`.
     """
     everything = by_row(read_runs(Path(tables_dir)))
-    wanted = everything.table.isin(TABLES if tables is None else list(tables))
-    return everything[wanted & (everything.row.isin(chosen) | (not chosen))].reset_index(drop=True)
+    wanted = everything.table.isin(tables) & (everything.row.isin(chosen) | (not chosen))
+    return everything[wanted].reset_index(drop=True)
 
 
-def missing(
-    tables_dir: str | Path,
-    scale: str,
-    seeds: Sequence[int],
-    tables: Iterable[str] | None = None,
-    chosen: Sequence[str] = (),
-) -> pd.DataFrame:
+def missing(tables_dir: str | Path, scale: str, seeds: Sequence[int], tables: Sequence[str] = TABLES) -> pd.DataFrame:
     """The rows and seeds that the tables lack at a scale: columns `table`, `row` and `seed`.
 
     Raises:
-        ValueError: an unknown table, row or scale.
+        ValueError: an unknown table or scale.
     """
     names = ["table", "row", "seed"]
-    existing = set(measured(tables_dir, tables, chosen)[names].itertuples(index=False, name=None))
-    asked = [
-        (table, row, seed)
-        for table in (TABLES if tables is None else tables)
-        for row in Study(scale).rows(table, chosen)
-        for seed in seeds
-    ]
+    existing = set(measured(tables_dir, tables)[names].itertuples(index=False, name=None))
+    asked = [(table, row, seed) for table in tables for row in Study(scale).rows(table) for seed in seeds]
     return pd.DataFrame([one for one in asked if one not in existing], columns=names)
 
 

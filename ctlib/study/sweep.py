@@ -51,8 +51,6 @@ def complete(
     """Train a run, or resume it, and test it as its rows need. Nothing that is done is done again.
 
     Args:
-        job: of `jobs.jobs`.
-        out_dir: the folder of the study's records.
         processes, on_step, on_epoch: as in `train.train`.
         on_test: called with the batches of a further test that are done, and their number.
         on_clips: called with how many clips of the built-in data are written, and how many there will be.
@@ -115,8 +113,6 @@ def sweep(
     save their snapshots, and the same call resumes them.
 
     Args:
-        study: the study that the jobs are of.
-        out_dir: the folder of the study's records.
         wanted: of `jobs.jobs` or `jobs.next_runs`.
         side_by_side: how many runs at once.
         minutes: how long. A run that would take longer than what is left (`jobs.plan`) is not begun, and no later block
