@@ -178,16 +178,16 @@ def summary(clips: pd.DataFrame) -> pd.DataFrame:
         margins of their 95 % intervals over mirrored pairs of videos (`share_margin`, ...; none of the areas), and the
         number of `clips` and of `clips_time` (in which the object acts in a part of the frames).
     """
-    rows = []
+    rows, clips = [], clips.assign(pair=clips.source.map(arrow.pair_of))
     for (network, seed, of), part in clips.groupby(["network", "seed", "of"], sort=False):
         row = {"network": network, "seed": seed, "of": of, "top1": 100 * (part.label == part.predicted).mean()}
         row |= {"clips": len(part), "clips_time": part.area_time.count()}
         for name in ("area", "area_time", *MEASURES):
-            read = part[part[name].notna()]
-            pairs = [arrow.pair_of(source) for source in read.source]
-            interval = grouped_interval(read[name].to_numpy(), pairs) if len(read) else mean_interval([])
+            known = part.dropna(subset=name)
+            interval = grouped_interval(known[name].to_numpy(), known.pair) if len(known) else mean_interval([])
             row[name] = interval.mean
-            row |= {f"{name}_margin": interval.margin} if name in MEASURES else {}
+            if name in MEASURES:
+                row[f"{name}_margin"] = interval.margin
         rows.append(row)
     return pd.DataFrame(rows)
 

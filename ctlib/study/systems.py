@@ -31,17 +31,14 @@ _CORRNET = (
     "No code is published, and what is known gives other numbers: at 256 pixels ResNet-101 takes 241. The products of "
     "the correlation itself, 0.5, are not counted."
 )
+_ECO = "An ensemble of four networks, which see 92 frames together."
+_GCN = "Without the network that proposes boxes, whose setting is not known. Boxes are an input here."
+_TEA = "The published 70 is twice the rounded 35 of 8 frames."
+_TSN = "3.2 GFLOPs a frame fit no size of InceptionV3, of BN-Inception (2.0) and of GoogLeNet (1.5)."
+_SLOWFAST = "The published 106 is half of the 213 of 16+64 frames, cut off."
 SYSTEMS: dict[tuple[str, str], System] = {
-    ("3", "ECO_EN Lite, 92 frames"): System(
-        "eco_lite", (16, 20, 24, 32), 224, PRODUCTS, "An ensemble of four networks, which see 92 frames together."
-    ),
-    ("3", "NL I3D + GCN, 32x3x2"): System(
-        "nl_i3d_gcn_r50",
-        (32,),
-        224,
-        PRODUCTS,
-        "Without the network that proposes boxes, whose setting is not known. Boxes are an input here.",
-    ),
+    ("3", "ECO_EN Lite, 92 frames"): System("eco_lite", (16, 20, 24, 32), 224, PRODUCTS, _ECO),
+    ("3", "NL I3D + GCN, 32x3x2"): System("nl_i3d_gcn_r50", (32,), 224, PRODUCTS, _GCN),
     ("3", "ir-CSN R101, 32x1x10"): System("ir_csn_101", (32,), 256, PRODUCTS),
     ("3", "ir-CSN R152, 32x1x10"): System("ir_csn_152", (32,), 256, PRODUCTS),
     ("3", "CorrNet R50, 32x1x10"): System("corrnet_50", (32,), 224, PRODUCTS, _CORRNET),
@@ -54,19 +51,13 @@ SYSTEMS: dict[tuple[str, str], System] = {
     ("3", "TEINet, 8 frames"): System("teinet_r50", (8,)),
     ("3", "TEINet, 16 frames"): System("teinet_r50", (16,)),
     ("3", "TEA, 8 frames"): System("tea_r50", (8,)),
-    ("3", "TEA, 16 frames"): System("tea_r50", (16,), note="The published 70 is twice the rounded 35 of 8 frames."),
+    ("3", "TEA, 16 frames"): System("tea_r50", (16,), note=_TEA),
     ("3", "PEM+TDLoss, 8 frames"): System("pem_r50", (8,)),
     ("3", "PEM+TDLoss, 16 frames"): System("pem_r50", (16,)),
     ("3", "PEM+TDLoss, 8x3x2"): System("pem_r50", (8,), 256),
     ("3", "PEM+TDLoss, 16x3x2"): System("pem_r50", (16,), 256),
     ("4", "R(2+1)D R34"): System("r2plus1d_34", (32,), 112, PRODUCTS),
-    ("4", "TSN Inception"): System(
-        "tsn_inception_v3",
-        (25,),
-        299,
-        WITH_NORMS,
-        "3.2 GFLOPs a frame fit no size of InceptionV3, of BN-Inception (2.0) and of GoogLeNet (1.5).",
-    ),
+    ("4", "TSN Inception"): System("tsn_inception_v3", (25,), 299, note=_TSN),
     ("4", "I3D Inception"): System("i3d_inception_s3d", (64,), 224, PRODUCTS),
     ("4", "TSM"): System("tsm_r50", (16,), 256),
     ("4", "TEINet"): System("teinet_r50", (16,), 256),
@@ -81,9 +72,7 @@ SYSTEMS: dict[tuple[str, str], System] = {
     ("4", "ip-CSN R101"): System("ip_csn_101", (32,), 256, PRODUCTS),
     ("4", "ip-CSN R152"): System("ip_csn_152", (32,), 256, PRODUCTS),
     ("4", "CorrNet R101"): System("corrnet_101", (32,), 224, PRODUCTS, _CORRNET),
-    ("4", "SlowFast R101 8+32"): System(
-        "slowfast_r101_8x8", (32,), 256, PRODUCTS, "The published 106 is half of the 213 of 16+64 frames, cut off."
-    ),
+    ("4", "SlowFast R101 8+32"): System("slowfast_r101_8x8", (32,), 256, PRODUCTS, _SLOWFAST),
     ("4", "SlowFast R101 16+64"): System("slowfast_r101_16x8", (64,), 256, PRODUCTS),
     ("4", "NL I3D R101"): System("nl_i3d_r101", (128,), 256, PRODUCTS),
     ("5", "C3D"): System("c3d_vgg", (16,), 112, PRODUCTS),
