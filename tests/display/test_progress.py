@@ -45,6 +45,18 @@ def test_without_a_reader_progress_is_one_line_per_epoch(capsys):
     assert capsys.readouterr().out.splitlines() == [f"clips: {done} of 40" for done in (10, 20, 30, 40)]
 
 
+def test_on_a_terminal_a_count_is_a_bar_whose_speed_leaves_out_what_was_done_before(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show = progress.counting("clips")
+    for done in (39, 40):
+        show(done, 40)
+    out, err = capsys.readouterr()
+    assert out == "" and "clips: 100%" in err and "40/40" in err
+    show = progress.counting("clips")
+    show(40, 40)
+    assert "40/40 [00:00<?, ?it/s]" in capsys.readouterr().err  # not 40 in no time
+
+
 def test_epochs_of_an_earlier_training_are_one_line(capsys):
     with Progress("TSN", 12, batch=4) as shown:
         shown.on_epoch(row(1))
