@@ -233,7 +233,8 @@ def published_vs_counted(ledger: pd.DataFrame) -> Figure:
     Args:
         ledger: `tables.ledger()`.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), width_ratios=(1, 1, 1.15))
+    figure, places = plt.subplot_mosaic("ab;cc", figsize=(9.8, 8.4), height_ratios=(1.2, 1))
+    axes = list(places.values())
     names = list(dict.fromkeys(ledger.table))
     styles = {name: {"marker": marker(i), "color": f"C{i % 10}", "mfc": "none"} for i, name in enumerate(names)}
     panels = (("gflops", 1, "GFLOPs"), ("params", 1e6, "parameters, M"))
