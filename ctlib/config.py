@@ -101,7 +101,7 @@ _NO_LETTERS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of characte
 
 
 def check_file_name(name: str) -> None:
-    """Raise ValueError unless `name` can be a folder's on any system, and patterns such as `*` find it."""
+    """Raise ValueError unless `name` can be a folder's on Linux and macOS, and patterns such as `*` find it."""
     wrong = not name or name != name.strip() or name.startswith(".") or len(name.encode(errors="replace")) > 200
     if wrong or any(letter in "/\\" or unicodedata.category(letter) in _NO_LETTERS for letter in name):
         needed = "1 to 200 bytes, no slash or control character, no leading dot"

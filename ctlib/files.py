@@ -138,7 +138,7 @@ def remove_partials(folder: Path, names: str = "*") -> None:
     Args:
         names: of the files and folders that they wrote; `*` matches anything.
     """
-    for partial, name in _partials(folder):
+    for partial, name in partials(folder):
         if fnmatch.fnmatchcase(name, names):
             if partial.is_dir():
                 shutil.rmtree(partial, ignore_errors=True)
@@ -148,12 +148,12 @@ def remove_partials(folder: Path, names: str = "*") -> None:
 
 def remove_abandoned(folder: Path, names: str) -> None:
     """Remove what killed writers of these names left, except where a writer is at work (`writing`)."""
-    for name in {name for _, name in _partials(folder) if fnmatch.fnmatchcase(name, names)}:
+    for name in {name for _, name in partials(folder) if fnmatch.fnmatchcase(name, names)}:
         with suppress(OSError), writing(folder / name, timeout=0):
             remove_partials(folder, glob.escape(name))
 
 
-def _partials(folder: Path) -> list[tuple[Path, str]]:
+def partials(folder: Path) -> list[tuple[Path, str]]:
     """The partial files and folders in a folder, and the names that they would have got."""
     named = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}")
     return [(path, match[1]) for path in folder.glob(".*") if (match := named.fullmatch(path.name))]
@@ -233,7 +233,10 @@ def read_csv(path: Path, known: Sequence[str], numbers: Iterable[str] = (), **op
     if lacking := [name for name in known if name not in table]:
         raise ValueError(f"{path} is damaged: it lacks the columns {', '.join(lacking)}")
     for name in (name for name in dict.fromkeys((*known, *numbers)) if name in table):
-        values = pd.to_numeric(table[name], errors="coerce")
+        try:
+            values = pd.to_numeric(table[name], errors="coerce")
+        except OverflowError as error:
+            raise ValueError(f"{path} is damaged: {name} must be numbers ({one_line(error)})") from None
         wrong = ~np.isfinite(values) & (table[name].notna() | (name in known))
         if wrong.any():
             row = int(wrong.argmax())
@@ -241,6 +244,18 @@ def read_csv(path: Path, known: Sequence[str], numbers: Iterable[str] = (), **op
                 f"{path} is damaged: row {row + 1}, {name} must be a number, got {quoted(table[name].tolist()[row])}"
             )
     return table
+
+
+def stamp(source: str | Path) -> tuple[int, int]:
+    """Bytes, and nanoseconds of the last change, of a file or of a folder with its files; zeros if it is not there."""
+    try:
+        of_all = [os.stat(source)]
+        if os.path.isdir(source):
+            with os.scandir(source) as entries:
+                of_all += [entry.stat() for entry in entries]
+    except OSError:
+        return 0, 0
+    return sum(status.st_size for status in of_all), max(status.st_mtime_ns for status in of_all)
 
 
 def digest(path: str | Path) -> str:

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,20 +90,35 @@ class VideosOnDisk(Videos):
 
     def __init__(self, samples: Samples, config: DataConfig):
         self.samples, self.path = samples, decoded_file(samples, config)
-        about = _about(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with files.writing(self.path):
-            if not about.is_file():
+            if not self._is_whole() or self._can_read_more(config):
                 files.remove_partials(self.path.parent, f"{self.path.stem}.*")
-                self.errors, self.places = {}, []
+                self.errors, self.places, about = {}, [], _about(self.path)
+                about.unlink(missing_ok=True)
                 files.write_atomically(self.path, lambda partial: self._write(partial, config))
                 files.write_json(about, {"places": self.places, "errors": self.errors})
             self._map()
         with suppress(PermissionError):  # another user's
             os.utime(self.path)  # when it was last used
-        read = files.read_json(about, ("places", "errors"))
-        self.errors = {int(index): error for index, error in read["errors"].items()}
-        self.places = [place and (*place[:2], tuple(place[2])) for place in read["places"]]
+
+    def _is_whole(self) -> bool:
+        """Read the table; False if it or the file is missing, damaged or of another size."""
+        try:
+            read = files.read_json(_about(self.path), ("places", "errors"))
+            self.errors = {int(index): str(error) for index, error in read["errors"].items()}
+            self.places = [place and (place[0], place[1], tuple(place[2])) for place in read["places"]]
+            ends = [place[1] + math.prod(place[2]) for place in self.places if place]
+            unread = {index for index, place in enumerate(self.places) if not place}
+            fits = max(ends, default=0) == self.path.stat().st_size and unread == self.errors.keys()
+        except (OSError, ValueError, TypeError, AttributeError, LookupError):
+            return False
+        return fits and len(self.places) == len(self.samples)
+
+    def _can_read_more(self, config: DataConfig) -> bool:
+        """Whether a video that could not be read can be read by now."""
+        videos = _WholeVideos(self.samples, config)
+        return any(not isinstance(videos[index], str) for index in self.errors)
 
     def _write(self, partial: Path, config: DataConfig) -> None:
         end = 0
@@ -131,10 +146,10 @@ class VideosOnDisk(Videos):
 
 def decoded_file(samples: Samples, config: DataConfig) -> Path:
     """Where `VideosOnDisk` keeps a list."""
-    digest = hashlib.sha256(f"{samples.fingerprint} {config.decoder} {config.on_error}".encode())
+    read_by = f"{config.decoder} {config.on_error} {files.version('av')} {files.version('ctlib')}"
+    digest = hashlib.sha256(f"{samples.fingerprint} {read_by}".encode())
     for source, *_ in samples:
-        found = os.stat(source) if os.path.exists(source) else None
-        digest.update(f"{source} {found and (found.st_size, found.st_mtime_ns)}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{source} {files.stamp(source)}\n".encode("utf-8", "surrogateescape"))
     return files.cache_dir() / f"decoded-{digest.hexdigest()[:12]}.bytes"
 
 
@@ -149,25 +164,40 @@ def make_room(needed: float, kept: Collection[Path] = ()) -> int:
     Files are deleted until `needed` bytes more fit the disk, and all of them `MOST_ON_DISK`; those in `kept` stay.
     Where that many can never fit, all stay. Returns the bytes that were deleted.
     """
-    import fcntl  # which Windows lacks
-
     folder, found = files.cache_dir(), {}
     files.remove_abandoned(folder, "decoded-*")
+    for table in folder.glob("decoded-*.json"):
+        with suppress(OSError), files.writing(table, timeout=0):
+            if not table.with_suffix(".bytes").is_file():  # deleted by hand
+                table.unlink()
     for path in folder.glob("decoded-*.bytes"):
         with suppress(FileNotFoundError):  # deleted by another process
             found[path] = path.stat()
     before = total = sum(status.st_size for status in found.values())
-    if math.inf > needed > total + shutil.disk_usage(folder).free:
+    unused = []
+    for path in found.keys() - set(kept):
+        with suppress(OSError), _unused(path):
+            unused.append(path)
+    if math.inf > needed > sum(found[path].st_size for path in unused) + shutil.disk_usage(folder).free:
         return 0  # it would not fit even then
-    for path in sorted(found.keys() - set(kept), key=lambda path: found[path].st_mtime):
+    for path in sorted(unused, key=lambda path: found[path].st_mtime):
         if total + needed <= MOST_ON_DISK and needed <= shutil.disk_usage(folder).free:
             break
-        with suppress(OSError), files.writing(path, timeout=0), path.open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if it is in use
+        with suppress(OSError), files.writing(path, timeout=0), _unused(path):
             _about(path).unlink(missing_ok=True)  # first, as a file without it is written again
             path.unlink()
             total -= found[path].st_size
     return before - total
+
+
+@contextmanager
+def _unused(path: Path) -> Iterator[None]:
+    """Hold a file of decoded videos that no process maps. Raises OSError if one does."""
+    import fcntl  # which Windows lacks
+
+    with path.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 class VideosOnDevice:
@@ -249,6 +279,15 @@ def needed_bytes(samples: Samples) -> int:
     return math.ceil(np.mean(sizes) * len(samples)) if sizes else 0
 
 
+def _still_to_write(path: Path, samples: Samples) -> int:
+    """Bytes of a file of decoded videos, less what another process has written of it by now."""
+    written = 0
+    for partial, name in files.partials(path.parent):
+        with suppress(FileNotFoundError):  # it is whole by now
+            written += partial.stat().st_size if name == path.name else 0
+    return max(0, needed_bytes(samples) - written)
+
+
 def check_room(lists: Iterable[Samples], config: DataConfig) -> None:
     """Refuse what `keep` could not hold, before anything is decoded.
 
@@ -259,8 +298,9 @@ def check_room(lists: Iterable[Samples], config: DataConfig) -> None:
         return
     if config.cache == "disk":
         paths, folder = {decoded_file(samples, config): samples for samples in lists}, files.cache_dir()
-        needed = sum(needed_bytes(samples) for path, samples in paths.items() if not _about(path).is_file())
         folder.mkdir(parents=True, exist_ok=True)
+        files.remove_abandoned(folder, "decoded-*")
+        needed = sum(_still_to_write(path, samples) for path, samples in paths.items() if not _about(path).is_file())
         make_room(needed, kept=paths)
         rooms = {f"disk ({folder})": (needed, shutil.disk_usage(folder).free)}
     else:

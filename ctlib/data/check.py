@@ -5,6 +5,7 @@ killed check resumes where it was. Paths are below the data set's root, with for
 """
 
 import csv
+import errno
 import io
 import itertools
 import math
@@ -183,9 +184,12 @@ def run_each(
         limit_seconds: for one video, after which its process is killed and replaced.
 
     Raises:
+        ValueError: another limit.
         FileNotFoundError: a video is missing, as the root is.
         ChildProcessError: the worker processes cannot be kept alive.
     """
+    if not 0 < limit_seconds < 1e6:
+        raise ValueError(f"the limit of a video must be above 0 and below a million seconds, got {limit_seconds:g}")
     waiting, running = iter(jobs.items()), {}
     pool = ProcessPool(workers, initializer=_start_worker)
     try:
@@ -256,21 +260,22 @@ def journal(path: Path, columns: tuple[str, ...]) -> Iterator[Callable[..., None
     with open(path, "a+b") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
-    # File names that are not UTF-8 are kept byte for byte.
-    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
+    try:
+        # File names that are not UTF-8 are kept byte for byte.
+        with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
 
-        def append(*row) -> None:
-            try:
+            def append(*row) -> None:
                 rows.writerow(row)
                 file.flush()
-            except OSError as error:
-                error.filename = file.name  # a full disk is reported without one
-                raise
 
-        if file.tell() == 0:
-            append(*columns)
-        yield append
+            if file.tell() == 0:
+                append(*columns)
+            yield append
+    except OSError as error:
+        if error.errno == errno.ENOSPC and not error.filename:
+            error.filename = str(path)
+        raise
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:

@@ -91,7 +91,7 @@ def prepare(
         raise ValueError(f"{out} lies in the data set's own folder {samples.root}: choose another")
     listed = {split.path(index): split[index].num_frames for split in splits.values() for index in range(len(split))}
     targets = _targets(listed, samples.root)
-    sources = {path: _Source(listed[path], targets[path], _stamp(samples.root / path)) for path in listed}
+    sources = {path: _Source(listed[path], targets[path], files.stamp(samples.root / path)) for path in listed}
     _record(out, parameters)  # before a lock is left in it
     with files.locked(out):
         record = _record(out, parameters)
@@ -251,14 +251,6 @@ def _done_before(out: Path, sources: dict[str, _Source]) -> dict[str, int]:
         for path, source in sources.items()
         if rows.get(source.target, ())[:2] == (path, source.stamp) and (out / source.target).is_file()
     }
-
-
-def _stamp(source: Path) -> tuple[int, int]:
-    try:
-        status = source.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
 
 
 # ---------------------------------------------------------------- one video

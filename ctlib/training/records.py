@@ -14,7 +14,6 @@ Each file is written beside its place and renamed.
 
 import hashlib
 import json
-import math
 import platform
 import shutil
 import subprocess
@@ -243,7 +242,7 @@ class RunFolder:
             raise ValueError(f"{self.path / 'result.json'} is damaged: {one_line(error)}") from None
         for name in _NUMBERS & result.keys():
             value = result[name]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
                 raise ValueError(
                     f"{self.path / 'result.json'} is damaged: {name} must be a finite number, got {quoted(value)}"
                 )
@@ -305,7 +304,7 @@ def differences(record: dict, wanted: Run | RunConfig) -> list[str]:
         raise ValueError(f"a record of another version of ctlib: it differs in the parameters {', '.join(unlike)}")
     left_open = {f"compute.{name}" for name, unset in _OPEN.items() if getattr(config.compute, name) == unset}
     compared = stored.keys() - _NOT_COMPARED - left_open
-    if config.data.name != "arrow" or asked["data.root"] or stored["data.root"]:  # not written for the run
+    if config.data.name != "arrow" or asked["data.root"] or stored.get("data.root"):  # not written for the run
         compared = {name for name in compared if not name.startswith("arrow.")}
     if isinstance(wanted, Run):
         answers = wanted.resolved_values()

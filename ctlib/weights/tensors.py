@@ -46,7 +46,7 @@ def load(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
             metadata = file.metadata() or {}
             header = json.loads(metadata.get(HEADER) or metadata.get(_OLDER_HEADER) or "null")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, as it is no dict
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"is damaged: {files.one_line(error)}") from None
     if not isinstance(header, dict):
         raise ValueError(f"has no header of this package (the entry {HEADER!r} of its metadata)")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ctlib import files
 from ctlib.commands import main
@@ -155,6 +156,86 @@ def test_files_are_deleted_until_another_fits_the_disk(three_files, tmp_path, mo
     monkeypatch.setattr(cache.shutil, "disk_usage", usage)
     cache.check_room([new], on_disk())
     assert [path.is_file() for path in paths] == [False, True, True]
+
+
+def test_a_list_that_cannot_fit_deletes_nothing_beside_files_in_use(three_files, tmp_path, monkeypatch):
+    lists, paths = three_files
+    size = paths[0].stat().st_size
+    kept = cache.keep(lists[0], on_disk())
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=-1.5 * size))
+    with pytest.raises(ValueError, match="are free"):
+        cache.check_room([several_kinds(tmp_path / "d")], on_disk())  # without the file in use it would fit
+    assert all(path.is_file() for path in paths) and kept.path == paths[0]
+
+
+def test_what_another_process_is_writing_needs_room_once(tmp_path, monkeypatch):
+    samples = several_kinds(tmp_path)
+    path = cache.decoded_file(samples, on_disk())
+    path.parent.mkdir()
+    needed = cache.needed_bytes(samples)
+    path.with_name(f".{path.name}.7-0123abcd").write_bytes(bytes(needed // 2))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed - needed // 2))
+    with files.writing(path):
+        cache.check_room([samples], on_disk())
+    with pytest.raises(ValueError, match="are free"):  # its writer was killed
+        cache.check_room([samples], on_disk())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.with_suffix(".json").unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.with_suffix(".json").write_text("{"),
+        lambda path: path.with_suffix(".json").write_text('{"places": 5, "errors": {}}'),
+        lambda path: path.with_suffix(".json").write_text('{"places": [[0, 0], null], "errors": []}'),
+        lambda path: path.with_suffix(".json").write_text('{"places": [], "errors": {"one": ""}}'),
+    ],
+)
+def test_files_that_are_damaged_are_written_again(tmp_path, spoil, decoded):
+    samples = several_kinds(tmp_path)
+    first = cache.keep(samples, on_disk())
+    frames = [first._all_of(index).copy() for index in range(3)]
+    spoil(first.path)
+    again = cache.keep(samples, on_disk())
+    assert all(np.array_equal(again._all_of(index), frames[index]) for index in range(3))
+    assert set(decoded.values()) == {2}
+
+
+def test_a_table_without_its_file_goes(three_files):
+    _, paths = three_files
+    paths[1].unlink()
+    assert cache.make_room(0) == 0
+    assert [path.with_suffix(".json").is_file() for path in paths] == [True, False, True]
+
+
+def test_a_video_that_can_be_read_again_is_no_longer_skipped(tmp_path, monkeypatch):
+    samples, read = several_kinds(tmp_path), video.read_frames
+    skipping = DataConfig(**{**RAM.to_dict(), "cache": "disk", "on_error": "skip"})
+
+    def fails(source, *arguments):
+        if str(source).endswith("wide.mp4"):
+            raise video.VideoError(f"{source}: Permission denied")
+        return read(source, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "read_frames", fails)
+        for _ in range(2):
+            assert list(cache.keep(samples, skipping).errors) == [2]
+    kept = cache.keep(samples, skipping)
+    assert not kept.errors and kept.shape(2) == (9, 24, 48)
+
+
+def test_an_image_that_is_written_again_makes_another_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number,) * 3).save(tmp_path / "a" / f"{number:05}.png")
+    samples = Samples([("a", 0, 3)], ("a",), tmp_path)
+    first = cache.keep(samples, on_disk())
+    Image.new("RGB", (8, 8), (99,) * 3).save(tmp_path / "a" / "00001.png")
+    again = cache.keep(samples, on_disk())
+    assert [frames._all_of(0)[:, 0, 0, 0].tolist() for frames in (first, again)] == [[0, 1, 2], [0, 99, 2]]
 
 
 def use(samples, ready):

@@ -1,4 +1,5 @@
 import functools
+import math
 import multiprocessing
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from ctlib import files
 from ctlib.data import digests, video
 from ctlib.data.catalog import Samples
-from ctlib.data.check import ProcessPool, check, read_check, run_each
+from ctlib.data.check import ProcessPool, check, journal, read_check, run_each
 from tests.data.videos import cut, encode, encode_sound, everything, moving, save_images
 
 LENGTH = 12
@@ -58,11 +59,26 @@ def test_every_fault_has_its_reason_and_no_video_changes(tmp_path):
     assert frames == dict.fromkeys(names, LENGTH)
     assert {path: reason.partition(":")[0] for path, reason in reasons.items()} == expected
     assert reasons["short.mp4"].endswith(f"listed {LENGTH + 1}, decoded {LENGTH}")
-    assert "bytes" in reasons["cut.avi"] and "bytes" in reasons["cut.webm"]
+    assert "seconds" in reasons["cut.avi"] and "seconds" in reasons["cut.webm"]
     assert str(root) not in "".join(reasons.values())
     assert (summary.checked, summary.listed, summary.good) == (len(samples), len(samples), len(names))
     assert summary.bad["unreadable"] == 4 and list(summary.bad)[0] == "unreadable" and sum(summary.bad.values()) == 11
     assert everything(root) == before
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan, 1e10])
+def test_a_limit_that_is_none_is_refused(tmp_path, seconds):
+    samples = made(tmp_path / "data", ["n1"])
+    with pytest.raises(ValueError, match="the limit of a video must be above 0 and below a million seconds, got "):
+        check(samples, tmp_path / "checked", limit_seconds=seconds)
+
+
+def test_a_full_disk_is_reported_with_the_list_that_it_cuts():
+    with (
+        pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: '/dev/full'$"),
+        journal(Path("/dev/full"), ("path", "reason")),
+    ):
+        pass
 
 
 def count_or_fail(source):

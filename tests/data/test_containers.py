@@ -172,26 +172,39 @@ def other_duration(content, suffix, factor):
 )
 @pytest.mark.parametrize("factor", [0, 1 / 30, 0.5, 1, 1.02, 1.5, 30])
 def test_another_container_whose_header_states_another_length(tmp_path, suffix, codec, factor):
-    """All frames, as the file is as large as it states. Without that, one that states too much may be truncated."""
+    """Too short: all frames. Too long: it cannot be told from a truncated file."""
     path = encode(tmp_path / f"video.{suffix}", codec)
-    content = other_duration(path.read_bytes(), suffix, factor)
-    path.write_bytes(content)
-    assert numbers(read_frames(path, range(COUNT))) == list(range(COUNT))
-    assert count_frames(path) == COUNT
-    unknown = {
-        "mkv": (b"\x18\x53\x80\x67", b"\x01" + b"\xff" * 7),  # as while it is written
-        "avi": (b"RIFF", bytes(4)),
-        "flv": (b"filesize\0", bytes(8)),
-    }
-    mark, number = unknown.get(suffix, unknown["mkv"])
-    at = content.index(mark) + len(mark)
-    path.write_bytes(content[:at] + number + content[at + len(number) :])
+    path.write_bytes(other_duration(path.read_bytes(), suffix, factor))
     if factor < 1.5:
+        assert numbers(read_frames(path, range(COUNT))) == list(range(COUNT))
         assert count_frames(path) == COUNT
     else:
         states = r"the header states \d+\.\d\d seconds, the file ends at 2\.\d\d \(if it is whole, its header is wrong"
         with pytest.raises(VideoError, match=f"video.{suffix}: truncated: {states}: remux it"):
             count_frames(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("webm", "libvpx"), ("mkv", "libx264"), ("wmv", "wmv2"), ("avi", "mpeg4"), ("flv", "flv"), ("mp4", "libx264")],
+)
+def test_a_download_that_stopped_in_a_file_of_its_full_size_is_no_video(tmp_path, suffix, codec):
+    path = encode(tmp_path / f"video.{suffix}", codec)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    with pytest.raises(VideoError, match=f"video.{suffix}: "):
+        count_frames(path)
+
+
+@pytest.mark.parametrize("late", [0, 500])
+def test_an_flv_that_is_cut_at_a_tag_is_truncated_whenever_it_starts(tmp_path, late):
+    path = encode(tmp_path / "video.flv", "flv", times=[late + number for number in range(COUNT)])
+    content, end = path.read_bytes(), 13  # of the header, before the first tag
+    while end < len(content) // 2:
+        end += 11 + int.from_bytes(content[end + 1 : end + 4], "big") + 4
+    path.write_bytes(content[:end])
+    with pytest.raises(VideoError, match=rf"truncated: the header states {len(content)} bytes, the file has {end}$"):
+        count_frames(path)
 
 
 @pytest.mark.parametrize(

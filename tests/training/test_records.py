@@ -184,6 +184,12 @@ def test_a_record_of_another_version_is_refused_by_name(tmp_path):
     [
         ("history.csv", b"", "history.csv is damaged: No columns to parse from file"),
         ("history.csv", b"epoch,loss\n1,2.5\n2,x\n", "history.csv is damaged: row 2, loss must be a number, got 'x'"),
+        ("history.csv", b"epoch,loss\n" + b"9" * 400 + b",2.5\n", "history.csv is damaged: epoch must be "),
+        (
+            "result.json",
+            b'{"top1": 1' + b"0" * 400 + b"}",
+            "result.json is damaged: top1 must be a finite number, got 100",
+        ),
         ("history.csv", b"epoch,loss\n,2.5\n", "history.csv is damaged: row 1, epoch must be a number, got nan"),
         ("history.csv", b"loss\n1\n", "history.csv is damaged: it lacks the columns epoch"),
         ("predictions.csv", b"\xff\xfe\x00", "predictions.csv is damaged: "),

@@ -16,14 +16,8 @@ _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _STATING = {"mov", "matroska", "avi", "flv", "asf"}  # containers whose headers state the video's length
 _STILLS = {"mjpeg", "png", "bmp", "gif", "webp"}  # codecs of cover pictures
 
-# Where a header states the size of its file: bytes before the number, how far after their start it lies, its form, and
-# whether it counts from its own end. The first byte of Matroska's says how long the number is.
-_SIZES = {
-    "asf": (bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"), 40, "<Q", False),
-    "avi": (b"RIFF", 4, "<I", True),
-    "flv": (b"filesize\0", 9, ">d", False),
-    "matroska": (b"\x18\x53\x80\x67\x01", 4, ">Q", True),
-}
+# Where a header states the size of its file: bytes before the number, how far after their start it lies, and its form.
+_SIZES = {"asf": (bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"), 40, "<Q"), "flv": (b"filesize\0", 9, ">d")}
 
 _KEPT = 2**25  # bytes of compressed frames that stay in memory; those of larger files are read again when needed
 
@@ -97,17 +91,14 @@ def stated_seconds(container, stream) -> float | None:
 
 
 def _stated_bytes(path: str, form: str) -> float:
-    """The size of the file in its header; 0 if that does not state it."""
+    """The size of an ASF or FLV file in its header; 0 if that does not state it."""
     if form not in _SIZES:
         return 0
-    mark, offset, number, from_its_end = _SIZES[form]
+    mark, offset, number = _SIZES[form]
     with open(path, "rb") as file:
         header = file.read(2**16)
     at = header.find(mark)
-    if at < 0:
-        return 0
-    (size,) = struct.unpack_from(number, header[at + offset :].ljust(8))
-    return size % 2**56 + from_its_end * (at + offset + struct.calcsize(number))
+    return 0 if at < 0 else struct.unpack_from(number, header[at + offset :].ljust(8, b"\0"))[0]
 
 
 class Packets:
@@ -160,11 +151,12 @@ class Packets:
             seconds = stated_seconds(container, stream) or 0.0
             # Whole files fall short by a few frames too: dropped ones, or a last one without a stated duration.
             short = not whole_last or end < seconds - max(0.25, 0.05 * seconds)
-            # FFmpeg ignores the length that a cut ASF states. 2**56 is "not known" in Matroska.
-            stated = _stated_bytes(self.path, form) if short or form == "asf" else 0
-            if held < stated < 2**56:
+            late = (container.start_time or 0) > 0
+            # FFmpeg ignores the length that a cut ASF states, and an FLV's does not say whether it counts from 0.
+            stated = _stated_bytes(self.path, form) if short or form == "asf" or late else 0
+            if stated > held:
                 raise VideoError(f"{self.path}: truncated: the header states {stated:.0f} bytes, the file has {held}")
-            if short and (stated != held or not whole_last):
+            if short:
                 lengths = f"the header states {seconds:.2f} seconds, the file ends at {end:.2f}"
                 remedy = "if it is whole, its header is wrong: remux it"
                 raise VideoError(f"{self.path}: truncated: {lengths} ({remedy})")

@@ -234,7 +234,7 @@ class DecordFrames:
         decord.logging.set_level(decord.logging.QUIET)
         try:
             self.reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-        except self.errors as error:
+        except (*self.errors, UnicodeEncodeError) as error:  # the second: of a name that is not UTF-8
             raise VideoError(f"{path}: decord cannot read it ({_first_line(error)})") from None
         if len(self.reader) != self.length:
             self._refuse(f"{self.length} frames, and {len(self.reader)} by decord")
