@@ -6,7 +6,7 @@ frame, classifies it, and averages the scores over the T frames.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 
 import numpy as np
 import torch
@@ -251,8 +251,7 @@ MODELS: dict[str, dict] = {
     "ctnet_laptop_inception": {"backbone": "laptop_inception", "blocks": INCEPTION_BLOCKS},
     "tsn_laptop_inception": {"backbone": "laptop_inception", "blocks": "none"},
 }
-
-
+OWN_DATA: dict[str, dict] = {}  # of these, what a network needs of its clips: fields of `DataConfig`
 _SYSTEMS: dict[str, Callable[[nn.Module], None]] = {}  # what changes a backbone, by the name of `ModelConfig.module`
 _FIT_NO_WEIGHTS: set[str] = set()  # of these, those with blocks of their own
 _FOR_FRAMES: set[str] = set()  # of these, those whose weights depend on T
@@ -264,7 +263,12 @@ def fits_weights(config: ModelConfig) -> bool:
 
 
 def register(
-    module: str, change: Callable[..., Set[nn.Parameter] | None], keeps_weights: bool = True, for_frames: bool = False
+    module: str,
+    change: Callable[..., Set[nn.Parameter] | None],
+    keeps_weights: bool = True,
+    for_frames: bool = False,
+    num_frames: int | None = None,
+    data: Mapping | None = None,
 ) -> None:
     """Add a system on a 2D ResNet, with a name in `MODELS` for each ResNet.
 
@@ -274,6 +278,8 @@ def register(
             them.
         keeps_weights: whether it keeps the backbone's convolutions; if not, pretrained weights are refused.
         for_frames: whether its weights depend on T; if so, `change` takes T too.
+        num_frames: T where none is given; 8, if not given here.
+        data: fields of `DataConfig` that a run of it has where none are given, such as its sampling.
     """
     _SYSTEMS[module] = change
     if for_frames:
@@ -282,18 +288,26 @@ def register(
         _FIT_NO_WEIGHTS.add(module)
     for backbone in ("resnet50", "resnet101", "quickstart", "laptop"):
         name = f"{module}_{backbone.replace('resnet', 'r')}"
-        MODELS[name] = {"backbone": backbone, "module": module, "blocks": "all"}
+        _name(name, {"backbone": backbone, "module": module, "blocks": "all"}, num_frames, data)
 
 
-def register_backbone(name: str, build: Callable[[], nn.Module]) -> None:
+def register_backbone(
+    name: str, build: Callable[[], nn.Module], num_frames: int | None = None, data: Mapping | None = None
+) -> None:
     """Add a whole network, whose name in `MODELS` is that of its backbone.
 
     Args:
         name: in `ModelConfig.backbone`.
         build: makes it with random weights.
+        num_frames, data: as in `register`.
     """
     BACKBONES[name] = build
-    MODELS[name] = {"backbone": name, "blocks": "none"}
+    _name(name, {"backbone": name, "blocks": "none"}, num_frames, data)
+
+
+def _name(name: str, parts: dict, num_frames: int | None, data: Mapping | None) -> None:
+    MODELS[name] = parts if num_frames is None else {**parts, "num_frames": num_frames}
+    OWN_DATA[name] = dict(data or {})
 
 
 def model_config(name: str, **parts) -> ModelConfig:

@@ -45,13 +45,20 @@ SYSTEMS = {
 }
 FROM_SCRATCH = {"tea"}  # of these, those whose blocks fit no weights of a ResNet
 FOR_FRAMES = {"tanet"}  # and those whose weights depend on T
+# What some systems and networks need of their clips: T, and fields of `DataConfig`.
+OWN_CLIPS = {
+    "tdn": (8 * NEIGHBOURS, {"sampling": "neighbours"}),  # eight segments
+    "c3d_vgg": (16, {"size": 112}),
+    "c3d_vgg_small": (8, {"size": 32}),
+    "corrnet_50": (32, None),
+    "corrnet_101": (32, None),
+    "corrnet_small": (8, None),
+}
 for _name, _change in SYSTEMS.items():
-    register(_name, _change, keeps_weights=_name not in FROM_SCRATCH, for_frames=_name in FOR_FRAMES)
-for _name in [name for name in MODELS if name.startswith("tdn_")]:
-    MODELS[_name]["num_frames"] = 8 * NEIGHBOURS  # eight segments
+    register(_name, _change, _name not in FROM_SCRATCH, _name in FOR_FRAMES, *OWN_CLIPS.get(_name, ()))
 for _family in (video_resnet, slowfast, i3d, nl_i3d, gcn, eco, x3d, c3d, blvnet, corrnet):
     for _name, _build in _family.BACKBONES.items():
-        register_backbone(_name, _build)
+        register_backbone(_name, _build, *OWN_CLIPS.get(_name, ()))
 
 
 def __getattr__(name: str) -> Callable[..., VideoClassifier]:
@@ -87,8 +94,8 @@ def create_model(
         name: one of `list_models()`.
         num_classes: the classifier's outputs. Weights of a whole network need none: theirs is loaded with its
             classifier. With another number the classifier is new.
-        num_frames: T, frames per clip in training; if not given, 8, or TDN's 40. Networks take any other T too, except
-            TANet, CorrNet, C3D, and TDN (a multiple of 5) and bLVNet (an even T).
+        num_frames: T, frames per clip in training; if not given, 8, or what `OWN_CLIPS` says. Networks take any other
+            T too, except TANet, CorrNet, C3D, and TDN (a multiple of 5) and bLVNet (an even T).
         weights: None (random). Of the backbone: "imagenet"; the small backbones have "shapes" instead. Of the whole
             network: "arrow" (Arrow of Time), for ctnet_quickstart and tsn_quickstart. Or a member of `Weights`, or its
             name, such as "ctnet_quickstart_arrow".

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from ctlib import cost, paper
+from ctlib.models import MODELS, OWN_DATA
 from ctlib.rivals import create_model
 from ctlib.rivals.gcn import RegionGraphClassifier, WithBoxes
 
@@ -108,8 +109,8 @@ def costs() -> pd.DataFrame:
 
 
 def clip_of(model: str) -> tuple[int, int]:
-    """T and pixels of a clip of a small network: 8 x 48 x 48; TDN takes five frames for each of 8, C3D 32 pixels."""
-    return 40 if model.startswith("tdn") else 8, 32 if model.startswith("c3d") else 48
+    """T and pixels of a clip of a small network: 8 and 48, if it has none of its own."""
+    return MODELS[model].get("num_frames", 8), OWN_DATA.get(model, {}).get("size", 48)
 
 
 def as_text(table: pd.DataFrame) -> str:

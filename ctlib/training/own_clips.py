@@ -10,11 +10,10 @@ import os
 import warnings
 from typing import Any, NamedTuple
 
-import ctlib.rivals  # noqa: F401, whose networks have names in MODELS then
 from ctlib.config import RunConfig, parse_pairs
 from ctlib.data import cache
 from ctlib.data.catalog import Samples, load_samples
-from ctlib.models import MODELS, fits_weights, name_of
+from ctlib.models import MODELS, OWN_DATA, fits_weights, name_of
 from ctlib.training.recipes import OWN, needed_steps, run_config
 from ctlib.weights import PUBLISHED, SHAPES, find
 
@@ -56,7 +55,7 @@ def fitted_config(data: str, model: str, recipe: str = "", overrides: str = "", 
         asked = dataclasses.replace(asked, start=trained.name.lower())
         reasons["start"] = f"{asked.start}: this whole network, trained on Arrow of Time"
     for key, choose in _CHOICES.items():
-        if key in decided or key == "model.weights" and asked.start or key == "model.num_frames" and _own_frames(model):
+        if key in decided or key in _own(model) or key == "model.weights" and asked.start:
             continue
         choice = choose(asked, train)
         part, _, name = key.partition(".")
@@ -67,9 +66,9 @@ def fitted_config(data: str, model: str, recipe: str = "", overrides: str = "", 
     return asked, reasons
 
 
-def _own_frames(model: str) -> bool:
-    """Whether a network takes its own number of frames and no other."""
-    return "num_frames" in MODELS[model]
+def _own(model: str) -> set[str]:
+    """What a network decides itself, as "part.name"."""
+    return {f"model.{name}" for name in MODELS[model]} | {f"data.{name}" for name in OWN_DATA.get(model, {})}
 
 
 def _is_small(asked: RunConfig) -> bool:

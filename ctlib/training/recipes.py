@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from torch import nn
 
+import ctlib.rivals  # noqa: F401, whose networks have names in MODELS then
 from ctlib.config import RecipeConfig, RunConfig, check_choice, parse_pairs
 from ctlib.kernels import BATCH_NORMS
-from ctlib.models import MODELS, fits_weights, model_config
+from ctlib.models import MODELS, OWN_DATA, fits_weights, model_config
 from ctlib.weights import having
 
 
@@ -112,6 +113,7 @@ def run_config(data: str, model: str, recipe: str = "", overrides: str = "", **g
         del parts["model"]["weights"]  # a recipe's weights are for the networks that they fit
     if "num_frames" in MODELS[model]:  # and its frames for those that take any number
         parts["model"].pop("num_frames", None)
+    parts["data"] |= OWN_DATA.get(model, {})
     fields = {"name": model}
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in {**given, **parse_pairs(overrides)}.items():

@@ -1,5 +1,6 @@
 """TDN: five frames of each segment, and differences between them and between segments."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,10 +9,12 @@ import ctlib
 from ctlib import cost
 from ctlib.backbones import InceptionBackbone, ResNetBackbone
 from ctlib.config import ModelConfig
+from ctlib.data.sampling import SAMPLINGS
 from ctlib.models import VideoClassifier
 from ctlib.rivals.parts import TemporalConv
 from ctlib.rivals.tdn import LongTerm, tdn
-from ctlib.training.recipes import run_config
+from ctlib.training.recipes import RECIPES, run_config
+from ctlib.training.run import resolve
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -97,3 +100,20 @@ def test_by_name_it_is_built_for_eight_segments():
         assert run_config("arrow", "tdn_quickstart", recipe).model.num_frames == 40
         assert run_config("arrow", "tsm_quickstart", recipe).model.num_frames == {"laptop": 8, "transfer": 16}[recipe]
     assert run_config("arrow", "tdn_quickstart", "laptop", "model.num_frames=20").model.num_frames == 20
+
+
+@pytest.mark.parametrize("name", ctlib.list_models("tdn_*"))
+def test_a_run_by_name_samples_neighbours_unless_another_sampling_is_asked_for(name):
+    for recipe in RECIPES:
+        assert run_config("arrow", name, recipe).data.sampling == "neighbours"
+    assert run_config("arrow", name, "", "data.sampling=dense").data.sampling == "dense"
+    assert run_config("arrow", name, "", **{"data.sampling": "sparse"}).data.sampling == "sparse"
+    assert run_config("arrow", "tsm_quickstart").data.sampling is None
+
+
+def test_its_run_sees_five_neighbouring_frames_of_each_segment(arrow_root):
+    given = {"data.root": str(arrow_root), "compute.device": "cpu"}
+    run = resolve(run_config("arrow", "tdn_quickstart", **given))
+    assert (run.view.sampling, run.view.num_frames) == ("neighbours", 40)
+    chosen = SAMPLINGS[run.data.sampling].train(48, run.model.num_frames, np.random.default_rng(0))
+    assert (chosen.reshape(8, 5) - chosen.reshape(8, 5)[:, 2:3])[1:-1].tolist() == [[-2, -1, 0, 1, 2]] * 6

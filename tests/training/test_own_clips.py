@@ -60,7 +60,9 @@ def test_a_network_that_no_weights_fit_starts_from_random_ones(clips):
         config, reasons = fitted(clips, model)
         assert config.model.weights is None and reasons["model.weights"].startswith("none: ")
     config, reasons = fitted(clips, "tdn_quickstart")
-    assert config.model.num_frames == 40 and "model.num_frames" not in reasons
+    assert (config.model.num_frames, config.data.sampling) == (40, "neighbours") and "model.num_frames" not in reasons
+    config, reasons = fitted(clips, "c3d_vgg_small")
+    assert (config.model.num_frames, config.data.size) == (8, 32) and "data.size" not in reasons
 
 
 def test_what_is_given_is_not_chosen_and_the_rest_follows_it(clips):
