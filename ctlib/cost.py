@@ -306,9 +306,13 @@ def interact_field(
 ) -> InteractField:
     """The set of inputs (channel, t, h, w) that one output depends on, by gradient.
 
-    It is measured on a copy without anything that could hide a dependence. Weights and inputs are positive, and
-    batch norms and biases as new, so no paths cancel and every ReLU is the identity. Maxima become means. The
-    sigmoid of a gate, whose gradient would vanish, becomes `x / (1 + |x|)`.
+    It is measured on a copy without what hides a dependence in CT-Net, TSN and plain convolutions. Weights and inputs
+    are positive, and batch norms and biases as new, so no paths cancel and every ReLU is the identity. Maxima become
+    means. The sigmoid of a gate, whose gradient would vanish, becomes `x / (1 + |x|)`.
+
+    It can miss a dependence in networks that subtract: a difference of equal inputs is zero, and shuts the gate that it
+    opens. Layers with other parameters than weights of convolutions and linear layers keep their start. For such
+    networks `study.frame_order.frames_seen` draws random weights.
 
     Args:
         module: a module on clips, or a network (then its features count, not its scores).

@@ -1,8 +1,9 @@
 """CorrNet (Wang et al., CVPR 2020), our reading: an R(2+1)D network that matches each frame with the one before.
 
 After three of its stages, and once more in the middle of the third of CorrNet-101, each position is compared with those
-around it in the frame before. No complete description is published. The published 115 and 224 GFLOPs of the two
-networks fit no reading that we know. This one gives 113.8 and 184.7 at 224 pixels, without batch norms.
+around it in the frame before. No code is released, and we could not read the whole paper. The published 115 and 224
+GFLOPs of the two networks fit no reading that we know. This one gives 113.8 and 184.7 at 224 pixels, without batch
+norms.
 """
 
 import torch

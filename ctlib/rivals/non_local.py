@@ -1,7 +1,7 @@
 """Non-local blocks on a 2D network (Wang et al., CVPR 2018): each position attends to all others of the clip.
 
-Five blocks of ResNet-50 are followed by one: two of stage 3 and three of stage 4. Attention knows no positions, so a
-network on single frames with such blocks gives a clip and its reverse the same scores.
+One stands after each of five blocks of ResNet-50: two of stage 3 and three of stage 4. Attention knows no positions, so
+a network on single frames with such blocks gives a clip and its reverse the same scores.
 """
 
 import torch

@@ -89,9 +89,9 @@ class TDNBackbone(ResNetBackbone):
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         if num_frames % NEIGHBOURS:
-            eight = f"model.num_frames={8 * NEIGHBOURS} data.sampling=neighbours"
             raise ValueError(
-                f"TDN sees {NEIGHBOURS} frames of each segment ({eight} gives 8 segments), got T = {num_frames}"
+                f"T must be a multiple of 5 (five neighbouring frames a segment), got {num_frames}: for 8 segments set "
+                "model.num_frames=40 data.sampling=neighbours"
             )
         self.frames_out = num_frames // NEIGHBOURS
         segments = frames.unflatten(0, (-1, NEIGHBOURS))

@@ -1,7 +1,8 @@
 """TEINet (Liu et al., AAAI 2020): enhance the channels that move, then let each channel see its neighbouring frames.
 
-The two modules stand before the first convolution of each block, on its residual branch. The paper does not say where.
-This place gives the published 30.4 million parameters; before the 3x3 convolution there would be 24.3 million.
+The two modules stand before the first convolution of each block, on its residual branch. We could not read where the
+paper puts them; this place gives the published 30.4 million parameters. Before the 3x3 convolution there would be 24.3
+million.
 """
 
 import torch
