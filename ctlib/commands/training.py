@@ -24,7 +24,7 @@ from ctlib.display.progress import Progress, counting
 from ctlib.files import one_line, quoted
 from ctlib.models import MODELS
 from ctlib.training.evaluate import Evaluation, Scores, score
-from ctlib.training.own_clips import fitted_config
+from ctlib.training.own_clips import fitted_config, underfit
 from ctlib.training.plan import make_plan
 from ctlib.training.recipes import RECIPES
 from ctlib.training.records import RunFolder
@@ -79,6 +79,8 @@ def train(parser: Parser) -> Runner:
         if first:
             state = "" if shown.epochs_run else ", already finished"
             print(f"{config.name}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % ({folder.path}{state})")
+            if reasons and (advice := underfit(folder.history().train_top1.iloc[-1], resolved.config)):
+                print(f"{advice}, and another --name")
             print(f"to label a video: ctlib predict VIDEO --checkpoint {folder.checkpoint}")
         return 0
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ctlib.config import RunConfig, parse_pairs
 from ctlib.data import cache
 from ctlib.data.catalog import Samples, load_samples
+from ctlib.data.transforms import flipped_labels
 from ctlib.models import MODELS, OWN_DATA, fits_weights, name_of
 from ctlib.training.recipes import OWN, needed_steps, run_config
 from ctlib.weights import PUBLISHED, SHAPES, find
@@ -21,6 +22,7 @@ DATA = ("folder", "list")  # the data sets that have no recipe of their own
 _SIZES = {"quickstart": 48, "laptop": 64, "laptop_inception": 80}  # pixels of Still Shapes, by backbone
 _BATCH, _LARGE_BATCH, _MANY = 8, 32, 2000  # clips per step, and the number of clips from which there are more
 _LEAST_EPOCHS, _MOST_EPOCHS = 10, 100
+_LEARNED = 90.0  # percent of the training clips that a network which has learned them gets right, at least
 _KEPT = 2e9  # bytes of decoded training videos that are kept in memory, at most
 
 
@@ -66,6 +68,17 @@ def fitted_config(data: str, model: str, recipe: str = "", overrides: str = "", 
     return asked, reasons
 
 
+def underfit(train_top1: float, config: RunConfig) -> str:
+    """One line where the last epoch's training accuracy (percent) is too low, with what may help; else empty."""
+    if not train_top1 < _LEARNED:
+        return ""
+    return (
+        f"only {train_top1:.0f} % of the training clips were right in the last epoch: train longer, with "
+        f"recipe.epochs={2 * config.recipe.epochs}; if that is not enough, with more frames "
+        f"(model.num_frames={2 * config.model.num_frames}) or larger ones (data.size={2 * config.data.size})"
+    )
+
+
 def _own(model: str) -> set[str]:
     """What a network decides itself, as "part.name"."""
     return {f"model.{name}" for name in MODELS[model]} | {f"data.{name}" for name in OWN_DATA.get(model, {})}
@@ -97,6 +110,14 @@ def _size(asked: RunConfig, train: Samples) -> Choice:
     if _is_small(asked):
         return Choice(64, "pixels, for a small network")
     return Choice(299 if backbone == "inception_v3" else 224, "pixels, as in the training of ImageNet weights")
+
+
+def _flip(asked: RunConfig, train: Samples) -> Choice:
+    """A mirrored motion may be another class. Only where the names say which one are clips mirrored."""
+    swapped = flipped_labels(train.classes)
+    if any(0 <= other != label for label, other in enumerate(swapped)):
+        return Choice(True, "mirrored at random, as the classes are named by sides, which are swapped with the clip")
+    return Choice(False, "not mirrored, as a mirrored motion may be another class; data.flip=true mirrors clips")
 
 
 def _batch(asked: RunConfig, train: Samples) -> Choice:
@@ -144,6 +165,7 @@ _CHOICES = {
     "model.num_frames": _frames,
     "model.dropout": _dropout,
     "data.size": _size,
+    "data.flip": _flip,
     "data.cache": _cache,
     "data.workers": _workers,
     "recipe.batch": _batch,

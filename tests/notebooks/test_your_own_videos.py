@@ -19,11 +19,13 @@ def test_it_checks_trains_tests_and_looks(run, tmp_path):
     assert list(zip(protocols.clips, protocols.crops, strict=True)) == [(1, 1), (2, 1), (2, 3)]
     assert protocols.top1.between(protocols.low, protocols.high).all() and protocols.top1[0] == result.top1
     assert "2 clip(s) x 3 crop(s): top-1" in text
-    names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips", "where_it_looks")
+    names = ("frames_sampled", "crops_seen", "learning_curves", "confusion", "clips")
     assert {path.name for path in (out / "figures").iterdir()} == {f"{name}.png" for name in names}
+    assert "no tube: the network's last map has 1 x 1 positions" in text  # of 32 x 32 pixels
     again = run_here("your_own_videos", out_dir=str(out), **SMALL).text
     assert "nothing was trained" in again
     assert "5 steps are too few to learn 4 classes, which takes about 240: set recipe.epochs to 48" in text
+    assert " % of the training clips were right in the last epoch: train longer, with recipe.epochs=2;" in text
     config = records.RunFolder(out / "ctnet_quickstart" / "seed0").config()
     assert config.start == "ctnet_quickstart_arrow" and config.recipe.epochs == 1
     assert (config.recipe.lr, config.data.cache) == (0.16, "ram")

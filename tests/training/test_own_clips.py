@@ -16,8 +16,8 @@ def clips(tmp_path_factory):
     return root
 
 
-def fitted(root, model="ctnet_quickstart", overrides="", data="folder", **given):
-    return fitted_config(data, model, overrides=overrides, **{"data.root": str(root), **given})
+def fitted(root, model="ctnet_quickstart", overrides="", data="folder", recipe="", **given):
+    return fitted_config(data, model, recipe, overrides, **{"data.root": str(root), **given})
 
 
 def test_a_trained_network_starts_from_its_own_weights_and_gets_enough_steps(clips):
@@ -75,6 +75,30 @@ def test_what_is_given_is_not_chosen_and_the_rest_follows_it(clips):
     assert fitted(clips, start="x.safetensors")[0].model.weights is None
 
 
+def test_clips_are_mirrored_only_where_names_say_what_becomes_of_them_or_if_asked(clips, tmp_path):
+    """A mirrored "eastward" is a "westward", which no list of words knows."""
+    for names, flip in ((("eastward", "westward"), False), (("pan_left", "pan_right", "zoom"), True)):
+        lines = "".join(f"{index}.mp4 {index % len(names)}\n" for index in range(24))
+        for file, text in (("train", lines), ("val", lines), ("classes", "\n".join(names))):
+            (tmp_path / f"{file}.txt").write_text(text)
+        config, reasons = fitted(tmp_path, data="list")
+        assert config.data.flip is flip
+        assert reasons["data.flip"].startswith("True: mirrored" if flip else "False: not mirrored")
+    config, reasons = fitted(clips, overrides="data.flip=true")
+    assert config.data.flip is True and "data.flip" not in reasons
+    assert fitted(clips)[0].data.flip is False
+    assert fitted(clips, recipe="transfer")[0].data.flip is None
+
+
+def test_a_network_that_has_not_learned_its_clips_is_told_what_may_help(clips):
+    config = fitted(clips)[0]
+    epochs = config.recipe.epochs
+    assert own_clips.underfit(90.0, config) == ""
+    advice = own_clips.underfit(64.2, config)
+    assert advice.startswith("only 64 % of the training clips") and f"recipe.epochs={2 * epochs};" in advice
+    assert "model.num_frames=16" in advice and "data.size=96" in advice
+
+
 def test_many_clips_have_larger_batches_and_few_epochs(tmp_path):
     lines = "".join(f"{index}.mp4 {index % 3}\n" for index in range(2400))
     for split in ("train", "val"):
@@ -106,4 +130,5 @@ def test_the_command_line_trains_a_folder_and_says_what_it_chose(arrow_root, tmp
     assert lines["chosen recipe.batch"] == "8: clips per step, of 32"
     assert lines["chosen start"].startswith("ctnet_quickstart_arrow: ") and "chosen data.size" not in lines
     assert any(line.startswith("4 steps are too few") for line in map("".join, lines.items()))
+    assert any(line.startswith("only ") and "recipe.epochs=2;" in line for line in map("".join, lines.items()))
     assert (tmp_path / "ctnet_quickstart" / "seed0" / "result.json").is_file()
