@@ -13,7 +13,7 @@ Frames are turned and mirrored as a player shows them. All frames of a source ha
 1.3 to 5 times as long, so it is not the default.
 
 Damage is an error wherever the container or the decoder detects it. VP8, VP9, JPEG and in part HEVC have no checksums,
-so changed bytes within a frame can go unnoticed. A damaged WebM file can lose frames in its middle.
+so changed bytes within a frame can go unnoticed. A damaged WebM or WMV file can lose frames in its middle.
 
 `container` opens files and reads their compressed frames, `readers` decode the ones that are needed, and `pixels` turns
 these into RGB. A room of its own, as callers need the functions of this page alone.
