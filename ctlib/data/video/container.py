@@ -101,6 +101,11 @@ def _stated_bytes(path: str, form: str) -> float:
     return 0 if at < 0 else struct.unpack_from(number, header[at + offset :].ljust(8, b"\0"))[0]
 
 
+def _has_index(container, stream) -> bool:
+    """Whether the file says where each frame lies, so that its length need not be known."""
+    return kind(container) == "mov" and stream.frames > 0
+
+
 class Packets:
     """The compressed frames of an open file that is not truncated, in decoding order.
 
@@ -115,13 +120,15 @@ class Packets:
         self.entries: list[Entry] = []
         self._kept, self._again, self._next = [], None, 0
         size, ends, whole_last = 0, {}, True  # ends: the last moment of each stream
+        indexed = _has_index(container, stream)
         # All streams, if the header states the length of the longest.
         packets = container.demux(*([stream] if stream.duration is not None else []))
         with self._reading():
             for packet in packets:
-                time = packet.dts if packet.pts is None else packet.pts
-                if time is not None:
-                    ends[packet.stream] = max(time + (packet.duration or 0), ends.get(packet.stream, 0))
+                if not indexed:
+                    time = packet.dts if packet.pts is None else packet.pts
+                    if time is not None:
+                        ends[packet.stream] = max(time + (packet.duration or 0), ends.get(packet.stream, 0))
                 if packet.stream is stream and packet.size:
                     self.entries.append(Entry(packet.pts, packet.is_keyframe, packet.is_discard))
                     size, whole_last = size + packet.size, not packet.is_corrupt
@@ -140,7 +147,7 @@ class Packets:
 
     def _check_whole(self, container, stream, end: float, whole_last: bool) -> None:
         form, held = kind(container), os.path.getsize(self.path)
-        if form == "mov" and stream.frames:
+        if _has_index(container, stream):
             # The index says where each frame lies. Edit lists may state another length than what they leave.
             listed = stream.index_entries
             missing = len(self.entries) < len(listed) and any(entry.pos + entry.size > held for entry in listed)
