@@ -103,6 +103,11 @@ class Backbone(nn.Module):
         """In the order in which they run."""
         raise NotImplementedError
 
+    def check_frames(self, num_frames: int) -> None:
+        """Raise ValueError for a T that it does not take."""
+        if self.num_frames not in (None, num_frames):
+            raise ValueError(f"this network is built for clips of {self.num_frames} frames, got {num_frames}")
+
     def run(self, x: torch.Tensor, num_frames: int) -> torch.Tensor:
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for block in self.blocks():

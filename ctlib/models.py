@@ -7,6 +7,7 @@ frame, classifies it, and averages the scores over the T frames.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Set
+from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
@@ -114,10 +115,6 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
     check_choice("module", config.module, ("ct", *SPECIAL_CASES, *_SYSTEMS))
     check_weights(config.weights, config.backbone)
     backbone = BACKBONES[config.backbone]()
-    if backbone.num_frames not in (None, config.num_frames):
-        raise ValueError(
-            f"{config.backbone!r} is built for clips of {backbone.num_frames} frames, got {config.num_frames}"
-        )
     loaded = set()  # parameters that keep their weights
     if config.weights == "imagenet":
         loaded = backbone.load_published(published(config.backbone)) or set(backbone.parameters())
@@ -141,6 +138,7 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
         loaded |= copied if loaded and copied else set()
     else:
         backbone.replace(config.blocks, make_module)
+    backbone.check_frames(config.num_frames)
     model = (backbone.classifier or VideoClassifier)(backbone, config)
     if seed is not None:
         initialise(model, seed, loaded)
@@ -308,6 +306,19 @@ def register_backbone(
 def _name(name: str, parts: dict, num_frames: int | None, data: Mapping | None) -> None:
     MODELS[name] = parts if num_frames is None else {**parts, "num_frames": num_frames}
     OWN_DATA[name] = dict(data or {})
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that `create_model` takes.
+
+    Args:
+        pattern: of the names, with `*` and `?` as in file names.
+
+    Example:
+        >>> list_models("tsm*")
+        ['tsm_laptop', 'tsm_quickstart', 'tsm_r101', 'tsm_r50']
+    """
+    return sorted(name for name in MODELS if fnmatchcase(name, pattern))
 
 
 def model_config(name: str, **parts) -> ModelConfig:

@@ -6,18 +6,10 @@ a line in `SYSTEMS`.
 """
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from functools import partial
 
-from ctlib.models import (
-    MODELS,
-    VideoClassifier,
-    build_model,
-    load_trained,
-    model_config,
-    register,
-    register_backbone,
-)
+from ctlib.models import MODELS, VideoClassifier, build_model, load_trained, model_config, register, register_backbone
+from ctlib.models import list_models as list_models
 from ctlib.rivals import blvnet, c3d, corrnet, eco, gcn, i3d, nl_i3d, slowfast, video_resnet, x3d
 from ctlib.rivals.gsm import gsm
 from ctlib.rivals.non_local import non_local
@@ -62,23 +54,10 @@ for _family in (video_resnet, slowfast, i3d, nl_i3d, gcn, eco, x3d, c3d, blvnet,
 
 
 def __getattr__(name: str) -> Callable[..., VideoClassifier]:
-    """Each name of `list_models()` is a constructor here too: `rivals.tsm_r50(num_classes=174)`."""
+    """Each name of `models.list_models` is a constructor here too: `rivals.tsm_r50(num_classes=174)`."""
     if name in MODELS:
         return partial(create_model, name)
     raise AttributeError(f"module 'ctlib.rivals' has no attribute {name!r}")
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """The names that `create_model` takes.
-
-    Args:
-        pattern: of the names, with `*` and `?` as in file names.
-
-    Example:
-        >>> list_models("tsm*")
-        ['tsm_laptop', 'tsm_quickstart', 'tsm_r101', 'tsm_r50']
-    """
-    return sorted(name for name in MODELS if fnmatchcase(name, pattern))
 
 
 def create_model(
@@ -91,7 +70,7 @@ def create_model(
     """A network by its name, in training mode: CT-Net, TSN or a system that the paper compares with.
 
     Args:
-        name: one of `list_models()`.
+        name: one of `models.list_models`.
         num_classes: the classifier's outputs. Weights of a whole network need none: theirs is loaded with its
             classifier. With another number the classifier is new.
         num_frames: T, frames per clip in training; if not given, 8, or what `OWN_CLIPS` says. Networks take any other

@@ -101,9 +101,12 @@ class BLVNet(nn.Module):
             self.last.append(Bottleneck(channels, self.out_channels, stride, aggregates=True))
             channels = self.out_channels
 
+    def check_frames(self, num_frames: int) -> None:
+        if num_frames % 2:
+            raise ValueError(f"bLVNet takes frames in pairs: their number must be even, got {num_frames}")
+
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        if clips.shape[2] % 2:
-            raise ValueError(f"bLVNet takes frames in pairs: their number must be even, got {clips.shape[2]}")
+        self.check_frames(clips.shape[2])
         pairs = self.stem(self.first(clips))
         for stage in self.stages:
             pairs = stage(torch.stack([pairs, pairs], 3).flatten(2, 3))  # the same for both frames

@@ -54,13 +54,8 @@ class C3D(nn.Sequential):
         return super().forward(clips)
 
 
-def c3d(stages: tuple[tuple[int, ...], ...], hidden: int, size: tuple[int, int, int]) -> VideoBackbone:
-    """A C3D; arguments as in `C3D`."""
-    return VideoBackbone(C3D(stages, hidden, size), hidden, pooled=True)  # features have no positions
-
-
 VGG_11 = (64,), (128,), (256, 256), (512, 512), (512, 512)
-BACKBONES = {
-    "c3d_vgg": lambda: c3d(VGG_11, 4096, (16, 112, 112)),
-    "c3d_vgg_small": lambda: c3d(((16,), (32,), (64,), (64, 64)), 128, (8, 32, 32)),
+BACKBONES = {  # pooled: features have no positions
+    "c3d_vgg": lambda: VideoBackbone(C3D(VGG_11, 4096, (16, 112, 112)), 4096, 16, pooled=True),
+    "c3d_vgg_small": lambda: VideoBackbone(C3D(((16,), (32,), (64,), (64, 64)), 128, (8, 32, 32)), 128, 8, pooled=True),
 }

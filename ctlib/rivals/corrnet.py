@@ -19,8 +19,8 @@ class Correlation(nn.Module):
     """How well each position matches those around it in the frame before; the first frame is matched with itself.
 
     For each group of channels and displacement: the mean over the group of weight * this frame * the frame before.
-    Weights are of a channel, frame and displacement, and start at one: a plain correlation. These products are
-    elementwise, so that `cost.count` does not see them (0.5 GFLOPs of CorrNet-50's).
+    Weights are of a channel, frame and displacement, and start at one: a plain correlation. `cost.count` does not see
+    these products, which are elementwise; `products` is their number.
     Shape: (N, C, T, H, W) -> (N, groups * 49, T, H, W).
     """
 
@@ -32,6 +32,10 @@ class Correlation(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
+
+    def products(self, height: int, width: int) -> int:
+        """Of one clip, by formula: C * T * 49 * H * W, one for each weight and position."""
+        return self.weight.numel() * height * width
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         height, width = clips.shape[3:]

@@ -99,17 +99,6 @@ class RegionGraphClassifier(VideoClassifier):
         return self.fc(self.dropout(seen))
 
 
-class WithBoxes(nn.Module):
-    """Such a network with as many boxes in each frame, of one pixel each: for counting."""
-
-    def __init__(self, network: RegionGraphClassifier, boxes: int = 50):
-        super().__init__()
-        self.network, self.boxes = network, boxes
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.network(clips, clips.new_ones(len(clips), clips.shape[2] // 2, self.boxes, 4))
-
-
 class RegionBackbone(I3DBackbone):
     """A dense NL-I3D with fewer channels at its end; `classifier` is what classifies its features."""
 

@@ -111,6 +111,9 @@ class VideoBackbone(Backbone):
         if blocks != "none":
             raise ValueError(f"no block of a network on clips can be replaced: blocks must be 'none', got {blocks!r}")
 
+    def check_frames(self, num_frames: int) -> None:
+        getattr(self.body, "check_frames", super().check_frames)(num_frames)
+
     def forward(self, frames, num_frames: int):
         features = self.body(clips_of(frames, num_frames))
         self.frames_out = features.shape[2]

@@ -11,9 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ctlib.backbones import ResNetBackbone
-from ctlib.config import check_choice
-from ctlib.rivals.parts import before_conv1
-from ctlib.rivals.teinet import TemporalInteraction
+from ctlib.rivals.parts import SHIFT, TemporalConv, before_conv1
 
 
 class ProgressiveEnhancement(nn.Module):
@@ -43,7 +41,7 @@ class ProgressiveEnhancement(nn.Module):
         return clips * gates[:, :, :, None, None]
 
 
-def temporal_diversity(features: torch.Tensor, num_frames: int, share: float = 0.5, pairs: str = "all") -> torch.Tensor:
+def temporal_diversity(features: torch.Tensor, num_frames: int, share: float = 0.5) -> torch.Tensor:
     """TD loss: how alike the maps of a channel are in two frames of a clip, as the mean of cosine similarities.
 
     Added to the loss with a small weight, it drives the frames' features apart. It is 1 for a still clip, and 0 where
@@ -53,9 +51,7 @@ def temporal_diversity(features: torch.Tensor, num_frames: int, share: float = 0
         features: frames of clips, (N * T, C, H, W).
         num_frames: T.
         share: of the channels, the first ones, that it is about: above 0 and up to 1.
-        pairs: of frames: "all", or "neighbours".
     """
-    check_choice("pairs", pairs, ("all", "neighbours"))
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
     if num_frames == 1:
@@ -63,8 +59,6 @@ def temporal_diversity(features: torch.Tensor, num_frames: int, share: float = 0
     chosen = features[:, : max(1, round(share * features.shape[1]))]
     maps = chosen.to(torch.promote_types(chosen.dtype, torch.float32)).flatten(2).unflatten(0, (-1, num_frames))
     unit = (maps / (maps.square().sum(3, keepdim=True) + 1e-12).sqrt()).transpose(1, 2)  # finite where a map is zero
-    if pairs == "neighbours":
-        return (unit[:, :, 1:] * unit[:, :, :-1]).sum(3).mean()
     first, second = torch.triu_indices(num_frames, num_frames, 1, device=features.device)
     return (unit @ unit.mT)[:, :, first, second].mean()
 
@@ -74,5 +68,5 @@ WEIGHT = 0.1  # of the TD loss, on the last features: our choice, as neither is 
 
 def pem(backbone: ResNetBackbone) -> None:
     """Make a backbone that of PEM and TIM, trained with the TD loss."""
-    before_conv1(backbone, lambda c: nn.Sequential(ProgressiveEnhancement(c), TemporalInteraction(c)))
+    before_conv1(backbone, lambda c: nn.Sequential(ProgressiveEnhancement(c), TemporalConv(c, SHIFT)))
     backbone.extra_loss = lambda features, num_frames: WEIGHT * temporal_diversity(features, num_frames)

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from ctlib.backbones import ClipLayer, ResNetBackbone, run_block
 from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.rivals.parts import ClipConv2d, bottlenecks
-from ctlib.rivals.teinet import TemporalInteraction
+from ctlib.rivals.parts import SHIFT, ClipConv2d, TemporalConv, bottlenecks
 
 NEIGHBOURS = 5  # frames of a segment
 
@@ -87,12 +86,15 @@ class TDNBackbone(ResNetBackbone):
 
     shares = 0.5, 0.5  # of the frame and of the differences, where they meet; the release has 3/4 and 1/4 at T = 16
 
-    def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
+    def check_frames(self, num_frames: int) -> None:
         if num_frames % NEIGHBOURS:
             raise ValueError(
                 f"T must be a multiple of 5 (five neighbouring frames a segment), got {num_frames}: for 8 segments set "
                 "model.num_frames=40 data.sampling=neighbours"
             )
+
+    def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
+        self.check_frames(num_frames)
         self.frames_out = num_frames // NEIGHBOURS
         segments = frames.unflatten(0, (-1, NEIGHBOURS))
         after_stem, after_stage = self.short_term(segments)
@@ -117,6 +119,6 @@ def tdn(backbone: ResNetBackbone) -> set[nn.Parameter]:
     backbone.short_term = ShortTerm(backbone)
     for block in blocks[len(backbone.layer1) :]:
         channels = block.conv2.in_channels
-        block.conv2 = ClipConv2d(nn.Sequential(LongTerm(channels), TemporalInteraction(channels)), block.conv2)
+        block.conv2 = ClipConv2d(nn.Sequential(LongTerm(channels), TemporalConv(channels, SHIFT)), block.conv2)
     backbone.__class__ = TDNBackbone  # another forward pass on the same layers
     return {backbone.short_term.conv.weight, *backbone.short_term.stage.parameters()}

@@ -35,13 +35,6 @@ class MotionEnhanced(nn.Module):
         return clips * gates[:, :, :, None, None]
 
 
-class TemporalInteraction(TemporalConv):
-    """TIM: each channel over three frames. It starts as TSM's shift."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, SHIFT)
-
-
 def teinet(backbone: ResNetBackbone) -> None:
-    """Make a backbone TEINet's."""
-    before_conv1(backbone, lambda channels: nn.Sequential(MotionEnhanced(channels), TemporalInteraction(channels)))
+    """Make a backbone TEINet's. TIM is a temporal convolution that starts as TSM's shift."""
+    before_conv1(backbone, lambda channels: nn.Sequential(MotionEnhanced(channels), TemporalConv(channels, SHIFT)))

@@ -9,6 +9,7 @@ from torch import nn
 from ctlib import cost
 from ctlib.models import VideoClassifier, model_config
 from ctlib.rivals.corrnet import BACKBONES, KERNEL, Correlation, CorrNet, Residual, correlation_sum
+from ctlib.study.systems import SYSTEMS
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -34,12 +35,14 @@ def test_costs_are_pinned(name, size, gflops, params):
     assert (round(counted.gflops, 2), counted.params) == (gflops, params)
 
 
-def test_the_correlation_takes_half_a_gflop_that_no_counter_sees():
+@pytest.mark.parametrize(("name", "sides", "gflops"), [("50", (56, 28, 14), 0.51), ("101", (56, 28, 14, 14), 0.55)])
+def test_the_correlation_takes_half_a_gflop_that_no_counter_sees(name, sides, gflops):
     with torch.device("meta"):
-        body = BACKBONES["corrnet_50"]().body
+        body = BACKBONES[f"corrnet_{name}"]().body
     correlations = [part for part in body.modules() if isinstance(part, Correlation)]
-    products = sum(part.weight.numel() * side**2 for part, side in zip(correlations, (56, 28, 14), strict=True))
-    assert round(products / 1e9, 2) == 0.51
+    products = sum(part.products(side, side) for part, side in zip(correlations, sides, strict=True))
+    assert round(products / 1e9, 2) == gflops
+    assert f"{gflops} for ResNet-{name}" in SYSTEMS["4", f"CorrNet R{name}"].note
 
 
 def test_correlations_follow_three_stages_and_the_middle_of_the_third():

@@ -8,7 +8,8 @@ from torchvision.ops import box_iou
 from ctlib import cost
 from ctlib.config import ModelConfig
 from ctlib.models import VideoClassifier
-from ctlib.rivals.gcn import BACKBONES, RegionBackbone, RegionGraphs, WithBoxes, intersection_over_union
+from ctlib.rivals.gcn import BACKBONES, RegionBackbone, RegionGraphs, intersection_over_union
+from ctlib.study.systems import WithBoxes
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 

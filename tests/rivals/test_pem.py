@@ -59,20 +59,18 @@ def test_gates_are_those_of_the_formula():
 # The TD loss.
 
 
-@pytest.mark.parametrize("pairs", ["all", "neighbours"])
-def test_the_td_loss_is_one_for_a_still_clip_and_zero_for_orthogonal_maps(pairs):
+def test_the_td_loss_is_one_for_a_still_clip_and_zero_for_orthogonal_maps():
     still = random_clips(2, 1, 6, 4, 4).expand(-1, 5, -1, -1, -1).flatten(0, 1)
-    assert abs(temporal_diversity(still, 5, pairs=pairs) - 1) < 1e-9
+    assert abs(temporal_diversity(still, 5) - 1) < 1e-9
     orthogonal = torch.eye(16, dtype=torch.double)[:4, None].expand(-1, 6, -1).unflatten(2, (4, 4))
-    assert temporal_diversity(orthogonal, 4, pairs=pairs) == 0
-    assert temporal_diversity(still[:2], 1, pairs=pairs) == 0
+    assert temporal_diversity(orthogonal, 4) == 0
+    assert temporal_diversity(still[:2], 1) == 0
 
 
-@pytest.mark.parametrize("pairs", ["all", "neighbours"])
-def test_the_gradient_of_the_td_loss_is_finite_where_maps_are_zero(pairs):
+def test_the_gradient_of_the_td_loss_is_finite_where_maps_are_zero():
     for maps in (torch.zeros(4, 2, 3, 3), torch.zeros(4, 2, 3, 3).index_fill(0, torch.tensor([1]), 1.0)):
         maps.requires_grad_()
-        loss = temporal_diversity(maps, 4, pairs=pairs)
+        loss = temporal_diversity(maps, 4)
         loss.backward()
         assert loss == 0 and maps.grad.isfinite().all()
 
@@ -81,16 +79,12 @@ def test_the_td_loss_is_the_mean_over_pairs_and_over_the_first_channels():
     features = random_clips(8, 6, 3, 3)  # two clips
     cosine = torch.nn.functional.cosine_similarity
     clips = features.flatten(2).unflatten(0, (2, 4))[:, :, :3]
-    pairs = {"all": [(i, j) for i in range(4) for j in range(i)], "neighbours": [(1, 0), (2, 1), (3, 2)]}
-    for name, chosen in pairs.items():
-        expected = torch.stack([cosine(clips[:, i], clips[:, j], 2) for i, j in chosen]).mean()
-        torch.testing.assert_close(temporal_diversity(features, 4, pairs=name), expected, **CLOSE)
+    expected = torch.stack([cosine(clips[:, i], clips[:, j], 2) for i in range(4) for j in range(i)]).mean()
+    torch.testing.assert_close(temporal_diversity(features, 4), expected, **CLOSE)
     assert temporal_diversity(features.half(), 4).dtype == torch.float32
     assert temporal_diversity(features, 4, share=1) != temporal_diversity(features, 4)
 
 
-def test_unknown_pairs_and_shares_are_refused():
-    with pytest.raises(ValueError, match="unknown pairs 'next'"):
-        temporal_diversity(torch.zeros(2, 2, 2, 2), 2, pairs="next")
+def test_a_share_of_none_is_refused():
     with pytest.raises(ValueError, match="share must be above 0 and at most 1, got 0"):
         temporal_diversity(torch.zeros(2, 2, 2, 2), 2, share=0)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -438,3 +439,21 @@ def test_motion_features_of_a_static_clip_with_an_identity_kernel_are_zero():
     nn.init.dirac_(module.moved.weight, groups=2)
     static = random_clips(1, 32, 1, 4, 4).expand(-1, -1, 3, -1, -1)
     assert not module(static).any()
+
+
+def test_a_number_of_frames_that_a_network_cannot_take_is_refused_when_it_is_built():
+    assert model_config("corrnet_50").num_frames == model_config("corrnet_101").num_frames == 32
+    assert model_config("c3d_vgg").num_frames == 16
+    for name, frames, message in (
+        ("corrnet_small", 16, "built for clips of 8 frames, got 16"),
+        ("c3d_vgg_small", 16, "built for clips of 8 frames, got 16"),
+        ("blvnet_tam_small", 7, "their number must be even, got 7"),
+        ("tdn_quickstart", 8, "T must be a multiple of 5 .*, got 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ctlib.create_model(name, 5, frames)
+
+
+def test_the_package_stays_small():
+    sizes = [len(path.read_text().splitlines()) for path in Path(rivals.__file__).parent.glob("*.py")]
+    assert len(sizes) <= 24 and sum(sizes) <= 1800 and max(sizes) <= 200

@@ -34,6 +34,14 @@ def test_published_costs_are_met_or_the_reason_is_told(costs):
 
 
 @pytest.mark.slow
+def test_views_are_the_published_clips_and_crops(costs):
+    assert costs.loc["3"].views.value_counts().to_dict() == {"1 x 1": 13, "10 x 1": 3, "2 x 3": 3}
+    assert costs.loc[("4", "SmallBigNet R101"), "views"] == "4 x 3"
+    assert set(costs.loc["4"].index[costs.loc["4"].views.isna()]) == {"I3D Inception"}
+    assert costs.loc["5"].views.isna().all()
+
+
+@pytest.mark.slow
 def test_the_text_has_every_row_and_note(costs):
     text = systems.as_text(costs.reset_index())
     assert all(row in text for _, row in costs.index) and all(note in text for note in costs.note)
