@@ -92,6 +92,7 @@ class Backbone(nn.Module):
     """
 
     recompute = False
+    can_recompute = True
     num_frames: int | None = None  # the only T that it takes; None: any
     frames_out: int | None = None  # how many frames of a clip came out last; None: as many as went in
     pooled = False  # whether what comes out is pooled over the clip, so that no map is left to explain a score by

@@ -25,7 +25,7 @@ from ctlib.excitation import TensorExcitation
 from ctlib.kernels import choice, folded
 from ctlib.kernels.graph import InferenceGraph
 from ctlib.kernels.layout import use_channels_last
-from ctlib.models import VideoClassifier
+from ctlib.models import VideoClassifier, refuse_boxes
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle
 
 
@@ -192,6 +192,7 @@ def export(
         model = model.model
     if size is None:
         raise ValueError("nothing says at which size the network was trained: give size, in pixels")
+    refuse_boxes(model, "export")
     network = copy.deepcopy(_optimized(model)).cpu().float()
     num_frames = network.config.num_frames if num_frames is None else num_frames
     if min(num_frames, size) < 1:
@@ -203,15 +204,7 @@ def export(
     clips = torch.zeros(2, 3, num_frames, size, size)  # two, because one would become a fixed number
     with torch.no_grad():
         network(clips[:1])  # its errors about shapes are clearer than the exporter's
-        program = torch.onnx.export(
-            network,
-            (clips,),
-            dynamo=True,
-            verbose=False,
-            input_names=["clips"],
-            output_names=["scores"],
-            dynamic_shapes={"clips": {0: torch.export.Dim("batch")}},
-        )
+        program = _program(network, clips)
     program.model.metadata_props.update(
         {
             "clips": f"(N, 3, {num_frames}, {size}, {size}) float32, RGB, N free",
@@ -225,3 +218,15 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         program.save(Path(folder) / path.name, external_data=False)
         os.replace(Path(folder) / path.name, path)
+
+
+def _program(network: VideoClassifier, clips: torch.Tensor) -> torch.onnx.ONNXProgram:
+    names = {"input_names": ["clips"], "output_names": ["scores"]}
+    free = {"clips": {0: torch.export.Dim("batch")}}
+    try:
+        return torch.onnx.export(network, (clips,), dynamo=True, verbose=False, dynamic_shapes=free, **names)
+    except torch.onnx.OnnxExporterError as error:
+        clip = " x ".join(map(str, clips.shape[2:]))
+        raise ValueError(
+            f"{network.config.backbone!r} cannot be exported for clips of {clip} (T x H x W): try T = 8, 16 or 32"
+        ) from error

@@ -18,7 +18,7 @@ from ctlib.config import ModelConfig, check_choice, unknown_name
 from ctlib.ct_module import SPECIAL_CASES, CTModule, special_case
 from ctlib.kernels import BATCH_NORMS
 from ctlib.kernels.layout import clips_of, frames_of, use_channels_last
-from ctlib.weights import Weights, check_weights, kind_of, published, shapes
+from ctlib.weights import PUBLISHED, Weights, check_weights, kind_of, published, shapes
 
 
 class Classifier(nn.Linear):
@@ -47,6 +47,8 @@ class VideoClassifier(nn.Module):
     Raises:
         ValueError: when called with another shape, or with frames that are too small.
     """
+
+    needs_boxes = False  # beside the clips
 
     def __init__(self, backbone: nn.Module, config: ModelConfig):
         super().__init__()
@@ -114,6 +116,8 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
     check_choice("backbone", config.backbone, BACKBONES)
     check_choice("module", config.module, ("ct", *SPECIAL_CASES, *_SYSTEMS))
     check_weights(config.weights, config.backbone)
+    if config.weights is not None and not fits_weights(config):
+        raise ValueError(f"{config.module!r} has blocks of its own: weights must be None, got {config.weights!r}")
     backbone = BACKBONES[config.backbone]()
     loaded = set()  # parameters that keep their weights
     if config.weights == "imagenet":
@@ -131,8 +135,6 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
     if config.module in _SYSTEMS:
         if config.blocks != "all":
             raise ValueError(f"{config.module!r} is in all blocks: blocks must be 'all', got {config.blocks!r}")
-        if config.weights is not None and not fits_weights(config):
-            raise ValueError(f"{config.module!r} has blocks of its own: weights must be None, got {config.weights!r}")
         frames = (config.num_frames,) if config.module in _FOR_FRAMES else ()
         copied = _SYSTEMS[config.module](backbone, *frames)
         loaded |= copied if loaded and copied else set()
@@ -143,6 +145,12 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
     if seed is not None:
         initialise(model, seed, loaded)
     return model
+
+
+def refuse_boxes(model: nn.Module, what: str) -> None:
+    """Raise ValueError for a network that needs boxes beside the clips, naming `what` it cannot be used for."""
+    if getattr(model, "needs_boxes", False):
+        raise ValueError(f"{model.config.backbone!r} needs boxes of objects beside the clips: no {what} of it")
 
 
 def initialise(model: nn.Module, seed: int, keep: Set[nn.Parameter] = frozenset()) -> None:
@@ -180,7 +188,12 @@ def recompute_blocks(model: VideoClassifier, enabled: bool = True) -> None:
     """Train with less memory: the backward pass computes the activations within each block again.
 
     It takes about a third more time. Gradients, running statistics and the state dict stay the same.
+
+    Raises:
+        ValueError: a whole network, which has no blocks.
     """
+    if enabled and not model.backbone.can_recompute:
+        raise ValueError(f"{model.config.backbone!r} has no blocks to recompute: set compute.recompute=false")
     model.backbone.recompute = enabled
 
 
@@ -201,14 +214,25 @@ def compile_blocks(model: VideoClassifier, backend: str = "inductor") -> None:
 def freeze_backbone(model: VideoClassifier) -> None:
     """Train only the replaced blocks and the classifier, as the authors' released trainer does.
 
+    Of another system, what has pretrained weights is frozen, and what it adds is trained. Of one that fits no weights,
+    only the classifier is trained.
+
     The paper trains the entire network (appendix A.1), which is our default too. In the released
     code no pretrained parameter outside the replaced blocks has a gradient. Frozen batch norms still
     update their running statistics.
     """
     model.requires_grad_(False)
     model.fc.requires_grad_(True)
-    for block in model.backbone.replaced():
-        block.requires_grad_(True)
+    config = model.config
+    if config.module not in _SYSTEMS and config.blocks != "none":
+        for block in model.backbone.replaced():
+            block.requires_grad_(True)
+    elif fits_weights(config):
+        with torch.device("meta"):
+            pretrained = BACKBONES[PUBLISHED.get(config.backbone, config.backbone)]()
+        names = {name.removeprefix("body.") for name, _ in pretrained.named_parameters()}
+        for name, parameter in model.backbone.named_parameters():
+            parameter.requires_grad_(name.removeprefix("body.") not in names)
 
 
 class NotFiniteError(ValueError):
@@ -260,6 +284,9 @@ def fits_weights(config: ModelConfig) -> bool:
     return config.module not in _FIT_NO_WEIGHTS
 
 
+_BACKBONES_OF_SYSTEMS = "resnet50", "resnet101", "quickstart", "laptop"
+
+
 def register(
     module: str,
     change: Callable[..., Set[nn.Parameter] | None],
@@ -278,14 +305,20 @@ def register(
         for_frames: whether its weights depend on T; if so, `change` takes T too.
         num_frames: T where none is given; 8, if not given here.
         data: fields of `DataConfig` that a run of it has where none are given, such as its sampling.
+
+    Raises:
+        ValueError: another system has one of these names. A notebook may register its own again.
     """
+    names = {f"{module}_{backbone.replace('resnet', 'r')}": backbone for backbone in _BACKBONES_OF_SYSTEMS}
+    again = module in _SYSTEMS and getattr(_SYSTEMS[module], "__module__", "") == getattr(change, "__module__", None)
+    if not again and (module in ("ct", *SPECIAL_CASES, *_SYSTEMS) or not MODELS.keys().isdisjoint(names)):
+        raise ValueError(f"there is a system called {module!r} already: choose another name")
     _SYSTEMS[module] = change
     if for_frames:
         _FOR_FRAMES.add(module)
     if not keeps_weights:
         _FIT_NO_WEIGHTS.add(module)
-    for backbone in ("resnet50", "resnet101", "quickstart", "laptop"):
-        name = f"{module}_{backbone.replace('resnet', 'r')}"
+    for name, backbone in names.items():
         _name(name, {"backbone": backbone, "module": module, "blocks": "all"}, num_frames, data)
 
 
@@ -298,7 +331,12 @@ def register_backbone(
         name: in `ModelConfig.backbone`.
         build: makes it with random weights.
         num_frames, data: as in `register`.
+
+    Raises:
+        ValueError: another network has this name. A notebook may register its own again.
     """
+    if name in BACKBONES and BACKBONES[name].__module__ != build.__module__:
+        raise ValueError(f"there is a network called {name!r} already: choose another name")
     BACKBONES[name] = build
     _name(name, {"backbone": name, "blocks": "none"}, num_frames, data)
 

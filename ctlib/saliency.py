@@ -23,7 +23,7 @@ from ctlib.config import Config, at_least, check_choice, one_of, unknown_name
 from ctlib.cost import eval_with_hooks
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.views import View, complete
-from ctlib.models import check_finite, unwrapped
+from ctlib.models import check_finite, refuse_boxes, unwrapped
 
 Target = int | str | Sequence[int | str] | torch.Tensor | None
 NORMALISED = ("clip", "frame")
@@ -313,6 +313,7 @@ def _names(model: nn.Module | Checkpoint, classes: Sequence[str] | None) -> Sequ
 
 
 def _linear_head(network: nn.Module) -> nn.Linear:
+    refuse_boxes(network, "saliency")
     head, backbone = getattr(network, "fc", None), getattr(network, "backbone", None)
     if not isinstance(backbone, nn.Module) or not isinstance(head, nn.Linear):
         parts = f"backbone: {type(backbone).__name__}, fc: {type(head).__name__}"

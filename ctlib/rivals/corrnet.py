@@ -69,7 +69,7 @@ def bottleneck(channels: int, width: int, time: int, space: int) -> Residual:
 
 
 class CorrNet(nn.Sequential):
-    """Clips (N, 3, T, H, W) -> (N, 32 * width, T / 4, H / 32, W / 32), rounded up; ValueError for another T."""
+    """Clips (N, 3, T, H, W) -> (N, 32 * width, T / 4, H / 32, W / 32), rounded up, for one T."""
 
     def __init__(self, depths: tuple[int, ...], num_frames: int = 32, width: int = 64, groups: int = 32):
         super().__init__(*conv_bn_relu(3, width, (1, 7, 7), (1, 2, 2)))
@@ -83,11 +83,6 @@ class CorrNet(nn.Sequential):
                 ends, middle = stage < 3 and index == depth - 1, depth == 23 and index == 11
                 if ends or middle:
                     self.append(correlation_sum(channels, frames, groups))
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        if clips.shape[2] != self.num_frames:
-            raise ValueError(f"this CorrNet is built for clips of {self.num_frames} frames, got {clips.shape[2]}")
-        return super().forward(clips)
 
 
 BACKBONES = {

@@ -75,6 +75,8 @@ class RegionGraphClassifier(VideoClassifier):
     Shape: clips (N, 3, T, H, W) and boxes (N, t, K, 4) -> logits (N, num_classes); t is T / 2.
     """
 
+    needs_boxes = True
+
     def __init__(self, backbone: nn.Module, config: ModelConfig):
         super().__init__(backbone, config)
         self.graphs = RegionGraphs(backbone.out_channels)

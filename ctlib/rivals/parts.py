@@ -98,6 +98,7 @@ class VideoBackbone(Backbone):
     """
 
     smallest = 1
+    can_recompute = False  # it is one block
 
     def __init__(self, body: nn.Module, out_channels: int = 0, num_frames: int | None = None, pooled: bool = False):
         super().__init__()
@@ -115,6 +116,7 @@ class VideoBackbone(Backbone):
         getattr(self.body, "check_frames", super().check_frames)(num_frames)
 
     def forward(self, frames, num_frames: int):
+        self.check_frames(num_frames)
         features = self.body(clips_of(frames, num_frames))
         self.frames_out = features.shape[2]
         return frames_of(features)

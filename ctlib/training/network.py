@@ -25,6 +25,8 @@ def make_network(run: Run) -> VideoClassifier:
     use_channels_last(model, run.config.compute.channels_last)
     recompute_blocks(model, run.config.compute.recompute)
     if run.config.recipe.frozen == "backbone":
+        if run.model.weights is None and not run.config.start:
+            raise ValueError(f"{run.config.name} starts from random weights: recipe.frozen must be 'none'")
         freeze_backbone(model)
     alone = run.processes == 1 or not run.config.compute.sync_batch_norm
     if run.micro_batch == 1 and alone:

@@ -16,6 +16,8 @@ from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_splits, refuse_miss
 from ctlib.data.clips import resolve_data
 from ctlib.data.sampling import check_fits
 from ctlib.data.views import View
+from ctlib.models import OWN_DATA
+from ctlib.rivals import gcn
 from ctlib.training.tracking import check_tracker
 from ctlib.weights import check_weights, start_digest
 
@@ -131,6 +133,7 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
         FileNotFoundError: the start or the folder of the data set does not exist.
     """
     compute, recipe = config.compute, config.recipe
+    _check_network(config)
     start = config.start and checkpoints.located(config.start)
     if start:
         checkpoints.check_exists(config.start)
@@ -174,6 +177,15 @@ def _check_division(batch: int, micro_batch: int, processes: int) -> None:
             f"a batch of {batch} cannot be divided evenly into micro-batches of {micro_batch} on {processes} "
             "process(es): choose numbers that divide it"
         )
+
+
+def _check_network(config: RunConfig) -> None:
+    backbone, size = config.model.backbone, config.data.size
+    if backbone in gcn.BACKBONES:
+        raise ValueError(f"{backbone!r} needs boxes of objects beside the clips, and cannot be trained here")
+    needed = OWN_DATA.get(backbone, {}).get("size", size)
+    if size != needed:
+        raise ValueError(f"{backbone!r} takes frames of {needed} pixels alone, got {size}: set data.size={needed}")
 
 
 def _check_batch(batch: int, videos: int) -> None:

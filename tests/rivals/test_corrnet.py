@@ -108,5 +108,5 @@ def test_a_body_whose_correlations_are_silent_is_that_without_them():
 def test_another_number_of_frames_is_refused():
     body = BACKBONES["corrnet_small"]().body.double().eval()
     assert body(random_clips(2, 3, 8, 33, 40)).shape == (2, 512, 2, 2, 2)
-    with pytest.raises(ValueError, match="this CorrNet is built for clips of 8 frames, got 4"):
-        body(random_clips(1, 3, 4, 32, 32))
+    with pytest.raises(ValueError, match="this network is built for clips of 8 frames, got 4"):
+        BACKBONES["corrnet_small"]()(random_clips(4, 3, 32, 32), 4)

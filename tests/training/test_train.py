@@ -187,9 +187,9 @@ def test_only_the_last_epochs_are_tested_where_asked_for(config, finished, tmp_p
 
 
 def test_a_frozen_backbone_stays_as_it_was_and_the_rest_learns(config, finished, tmp_path):
-    frozen = replaced(config, recipe={"frozen": "backbone", "epochs": 1})
+    frozen = replaced(config, recipe={"frozen": "backbone", "epochs": 1}, model={"weights": "shapes"})
     folder = records.RunFolder(tmp_path)
-    start = network_of_run.build_model(config.model, config.seed).state_dict()
+    start = network_of_run.build_model(frozen.model, frozen.seed).state_dict()
     train.train(frozen, folder.path)
 
     def unchanged(folder):
