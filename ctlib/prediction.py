@@ -99,14 +99,15 @@ def predict(
     windows: int | None = None,
     seconds: float | None = None,
     **view,
-) -> dict:
-    """Label a video: the most probable classes of the whole video, and of windows along it.
+) -> dict | list[dict]:
+    """Label videos: the most probable classes of each whole video, and of windows along it.
 
         >>> ctlib.predict("clip.mp4", "checkpoint.safetensors")["top"][0]  # doctest: +SKIP
         {'label': 'Something falling down', 'probability': 0.93}
 
     Args:
-        source: a video file, or a folder of numbered images.
+        source: a video file, or a folder of numbered images. Or several: a folder of videos, or a pattern such as
+            "clips/**/*.mp4" (`find_videos`).
         checkpoint: what `checkpoints.load` takes, such as a file that training wrote, or what it gives, which saves
             time if there are many videos. If none is named, the network that ships and knows 16 synthetic actions.
         top: how many classes.
@@ -118,17 +119,30 @@ def predict(
     Returns:
         {"video", "frames", "seconds", "top", "windows"}. "top" is a list of {"label", "probability"}, the most probable
         first. Each window has "frames" and "seconds" (its first, and the first after it), "seen" (which frames the
-        network saw), and its own "top". Seconds are None for a folder of images.
+        network saw), and its own "top". Seconds are None for a folder of images. Of a folder of videos or a pattern, a
+        list of these; a video that cannot be labelled has "video" and "error" instead.
 
     Raises:
-        video.VideoError: a video that is missing or cannot be read.
-        FileNotFoundError, CheckpointError: no checkpoint, or none of ours.
+        video.VideoError: the one video is missing or cannot be read.
+        FileNotFoundError, CheckpointError: no checkpoint, or none of ours; a pattern or folder without a video.
+        TypeError: a network without a checkpoint, which names no classes.
         ValueError: too few frames for the windows, or a checkpoint that does not say how it sees a video.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
+    named, parts = os.path.expanduser(os.fspath(source)), Windows(windows, seconds)
+    sources = find_videos([named])
     trained = opened(checkpoint, **view)
-    return score(source, trained, Windows(windows, seconds)).to_dict(top)
+    if sources == [named]:
+        return score(named, trained, parts).to_dict(top)
+    return [_record(one, trained, parts, top) for one in sources]
+
+
+def _record(source: str, trained: Checkpoint, windows: Windows, top: int) -> dict:
+    try:
+        return score(source, trained, windows).to_dict(top)
+    except (video.VideoError, ValueError, OSError) as error:
+        return {"video": source, "error": str(error)}
 
 
 def opened(checkpoint: str | os.PathLike | Checkpoint, device: str = "auto", **view) -> Checkpoint:
@@ -147,6 +161,9 @@ def opened(checkpoint: str | os.PathLike | Checkpoint, device: str = "auto", **v
     Warns:
         UserWarning: a smaller size than the checkpoint's.
     """
+    if isinstance(checkpoint, torch.nn.Module):
+        name = type(checkpoint).__name__
+        raise TypeError(f"a network alone names no classes: give a file or ctlib.checkpoints.load(file), got {name}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', and this machine has no CUDA device")
     name, is_read = "the checkpoint", not isinstance(checkpoint, Checkpoint)

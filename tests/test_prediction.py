@@ -50,6 +50,23 @@ def test_a_video_gets_the_scores_of_a_test_view(folder):
     assert ctlib.predict(folder / "clip.mp4", trained, top=2) == labelled
 
 
+def test_a_folder_or_a_pattern_of_videos_gives_a_list_of_records(folder, tmp_path):
+    checkpoint = folder / "c.safetensors"
+    (tmp_path / "a.mp4").write_bytes((folder / "clip.mp4").read_bytes())
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    good, bad = ctlib.predict(tmp_path, checkpoint)
+    assert good == ctlib.predict(tmp_path / "a.mp4", checkpoint)
+    assert bad["video"] == str(tmp_path / "b.mp4") and set(bad) == {"video", "error"}
+    assert ctlib.predict(tmp_path / "a*.mp4", checkpoint) == [good]
+    with pytest.raises(FileNotFoundError, match="no video matches"):
+        ctlib.predict(tmp_path / "c*.mp4", checkpoint)
+
+
+def test_a_network_without_a_checkpoint_is_refused(folder):
+    with pytest.raises(TypeError, match="a network alone names no classes: .* got VideoClassifier"):
+        ctlib.predict(folder / "clip.mp4", checkpoints.load(folder / "c.safetensors").model)
+
+
 def test_windows_are_scored_alone_and_averaged_as_logits(folder, monkeypatch):
     monkeypatch.setattr(prediction, "AT_ONCE", 2)
     trained = prediction.opened(folder / "c.safetensors")

@@ -46,17 +46,22 @@ def train(parser: Parser) -> Runner:
     `torchrun --nnodes ... --nproc-per-node ... -m ctlib train ...`, with --processes left at 1.
     """
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
-    data = f"{', '.join(DATASETS)} (default: %(default)s, which is made); `list`: videos named in files"
+    data = (
+        f"{', '.join(DATASETS)} (default: %(default)s, synthetic videos, written on first use); `list`: named in files"
+    )
     parser.add_argument("--data", default="arrow", choices=DATASETS, metavar="NAME", help=data)
     parser.add_argument("--root", default="", help="the data set's folder; arrow needs none")
-    named = "such as ctnet_r50 or tsm_quickstart; an unknown name lists all (default: %(default)s)"
+    named = "such as ctnet_r50 or tsm_quickstart (default: %(default)s). Give any wrong name to see the list."
     parser.add_argument("--model", default="ctnet_quickstart", choices=MODELS, metavar="NAME", help=named)
     parser.add_argument("--recipe", default="", help=f"{', '.join(RECIPES)} (default: the data set's)")
     parser.add_argument("--start", default="", help="trained weights to start from: a file, or ctnet_quickstart_arrow")
     parser.add_argument("--name", default="", help="the run's name (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
     parser.add_argument("--processes", type=int, default=1, help="on this machine; 0: one for each GPU (default: 1)")
-    overrides = "changes to the recipe, such as recipe.lr=0.01"
+    overrides = (
+        "settings: choices, flips and epochs, such as recipe.epochs=70 data.flip=true model.dims=3 (K, sides of the "
+        "channel grid); all are in ctlib/config.py, and explained in ctlib/training/README.md"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE", help=overrides)
     parser.set_defaults(after_interrupt="the run is saved: the same command resumes")
 
