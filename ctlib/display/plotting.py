@@ -75,7 +75,8 @@ def accuracy_vs_gflops(runs: pd.DataFrame, margins: Sequence[float], bound: floa
         title="Accuracy against computation",
         xlabel=f"GFLOPs of one view ({first.num_frames} x {first['size']} x {first['size']})",
         ylabel=f"top-1, % of {first.videos} videos ({first.clips} clip x {first.crops} crop)\nbars: 95 % intervals",
-        ylim=(0, 100),
+        ylim=(0, 110),  # room for the label of a network near 100 %
+        yticks=range(0, 101, 20),
     )
     reach = max(runs.gflops.max() - runs.gflops.min(), 0.1 * runs.gflops.max())
     axes.set_xlim(runs.gflops.min() - 0.5 * reach, runs.gflops.max() + reach)
