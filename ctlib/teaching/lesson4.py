@@ -223,6 +223,7 @@ def by_stage(table: pd.DataFrame, title: str, ylabel: str, stacked: bool = False
     figure.suptitle(title, fontsize="medium")
     axes = figure.add_subplot()
     colours = [PALE, DARK, BLUE, "white", "0.65", "0.4"][: len(table.columns)]
+    colours = ["white" if name.startswith("C3D") else colour for name, colour in zip(table, colours, strict=True)]
     table.plot.bar(ax=axes, width=0.84, rot=0, color=colours, ec="0.25", lw=0.8, stacked=stacked)
     for bars in () if stacked else axes.containers:
         axes.bar_label(bars, fmt="%.1f", fontsize=9)
