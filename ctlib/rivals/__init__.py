@@ -1,41 +1,24 @@
 """The systems that the paper compares with (Tables 3 to 5), a file per family, and every network by its name.
 
-A system on a 2D ResNet is a function that changes a backbone in place. It is listed here once, and then works like CT-
-Net: it trains, is tested, counted, saved and explained. A system of your own needs a file like `tsm.py`, its import and
-a line in `SYSTEMS`.
+A system on a 2D ResNet is a function that changes a backbone in place. It is listed here once, and then works like
+CT-Net: it trains, is tested, counted, saved and explained. A system of your own needs a file like `tsm.py`, and its name
+in `SYSTEMS`.
 """
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 
 from ctlib.models import MODELS, VideoClassifier, build_model, load_trained, model_config, register, register_backbone
 from ctlib.models import list_models as list_models
-from ctlib.rivals import blvnet, c3d, corrnet, eco, gcn, i3d, nl_i3d, slowfast, video_resnet, x3d
-from ctlib.rivals.gsm import gsm
-from ctlib.rivals.non_local import non_local
-from ctlib.rivals.pem import pem
-from ctlib.rivals.smallbig import smallbig
-from ctlib.rivals.stm import stm
-from ctlib.rivals.tanet import tanet
-from ctlib.rivals.tdn import NEIGHBOURS, tdn
-from ctlib.rivals.tea import tea
-from ctlib.rivals.teinet import teinet
-from ctlib.rivals.tsm import tsm
+from ctlib.rivals.tdn import NEIGHBOURS
 from ctlib.weights import Weights, having, whole_network
 
-SYSTEMS = {
-    "tsm": tsm,
-    "teinet": teinet,
-    "tea": tea,
-    "stm": stm,
-    "smallbig": smallbig,
-    "non_local": non_local,
-    "gsm": gsm,
-    "pem": pem,
-    "tdn": tdn,
-    "tanet": tanet,
-}
-FROM_SCRATCH = {"tea"}  # of these, those whose blocks fit no weights of a ResNet
+# On a 2D ResNet. Each has a file of its name, and in it a function of its name, which changes a backbone.
+SYSTEMS = ("tsm", "teinet", "tea", "stm", "smallbig", "non_local", "gsm", "pem", "tdn", "tanet")
+# Whole networks. Each family has a file, and in it `BACKBONES`.
+FAMILIES = ("video_resnet", "slowfast", "i3d", "nl_i3d", "gcn", "eco", "x3d", "c3d", "blvnet", "corrnet")
+FROM_SCRATCH = {"tea"}  # of the first, those whose blocks fit no weights of a ResNet
 FOR_FRAMES = {"tanet"}  # and those whose weights depend on T
 # What some systems and networks need of their clips: T, and fields of `DataConfig`.
 OWN_CLIPS = {
@@ -46,10 +29,11 @@ OWN_CLIPS = {
     "corrnet_101": (32, None),
     "corrnet_small": (8, None),
 }
-for _name, _change in SYSTEMS.items():
+for _name in SYSTEMS:
+    _change = getattr(import_module(f"{__name__}.{_name}"), _name)
     register(_name, _change, _name not in FROM_SCRATCH, _name in FOR_FRAMES, *OWN_CLIPS.get(_name, ()))
-for _family in (video_resnet, slowfast, i3d, nl_i3d, gcn, eco, x3d, c3d, blvnet, corrnet):
-    for _name, _build in _family.BACKBONES.items():
+for _family in FAMILIES:
+    for _name, _build in import_module(f"{__name__}.{_family}").BACKBONES.items():
         register_backbone(_name, _build, *OWN_CLIPS.get(_name, ()))
 
 
