@@ -66,7 +66,7 @@ def test_predict_prints_classes_with_their_probabilities(checkpoint, clips, caps
 def test_without_a_checkpoint_the_network_that_ships_labels_as_the_readme_says(
     val_samples, tmp_path, monkeypatch, capsys
 ):
-    (line,) = re.findall(r"^\.venv/bin/ctlib (predict .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    line, _ = re.findall(r"^\.venv/bin/ctlib (predict .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     source, _, _ = val_samples[0]
     shutil.copy(source, tmp_path / "clip.mp4")
     monkeypatch.chdir(tmp_path)
