@@ -1,8 +1,8 @@
 """The systems that the paper compares with (Tables 3 to 5), a file per family, and every network by its name.
 
 A system on a 2D ResNet is a function that changes a backbone in place. It is listed here once, and then works like
-CT-Net: it trains, is tested, counted, saved and explained. A system of your own needs a file like `tsm.py`, and its name
-in `SYSTEMS`.
+CT-Net: it trains, is tested, counted, saved and explained. A system of your own needs a file like `tsm.py` and its
+name in `SYSTEMS`.
 """
 
 from collections.abc import Callable
