@@ -60,7 +60,8 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
     Returns:
         One row per call of a layer that counts: `layer` (its name in the model), `kind` ("product" of convolutions,
         linear layers and matrices, or "batch norm") and `gflops`, without those of its sub-layers. Products of single
-        elements are not seen: of TANet's kernels (0.04 of its 32.93) and of CorrNet's correlation (0.5 of 114.3).
+        elements are seen where a layer states them, as TANet's (`dynamic_products`). Those of CorrNet's correlation are
+        left out (0.5 of 114.3).
     """
     on_meta = {id(tensor): tensor.to("meta") for tensor in model.buffers()}  # so that the copy holds no weights
     on_meta |= {id(weights): nn.Parameter(weights.to("meta"), weights.requires_grad) for weights in model.parameters()}
@@ -79,6 +80,8 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
             running[-1][1] += whole
             if whole > within:
                 rows.append((name, "product", (whole - within) / 2e9))  # a multiply-accumulate is counted as 2
+            if dynamic := getattr(layer, "dynamic_products", None):
+                rows.append((name, "product", dynamic(output) / 1e9))
             if isinstance(layer, BATCH_NORMS):
                 rows.append((name, "batch norm", 2 * output.numel() / 1e9))
 

@@ -16,7 +16,7 @@ from ctlib.rivals.parts import ClipConv2d, bottlenecks
 class TemporalAdaptive(nn.Module):
     """TAM: gates of each channel and frame, and then each channel's sum of three frames, weighted by its kernel.
 
-    The sum is elementwise, so that an exported network takes any number of clips. `cost.count` does not see it.
+    The sum is elementwise, so that an exported network takes any number of clips.
     Shape: (N, C, T, H, W) -> the same; another T than `num_frames` is a ValueError.
     """
 
@@ -27,6 +27,10 @@ class TemporalAdaptive(nn.Module):
         self.kernel = nn.Sequential(*into_kernel, nn.Linear(wide, 3, bias=False), nn.Softmax(1))
         reduce = nn.Conv1d(channels, few, 3, padding=1, bias=False), nn.BatchNorm1d(few), nn.ReLU(inplace=True)
         self.gates = nn.Sequential(*reduce, nn.Conv1d(few, channels, 1, bias=False), nn.Sigmoid())
+
+    def dynamic_products(self, out: torch.Tensor) -> int:
+        """Multiply-accumulates with kernels that are no weights, which `cost.breakdown` asks for."""
+        return 3 * out.numel()
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         if clips.shape[2] != self.num_frames:
