@@ -107,7 +107,7 @@ def predict(
 
     Args:
         source: a video file, or a folder of numbered images. Or several: a folder of videos, or a pattern such as
-            "clips/**/*.mp4" (`find_videos`).
+            `clips/**/*.mp4` (`find_videos`).
         checkpoint: what `checkpoints.load` takes, such as a file that training wrote, or what it gives, which saves
             time if there are many videos. If none is named, the network that ships and knows 16 synthetic actions.
         top: how many classes.
