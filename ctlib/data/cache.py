@@ -168,7 +168,7 @@ def make_room(needed: float, kept: Collection[Path] = ()) -> int:
     files.remove_abandoned(folder, "decoded-*")
     for table in folder.glob("decoded-*.json"):
         with suppress(OSError), files.writing(table, timeout=0):
-            if not table.with_suffix(".bytes").is_file():  # deleted by hand
+            if not table.with_suffix(".bytes").is_file():  # a user deleted it
                 table.unlink()
     for path in folder.glob("decoded-*.bytes"):
         with suppress(FileNotFoundError):  # deleted by another process
@@ -300,7 +300,8 @@ def check_room(lists: Iterable[Samples], config: DataConfig) -> None:
         paths, folder = {decoded_file(samples, config): samples for samples in lists}, files.cache_dir()
         folder.mkdir(parents=True, exist_ok=True)
         files.remove_abandoned(folder, "decoded-*")
-        needed = sum(_still_to_write(path, samples) for path, samples in paths.items() if not _about(path).is_file())
+        missing = [path for path in paths if not (path.is_file() and _about(path).is_file())]
+        needed = sum(_still_to_write(path, paths[path]) for path in missing)
         make_room(needed, kept=paths)
         rooms = {f"disk ({folder})": (needed, shutil.disk_usage(folder).free)}
     else:
