@@ -24,7 +24,8 @@ class ConvBNReLU(nn.Sequential):
 
     def __init__(self, channels: int, size: int, kernel_size: Kernel, out_channels: int | None = None):
         conv = TensorSeparableConv(channels, size, kernel_size, out_channels)
-        super().__init__(conv, ClipBatchNorm(conv.out_channels), nn.ReLU(inplace=True))
+        # Not in place: of a view, as this batch norm returns, autograd would copy the whole features five times.
+        super().__init__(conv, ClipBatchNorm(conv.out_channels), nn.ReLU())
 
 
 class Parallel(nn.Module):

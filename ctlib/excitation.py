@@ -56,7 +56,7 @@ class TensorGate(nn.Module):
         self.pooled = pooled
         self.reduce = TensorSeparableConv(channels, size, kernel_size, hidden)
         self.bn = ClipBatchNorm(hidden)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()  # not in place, as in `ConvBNReLU`
         self.expand = TensorSeparableConv(hidden, size // reduction, kernel_size, channels)
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
