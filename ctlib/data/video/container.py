@@ -29,6 +29,10 @@ class Entry(NamedTuple):
     is_keyframe: bool
     is_discard: bool  # needed for others, and not shown
 
+    @classmethod
+    def of(cls, packet) -> "Entry":
+        return cls(packet.pts, packet.is_keyframe, packet.is_discard)
+
 
 @contextmanager
 def opened(path: str):
@@ -117,9 +121,9 @@ class Packets:
 
     def __init__(self, path: str, container, stream, open_files: ExitStack):
         self.path, self.stream_index, self._open_files = path, stream.index, open_files
-        self.entries: list[Entry] = []
-        self._kept, self._again, self._next = [], None, 0
-        size, ends, whole_last = 0, {}, True  # ends: the last moment of each stream
+        self.entries: list[Entry] = []  # the packets themselves, as long as they stay in memory
+        self._are_kept, self._again, self._next = True, None, 0
+        size, ends, last = 0, {}, None  # ends: the last moment of each stream
         indexed = _has_index(container, stream)
         # All streams, if the header states the length of the longest.
         packets = container.demux(*([stream] if stream.duration is not None else []))
@@ -130,17 +134,16 @@ class Packets:
                     if time is not None:
                         ends[packet.stream] = max(time + (packet.duration or 0), ends.get(packet.stream, 0))
                 if packet.stream is stream and packet.size:
-                    self.entries.append(Entry(packet.pts, packet.is_keyframe, packet.is_discard))
-                    size, whole_last = size + packet.size, not packet.is_corrupt
-                    if self._kept is not None:
-                        self._kept.append(packet)
-                        self._kept = self._kept if size <= _KEPT else None
+                    last, size = packet, size + packet.size
+                    if self._are_kept and size > _KEPT:
+                        self._are_kept, self.entries = False, [Entry.of(earlier) for earlier in self.entries]
+                    self.entries.append(packet if self._are_kept else Entry.of(packet))
         if not self.entries:
             raise VideoError(f"{path}: its video stream has no frames")
         if len(self.entries) == 1 and container.streams.audio and stream.codec_context.codec.canonical_name in _STILLS:
             raise VideoError(f"{path}: has no video stream, only a picture beside sound")
         end = max((float(time * of.time_base) for of, time in ends.items()), default=0.0)
-        self._check_whole(container, stream, end, whole_last)
+        self._check_whole(container, stream, end, not last.is_corrupt)
 
     def _reading(self) -> decoding:
         return decoding(self.path, lambda: f"reading failed after frame {len(self.entries)}")
@@ -170,8 +173,8 @@ class Packets:
 
     def between(self, first: int, last: int) -> Iterator:
         """The packets `first` to `last`, by their place in decoding order."""
-        if self._kept is not None:
-            yield from self._kept[first : last + 1]
+        if self._are_kept:
+            yield from self.entries[first : last + 1]
             return
         if self._again is None or first < self._next:
             self._open_files.close()

@@ -189,8 +189,8 @@ class CountedFrames:
 
 def order_contradicts(path: str, decoder, packets: Packets) -> bool:
     """Whether frames come out in another order than their times state, as in an MP4 that lacks its `ctts`."""
-    times = [entry.pts for entry in packets.entries]
-    if not decoder.has_b_frames or times != sorted(times):
+    times = [entry.pts for entry in packets.entries] if decoder.has_b_frames else []
+    if not times or times != sorted(times):
         return False  # nothing is reordered, or the container knows of it
     some = packets.between(0, min(_REORDERED, len(times)) - 1)
     try:
