@@ -72,16 +72,20 @@ def underfit(train_top1: float, config: RunConfig) -> str:
     """One line where the last epoch's training accuracy (percent) is too low, with what may help; else empty."""
     if not train_top1 < _LEARNED:
         return ""
-    return (
-        f"only {train_top1:.0f} % of the training clips were right in the last epoch: train longer, with "
-        f"recipe.epochs={2 * config.recipe.epochs}; if that is not enough, with more frames "
-        f"(model.num_frames={2 * config.model.num_frames}) or larger ones (data.size={2 * config.data.size})"
-    )
+    own = _own(name_of(config.model))  # what the network decides cannot be changed
+    larger = {
+        "model.num_frames": ("with more frames", config.model.num_frames),
+        "data.size": ("with larger frames", config.data.size),
+    }
+    more = [f"{how} ({key}={2 * now})" for key, (how, now) in larger.items() if key not in own]
+    longer = f"train longer, with recipe.epochs={2 * config.recipe.epochs}"
+    advice = "; if that is not enough, ".join([longer, *([" or ".join(more)] if more else [])])
+    return f"only {train_top1:.0f} % of the training clips were right in the last epoch: {advice}"
 
 
 def _own(model: str) -> set[str]:
     """What a network decides itself, as "part.name"."""
-    return {f"model.{name}" for name in MODELS[model]} | {f"data.{name}" for name in OWN_DATA.get(model, {})}
+    return {f"model.{name}" for name in MODELS.get(model, ())} | {f"data.{name}" for name in OWN_DATA.get(model, {})}
 
 
 def _is_small(asked: RunConfig) -> bool:

@@ -97,6 +97,8 @@ def test_a_network_that_has_not_learned_its_clips_is_told_what_may_help(clips):
     advice = own_clips.underfit(64.2, config)
     assert advice.startswith("only 64 % of the training clips") and f"recipe.epochs={2 * epochs};" in advice
     assert "model.num_frames=16" in advice and "data.size=96" in advice
+    fixed = fitted(clips, model="c3d_vgg_small")[0]
+    assert own_clips.underfit(64.2, fixed).endswith(f"train longer, with recipe.epochs={2 * fixed.recipe.epochs}")
 
 
 def test_many_clips_have_larger_batches_and_few_epochs(tmp_path):
