@@ -35,12 +35,13 @@ def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> 
     """
     names, seeds, entries = list(dict.fromkeys(measured.row)), sorted(measured.seed.unique()), {}
     figure, axes = plt.subplots(figsize=(9.5, 1.4 + 0.45 * len(names)))
+    apart = np.linspace(-0.2, 0.2, len(seeds)) if len(seeds) > 1 else [0.0]  # so that equal ones are told apart
     for place, name in enumerate(names):
         top1 = measured[measured.row == name].set_index("seed").top1
         for index, seed in enumerate(seeds):
             if seed in top1:
                 look = {"mfc": "none", "ms": 6, "color": f"C{index}"}
-                entries[f"seed {seed}"] = axes.plot(top1[seed], place, marker(index), **look)[0]
+                entries[f"seed {seed}"] = axes.plot(top1[seed], place + apart[index], marker(index), **look)[0]
         margin = mean_interval(top1).margin if len(top1) > 1 else None
         mean = axes.errorbar(top1.mean(), place, xerr=margin, fmt="|", ms=14, capsize=4, color="0.15", zorder=0)
         entries["mean" if margin is None else "mean, 95 % interval"] = mean
