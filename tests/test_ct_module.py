@@ -149,3 +149,17 @@ def test_c3d_r2plus1d_and_csn_are_plain_layers(name, channels):
         torch.testing.assert_close(module.train(training)(clips), expected, rtol=1e-12, atol=1e-12)
     (module(clips) * torch.randn_like(expected)).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("excitation", ["none", "te"])
+def test_gradients_copy_no_features(excitation):
+    """What changes a view in place is a `CopySlices` to autograd, which copies the whole of what is viewed."""
+    out = CTModule(16, excitation=excitation)(torch.zeros(1, 16, 2, 4, 4))
+    steps, todo = set(), [out.grad_fn]
+    while todo:
+        step = todo.pop()
+        if step is not None and step not in steps:
+            steps.add(step)
+            todo += [earlier for earlier, _ in step.next_functions]
+    names = {step.name() for step in steps}
+    assert any("ReluBackward" in name for name in names) and "CopySlices" not in names
