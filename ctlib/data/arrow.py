@@ -236,17 +236,20 @@ def write(
     return root
 
 
+def folder_of(config: ArrowConfig) -> Path:
+    """Where this data set lies in `files.cache_dir`, or will lie: each configuration has a folder of its own."""
+    digest = hashlib.sha256(json.dumps(_stamp(config), sort_keys=True).encode()).hexdigest()[:10]
+    return files.cache_dir() / f"arrow-{digest}"
+
+
 def ensure(config: ArrowConfig, on_clips: Callable[[int, int], None] | None = None) -> Path:
     """The folder of this data set in the cache, written now if it does not exist.
 
-    Each configuration has a folder of its own in `files.cache_dir`. Of several processes that call this at once, one
-    writes and the others wait for it.
+    Of several processes that call this at once, one writes and the others wait for it.
     """
-    cache = files.cache_dir()
-    digest = hashlib.sha256(json.dumps(_stamp(config), sort_keys=True).encode()).hexdigest()[:10]
-    root = cache / f"arrow-{digest}"
+    root = folder_of(config)
     if not root.exists():
-        files.remove_abandoned(cache, "arrow-*")
+        files.remove_abandoned(root.parent, "arrow-*")
         try:
             write(config, root, on_clips=on_clips)
         except FileExistsError:

@@ -1,5 +1,6 @@
 """A run resolved: what a `RunConfig` leaves open is answered from its data and its machine, before any work."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from ctlib.data.catalog import ARROW_SAMPLING, Samples, load_splits, refuse_miss
 from ctlib.data.clips import resolve_data
 from ctlib.data.sampling import check_fits
 from ctlib.data.views import View
-from ctlib.models import OWN_DATA
+from ctlib.models import OWN_DATA, build_model
 from ctlib.rivals import gcn
 from ctlib.training.tracking import check_tracker
 from ctlib.weights import check_weights, start_digest
@@ -188,6 +189,14 @@ def _check_network(config: RunConfig) -> None:
         raise ValueError(f"{backbone!r} takes frames of {needed} pixels alone, got {size}: set data.size={needed}")
 
 
+@torch.no_grad()
+def _try_network(model: ModelConfig, size: int) -> None:
+    """Build the network without values and pass an empty clip through it, which refuses what does not fit."""
+    with torch.device("meta"), contextlib.suppress(RuntimeError):  # a network of one's own may need values
+        network = build_model(dataclasses.replace(model, num_classes=1, weights=None)).eval()
+        network(torch.empty(1, 3, model.num_frames, size, size))
+
+
 def _check_batch(batch: int, videos: int) -> None:
     if batch > videos:
         raise ValueError(f"batch must be at most the {videos} training videos, got {batch}")
@@ -207,6 +216,8 @@ def _load(config: RunConfig, on_clips: Callable[[int, int], None] | None) -> dic
         # Errors that would otherwise come after the minutes of writing it.
         check_fits(ARROW_SAMPLING if data.sampling is None else data.sampling, config.model.num_frames, data.clips)
         _check_batch(config.recipe.batch, config.arrow.train_clips)
+        if not arrow.folder_of(config.arrow).exists():
+            _try_network(config.model, data.size)
         root = arrow.ensure(config.arrow, on_clips)
     return load_splits(data.name, root, **data.options())
 

@@ -76,6 +76,8 @@ def test_the_built_in_data_is_written_where_no_folder_is_given(config, tmp_path,
         ({"data.root": "/no/such/folder"}, "no folder /no/such/folder"),
         ({"overrides": "compute.micro_batch=3"}, "a batch of 8 cannot be divided evenly into micro-batches of 3 on 1"),
         ({"processes": 3}, "a batch of 8 cannot be divided evenly into micro-batches of 2 on 3"),
+        ({"model": "corrnet_small", "overrides": "model.num_frames=16"}, "built for clips of 8 frames, got 16"),
+        ({"model": "tsn_inception_v3", "overrides": "data.size=64"}, "'inception_v3' needs frames of at least 75 x 75"),
         ({"overrides": "compute.sync_batch_norm=true"}, "sync_batch_norm needs GPUs, and"),
     ],
 )
