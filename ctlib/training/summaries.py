@@ -170,7 +170,7 @@ def _refuse_differing(runs: pd.DataFrame, columns: Sequence[str], which: str, in
         names = runs.name.groupby(runs[column].astype(str), sort=False).unique()
         if len(names) > 1:
             values = "; ".join(f"{value} in {', '.join(runs_of[:3])}" for value, runs_of in names.items())
-            differing.append(f"{'videos, by fingerprint' if column == 'fingerprint' else column} ({values})")
+            differing.append(f"{column} ({values})")
     if differing:
         raise ValueError(f"{which} differ in {', '.join(differing)}: {instead}")
 
