@@ -72,14 +72,10 @@ def underfit(train_top1: float, config: RunConfig) -> str:
     """One line where the last epoch's training accuracy (percent) is too low, with what may help; else empty."""
     if not train_top1 < _LEARNED:
         return ""
-    own = _own(name_of(config.model))  # what the network decides cannot be changed
-    larger = {
-        "model.num_frames": ("with more frames", config.model.num_frames),
-        "data.size": ("with larger frames", config.data.size),
-    }
-    more = [f"{how} ({key}={2 * now})" for key, (how, now) in larger.items() if key not in own]
-    longer = f"train longer, with recipe.epochs={2 * config.recipe.epochs}"
-    advice = "; if that is not enough, ".join([longer, *([" or ".join(more)] if more else [])])
+    advice = f"train longer, with recipe.epochs={2 * config.recipe.epochs}"
+    larger = {"model.num_frames": config.model.num_frames, "data.size": config.data.size}
+    if more := [f"{key}={2 * now}" for key, now in larger.items() if key not in _own(name_of(config.model))]:
+        advice += f"; if that is not enough, with {' or '.join(more)}"
     return f"only {train_top1:.0f} % of the training clips were right in the last epoch: {advice}"
 
 
