@@ -192,7 +192,7 @@ def _check_network(config: RunConfig) -> None:
 @torch.no_grad()
 def _try_network(model: ModelConfig, size: int) -> None:
     """Build the network without values and pass an empty clip through it, which refuses what does not fit."""
-    with torch.device("meta"), contextlib.suppress(RuntimeError):  # a network of one's own may need values
+    with torch.device("meta"), contextlib.suppress(RuntimeError):  # a user's network may need values
         network = build_model(dataclasses.replace(model, num_classes=1, weights=None)).eval()
         network(torch.empty(1, 3, model.num_frames, size, size))
 
