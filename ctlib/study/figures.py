@@ -35,7 +35,7 @@ def ablation(measured: pd.DataFrame, title: str, bound: float | None = None) -> 
     """
     names, seeds, entries = list(dict.fromkeys(measured.row)), sorted(measured.seed.unique()), {}
     figure, axes = plt.subplots(figsize=(9.5, 1.4 + 0.45 * len(names)))
-    apart = np.linspace(-0.2, 0.2, len(seeds)) if len(seeds) > 1 else [0.0]  # so that equal seeds do not hide each other
+    apart = np.linspace(-0.2, 0.2, len(seeds)) if len(seeds) > 1 else [0.0]  # or equal seeds hide each other
     for place, name in enumerate(names):
         top1 = measured[measured.row == name].set_index("seed").top1
         for index, seed in enumerate(seeds):

@@ -125,7 +125,7 @@ def dots(top1: pd.DataFrame, title: str) -> Figure:
     height = 1.2 + 0.42 * len(names)
     figure = canvas(7.4, height, left=0.32, right=0.84, bottom=0.6 / height, top=1 - 0.35 / height)
     axes = figure.add_subplot()
-    apart = np.linspace(-0.2, 0.2, len(top1))  # so that equal seeds do not hide each other
+    apart = np.linspace(-0.2, 0.2, len(top1))  # or equal seeds hide each other
     for index, (seed, values) in enumerate(top1.iterrows()):
         style = {"ls": "", "ms": 7, "mfc": "none", "mew": 1.4, "color": f"C{index}", "label": f"seed {seed}"}
         axes.plot(values, np.arange(len(names)) + apart[index], marker(index), **style)
