@@ -44,9 +44,7 @@ FILES = {  # published file -> notebook that makes it, and where
     "ablations/figures/reproduced.png": ("report", "figures/reproduced.png"),
     "ablations/figures/gaps.png": ("report", "figures/gaps.png"),
 }
-COLOURS = 48
-LARGE = 40_000  # bytes: a larger figure is also scaled down to WIDTH
-WIDTH = 600  # pixels
+COLOURS = 128
 
 
 def main(names: list[str]) -> None:
@@ -106,23 +104,13 @@ def relinked(text: str, source: Path, folder: Path) -> str:
 
 
 def shrink(png: bytes) -> bytes:
-    """The smallest of a figure as it is, with few colours and, if large, scaled down."""
+    """The smaller of a figure as it is, and with few colours. Its size stays, and with it that of its text."""
     image = Image.open(io.BytesIO(png))
     if image.mode == "P":
         return png
-    found = [png, palette(image.convert("RGB"))]
-    if len(found[-1]) > LARGE and image.width > WIDTH:
-        smaller = image.convert("RGB").resize(
-            (WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS
-        )
-        found.append(palette(smaller))
-    return min(found, key=len)
-
-
-def palette(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return file.getvalue()
+    image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return min(png, file.getvalue(), key=len)
 
 
 if __name__ == "__main__":
