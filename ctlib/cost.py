@@ -60,8 +60,7 @@ def breakdown(model: nn.Module, num_frames: int = 8, size: int = 256) -> pd.Data
     Returns:
         One row per call of a layer that counts: `layer` (its name in the model), `kind` ("product" of convolutions,
         linear layers and matrices, or "batch norm") and `gflops`, without those of its sub-layers. Products of single
-        elements are seen where a layer states them, as TANet's (`dynamic_products`). Those of CorrNet's correlation are
-        left out (0.5 of 114.3).
+        elements are seen where a layer states them (`dynamic_products`), as TANet's and CorrNet's do.
     """
     on_meta = {id(tensor): tensor.to("meta") for tensor in model.buffers()}  # so that the copy holds no weights
     on_meta |= {id(weights): nn.Parameter(weights.to("meta"), weights.requires_grad) for weights in model.parameters()}

@@ -64,12 +64,13 @@ class Neighbours(Mirrored):
         return self._with_neighbours(super().train(num_frames, self._segments(clip_frames), rng), num_frames)
 
     def test(self, num_frames: int, clip_frames: int, clips: int = 1) -> np.ndarray:
-        """Around the frames of `Mirrored`. (clips, T).
+        """Around the frames of `Mirrored`, and of more than two clips around those of `Dense`. (clips, T).
 
         Raises:
-            ValueError: T is no multiple of ten, or other than one or two clips.
+            ValueError: T is no multiple of ten, or fewer than one clip.
         """
-        return self._with_neighbours(super().test(num_frames, self._segments(clip_frames), clips), num_frames)
+        test = Dense().test if clips > 2 else super().test
+        return self._with_neighbours(test(num_frames, self._segments(clip_frames), clips), num_frames)
 
     def _segments(self, clip_frames: int) -> int:
         if clip_frames % (2 * len(self.around)):

@@ -25,8 +25,10 @@ OWN_CLIPS = {
     "tdn": (8 * NEIGHBOURS, {"sampling": "neighbours"}),  # eight segments
     "c3d_vgg": (16, {"size": 112}),
     "c3d_vgg_small": (8, {"size": 32}),
-    "corrnet_50": (32, None),
-    "corrnet_101": (32, None),
+    **dict.fromkeys(("blvnet_tam_50", "x3d_m", "x3d_l", "x3d_xl"), (16, None)),
+    **dict.fromkeys(("slowfast_r50_4x16", "slowfast_r50_8x8", "slowfast_r101_8x8", "corrnet_50"), (32, None)),
+    **dict.fromkeys(("ir_csn_101", "ir_csn_152", "ip_csn_101", "ip_csn_152", "r2plus1d_34", "corrnet_101"), (32, None)),
+    **dict.fromkeys(("i3d_inception", "i3d_inception_s3d", "slowfast_r101_16x8"), (64, None)),
     "corrnet_small": (8, None),
 }
 for _name in SYSTEMS:
@@ -35,6 +37,10 @@ for _name in SYSTEMS:
 for _family in FAMILIES:
     for _name, _build in import_module(f"{__name__}.{_family}").BACKBONES.items():
         register_backbone(_name, _build, *OWN_CLIPS.get(_name, ()))
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *MODELS])
 
 
 def __getattr__(name: str) -> Callable[..., VideoClassifier]:

@@ -2,7 +2,7 @@
 
 After three of its stages, and once more in the middle of the third of CorrNet-101, each position is compared with those
 around it in the frame before. No code is released, and we could not read the whole paper. The published 115 and 224
-GFLOPs of the two networks fit no reading that we know. This one gives 113.8 and 184.7 at 224 pixels, without batch
+GFLOPs of the two networks fit no reading that we know. This one gives 114.3 and 185.2 at 224 pixels, without batch
 norms.
 """
 
@@ -19,8 +19,7 @@ class Correlation(nn.Module):
     """How well each position matches those around it in the frame before; the first frame is matched with itself.
 
     For each group of channels and displacement: the mean over the group of weight * this frame * the frame before.
-    Weights are of a channel, frame and displacement, and start at one: a plain correlation. `cost.count` does not see
-    these products, which are elementwise; `products` is their number.
+    Weights are of a channel, frame and displacement, and start at one: a plain correlation.
     Shape: (N, C, T, H, W) -> (N, groups * 49, T, H, W).
     """
 
@@ -33,9 +32,9 @@ class Correlation(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
 
-    def products(self, height: int, width: int) -> int:
-        """Of one clip, by formula: C * T * 49 * H * W, one for each weight and position."""
-        return self.weight.numel() * height * width
+    def dynamic_products(self, out: torch.Tensor) -> int:
+        """Multiply-accumulates of single elements, which `cost.breakdown` asks for: C * T * 49 * H * W of a clip."""
+        return len(out) * self.weight.numel() * out[0, 0, 0].numel()
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         height, width = clips.shape[3:]

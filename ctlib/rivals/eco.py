@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
+from ctlib.kernels.folded import OnFrames
 from ctlib.kernels.layout import clips_of, frames_of
 from ctlib.rivals.parts import VideoBackbone
 
@@ -122,7 +123,14 @@ def _extend(network: nn.Sequential, channels: int, blocks: tuple[tuple, ...], sh
     return channels
 
 
+def bn_inception() -> VideoBackbone:
+    """BN-Inception on single frames, as in the TSN of Table 5."""
+    whole = ECO(full=True)
+    return VideoBackbone(OnFrames(*whole.shared, *whole.images), out_channels=whole.out_channels - 512)
+
+
 BACKBONES = {
+    "tsn_bn_inception": bn_inception,
     "eco_lite": lambda: VideoBackbone(ECO(full=False)),
     "eco_full": lambda: VideoBackbone(ECO(full=True)),
     "eco_small": lambda: VideoBackbone(ECO(full=False, share=4)),

@@ -1,5 +1,6 @@
 """Testing: every view of every video is scored, views are averaged, and every video counts once."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -206,7 +207,7 @@ class Evaluation:
 
     checkpoint: str | Path  # of ours or of the authors (`checkpoints.load_any`)
     samples: Samples
-    data: DataConfig  # size, views and sampling; where the videos lie, `samples` says
+    data: DataConfig  # size, views, and sampling (None: the network's); where the videos lie, `samples` says
     compute: ComputeConfig  # device, precision, threads, and in `micro_batch` the views at once (None: 64)
     released: str = ""  # the network behind a checkpoint of the authors
     num_frames: int | None = None  # T of such a checkpoint
@@ -214,8 +215,9 @@ class Evaluation:
     def load(self) -> checkpoints.Checkpoint:
         return checkpoints.load_any(self.checkpoint, self.samples.classes, self.released, self.num_frames)
 
-    def loader(self, num_frames: int, raw: bool = False) -> DataLoader:
-        return test_loader(self.samples, num_frames, self.data, self.compute.micro_batch or 64, raw=raw)
+    def loader(self, protocol: Protocol, raw: bool = False) -> DataLoader:
+        data = dataclasses.replace(self.data, sampling=protocol.sampling)
+        return test_loader(self.samples, protocol.num_frames, data, self.compute.micro_batch or 64, raw=raw)
 
     def protocol(self) -> Protocol:
         """What `score` will do.
@@ -224,8 +226,10 @@ class Evaluation:
             FileNotFoundError: there is no such checkpoint.
             ValueError: a checkpoint that cannot be read or has other classes than the list, or data that do not fit.
         """
-        network = self.load().model
-        num_frames, data = network.config.num_frames, resolve_data(self.data, self.samples)
+        trained = self.load()
+        network, num_frames = trained.model, trained.model.config.num_frames
+        seen = trained.view and trained.view.sampling  # what the network was trained for comes before the list's own
+        data = resolve_data(dataclasses.replace(self.data, sampling=self.data.sampling or seen), self.samples)
         check_fits(data.sampling, num_frames, data.clips)
         counted = cost.count(network, num_frames, data.size)
         return Protocol(
@@ -267,7 +271,7 @@ def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, in
     trained = evaluation.load()
     accelerator = make_accelerator(evaluation.compute, protocol.precision)
     network = accelerator.prepare_model(trained.model, evaluation_mode=True)
-    loader = accelerator.prepare(evaluation.loader(protocol.num_frames, travels_raw(accelerator.device)))
+    loader = accelerator.prepare(evaluation.loader(protocol, travels_raw(accelerator.device)))
     try:
         with choice.using(evaluation.compute.kernels):
             scores = evaluate(network, loader, accelerator, trained.classes, on_step)

@@ -160,11 +160,13 @@ def resolve(config: RunConfig, machine: Machine = ALONE, on_clips: Callable[[int
     model = dataclasses.replace(config.model, num_classes=len(samples["train"].classes))
     if config.start:  # its weights take the place of published ones
         model = dataclasses.replace(model, weights=None)
+    data = resolve_data(config.data, samples["train"])
+    check_fits(data.sampling, model.num_frames, data.clips)
     return Run(
         config=config,
         samples=samples,
         model=model,
-        data=resolve_data(config.data, samples["train"]),
+        data=data,
         precision=machine.precision(compute),
         micro_batch=micro_batch,
         processes=processes,

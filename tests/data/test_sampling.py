@@ -41,6 +41,8 @@ def test_neighbours_stand_around_the_frame_of_each_segment():
     assert sorted(sampling.test(50, 40)[0]) == sorted(49 - sampling.test(50, 40)[0])
     drawn = sampling.train(48, 40, np.random.default_rng(0)).reshape(8, 5)
     assert (np.diff(drawn[1:-1]) == 1).all() and (drawn[:, 2] // 6 == np.arange(8)).all()
+    four = sampling.test(48, 40, 4).reshape(4, 8, 5)
+    assert (four[..., 2] == SAMPLINGS["dense"].test(48, 8, 4)).all()
     with pytest.raises(ValueError, match="five frames of an even number of segments, got 8 frames"):
         check_fits("neighbours", 8, 1)
 

@@ -113,6 +113,9 @@ def test_a_run_by_name_samples_neighbours_unless_another_sampling_is_asked_for(n
 
 def test_its_run_sees_five_neighbouring_frames_of_each_segment(arrow_root):
     given = {"data.root": str(arrow_root), "compute.device": "cpu"}
+    with pytest.raises(ValueError, match="five frames of an even number of segments, got 25 frames"):
+        resolve(run_config("arrow", "tdn_quickstart", **given, **{"model.num_frames": 25}))
+    assert resolve(run_config("arrow", "tdn_quickstart", "kinetics", **given, **{"recipe.batch": 16})).data.clips == 4
     run = resolve(run_config("arrow", "tdn_quickstart", **given))
     assert (run.view.sampling, run.view.num_frames) == ("neighbours", 40)
     chosen = SAMPLINGS[run.data.sampling].train(48, run.model.num_frames, np.random.default_rng(0))

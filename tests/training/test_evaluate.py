@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from ctlib import checkpoints, cost, files
 from ctlib.config import ComputeConfig, DataConfig
 from ctlib.data.catalog import Samples
-from ctlib.data.clips import SKIPPED
+from ctlib.data.clips import SKIPPED, ClipDataset
 from ctlib.data.clips import test_loader as make_loader
+from ctlib.data.views import View
 from ctlib.models import NotFiniteError, build_model, model_config
 from ctlib.training import evaluate as testing
 from ctlib.training.evaluate import Evaluation, Protocol, Scores, ensemble, evaluate
@@ -267,6 +268,22 @@ def test_a_checkpoint_is_scored_once_per_protocol(val_samples, tmp_path):
     checkpoints.save(tmp_path / "c.safetensors", network, val_samples.classes)  # another network under the same name
     assert not same(score(), first) and steps
     assert len(list((tmp_path / "saved").iterdir())) == 4
+
+
+def test_a_network_is_tested_on_the_frames_that_it_was_trained_for(val_samples, tmp_path):
+    path, network = tmp_path / "c.safetensors", build_model(model_config("tdn_quickstart", num_classes=16))
+    compute = ComputeConfig(device="cpu")
+
+    def protocol(**data):
+        return Evaluation(path, val_samples, DataConfig(size=32, **data), compute).protocol()
+
+    checkpoints.save(path, network, val_samples.classes, View(40, 32, 32, "neighbours"))
+    asked = protocol(), protocol(sampling="sparse"), protocol(clips=4)
+    assert [one.sampling for one in asked] == ["neighbours", "sparse", "neighbours"]
+    evaluation = Evaluation(path, val_samples, DataConfig(size=32, workers=0), compute)
+    clip = evaluation.loader(asked[0]).dataset[0][0]
+    neighbours = ClipDataset(val_samples, 40, 32, sampling="neighbours")
+    assert torch.equal(clip, neighbours[0][0]) and not torch.equal(clip, ClipDataset(val_samples, 40, 32)[0][0])
 
 
 def test_a_list_with_missing_videos_is_not_scored(arrow_root, val_samples, tmp_path):
