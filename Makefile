@@ -131,10 +131,13 @@ bench-listing: .venv/installed  ## time and memory to list 240,000 videos (2 min
 test: .venv/installed .venv-snakemake/installed  ## all tests except the slow ones (at most 6 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 15
 
-# Two of them compare SlowFast and X3D with pytorchvideo, which is old and in no extra. They are skipped without it:
-# .venv/bin/python -m pip install --constraint constraints.txt pytorchvideo==0.1.5
-test-all: .venv/installed .venv-snakemake/installed  ## all tests; two are skipped without pytorchvideo (see the Makefile)
-	$(BIN)/python -m pytest
+# Two of them compare SlowFast and X3D with pytorchvideo, which is old. So it lies apart, with what it needs beside ours.
+.venv/pytorchvideo: .venv/installed
+	$(BIN)/python -m pip install -q --no-deps --constraint constraints.txt --target $@ pytorchvideo==0.1.5 \
+		fvcore iopath networkx parameterized portalocker tabulate termcolor yacs
+
+test-all: .venv/installed .venv-snakemake/installed .venv/pytorchvideo  ## all tests, the slow ones too
+	PYTHONPATH=.venv/pytorchvideo $(BIN)/python -m pytest
 
 lint: .venv/installed  ## check style (ruff), the order of imports (import-linter), and that notebooks hold no outputs
 	$(BIN)/ruff check .

@@ -110,7 +110,9 @@ def compiled(model: VideoClassifier) -> nn.Module:
 
     Raises:
         TypeError: not a network of this package.
+        ValueError: a network that needs boxes beside the clips.
     """
+    refuse_boxes(model, "compilation")
     return Compiled(_optimized(model))
 
 

@@ -47,12 +47,14 @@ def test_whole_networks_have_no_blocks_to_recompute():
     recompute_blocks(ctlib.create_model("tsm_quickstart", 5))
 
 
-def test_a_network_with_boxes_is_not_trained_exported_or_explained(tmp_path):
+def test_a_network_with_boxes_is_not_trained_exported_compiled_or_explained(tmp_path):
     with pytest.raises(ValueError, match="'nl_i3d_gcn_small' needs boxes .* cannot be trained here"):
         resolve(run_config("arrow", "nl_i3d_gcn_small"))
     network, clips = ctlib.create_model("nl_i3d_gcn_small", 5), torch.zeros(1, 3, 8, 32, 32)
     with pytest.raises(ValueError, match="needs boxes of objects beside the clips: no export of it"):
         ctlib.export(network, tmp_path / "network.onnx", 32)
+    with pytest.raises(ValueError, match="needs boxes of objects beside the clips: no compilation of it"):
+        ctlib.compiled(network.eval())
     with pytest.raises(ValueError, match="needs boxes of objects beside the clips: no saliency of it"):
         ctlib.saliency.saliency_tubes(network, clips)
     with pytest.raises(ValueError, match="this network needs boxes"):
