@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -124,28 +123,27 @@ def _overlays(out: Path | None, sources: list[str]) -> dict[str, Path]:
     else:
         if is_video_file(out.name) and not out.is_dir():
             raise ValueError(f"an overlay is an .mp4 file or a folder, got {out}")
-        paths = [out / f"{name}.mp4" for name in _names(sources)]
+        paths = [out / name for name in _names(sources)]
     videos = {os.path.realpath(source) for source in sources}
-    written = {}
-    for source, path in zip(sources, paths, strict=True):
-        if path in written:
-            both = f"{written[path]} and {source}"
-            raise ValueError(f"{both} would both be written to {path}: label them one by one, into two folders")
+    for path in paths:
         if os.path.realpath(path) in videos:
             raise ValueError(f"an overlay would replace its video: name another place than {out}")
         if path.is_dir():
             raise IsADirectoryError(f"an overlay cannot be written to {path}: it is a folder")
-        written[path] = source
     for folder in {path.parent for path in paths}:
         files.check_writable(folder)
     return dict(zip(sources, paths, strict=True))
 
 
 def _names(sources: list[str]) -> list[str]:
-    """What the overlays are called: as the videos, with the old ending where two differ by it."""
-    whole = [os.path.basename(os.path.abspath(source)) for source in sources]
-    stems = Counter(map(stem_of, whole))
-    return [stem_of(name) if stems[stem_of(name)] == 1 else name for name in whole]
+    """What the overlays are called: as the videos, below their folders where names repeat."""
+    videos = [os.path.abspath(source) for source in sources]
+    common = os.path.commonpath([os.path.dirname(video) for video in videos])
+    inside = [os.path.relpath(video, common) for video in videos]
+    short = [stem_of(os.path.basename(video)) for video in videos]
+    # The last is for videos of one folder that differ by their ending alone.
+    choices = (short, [stem_of(path) for path in inside], inside)
+    return [f"{name}.mp4" for name in next(names for names in choices if len(set(names)) == len(names))]
 
 
 def _write_overlay(path: Path, scores: prediction.VideoScores, trained: checkpoints.Checkpoint) -> None:
