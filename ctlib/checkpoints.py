@@ -30,7 +30,7 @@ FORMAT = 3
 HEAD = ("fc.weight", "fc.bias")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(files.OneLineError, ValueError):
     """A file that is not a checkpoint, or does not fit; the message says what is wrong.
 
     Attributes:

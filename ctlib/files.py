@@ -60,6 +60,13 @@ def quoted(value, most: int = 80) -> str:
     return text if len(text) <= most + 2 else f"{text[:most]}..."
 
 
+class OneLineError:
+    """A base of errors whose message says all: Jupyter and papermill show that one line, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
 def one_line(text: object, most: int = 160) -> str:
     """A text as one line without control characters, cut to so many characters: for a message that quotes it."""
     line = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 4 * most])

@@ -16,6 +16,7 @@ from torch import nn
 from ctlib.backbones import BACKBONES, INCEPTION_BLOCKS, RESNET101_BLOCKS, draw_weights
 from ctlib.config import ModelConfig, check_choice, unknown_name
 from ctlib.ct_module import SPECIAL_CASES, CTModule, special_case
+from ctlib.files import OneLineError
 from ctlib.kernels import BATCH_NORMS
 from ctlib.kernels.layout import clips_of, frames_of, use_channels_last
 from ctlib.weights import PUBLISHED, Weights, check_weights, kind_of, published, shapes
@@ -235,7 +236,7 @@ def freeze_backbone(model: VideoClassifier) -> None:
             parameter.requires_grad_(name.removeprefix("body.") not in names)
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(OneLineError, ValueError):
     """Scores that are NaN or infinite, which would count as some class."""
 
 

@@ -15,11 +15,8 @@ _TYPES |= {f"list[{name}]": list[kind] for name, kind in _TYPES.items()}
 _MAPPINGS = ("overrides", "roots")  # parameters whose text is pairs, and which may be mappings too
 
 
-class ParameterError(ValueError):
-    """A parameter with which a notebook cannot run. Jupyter and papermill show it as one line."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"ParameterError: {self}"]
+class ParameterError(files.OneLineError, ValueError):
+    """A parameter with which a notebook cannot run."""
 
 
 @contextmanager

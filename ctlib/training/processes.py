@@ -21,15 +21,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ctlib.data.workers import STOPS
+from ctlib.files import OneLineError
 
 _stop_requested = threading.Event()
 
 
-class Interrupted(KeyboardInterrupt):
-    """A run that was stopped and saved. Jupyter shows its one line only."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Interrupted: {self}"]
+class Interrupted(OneLineError, KeyboardInterrupt):
+    """A run that was stopped and saved."""
 
 
 def stop() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ctlib.files import digest, one_line
+from ctlib.files import OneLineError, digest, one_line
 from ctlib.training import records
 from ctlib.training.run import Run
 from ctlib.weights.tensors import load_torch
@@ -20,7 +20,7 @@ _SNAPSHOT_FORMAT = 2
 _SNAPSHOT_NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.pt")
 
 
-class SnapshotError(RuntimeError):
+class SnapshotError(OneLineError, RuntimeError):
     """A snapshot that cannot be written, or none that can be used; the message says why."""
 
 

@@ -23,6 +23,7 @@ from ctlib.data import cache
 from ctlib.data.clips import SKIPPED, test_loader, train_loader, travels_raw
 from ctlib.data.transforms import views_of
 from ctlib.data.workers import end_workers, one_line_errors
+from ctlib.files import OneLineError
 from ctlib.kernels import choice
 from ctlib.kernels.graph import StepGraph, UpdateGraph, untouched
 from ctlib.models import NotFiniteError, compile_blocks
@@ -36,7 +37,7 @@ from ctlib.training.tracking import begin_log
 from ctlib.weights import tensors
 
 
-class TrainingError(RuntimeError):
+class TrainingError(OneLineError, RuntimeError):
     """Training cannot continue; the message says at which step, and why."""
 
 

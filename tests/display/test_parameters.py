@@ -2,8 +2,18 @@ import shlex
 from pathlib import Path
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
+from ctlib.checkpoints import CheckpointError
+from ctlib.data.video import VideoError
 from ctlib.display import parameters
+from ctlib.models import NotFiniteError
+from ctlib.training.processes import Interrupted
+from ctlib.training.snapshots import SnapshotError
+from ctlib.training.trainer import TrainingError
+
+ONE_LINE = (parameters.ParameterError, Interrupted, VideoError, TrainingError, SnapshotError, CheckpointError)
 
 DECLARED = 'epochs: int = 3  # passes\nlr: float = 0.1\nflip: bool = True\nnames: list[str] = ["a"]\nout_dir: str = "x"'
 
@@ -55,11 +65,18 @@ def test_a_notebook_run_from_the_middle_raises():
 
 
 def test_errors_become_one_line():
-    with pytest.raises(parameters.ParameterError, match="no folder x") as caught, parameters.one_line_errors():
+    with pytest.raises(parameters.ParameterError, match="no folder x"), parameters.one_line_errors():
         raise FileNotFoundError("no folder x")
-    assert caught.value._render_traceback_() == ["ParameterError: no folder x"]
     with pytest.raises(KeyError), parameters.one_line_errors():
         raise KeyError("our own faults keep their traceback")
+
+
+@pytest.mark.parametrize("error", [*ONE_LINE, NotFiniteError])
+def test_a_notebook_shows_errors_whose_message_says_all_in_one_line(error, capsys):
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.user_ns["error"] = error("a.mp4: no such file")
+    shell.run_cell("raise error")
+    assert capsys.readouterr().out.splitlines() == [f"{error.__name__}: a.mp4: no such file"]
 
 
 def test_paths_are_relative_to_the_project(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ctlib.files import OneLineError
+
 # What decoders raise about a file. Errors of our own making, such as TypeError, are not among them.
 _DECODERS_RAISE = (
     OSError,
@@ -38,7 +40,7 @@ _EXIF: dict[int, Matrix] = {
 _ORIENTATION = 0x0112  # its tag
 
 
-class VideoError(Exception):
+class VideoError(OneLineError, Exception):
     """A video that cannot be read as asked; the message names the file and the reason."""
 
 
