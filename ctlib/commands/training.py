@@ -21,7 +21,7 @@ from ctlib.data.catalog.folders import ALL, VAL_SHARE, split_folders
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.views import complete
 from ctlib.display.progress import Progress, counting
-from ctlib.files import one_line, quoted
+from ctlib.files import one_line, portable, quoted
 from ctlib.models import MODELS
 from ctlib.training.evaluate import Evaluation, Scores, score
 from ctlib.training.own_clips import fitted_config, underfit
@@ -67,7 +67,8 @@ def train(parser: Parser) -> Runner:
 
     def run(options: Options) -> int:
         first = os.environ.get("RANK", "0") == "0"  # among the processes that torchrun starts
-        given = {"name": options.name or None, "start": options.start, "seed": options.seed, "data.root": options.root}
+        root = options.root and portable(Path(options.root).expanduser().resolve())  # a record is read in any folder
+        given = {"name": options.name or None, "start": options.start, "seed": options.seed, "data.root": root}
         config, reasons = fitted_config(options.data, options.model, options.recipe, " ".join(options.set), **given)
         folder = RunFolder.of(config, options.out)
         folder.check_writable()
@@ -84,7 +85,8 @@ def train(parser: Parser) -> Runner:
         if first:
             state = "" if shown.epochs_run else ", already finished"
             print(f"{config.name}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % ({folder.path}{state})")
-            if reasons and (advice := underfit(folder.history().train_top1.iloc[-1], resolved.config)):
+            reached = folder.history().train_top1.iloc[-1]
+            if reasons and (advice := underfit(reached, resolved.config, plan.needed_epochs)):
                 print(f"{advice}, and another --name")
             print(f"to label a video: ctlib predict VIDEO --checkpoint {folder.checkpoint}")
         return 0

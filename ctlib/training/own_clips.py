@@ -68,11 +68,14 @@ def fitted_config(data: str, model: str, recipe: str = "", overrides: str = "", 
     return asked, reasons
 
 
-def underfit(train_top1: float, config: RunConfig) -> str:
-    """One line where the last epoch's training accuracy (percent) is too low, with what may help; else empty."""
+def underfit(train_top1: float, config: RunConfig, needed_epochs: int) -> str:
+    """One line where the last epoch's training accuracy (percent) is too low, with what may help; else empty.
+
+    `needed_epochs` is that of a `Plan`.
+    """
     if not train_top1 < _LEARNED:
         return ""
-    advice = f"train longer, with recipe.epochs={2 * config.recipe.epochs}"
+    advice = f"train longer, with recipe.epochs={max(2 * config.recipe.epochs, needed_epochs)}"
     larger = {"model.num_frames": config.model.num_frames, "data.size": config.data.size}
     if more := [f"{key}={2 * now}" for key, now in larger.items() if key not in _own(name_of(config.model))]:
         advice += f"; if that is not enough, with {' or '.join(more)}"

@@ -56,16 +56,20 @@ class Plan:
         """Of the whole run."""
         return self.run.config.recipe.epochs * self.steps_per_epoch
 
+    @property
+    def needed_epochs(self) -> int:
+        """How many have steps enough to learn the classes."""
+        return math.ceil(needed_steps(len(self.run.samples["train"].classes)) / max(1, self.steps_per_epoch))
+
     def too_few_steps(self) -> str:
         """One line where the steps are too few to learn, with what would be enough; else empty."""
         classes = len(self.run.samples["train"].classes)
         needed = needed_steps(classes)
         if self.steps >= needed / 2:
             return ""
-        epochs = math.ceil(needed / max(1, self.steps_per_epoch))
         return (
             f"{self.steps} steps are too few to learn {classes} classes, which takes about {needed}: set recipe.epochs "
-            f"to {epochs}, or a smaller recipe.batch"
+            f"to {self.needed_epochs}, or a smaller recipe.batch"
         )
 
     def table(self) -> pd.Series:

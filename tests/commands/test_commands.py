@@ -2,21 +2,24 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ctlib.checkpoints import save
 from ctlib.commands import COMMANDS, main
+from ctlib.data import encoding
 from ctlib.data.catalog import load_samples
 from ctlib.data.check import read_check
 from ctlib.data.views import View
 from ctlib.models import build_model, model_config
 from ctlib.study import systems, tables
+from tests import ROOT
 
 
 def test_help_lists_the_commands():
@@ -28,7 +31,7 @@ def test_help_lists_the_commands():
 
 def test_the_console_script_calls_itself_by_its_name():
     """As pip's wrapper does it: the entry point's function, under the script's name."""
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, function = project["scripts"]["ctlib"].split(":")
     wrapper = f"import sys; sys.argv[0] = '/bin/ctlib'; from {module} import {function}; sys.exit({function}())"
 
@@ -193,3 +196,26 @@ def test_train_prints_its_plan_trains_and_recognises_a_finished_run(arrow_root, 
     assert "holds a run with other parameters" in capsys.readouterr().err
     assert main([*command, "recipe.epohcs=1"]) == 2
     assert "unknown key of RecipeConfig 'epohcs': did you mean 'epochs'" in capsys.readouterr().err
+
+
+def test_from_a_folder_of_clips_to_a_label_as_the_readme_says(tmp_path, monkeypatch, capsys):
+    """Then the run is shared from another folder, though ROOT was relative."""
+    route = r"^\.venv/bin/ctlib (train runs --data folder .*)\n\.venv/bin/ctlib (predict .*)$"
+    train, predict = re.search(route, (ROOT / "README.md").read_text(), re.MULTILINE).groups()
+    noise = np.random.default_rng(0)
+    for name in ("left", "right"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        for index in range(5):
+            frames = noise.integers(0, 255, (8, 48, 64, 3), dtype=np.uint8)
+            encoding.write_video(tmp_path / "clips" / name / f"{index}.mp4", frames, fps=8)
+    shutil.copy(tmp_path / "clips" / "left" / "0.mp4", tmp_path / "new.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert main([*train.replace("~/", "").split(), "--set", "recipe.epochs=1", "data.workers=0"]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"to label a video: ctlib {predict.replace('new.mp4', 'VIDEO')}"
+    assert main(predict.split()) == 0
+    head, *labels = capsys.readouterr().out.splitlines()
+    assert head == "new.mp4  (8 frames, 1.0 s)" and sorted(line.split()[-1] for line in labels) == ["left", "right"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["share", "../runs/ctnet_quickstart/seed0", "out"]) == 0

@@ -66,10 +66,11 @@ def test_quickstart_shows_what_the_records_say(run, trained):
 
 def test_runs_on_any_data_set_are_shown_and_drawn_against_their_cost(arrow_root, tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "out"
-    given = {"data": "list", "root": str(arrow_root), "recipe": "laptop", "epochs": 1, "out_dir": str(runs)}
+    given = {"data": "list", "root": str(arrow_root), "epochs": 1, "out_dir": str(runs)}
     few = f"{SMALL} recipe.warmup=0 model.weights=null"
     text = run_here("train", name="mine", overrides=few, **given).text
     assert "4 steps are too few to learn 16 classes" in text
+    assert "right in the last epoch: train longer, with recipe.epochs=120;" in text
     shown = run_here("quickstart", runs_dir=str(runs))
     assert "mine: top-1" in shown.text and "right pair" not in shown.html[0]
     shown = run_here("accuracy_vs_gflops", runs_dir=str(runs), seconds=0.01, device="cpu", out_dir=str(out))

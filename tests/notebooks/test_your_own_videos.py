@@ -25,7 +25,7 @@ def test_it_checks_trains_tests_and_looks(run, tmp_path):
     again = run_here("your_own_videos", out_dir=str(out), **SMALL).text
     assert "nothing was trained" in again
     assert "5 steps are too few to learn 4 classes, which takes about 240: set recipe.epochs to 48" in text
-    assert " % of the training clips were right in the last epoch: train longer, with recipe.epochs=2;" in text
+    assert " % of the training clips were right in the last epoch: train longer, with recipe.epochs=48;" in text
     config = records.RunFolder(out / "ctnet_quickstart" / "seed0").config()
     assert config.start == "ctnet_quickstart_arrow" and config.recipe.epochs == 1
     assert (config.recipe.lr, config.data.cache) == (0.16, "ram")

@@ -93,12 +93,13 @@ def test_clips_are_mirrored_only_where_names_say_what_becomes_of_them_or_if_aske
 def test_a_network_that_has_not_learned_its_clips_is_told_what_may_help(clips):
     config = fitted(clips)[0]
     epochs = config.recipe.epochs
-    assert own_clips.underfit(90.0, config) == ""
-    advice = own_clips.underfit(64.2, config)
+    assert own_clips.underfit(90.0, config, 1) == ""
+    advice = own_clips.underfit(64.2, config, 1)
     assert advice.startswith("only 64 % of the training clips") and f"recipe.epochs={2 * epochs};" in advice
     assert "model.num_frames=16" in advice and "data.size=96" in advice
     fixed = fitted(clips, model="c3d_vgg_small")[0]
-    assert own_clips.underfit(64.2, fixed).endswith(f"train longer, with recipe.epochs={2 * fixed.recipe.epochs}")
+    assert own_clips.underfit(64.2, fixed, 1).endswith(f"train longer, with recipe.epochs={2 * fixed.recipe.epochs}")
+    assert own_clips.underfit(64.2, fixed, 345).endswith("train longer, with recipe.epochs=345")
 
 
 def test_many_clips_have_larger_batches_and_few_epochs(tmp_path):
@@ -131,6 +132,7 @@ def test_the_command_line_trains_a_folder_and_says_what_it_chose(arrow_root, tmp
     lines = {line[:24].strip(): line[24:] for line in capsys.readouterr().out.splitlines()}
     assert lines["chosen recipe.batch"] == "8: clips per step, of 32"
     assert lines["chosen start"].startswith("ctnet_quickstart_arrow: ") and "chosen data.size" not in lines
-    assert any(line.startswith("4 steps are too few") for line in map("".join, lines.items()))
-    assert any(line.startswith("only ") and "recipe.epochs=2;" in line for line in map("".join, lines.items()))
+    (few,) = (line for line in map("".join, lines.items()) if line.startswith("4 steps are too few"))
+    (advice,) = (line for line in map("".join, lines.items()) if line.startswith("only "))
+    assert "set recipe.epochs to 120," in few and "recipe.epochs=120;" in advice
     assert (tmp_path / "ctnet_quickstart" / "seed0" / "result.json").is_file()
