@@ -29,7 +29,8 @@ from torchvision.models.video import r2plus1d_18, s3d
 from ctlib import cost
 from ctlib.deploy import compiled, export, optimize
 from ctlib.kernels.folded import FoldedSubOperation
-from ctlib.models import ctnet_r50, recompute_blocks, tsn_r50
+from ctlib.models import recompute_blocks
+from ctlib.rivals import ctnet_r50, tsn_r50
 from ctlib.training import records
 
 CLASSES = 174

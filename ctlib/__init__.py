@@ -12,9 +12,9 @@ _PLACES = {
     "compiled": "deploy:compiled",
     "cost": "cost",
     "create_model": "rivals:create_model",
-    "ctnet_inception_v3": "models:ctnet_inception_v3",
-    "ctnet_r50": "models:ctnet_r50",
-    "ctnet_r101": "models:ctnet_r101",
+    "ctnet_inception_v3": "rivals:ctnet_inception_v3",
+    "ctnet_r50": "rivals:ctnet_r50",
+    "ctnet_r101": "rivals:ctnet_r101",
     "data": "data",
     "export": "deploy:export",
     "from_pretrained": "checkpoints:from_pretrained",
@@ -26,9 +26,9 @@ _PLACES = {
     "runs": "training.records",
     "saliency": "saliency",
     "train": "training.train:train",
-    "tsn_inception_v3": "models:tsn_inception_v3",
-    "tsn_r50": "models:tsn_r50",
-    "tsn_r101": "models:tsn_r101",
+    "tsn_inception_v3": "rivals:tsn_inception_v3",
+    "tsn_r50": "rivals:tsn_r50",
+    "tsn_r101": "rivals:tsn_r101",
 }
 __all__ = list(_PLACES)
 __version__ = "0.1.0"

@@ -380,37 +380,3 @@ def name_of(config: ModelConfig) -> str:
     free = ("num_classes", "num_frames", "dropout", "weights")
     given = {key: getattr(config, key) for key in free}
     return next((name for name in MODELS if model_config(name, **given) == config), "custom")
-
-
-def _constructor(name: str, summary: str) -> Callable[..., VideoClassifier]:
-    """A function that builds a named network."""
-
-    def build(num_classes: int, num_frames: int = 8, weights: str | Weights | None = None, **parts) -> VideoClassifier:
-        given = {"num_classes": num_classes, "num_frames": num_frames, "weights": weights}
-        return build_model(model_config(name, **given, **parts))
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{summary}\n\n{_ARGUMENTS}"
-    return build
-
-
-_ARGUMENTS = """Args:
-    num_classes: the classifier's outputs.
-    num_frames: T, frames per clip in training; the network takes any other T too.
-    weights: of the backbone: None (random), or "imagenet", which the networks of the paper have; the small ones have
-        "shapes". Or a member of `Weights`.
-    **parts: other fields of `ModelConfig`, such as `excitation="none"`.
-
-Shape:
-    clips (N, 3, T, H, W), float -> logits (N, num_classes)
-"""
-ctnet_r50 = _constructor(
-    "ctnet_r50", "CT-Net on ResNet-50: CT-Blocks in every other block of stages 2 to 5 (seven in all)."
-)
-ctnet_r101 = _constructor("ctnet_r101", "CT-Net on ResNet-101: eleven CT-Blocks, `backbones.RESNET101_BLOCKS`.")
-ctnet_inception_v3 = _constructor(
-    "ctnet_inception_v3", "CT-Net on InceptionV3: five CT-Modules, `backbones.INCEPTION_BLOCKS`."
-)
-tsn_r50 = _constructor("tsn_r50", "TSN on ResNet-50: the backbone of `ctnet_r50` with no block replaced.")
-tsn_r101 = _constructor("tsn_r101", "TSN on ResNet-101.")
-tsn_inception_v3 = _constructor("tsn_inception_v3", "TSN on InceptionV3.")

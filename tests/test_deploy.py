@@ -12,7 +12,8 @@ from ctlib.ct_module import CTModule
 from ctlib.data.views import View
 from ctlib.kernels import BATCH_NORMS, folded
 from ctlib.kernels.layout import use_channels_last
-from ctlib.models import build_model, ctnet_r50, model_config
+from ctlib.models import build_model, model_config
+from ctlib.rivals import ctnet_r50
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),

@@ -29,7 +29,6 @@ OWN_CLIPS = {
     **dict.fromkeys(("slowfast_r50_4x16", "slowfast_r50_8x8", "slowfast_r101_8x8", "corrnet_50"), (32, None)),
     **dict.fromkeys(("ir_csn_101", "ir_csn_152", "ip_csn_101", "ip_csn_152", "r2plus1d_34", "corrnet_101"), (32, None)),
     **dict.fromkeys(("i3d_inception", "i3d_inception_s3d", "slowfast_r101_16x8"), (64, None)),
-    "corrnet_small": (8, None),
 }
 for _name in SYSTEMS:
     _change = getattr(import_module(f"{__name__}.{_name}"), _name)
@@ -46,7 +45,9 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Callable[..., VideoClassifier]:
     """Each name of `models.list_models` is a constructor here too: `rivals.tsm_r50(num_classes=174)`."""
     if name in MODELS:
-        return partial(create_model, name)
+        build = partial(create_model, name)
+        build.__doc__ = create_model.__doc__
+        return build
     raise AttributeError(f"module 'ctlib.rivals' has no attribute {name!r}")
 
 

@@ -1,8 +1,8 @@
 """GSM, the Gate-Shift Module (Sudhakaran et al., CVPR 2020): the shift of TSM, where a gate asks for it.
 
 A successor of TSM, and no row of the CT-Net paper's tables. Half of the channels have one gate per position, and the
-other half another. What a gate lets through moves to the next frame, or to the one before. The rest stays. (GSF, its
-own successor, joins both with learned weights. It is not here.)
+other half another. What a gate lets through moves to the next frame, or to the one before. The rest stays. GSF, which
+followed and joins both with learned weights, is not here.
 """
 
 import torch
