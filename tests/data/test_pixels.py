@@ -14,7 +14,7 @@ from ctlib.data.clips import ClipDataset
 from ctlib.data.encoding import write_frames
 from ctlib.data.prepare import prepare
 from ctlib.data.video import VideoError, iterate_frames, read_frames
-from tests.data.videos import coded_frames, encode, save_images, set_display_matrix
+from tests.data.videos import coded_frames, encode, filtered, save_images, set_display_matrix
 
 EXIF_ORIENTATION = 0x0112
 
@@ -76,6 +76,28 @@ def test_prepare_check_and_training_show_it_the_same_way(tmp_path, matrix):
     assert prepared.shape == shown.shape and np.abs(prepared - shown).mean() < 6
     clip, _ = ClipDataset(samples, 4, 32, sampling="sparse")[0]
     assert clip.shape == (1, 3, 4, 32, 32)
+
+
+@pytest.mark.parametrize(("turn", "matrix"), [("flip=horizontal", (-1, 0, 0, 1)), ("rotate=90", (0, -1, 1, 0))])
+@pytest.mark.parametrize(
+    ("name", "again"), [("h264 long GOP.mkv", 24), ("h264 open GOP.mp4", None), ("h264 refresh.mp4", None)]
+)
+def test_what_the_stream_states_of_its_orientation_holds_up_to_the_next_key_frame(
+    sources, tmp_path, turn, matrix, name, again
+):
+    path = filtered(sources / name, tmp_path / name, f"h264_metadata=display_orientation=insert:{turn}")
+    expected = np.stack([SHOWN[matrix](frame) for frame in read_frames(sources / name, [0, 7, 23])])
+    assert np.array_equal(read_frames(path, [0, 7, 23]), expected)
+    assert np.array_equal(read_frames(path, [7])[0], expected[1])
+    if again is None:  # it is stated again at each start
+        expected = [SHOWN[matrix](frame) for frame in iterate_frames(sources / name)]
+        assert np.array_equal(list(iterate_frames(path)), expected)
+        assert np.array_equal(read_frames(path, [50])[0], expected[50])
+        return
+    assert np.array_equal(read_frames(path, [50]), read_frames(sources / name, [50]))
+    for call in (lambda: read_frames(path, [50, 3]), lambda: list(iterate_frames(path))):
+        with pytest.raises(VideoError, match=rf"{name}: frame (24|50) is to be turned or mirrored otherwise than"):
+            call()
 
 
 def test_a_turn_by_an_odd_angle_is_refused(sources, tmp_path):

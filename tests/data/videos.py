@@ -68,6 +68,19 @@ def remux(path, out, is_key):
     return out
 
 
+def filtered(path, out, bitstream_filter):
+    """The same compressed frames after one of FFmpeg's bitstream filters, such as one that adds metadata to H.264."""
+    with av.open(os.fspath(path)) as source, av.open(os.fspath(out), "w") as container:
+        stream = source.streams.video[0]
+        copied = container.add_stream_from_template(stream)
+        change = av.bitstream.BitStreamFilterContext(bitstream_filter, stream)
+        packets = (part if part.size else None for part in source.demux(stream))
+        for packet in chain.from_iterable(map(change.filter, packets)):
+            packet.stream = copied
+            container.mux(packet)
+    return out
+
+
 def set_display_matrix(content, matrix):
     """The bytes of an MP4 whose track is to be shown by (a, b, c, d)."""
     content = bytearray(content)

@@ -27,6 +27,8 @@ _MATRICES |= {12: "chroma-derived", 13: "chroma-derived constant luminance", 16:
 
 Matrix = tuple[float, float, float, float]  # (a, b, c, d): a pixel at (x, y) is shown at (a x + c y, b x + d y)
 
+_AS_STORED: Matrix = (1, 0, 0, 1)
+
 # The orientation in EXIF, 2 to 8, as matrices; 1 and anything else: as stored.
 _EXIF: dict[int, Matrix] = {
     2: (-1, 0, 0, 1),
@@ -80,7 +82,7 @@ def read_image(path: str) -> np.ndarray:
                 pixels = _sixteen_bits(image) if image.mode.startswith("I") else np.asarray(image.convert("RGB"))
         except Image.DecompressionBombError as error:
             raise ValueError(error) from None
-    return np.ascontiguousarray(_shown(pixels, _EXIF[orientation])) if orientation in _EXIF else pixels
+    return _shown(pixels, _turns(_EXIF.get(orientation)))
 
 
 def _orientation(image) -> int | None:
@@ -103,33 +105,52 @@ class ToPixels:
     def __init__(self, path: str):
         from av.video.reformatter import VideoReformatter
 
-        self.path = path
+        self.path, self.matrix, self.turns = path, None, set()
         self.reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than using it
 
+    def follow(self, frame) -> None:
+        """Take note of a frame, in the order of showing; each one that comes out of the decoder is given.
+
+        What a stream states of its orientation lies on one frame, and holds up to the next key frame (H.264, D.2.27).
+        """
+        matrix = display_matrix(frame)
+        if matrix is not None or frame.key_frame:
+            self.matrix = matrix
+
     def __call__(self, frame, index: int) -> np.ndarray:
-        """Raises VideoError for a colour matrix that FFmpeg cannot convert, and for a turn by an odd angle."""
+        """The pixels of the frame that was given to `follow` last.
+
+        Raises VideoError for a colour matrix that FFmpeg cannot convert, and for a turn by an odd angle, or one that
+        other frames do not have.
+        """
         matrix = int(frame.colorspace)
         colours = f"{frame.format.name}, colour matrix {matrix} ({_MATRICES.get(matrix, 'see H.273')})"
         with decoding(self.path, f"frame {index} cannot be converted to RGB from {colours}"):
             # One thread, as in decoding: starting more for each video takes longer than they save.
             pixels = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        matrix = display_matrix(frame)
-        if matrix is None:
-            return pixels
-        straight, turned = max(map(abs, (matrix[0], matrix[3]))), max(map(abs, (matrix[1], matrix[2])))
+        a, b, c, d = self.matrix or _AS_STORED
+        straight, turned = max(abs(a), abs(d)), max(abs(b), abs(c))
         if min(straight, turned) > 0.02 * max(straight, turned):
-            raise VideoError(f"{self.path}: asks to be turned by an angle between quarter turns, matrix {matrix}")
-        return np.ascontiguousarray(_shown(pixels, matrix))
+            raise VideoError(f"{self.path}: asks to be turned by an angle between quarter turns, matrix {self.matrix}")
+        turns = _turns(self.matrix)
+        self.turns.add(turns)
+        if len(self.turns) > 1:
+            raise VideoError(f"{self.path}: frame {index} is to be turned or mirrored otherwise than those before it")
+        return _shown(pixels, turns)
 
 
-def _shown(pixels: np.ndarray, matrix: Matrix) -> np.ndarray:
-    """(H, W, 3), or (W, H, 3) after a turn: as the matrix says; one of zeros says nothing."""
-    a, b, c, d = matrix
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        pixels, across, down = pixels.swapaxes(0, 1), c, b
-    else:
-        across, down = a, d
-    return pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+def _turns(matrix: Matrix | None) -> tuple[bool, int, int]:
+    """Whether rows become columns, then the steps down and across; a matrix of zeros says nothing."""
+    a, b, c, d = matrix or _AS_STORED
+    turned = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if turned else (a, d)
+    return turned, -1 if down < 0 else 1, -1 if across < 0 else 1
+
+
+def _shown(pixels: np.ndarray, turns: tuple[bool, int, int]) -> np.ndarray:
+    """(H, W, 3), or (W, H, 3) after a turn."""
+    turned, down, across = turns
+    return np.ascontiguousarray((pixels.swapaxes(0, 1) if turned else pixels)[::down, ::across])
 
 
 def display_matrix(frame) -> Matrix | None:

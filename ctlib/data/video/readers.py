@@ -116,6 +116,7 @@ class TimedFrames:
                     return  # a wrong mark
                 begun = True
                 check_intact(self.path, frame, self._index_at(frame.pts))
+                self.pixels.follow(frame)
                 if frame.pts in wanted:
                     index = wanted.pop(frame.pts)
                     yield index, self.pixels(frame, index)
@@ -183,6 +184,7 @@ class CountedFrames:
         for packet in chain(self.packets.between(0, len(self.packets.entries) - 1), [None]):
             for frame in decode(self.path, self.decoder, packet, index):
                 check_intact(self.path, frame, index)
+                self.pixels.follow(frame)
                 yield frame
                 index += 1
 
@@ -241,6 +243,7 @@ class DecordFrames:
         marked = [bisect_left(video.times, video.entries[place].pts) for place in video.starts]
         if [int(index) for index in self.reader.get_key_indices()] != marked:
             self._refuse("it takes other frames for key frames")
+        video.pixels.follow(first)
         if not np.array_equal(self._frame(marked[0]), video.pixels(first, marked[0])):
             self._refuse("its first frame is another")
 
