@@ -260,7 +260,7 @@ def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, in
 
     Raises:
         ValueError: as `Evaluation.protocol`, and for saved scores that are damaged.
-        FileNotFoundError: videos that do not exist.
+        FileNotFoundError: videos that do not exist or are empty.
         video.VideoError: a video that cannot be read.
     """
     protocol = evaluation.protocol()

@@ -117,7 +117,7 @@ def make_plan(run: Run, seconds: float = 0.5, reasons: Mapping[str, str] | None 
 
     Raises:
         ValueError: parts that do not go together, or a micro-batch that does not fit into the GPU's memory.
-        FileNotFoundError: videos that do not exist.
+        FileNotFoundError: videos that do not exist or are empty.
         video.VideoError: a video that cannot be read.
     """
     config, frames = run.config, run.model.num_frames

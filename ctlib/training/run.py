@@ -110,7 +110,7 @@ class Run:
         return files.portable(self.samples["train"].root)
 
     def refuse_missing_videos(self) -> None:
-        """Raise FileNotFoundError if videos of either split do not exist, more than may be skipped."""
+        """Raise FileNotFoundError if videos of either split do not exist or are empty, more than may be skipped."""
         refuse_missing({"training": self.samples["train"], "test": self.samples["val"]}, self.data)
 
     def resolved_values(self) -> dict:

@@ -54,7 +54,7 @@ def train(
 
     Raises:
         ValueError: parameters that do not fit the data or the machine, or a folder that holds another run.
-        FileNotFoundError: videos that do not exist, in either split.
+        FileNotFoundError: videos that do not exist or are empty, in either split.
         TrainingError: a loss that is not finite, or more unreadable videos than may be skipped.
         SnapshotError: a snapshot that cannot be written, or snapshots of which none can be used.
         Interrupted: it was asked to stop (`processes.stop`, SIGINT, SIGTERM, SIGHUP), and has saved a snapshot.

@@ -293,7 +293,9 @@ def test_a_list_with_missing_videos_is_not_scored(arrow_root, val_samples, tmp_p
     rows = [(val_samples.path(0), 0, None), ("val/lost.mp4", 1, None)]
     samples = Samples(rows, val_samples.classes, arrow_root)
     evaluation = Evaluation(tmp_path / "c.safetensors", samples, DataConfig(size=32), ComputeConfig(device="cpu"))
-    with pytest.raises(FileNotFoundError, match="1 of the 2 test videos do not exist, such as 'val/lost.mp4'"):
+    with pytest.raises(
+        FileNotFoundError, match="1 of the 2 test videos do not exist or are empty, such as 'val/lost.mp4'"
+    ):
         testing.score(evaluation, tmp_path / "saved")
 
 

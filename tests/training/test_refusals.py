@@ -43,14 +43,28 @@ def no_step(*at):
     raise AssertionError(f"a step was taken: {at}")
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_a_video_that_is_missing(folders, tmp_path, split):
+def empty_folder(path):
+    path.mkdir()
+    (path / ".DS_Store").write_text("of a system")
+
+
+FAULTS = {
+    "a link to nowhere": lambda path: path.symlink_to("/nowhere.mp4"),
+    "no bytes": lambda path: path.write_bytes(b""),
+    "no file": lambda path: path.symlink_to(os.devnull),
+    "no frames": empty_folder,
+}
+
+
+@pytest.mark.parametrize(("split", "fault"), [("train", "a link to nowhere"), *(("val", fault) for fault in FAULTS)])
+def test_a_video_that_is_missing_or_empty(folders, tmp_path, split, fault):
     lost = folders / split / "b" / "v3.mp4"
     lost.unlink()
-    lost.symlink_to("/nowhere.mp4")
+    FAULTS[fault](lost)
     word = {"train": "training", "val": "test"}[split]
     message = (
-        rf"1 of the 8 {word} videos do not exist, such as '{split}/b/v3\.mp4' in .*: check-videos lists them, and data"
+        rf"1 of the 8 {word} videos do not exist or are empty, such as '{split}/b/v3\.mp4' in .*: "
+        "check-videos lists them, and data"
     )
     run = resolve(config_of(folders))
     for refused in (lambda: make_plan(run), lambda: train.train(run, tmp_path / "run", on_step=no_step)):

@@ -62,11 +62,21 @@ class Folders:
 
     def __init__(self, root: Path):
         self.root = root
-        self._read: dict[str, tuple[set[str], dict[str, str]]] = {}
+        self._read: dict[str, tuple[dict[str, os.DirEntry], dict[str, str]]] = {}
 
-    def exists(self, path: str) -> bool:
+    def holds_something(self, path: str) -> bool:
+        """Whether there is such a file or folder, and it is not empty."""
         folder, name = os.path.split(path)
-        return name in self._names(folder)[0]
+        entry = self._entries(folder)[0].get(name)
+        if entry is None:
+            return False
+        try:
+            if entry.is_dir():
+                with os.scandir(entry) as inside:
+                    return not all(is_stray(frame.name) for frame in inside)
+            return entry.is_file() and entry.stat().st_size > 0
+        except OSError:  # of a folder that may not be read, or a file that is gone by now
+            return False
 
     def match(self, path: str) -> str:
         """The path, or if it does not exist that of the same video with another ending, or as a folder of frames.
@@ -74,27 +84,26 @@ class Folders:
         Of several copies the first by name counts, so that the choice is the same on every machine.
         """
         folder, name = os.path.split(path)
-        names, by_stem = self._names(folder)
-        if name in names:
+        entries, by_stem = self._entries(folder)
+        if name in entries:
             return path
         other = by_stem.get(stem_of(name))
         return path if other is None else os.path.join(folder, other)
 
-    def _names(self, folder: str) -> tuple[set[str], dict[str, str]]:
+    def _entries(self, folder: str) -> tuple[dict[str, os.DirEntry], dict[str, str]]:
         if folder not in self._read:
-            names, by_stem = set(), {}
+            by_stem = {}
             try:
                 # A link may lead nowhere.
                 entries = [e for e in os.scandir(self.root / folder) if not e.is_symlink() or os.path.exists(e.path)]
             except (FileNotFoundError, NotADirectoryError):
                 entries = []
             for entry in sorted(entries, key=lambda entry: entry.name):
-                names.add(entry.name)
                 if is_video_file(entry.name):
                     by_stem.setdefault(stem_of(entry.name), entry.name)
                 elif not is_stray(entry.name) and entry.is_dir():
                     by_stem.setdefault(entry.name, entry.name)
-            self._read[folder] = names, by_stem
+            self._read[folder] = {entry.name: entry for entry in entries}, by_stem
         return self._read[folder]
 
 
@@ -113,17 +122,17 @@ def as_they_lie(rows: Iterable[Row], root: Path) -> tuple[list[Row], tuple[str, 
 
 
 def refuse_missing(splits: dict, data: DataConfig) -> None:
-    """Raise FileNotFoundError if more videos do not exist than may be skipped.
+    """Raise FileNotFoundError if more videos do not exist, or are empty, than may be skipped.
 
     `splits`: `Samples` by a word for them, such as "test".
     """
     percent = data.max_skipped if data.on_error == "skip" else 0.0
     for word, samples in splits.items():
         folders = Folders(samples.root)
-        missing = [path for path in samples.paths() if not folders.exists(path)]
+        missing = [path for path in samples.paths() if not folders.holds_something(path)]
         if 100 * len(missing) > percent * len(samples):
             first = quoted(missing[0], 120)
             raise FileNotFoundError(
-                f"{len(missing):,} of the {len(samples):,} {word} videos do not exist, such as {first} in "
-                f"{samples.root}: check-videos lists them, and data.checked leaves them out"
+                f"{len(missing):,} of the {len(samples):,} {word} videos do not exist or are empty, such as {first} "
+                f"in {samples.root}: check-videos lists them, and data.checked leaves them out"
             )
