@@ -48,11 +48,13 @@ def measured(tables_dir: str | Path, tables: Sequence[str] = TABLES, chosen: Seq
         `top5` (percent), `videos` (that were tested), `gflops` (of all views and networks), `params` (of all networks),
         `train_seconds`, `frames` (a text, such as "8+16"), `size` (pixels), `clips`, `crops`, `views`, `fingerprint`
         (of the lists), `classes_digest`, `coverage` (of the listed test videos, percent), `data`, `precision`,
-        `micro_batch`, `scale`, `overrides`, `hardware` and `commit`.
+        `micro_batch`, `scale`, `overrides`, `hardware` and `commit`. `attrs["tables_dir"]` is the folder.
     """
     everything = by_row(read_runs(Path(tables_dir)))
     wanted = everything.table.isin(tables) & (everything.row.isin(chosen) | (not chosen))
-    return everything[wanted].reset_index(drop=True)
+    found = everything[wanted].reset_index(drop=True)
+    found.attrs["tables_dir"] = str(tables_dir)
+    return found
 
 
 def missing(tables_dir: str | Path, scale: str, seeds: Sequence[int], tables: Sequence[str] = TABLES) -> pd.DataFrame:

@@ -23,7 +23,8 @@ FAR = 20.0  # points; a row further from the reference would leave no room for t
 def check(measured: pd.DataFrame, table: str, margin: float) -> pd.DataFrame:
     """What `study.results.measured` found, one row per table, row and seed. ValueError if it does not serve here."""
     if measured.empty:
-        raise ValueError("tables_dir must be a folder with the study's tables, got one without")
+        folder = measured.attrs["tables_dir"]
+        raise ValueError(f"tables_dir must be a folder with the study's tables, {folder} has none")
     check_choice("table", table, dict.fromkeys(measured.table))
     if (seeds := measured[measured.table == table].seed.nunique()) < 2:
         raise ValueError(f"two seeds of Table {table} are needed, got {seeds}")
