@@ -139,7 +139,6 @@ def evaluate(
     model: nn.Module,
     loader: DataLoader,
     accelerator: Accelerator,
-    classes: Sequence[str] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score all videos of a test loader: logits averaged over their views.
@@ -151,17 +150,13 @@ def evaluate(
         model: takes (N, 3, T, H, W); in evaluation mode while it is scored.
         loader: gives (n, views, 3, T, H, W), or raw clips, and labels in the list's order; prepared by `accelerator`.
         accelerator: gathers the scores of the processes.
-        classes: the network's class names in label order, as its checkpoint has them, to be compared with the list's.
         on_step: called in every process with the batches it has done and their number.
 
     Raises:
-        ValueError: the network has other classes than the list, or another order.
         models.NotFiniteError: scores that are not finite.
         video.VideoError: a video that cannot be read, or none that can where they may be skipped.
     """
     samples = loader.dataset.samples
-    if classes is not None and tuple(classes) != samples.classes:
-        raise ValueError(f"{_differing(classes, samples.classes)}: load the checkpoint with the list's classes")
     # Not DDP's forward, which broadcasts buffers and so waits for processes that have nothing left to score.
     network = accelerator.unwrap_model(model)
     batch = loader.batch_sampler.batch_size
@@ -226,7 +221,10 @@ class Evaluation:
             FileNotFoundError: there is no such checkpoint.
             ValueError: a checkpoint that cannot be read or has other classes than the list, or data that do not fit.
         """
-        trained = self.load()
+        return self.protocol_of(self.load())
+
+    def protocol_of(self, trained: checkpoints.Checkpoint) -> Protocol:
+        """The same, of the checkpoint as `load` gives it."""
         network, num_frames = trained.model, trained.model.config.num_frames
         seen = trained.view and trained.view.sampling  # what the network was trained for comes before the list's own
         data = resolve_data(dataclasses.replace(self.data, sampling=self.data.sampling or seen), self.samples)
@@ -263,18 +261,18 @@ def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, in
         FileNotFoundError: videos that do not exist or are empty.
         video.VideoError: a video that cannot be read.
     """
-    protocol = evaluation.protocol()
+    trained = evaluation.load()
+    protocol = evaluation.protocol_of(trained)
     path = saved_path(folder, protocol, evaluation.samples)
     if path.is_file():
         return Scores.load(path)
     refuse_missing({"test": evaluation.samples}, evaluation.data)
-    trained = evaluation.load()
     accelerator = make_accelerator(evaluation.compute, protocol.precision)
     network = accelerator.prepare_model(trained.model, evaluation_mode=True)
     loader = accelerator.prepare(evaluation.loader(protocol, travels_raw(accelerator.device)))
     try:
         with choice.using(evaluation.compute.kernels):
-            scores = evaluate(network, loader, accelerator, trained.classes, on_step)
+            scores = evaluate(network, loader, accelerator, on_step)
     finally:
         end_workers(loader)
     scores = scores._replace(protocols=(protocol,))
@@ -293,26 +291,16 @@ def ensemble(parts: Sequence[Scores]) -> Scores:
     """The scores of several networks averaged as logits, video by video (CT-Net_EN, Table 6).
 
     Raises:
-        ValueError: fewer than one part, or parts that scored other classes, an other class order, or other
-            videos.
+        ValueError: fewer than one part, or parts that scored other lists: other videos or classes.
     """
     if not parts:
         raise ValueError("an ensemble needs the scores of at least one network")
     first = parts[0]
     for number, part in enumerate(parts[1:], start=2):
-        if part.classes != first.classes:
-            raise ValueError(f"networks 1 and {number} of the ensemble: {_differing(first.classes, part.classes)}")
         if part.fingerprint != first.fingerprint or not torch.equal(part.labels, first.labels):
             raise ValueError(
-                f"networks 1 and {number} of the ensemble scored other videos: lists {first.fingerprint} "
+                f"networks 1 and {number} of the ensemble scored other videos or classes: lists {first.fingerprint} "
                 f"({len(first.labels)} videos) and {part.fingerprint} ({len(part.labels)})"
             )
     logits = torch.stack([part.logits for part in parts]).mean(0)
     return first._replace(logits=logits, protocols=sum((part.protocols for part in parts), ()))
-
-
-def _differing(first: Sequence[str], second: Sequence[str]) -> str:
-    """In what two lists of class names differ."""
-    differing = [f"{a!r} and {b!r}" for a, b in zip(first, second, strict=False) if a != b]
-    first_one = differing[0] if differing else f"{len(first)} and {len(second)} classes"
-    return f"other classes or another order: {first_one}"
