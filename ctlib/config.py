@@ -404,13 +404,6 @@ class ComputeConfig(Config):
     # that Accelerate knows.
     tracker: str = "none"
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.sync_batch_norm and self.device == "cpu":
-            raise ValueError("sync_batch_norm needs GPUs, and device is 'cpu'")
-        if self.graph and self.device == "cpu":
-            raise ValueError("graph needs a GPU, and device is 'cpu'")
-
 
 @dataclass(frozen=True)
 class RunConfig(Config):
