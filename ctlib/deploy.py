@@ -6,8 +6,6 @@ Tensor Excitation passes over memory fewer times. 2D convolutions and products r
 
 import copy
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -16,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ctlib import files
 from ctlib.backbones import CTBlock
 from ctlib.checkpoints import Checkpoint
 from ctlib.ct_module import CTModule, Parallel
@@ -217,9 +216,7 @@ def export(
             **({} if view is None else {"view": json.dumps(view.to_dict())}),
         }
     )
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        program.save(Path(folder) / path.name, external_data=False)
-        os.replace(Path(folder) / path.name, path)
+    files.write_atomically(path, lambda partial: program.save(partial, external_data=False))
 
 
 def _program(network: VideoClassifier, clips: torch.Tensor) -> torch.onnx.ONNXProgram:

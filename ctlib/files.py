@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -83,13 +83,22 @@ def quoted_all(values: Sequence, most: int = 5) -> str:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a file beside `path`, then rename it: `path` is whole or as it was.
 
+    What killed writers of `path` left is removed.
+
     Raises:
         OSError: what `write` raises; if it names no file, or that beside `path`, an equal one that names `path`.
     """
+    for left, name in partials(path.parent):
+        if name == path.name:
+            with suppress(OSError, ImportError), left.open("rb+") as file:
+                _hold(file)
+                left.unlink()
     partial = _partial(path)
     try:
-        write(partial)
-        with partial.open("rb+") as file:
+        with partial.open("wb") as file:
+            with suppress(OSError, ImportError):
+                _hold(file)  # so that no other writer takes it for one that was left
+            write(partial)
             os.fsync(file.fileno())  # else a machine that loses power may keep the name and lose the content
         os.replace(partial, path)
     except OSError as error:
@@ -100,6 +109,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with suppress(OSError):  # the error above says what went wrong
             partial.unlink(missing_ok=True)
+
+
+def _hold(file: IO) -> None:
+    """Lock a file for as long as it is open; OSError: another process holds it, or its file system has no locks."""
+    import fcntl  # which Windows lacks
+
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_writable(folder: Path) -> None:

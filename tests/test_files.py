@@ -99,6 +99,20 @@ def test_what_a_living_writer_writes_stays_until_it_is_killed(tmp_path):
     assert names(tmp_path) == left[:1]
 
 
+def test_the_next_writer_of_a_file_removes_what_killed_ones_left(tmp_path):
+    path = tmp_path / "my [1] set*.csv"
+    leave(tmp_path, path.name, "file")
+    kept = leave(tmp_path, "b.csv", "file")
+
+    def write(partial):
+        partial.write_text("written by the slower one")
+        files.write_text(path, "by the faster one")
+        assert names(tmp_path) == sorted([kept.name, partial.name, path.name])
+
+    files.write_atomically(path, write)
+    assert names(tmp_path) == sorted([kept.name, path.name]) and path.read_text() == "written by the slower one"
+
+
 def test_a_full_disk_is_reported_with_the_file(tmp_path):
     def write(partial):
         partial.write_text("begun")

@@ -93,7 +93,6 @@ class VideosOnDisk(Videos):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with files.writing(self.path):
             if not self._is_whole() or self._can_read_more(config):
-                files.remove_partials(self.path.parent, f"{self.path.stem}.*")
                 self.errors, self.places, about = {}, [], _about(self.path)
                 about.unlink(missing_ok=True)
                 files.write_atomically(self.path, lambda partial: self._write(partial, config))

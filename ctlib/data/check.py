@@ -88,6 +88,7 @@ def check(
     listed = {samples.path(index): samples[index].num_frames for index in range(len(samples))}
     with ExitStack() as stack:
         stack.enter_context(files.locked(folder))
+        files.remove_partials(folder, "*.csv")  # of a killed call
         good, bad = read_check(folder)
         stale = {"none": set(), "bad": listed.keys() & bad.keys(), "all": set(listed)}[again]
         # This list may state more frames than the one that a video was checked with.

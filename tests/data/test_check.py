@@ -138,11 +138,13 @@ def test_an_interrupted_check_resumes(tmp_path):
 
     with open(folder / "good.csv", "a") as file:
         file.write("n8,1")  # of n8,123: killed in the middle of a line
+    (folder / ".good.csv.4711-0123abcd").touch()  # of one that was killed while it wrote a list anew
     assert read_check(folder) == (good, bad)
     seen = []
     summary = check(samples, folder, on_done=lambda *counts: seen.append(counts), decode=count_or_fail)
     assert seen == [(done, 9) for done in range(4, 10)] and summary == (5, 9, 8, {"unreadable": 1})
     assert read_check(folder) == ({f"n{i}": i for i in range(1, 9)}, {"broken": "unreadable: a reason"})
+    assert {path.name for path in folder.iterdir()} == {"good.csv", "bad.csv", ".lock"}
 
 
 def test_nothing_is_checked_twice_unless_asked(tmp_path):
