@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ctlib import files
+from ctlib import checkpoints, files
 from ctlib.backbones import CTBlock
 from ctlib.checkpoints import Checkpoint
 from ctlib.ct_module import CTModule, Parallel
@@ -147,7 +147,7 @@ class Compiled(nn.Module):
 
 
 def export(
-    model: VideoClassifier | Checkpoint,
+    model: VideoClassifier | Checkpoint | str | os.PathLike,
     path: str | Path,
     size: int | None = None,
     num_frames: int | None = None,
@@ -163,7 +163,7 @@ def export(
     Without a view, ImageNet's mean and standard deviation are written. Of a checkpoint it warns then.
 
     Args:
-        model: on any device, or a checkpoint, which knows the rest; it is not changed.
+        model: on any device; or a checkpoint, or what `checkpoints.load` takes, which know the rest. It is not changed.
         path: of the file; an existing one is replaced.
         size: pixels, height and width; a checkpoint's own if not given.
         num_frames: T; the checkpoint's or network's own if not given.
@@ -172,7 +172,7 @@ def export(
     Raises:
         TypeError: not a network of this package.
         ImportError: the packages onnx and onnxscript are not installed.
-        FileNotFoundError: the folder to write to does not exist.
+        FileNotFoundError: the folder to write to does not exist, or the checkpoint.
         IsADirectoryError: `path` is a folder.
         ValueError: no size, frames that are too small for the backbone, no frame, or another number of classes.
     """
@@ -183,6 +183,8 @@ def export(
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the file to write, such as {path / 'model.onnx'}")
+    if isinstance(model, str | os.PathLike):
+        model = checkpoints.load(model)
     view = None
     unknown_view = isinstance(model, Checkpoint) and model.view is None
     if isinstance(model, Checkpoint):

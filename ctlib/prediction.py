@@ -93,7 +93,7 @@ class VideoScores:
 
 
 def predict(
-    source: str | os.PathLike,
+    source: str | os.PathLike | Sequence[str | os.PathLike],
     checkpoint: str | os.PathLike | Checkpoint = SHIPPED,
     top: int = 5,
     windows: int | None = None,
@@ -105,11 +105,17 @@ def predict(
         >>> ctlib.predict("clip.mp4", "checkpoint.safetensors")["top"][0]  # doctest: +SKIP
         {'label': 'Something falling down', 'probability': 0.93}
 
+    A video with its label and Saliency Tube is written by `display.overlay`:
+
+        >>> trained = prediction.opened("checkpoint.safetensors")  # doctest: +SKIP
+        >>> overlay.write("out.mp4", prediction.score("clip.mp4", trained), trained)  # doctest: +SKIP
+
     Args:
-        source: a video file, or a folder of numbered images. Or several: a folder of videos, or a pattern such as
-            `clips/**/*.mp4` (`find_videos`).
-        checkpoint: what `checkpoints.load` takes, such as a file that training wrote, or what it gives, which saves
-            time if there are many videos. If none is named, the network that ships and knows 16 synthetic actions.
+        source: a video file, or a folder of numbered images. Or several: a folder of videos, a pattern such as
+            `clips/**/*.mp4`, or a sequence of any of these (`find_videos`).
+        checkpoint: what `checkpoints.load` takes, such as a file that training wrote or a member of `Weights`. Or what
+            it gives, which saves time if there are many videos. If none is named, the network that ships and knows 16
+            synthetic actions.
         top: how many classes.
         windows: cut the video into so many equal parts. Each is scored like a video of its own, and the video's scores
             are the mean of their logits. If neither this nor `seconds` is given, the whole video is one window.
@@ -119,7 +125,7 @@ def predict(
     Returns:
         {"video", "frames", "seconds", "top", "windows"}. "top" is a list of {"label", "probability"}, the most probable
         first. Each window has "frames" and "seconds" (its first, and the first after it), "seen" (which frames the
-        network saw), and its own "top". Seconds are None for a folder of images. Of a folder of videos or a pattern, a
+        network saw), and its own "top". Seconds are None for a folder of images. Of several, a
         list of these; a video that cannot be labelled has "video" and "error" instead.
 
     Raises:
@@ -130,11 +136,11 @@ def predict(
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    named, parts = os.path.expanduser(os.fspath(source)), Windows(windows, seconds)
-    sources = find_videos([named])
+    single, parts = isinstance(source, str | os.PathLike), Windows(windows, seconds)
+    sources = find_videos([source] if single else source)
     trained = opened(checkpoint, **view)
-    if sources == [named]:
-        return score(named, trained, parts).to_dict(top)
+    if single and sources == [os.path.expanduser(source)]:
+        return score(sources[0], trained, parts).to_dict(top)
     return [_record(one, trained, parts, top) for one in sources]
 
 

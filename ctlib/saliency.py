@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ctlib import checkpoints
 from ctlib.backbones import ResNetBackbone
 from ctlib.checkpoints import Checkpoint
 from ctlib.config import Config, at_least, check_choice, one_of, unknown_name
@@ -204,7 +205,7 @@ class TubeOptions(Config):
 
 def tube_of(
     path: str | os.PathLike,
-    model: nn.Module | Checkpoint,
+    model: nn.Module | Checkpoint | str | os.PathLike,
     target: int | str | None = None,
     classes: Sequence[str] | None = None,
     *,
@@ -217,7 +218,8 @@ def tube_of(
 
     Args:
         path: the video. If it is shorter than T, its frames repeat in order (`data.sampling`).
-        model, target, classes: as in `saliency_tubes`; here for one clip.
+        model: as in `saliency_tubes`, or what `checkpoints.load` takes.
+        target, classes: as in `saliency_tubes`; here for one clip.
         size: pixels, height and width of the crop; needed where no checkpoint says what the network was tested at.
         options: what differs from testing, or from the default look.
 
@@ -225,8 +227,9 @@ def tube_of(
         video.VideoError: a video that is missing or cannot be read.
         ValueError, TypeError: as `saliency_tubes`, or no size, or an impossible one.
     """
-    network = _network(model)
-    head = _linear_head(network)
+    if isinstance(model, str | os.PathLike):
+        model = checkpoints.load(model)
+    head = _linear_head(_network(model))
     view = _view(model, size, options)
     clip, indices = view.read(path)
     given = clip[None].to(head.weight.device, head.weight.dtype)

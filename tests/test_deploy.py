@@ -197,7 +197,8 @@ def test_a_checkpoint_is_exported_as_it_was_tested(tmp_path):
     import onnx
 
     view = View(num_frames=2, size=40, short_side=44, sampling="mirrored")
-    deploy.export(Checkpoint(network("tsn_quickstart"), tuple("abcde"), {}, view), tmp_path / "model.onnx")
+    Checkpoint(network("tsn_quickstart"), tuple("abcde"), {}, view).save(tmp_path / "c.safetensors")
+    deploy.export(tmp_path / "c.safetensors", tmp_path / "model.onnx")
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert metadata["clips"].startswith("(N, 3, 2, 40, 40)") and json.loads(metadata["classes"]) == list("abcde")
     assert View.from_dict(json.loads(metadata["view"])) == view

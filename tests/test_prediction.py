@@ -62,6 +62,29 @@ def test_a_folder_or_a_pattern_of_videos_gives_a_list_of_records(folder, tmp_pat
         ctlib.predict(tmp_path / "c*.mp4", checkpoint)
 
 
+def test_a_sequence_of_videos_gives_a_list_of_records(folder):
+    file, checkpoint = folder / "clip.mp4", folder / "c.safetensors"
+    assert ctlib.predict([file], checkpoint) == [ctlib.predict(file, checkpoint)]
+    first, second = ctlib.predict([str(file), folder / "none.mp4"], checkpoint)
+    assert first["top"] and set(second) == {"video", "error"}
+
+
+def test_a_member_of_weights_stands_for_its_checkpoint(folder):
+    shipped, file = ctlib.Weights.CTNET_QUICKSTART_ARROW, folder / "clip.mp4"
+    assert ctlib.predict(file, shipped) == ctlib.predict(file)
+    assert ctlib.from_pretrained(shipped).record == checkpoints.load(shipped).record is not None
+    tube, same = (ctlib.saliency.tube_of(file, named) for named in (shipped, prediction.opened(shipped)))
+    assert np.array_equal(tube.tube, same.tube) and tube.predicted == same.predicted
+
+
+@pytest.mark.parametrize("named", ["quickstart_shapes", ctlib.Weights.QUICKSTART_SHAPES])
+def test_weights_of_a_backbone_are_no_checkpoint(folder, named):
+    with pytest.raises(FileNotFoundError, match=r": they are a backbone's, for ctlib.create_model\(..., weights='shap"):
+        ctlib.predict(folder / "clip.mp4", named)
+    with pytest.raises(FileNotFoundError, match="whole network: they are a backbone's, for"):
+        ctlib.from_pretrained(named)
+
+
 def test_a_network_without_a_checkpoint_is_refused(folder):
     with pytest.raises(TypeError, match="a network alone names no classes: .* got VideoClassifier"):
         ctlib.predict(folder / "clip.mp4", checkpoints.load(folder / "c.safetensors").model)

@@ -15,7 +15,7 @@ from ctlib.config import ArrowConfig, ModelConfig
 from ctlib.data import arrow
 from ctlib.data.catalog import load_samples
 from ctlib.data.clips import ClipDataset
-from ctlib.models import build_model
+from ctlib.models import build_model, model_config
 from ctlib.training.recipes import run_config
 from ctlib.weights import catalog
 from tests import ROOT
@@ -188,7 +188,7 @@ def test_a_configuration_takes_a_backbone_s_weights_alone():
     with pytest.raises(ValueError, match="'arrow' are weights of a whole network"):
         build_model(ModelConfig(backbone="quickstart", weights="arrow"))
     with pytest.raises(ValueError, match=r"CTNET_QUICKSTART_ARROW are of a whole network: ctlib.create_model\('ctnet"):
-        ctlib.ctnet_r50(2, weights=Weights.CTNET_QUICKSTART_ARROW)
+        model_config("ctnet_r50", num_classes=2, weights=Weights.CTNET_QUICKSTART_ARROW)
 
 
 @pytest.mark.parametrize(

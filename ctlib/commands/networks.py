@@ -169,7 +169,7 @@ def export(parser: Parser) -> Runner:
     parser.set_defaults(after_interrupt="nothing was written")
 
     def run(options: Options) -> int:
-        deploy.export(checkpoints.load(options.checkpoint), options.out, options.size, options.frames)
+        deploy.export(options.checkpoint, options.out, options.size, options.frames)
         print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
         return 0
 

@@ -21,7 +21,7 @@ BAR = 28  # pixels below a frame, for the label
 FPS = 12  # of a folder of images, which states none
 
 
-def write(path: Path, scores: VideoScores, trained: Checkpoint) -> str:
+def write(path: str | Path, scores: VideoScores, trained: Checkpoint) -> str:
     """Write the video of `scores` as an MP4 with labels, and with tubes where the network's last map is fine enough.
 
     A window's tube explains its most probable class. It lies on the part of the frame that the network saw; between the
@@ -43,7 +43,7 @@ def write(path: Path, scores: VideoScores, trained: Checkpoint) -> str:
     reason = saliency.too_coarse(maps.shape[2:])
     frames = _frames(scores, trained.view, None if reason else maps)
     fps = video.probe(scores.source).fps or FPS
-    files.write_atomically(path, lambda partial: encoding.write_video(partial, frames, fps))
+    files.write_atomically(Path(path), lambda partial: encoding.write_video(partial, frames, fps))
     return reason
 
 

@@ -1,6 +1,7 @@
 """Weights by enumeration, as in torchvision: where each lies, how it was made, and what it reached in which test."""
 
 import difflib
+import os
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
@@ -110,6 +111,10 @@ class Weights(WeightsEnum):
     CTNET_QUICKSTART_ARROW = _Trained("arrow", "ctnet_quickstart", "f431d051e7d9c575")
     TSN_QUICKSTART_ARROW = _Trained("arrow", "tsn_quickstart", "886afcbfe8b1626b")
 
+    def __fspath__(self) -> str:
+        """The name, which stands for a checkpoint's path (`places.located`)."""
+        return self.name.lower()
+
     @property
     def network(self) -> str:
         """The backbone, or the network, whose weights they are."""
@@ -158,10 +163,13 @@ def named(name: object) -> Weights | None:
     return Weights.__members__.get(name.upper()) if isinstance(name, str) else None
 
 
-def hint(name: object) -> str:
+def hint(name: str | os.PathLike) -> str:
     """For the end of an error's text: which whole network's weights may be meant, or nothing."""
+    text = os.fspath(name).lower()[:100]
+    if (backbone := named(text)) and not backbone.is_whole:
+        return f": they are a backbone's, for ctlib.create_model(..., weights={backbone.kind!r})"
     known = [one.name.lower() for one in Weights if one.is_whole]
-    near = difflib.get_close_matches(str(name).lower()[:100], known, n=1)
+    near = difflib.get_close_matches(text, known, n=1)
     return f": did you mean {near[0]}?" if near else ""
 
 

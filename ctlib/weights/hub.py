@@ -1,5 +1,6 @@
 """Trained networks to share, in a folder or on the Hugging Face Hub: the weights, a config.json and a model card."""
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -88,12 +89,13 @@ class Shared(
         return super().push_to_hub(repo_id, **options)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options) -> Self:
+    def from_pretrained(cls, source: str | os.PathLike, **options) -> Self:
         """A trained network from a folder that `save_pretrained` wrote, a checkpoint, the package, or the Hub.
 
         Args:
             source: the folder or the file, which is read offline; the name of a whole network's weights, such as
-                "ctnet_quickstart_arrow"; or that of a repository, "user/name", where there is no folder "user".
+                "ctnet_quickstart_arrow", or their member of `Weights`; or the name of a repository, "user/name", where
+                there is no folder "user".
             options: for the Hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
@@ -106,10 +108,10 @@ class Shared(
             return cls.read(folder / FILE)
         if folder.is_file():
             return cls.read(folder)
-        shipped = catalog.named(source)
+        shipped = catalog.named(os.fspath(source))
         if shipped is not None and shipped.is_whole:
             return cls.read(shipped.file)
-        if isinstance(source, Path) or not _is_repository(source):
+        if not isinstance(source, str) or not _is_repository(source):
             what = f"no folder or file {source}, and no weights of a whole network"
             raise FileNotFoundError(what + catalog.hint(source))
         try:

@@ -56,12 +56,12 @@ def existing(path: str | Path) -> Path:
     return next((file for file in either if file.is_file()), path)
 
 
-def located(path: str | Path, root: str | Path = "") -> Path:
+def located(path: str | os.PathLike, root: str | Path = "") -> Path:
     """The file of a checkpoint.
 
     Args:
         path: the file itself; a run's folder, or one that `Checkpoint.save_pretrained` wrote; or the name in `Weights`
-            of a whole network's, such as "ctnet_quickstart_arrow".
+            of a whole network's, such as "ctnet_quickstart_arrow", or its member.
         root: relative paths are below it.
 
     Raises:
@@ -70,7 +70,7 @@ def located(path: str | Path, root: str | Path = "") -> Path:
     if not str(path):
         raise FileNotFoundError("no checkpoint is named")
     file = root / Path(path).expanduser()
-    shipped = catalog.named(str(path))
+    shipped = catalog.named(os.fspath(path))
     if shipped is not None and shipped.is_whole and not file.exists():
         return shipped.file
     if file.is_dir():
@@ -78,7 +78,7 @@ def located(path: str | Path, root: str | Path = "") -> Path:
     return file
 
 
-def check_exists(path: str | Path) -> None:
+def check_exists(path: str | os.PathLike) -> None:
     """Raise FileNotFoundError unless there is such a file; it names what was looked for, or what may be meant."""
     file = located(path)
     if file.is_file():
