@@ -6,6 +6,7 @@ Tensor Excitation passes over memory fewer times. 2D convolutions and products r
 
 import copy
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
