@@ -7,7 +7,7 @@ from pathlib import Path
 from ctlib import files
 from ctlib.commands.command import Options, Parser, Runner
 from ctlib.config import ArrowConfig
-from ctlib.data.catalog import DATASETS, load_samples, load_splits
+from ctlib.data.catalog import DATASETS, load_samples, load_splits, split_meant
 from ctlib.display.progress import counting
 
 
@@ -39,7 +39,9 @@ def add_data_arguments(parser: Parser) -> None:
     """The arguments that choose a data set, and the number of processes."""
     parser.add_argument("name", metavar="NAME", choices=DATASETS, help=", ".join(DATASETS))
     parser.add_argument("root", metavar="ROOT", type=Path, help="the data set's folder")
-    parser.add_argument("--split", nargs="+", choices=("train", "val"), default=("train", "val"), help="default: both")
+    named = "train, val, or test where the publisher or the folder calls val so (default: both)"
+    choices, both = ("train", "val", "test"), ("train", "val")
+    parser.add_argument("--split", nargs="+", choices=choices, default=both, metavar="NAME", help=named)
     parser.add_argument("--fold", type=int, help="the split of ucf101 and hmdb51: 1, 2 or 3 (default: 1)")
     parser.add_argument("--val-share", type=float, help="share for testing of a folder without splits (default: 0.2)")
     cores = os.cpu_count() or 1
@@ -50,9 +52,10 @@ def samples_by_split(options: Options, checked: Path | None = None) -> dict:
     if options.workers < 1 or not options.limit > 0:
         raise ValueError(f"needed workers and limit above 0, got {options.workers} and {options.limit:g}")
     given = {name: getattr(options, name) for name in ("fold", "val_share") if getattr(options, name) is not None}
-    if set(options.split) == {"train", "val"}:
+    splits = [split_meant(options.name, options.root.expanduser(), split) for split in options.split]
+    if set(splits) == {"train", "val"}:
         return load_splits(options.name, options.root, checked, **given)
-    return {split: load_samples(options.name, options.root, split, checked, **given) for split in options.split}
+    return {split: load_samples(options.name, options.root, split, checked, **given) for split in splits}
 
 
 def print_share(name: str, count: int, listed: int, state: str) -> None:

@@ -104,7 +104,10 @@ def evaluate(parser: Parser) -> Runner:
     parser.add_argument("--data", default="arrow", choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
     parser.add_argument("--root", default="", help="the data set's folder; without it, arrow is made")
     parser.add_argument(
-        "--split", default="val", choices=("val", "train", ALL), help="all: of a folder, both (default: val)"
+        "--split",
+        default="val",
+        choices=("val", "train", "test", ALL),
+        help="test: val, where the publisher or the folder calls it so; all: of a folder, both (default: val)",
     )
     parser.add_argument("--fold", type=int, help="the split of ucf101 and hmdb51: 1, 2 or 3 (default: 1)")
     parser.add_argument(

@@ -177,6 +177,20 @@ def test_prepare_makes_a_data_set_and_compares_loading(clips, capsys):
     assert "was begun with {'short_side': 8" in capsys.readouterr().err
 
 
+def test_where_a_folder_says_test_the_commands_say_it_too(clips, capsys):
+    root, out = clips.parent / "own", clips.parent / "small"
+    for split in ("train", "test"):
+        for video in sorted((clips / "train").iterdir()):
+            (root / split / video.stem).mkdir(parents=True)
+            shutil.copy(video, root / split / video.stem)
+    assert main(["prepare", "folder", str(root), str(out), "--split", "test", "train", "--workers", "1"]) == 0
+    assert {path.name for path in out.glob("t*.txt")} == {"train.txt"} and len(load_samples("list", out, "val")) == 2
+    assert main(["check-videos", "folder", str(root), "--split", "test", "--workers", "1"]) == 0
+    assert "val: 2 of 2 videos are good" in capsys.readouterr().out
+    assert main(["check-videos", "list", str(clips), "--split", "test"]) == 2
+    assert "unknown split 'test'" in capsys.readouterr().err
+
+
 def test_a_bad_value_is_one_line(tmp_path, capsys):
     assert main(["arrow", "--root", str(tmp_path / "x"), "--num-frames", "50"]) == 2
     assert capsys.readouterr().err == "python -m ctlib arrow: num_frames must be a multiple of 48, got 50\n"

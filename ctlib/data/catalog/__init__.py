@@ -13,7 +13,16 @@ from ctlib.data.catalog.sources import refuse_missing
 from ctlib.data.digests import same_content
 from ctlib.files import quoted, quoted_all
 
-__all__ = ["ARROW_SAMPLING", "DATASETS", "Sample", "Samples", "load_samples", "load_splits", "refuse_missing"]
+__all__ = [
+    "ARROW_SAMPLING",
+    "DATASETS",
+    "Sample",
+    "Samples",
+    "load_samples",
+    "load_splits",
+    "refuse_missing",
+    "split_meant",
+]
 
 SPLITS = ("train", "val")
 ARROW_SAMPLING = "mirrored"
@@ -126,8 +135,7 @@ def load_splits(name: str, root: str | Path, checked: str | Path | None = None, 
 def _load(name: str, root: str | Path, split: str, checked: str | Path | None, options: dict) -> Samples:
     check_choice("data set", name, DATASETS)
     root = Path(root).expanduser()
-    if split == "test" and _calls_it_test(name, root):
-        split = "val"
+    split = split_meant(name, root, split)
     check_choice("split", split, (*SPLITS, folders.ALL) if name == "folder" else SPLITS)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root} for the data set {name!r}")
@@ -142,6 +150,11 @@ def _load(name: str, root: str | Path, split: str, checked: str | Path | None, o
     if split == "train" and (empty := samples.empty_classes):
         samples.notes += (f"classes without a training video: {quoted_all(empty)}",)
     return samples
+
+
+def split_meant(name: str, root: Path, split: str) -> str:
+    """ "val" for "test", where the publisher or the folder calls the split so; else the split as it is named."""
+    return "val" if split == "test" and _calls_it_test(name, root) else split
 
 
 def _calls_it_test(name: str, root: Path) -> bool:
