@@ -74,6 +74,11 @@ def one_line(text: object, most: int = 160) -> str:
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
+def unbroken(text: str) -> str:
+    """A text, such as a path, with spaces for its line ends."""
+    return " ".join(text.splitlines())
+
+
 def quoted_all(values: Sequence, most: int = 5) -> str:
     """The first values, `quoted`, and how many more there are."""
     shown = ", ".join(quoted(value, 40) for value in values[:most])

@@ -4,6 +4,7 @@ One file per group of commands; only the file of the command that is called is i
 """
 
 import ast
+import io
 import sys
 import warnings
 from importlib import import_module
@@ -49,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if run is None:
         parser.error("a command comes first")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that are not text are printed as they are on the disk
+        is_utf8 = sys.stdout.encoding.lower() == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
     return _run(run, options, f"{program} {options.command}:", errors)
 
 

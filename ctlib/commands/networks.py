@@ -81,7 +81,7 @@ def _predict(options: Options, program: str) -> int:
                 raise
             except (VideoError, ValueError, TypeError, OSError) as error:
                 text = str(error) if source in str(error) else f"{source}: {error}"
-                tqdm.write(f"{program}: {text}", file=sys.stderr)
+                tqdm.write(f"{program}: {files.unbroken(text)}", file=sys.stderr)
                 records[-1][failed] = text
     finally:  # also after an interruption
         if options.json:
@@ -98,7 +98,7 @@ def _as_json(records: list[dict]) -> str:
 
 def _as_text(scores: prediction.VideoScores, top: int) -> str:
     seconds = "" if scores.duration is None else f", {scores.duration:.1f} s"
-    lines = [f"{scores.source}  ({scores.length} frames{seconds})"]
+    lines = [f"{files.unbroken(scores.source)}  ({scores.length} frames{seconds})"]
     if len(scores.bounds) > 1:
         for number, (first, end) in enumerate(scores.bounds):
             times = scores.seconds(number)
@@ -153,7 +153,7 @@ def _write_overlay(path: Path, scores: prediction.VideoScores, trained: checkpoi
     notes = ["replaced"] if path.exists() else []
     if without := overlay.write(path, scores, trained):
         notes.append(without)
-    tqdm.write(f"{path}{': ' if notes else ''}{'; '.join(notes)}", file=sys.stderr)
+    tqdm.write(f"{files.unbroken(str(path))}{': ' if notes else ''}{'; '.join(notes)}", file=sys.stderr)
 
 
 def export(parser: Parser) -> Runner:

@@ -1,5 +1,6 @@
 """What a user types after `ctlib` to use a trained network."""
 
+import io
 import json
 import os
 import re
@@ -93,6 +94,23 @@ def test_predict_writes_any_file_name_as_json(checkpoint, clips, capsysbinary):
     assert main(["predict", name, "--checkpoint", checkpoint, "--json"]) == 0
     (record,) = json.loads(capsysbinary.readouterr().out)
     assert record["video"] == name
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "shown"),
+    [
+        ("utf-8", b"\xff.mp4", b"\xff.mp4"),
+        ("ascii", "\u00e9.mp4".encode(), b"\\xe9.mp4"),
+        ("utf-8", b"a\nb.mp4", b"a b.mp4"),
+    ],
+)
+def test_predict_prints_any_file_name_in_a_line(checkpoint, clips, monkeypatch, encoding, name, shown):
+    path = os.fsdecode(os.fsencode(clips) + b"/" + name)
+    shutil.copy(clips / "a.mp4", path)
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding))
+    assert main(["predict", path, "--checkpoint", checkpoint]) == 0
+    assert out.getvalue().splitlines()[0] == os.fsencode(clips) + b"/" + shown + b"  (12 frames, 1.0 s)"
 
 
 def test_predict_writes_overlays(checkpoint, clips, tmp_path, capsys):
@@ -234,6 +252,10 @@ def test_evaluate_says_how_much_of_a_folder_it_tests(trained, clips, tmp_path, c
         assert f"{file} was tested on other videos of folder: it may have been trained on some of these\n" in shown.err
     assert main([*command, "--split", "all", "--val-share", "0.2"]) == 2
     assert "val_share divides a folder, and all of it was asked for, got 0.2" in capsys.readouterr().err
+    for name in ("train", "test"):
+        shutil.copytree(root, tmp_path / "split" / name)
+    assert main([*command[:5], str(tmp_path / "split"), *command[6:], "--split", "test"]) == 0
+    assert "10 of 20 videos in the folder\n" in capsys.readouterr().out
     (root / ("long " * 40)).mkdir()
     shutil.copy(clips / "a.mp4", root / ("long " * 40))
     assert main([*command, "--split", "all"]) == 2
