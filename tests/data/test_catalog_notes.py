@@ -149,6 +149,16 @@ def test_a_video_in_both_splits_is_noted(tmp_path):
         load_splits("ucf101", write(tmp_path / "ucf", files))
 
 
+def test_so_is_a_link_to_a_video_or_to_a_folder_of_the_other_split(tmp_path):
+    root = write(tmp_path, videos("train/run", "train/jump", "val/run"))
+    (root / "val" / "run" / "again.mp4").symlink_to(root / "train" / "jump" / "0.mp4")
+    (root / "val" / "jump").symlink_to("../train/jump")
+    with pytest.warns(UserWarning) as warned:
+        (note,) = load_splits("folder", root)["val"].notes
+    assert note == "5 of 9 test videos are trained on too, such as 'val/jump/0.mp4'"
+    assert [str(warning.message) for warning in warned] == [note]
+
+
 @pytest.mark.parametrize("name", ["something-v1", "something-v2", "ucf101", "hmdb51"])
 def test_each_video_is_where_it_lies(tmp_path, name):
     """As files of another kind, as folders of frames, or missing: one by one."""

@@ -9,7 +9,7 @@ from ctlib.config import check_choice
 from ctlib.data.catalog import annotations, folders, published
 from ctlib.data.catalog.annotations import existing, find
 from ctlib.data.catalog.samples import Sample, Samples
-from ctlib.data.catalog.sources import refuse_missing
+from ctlib.data.catalog.sources import Folders, refuse_missing
 from ctlib.data.digests import same_content
 from ctlib.files import quoted, quoted_all
 
@@ -62,13 +62,14 @@ def load_list(root: Path, split: str, lists: str | None = None) -> Samples:
         classes = [str(label) for label in range(1 + max(labels))]
     samples = Samples(rows[split], classes, root, **usage)
     if len(rows) == 2:
-        samples.notes += _in_both(*([path for path, *_ in rows[part]] for part in SPLITS))
+        samples.notes += _in_both(root, *([path for path, *_ in rows[part]] for part in SPLITS))
     return samples
 
 
-def _in_both(train: Sequence[str], val: Sequence[str]) -> tuple[str, ...]:
-    known = set(train)
-    both = [path for path in val if path in known]
+def _in_both(root: Path, train: Sequence[str], val: Sequence[str]) -> tuple[str, ...]:
+    folders = Folders(root)
+    known = set(map(folders.real_path, train))
+    both = [path for path in val if folders.real_path(path) in known]
     if not both:
         return ()
     return (f"{len(both):,} of {len(val):,} test videos are trained on too, such as {quoted(both[0])}",)
@@ -113,13 +114,13 @@ def load_samples(name: str, root: str | Path, split: str, checked: str | Path | 
 
 
 def load_splits(name: str, root: str | Path, checked: str | Path | None = None, **options) -> dict[str, Samples]:
-    """`load_samples` of both splits, by name, with a note and a warning if a video is in both.
+    """`load_samples` of both splits, by name, with a note and a warning if a video is in both, be it as a link.
 
     If `checked` holds digests, copies under another name are noted too.
     """
     splits = {split: _load(name, root, split, checked, options) for split in SPLITS}
     train, val = splits.values()
-    both = _in_both(train.paths(), val.paths())
+    both = _in_both(train.root, train.paths(), val.paths())
     val.notes += tuple(note for note in both if note not in val.notes)
     copies = [] if checked is None else same_content(Path(checked).expanduser(), train.paths(), val.paths())
     if copies:

@@ -63,6 +63,7 @@ class Folders:
     def __init__(self, root: Path):
         self.root = root
         self._read: dict[str, tuple[dict[str, os.DirEntry], dict[str, str]]] = {}
+        self._real: dict[str, str] = {}  # paths of folders
 
     def holds_something(self, path: str) -> bool:
         """Whether there is such a file or folder, and it is not empty."""
@@ -77,6 +78,16 @@ class Folders:
             return entry.is_file() and entry.stat().st_size > 0
         except OSError:  # of a folder that may not be read, or a file that is gone by now
             return False
+
+    def real_path(self, path: str) -> str:
+        """The absolute path, without symbolic links."""
+        folder, name = os.path.split(path)
+        entry = self._entries(folder)[0].get(name)
+        if entry is not None and entry.is_symlink():
+            return os.path.realpath(entry)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(self.root / folder)
+        return os.path.join(self._real[folder], name)
 
     def match(self, path: str) -> str:
         """The path, or if it does not exist that of the same video with another ending, or as a folder of frames.
