@@ -31,7 +31,7 @@ _PLACES = {
     "tsn_r101": "rivals:tsn_r101",
 }
 __all__ = list(_PLACES)
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):

@@ -18,6 +18,7 @@ from ctlib.config import ArrowConfig, ComputeConfig, DataConfig
 from ctlib.data import arrow
 from ctlib.data.catalog import DATASETS, load_samples
 from ctlib.data.catalog.folders import ALL, VAL_SHARE, split_folders
+from ctlib.data.catalog.sources import subfolders, videos_in
 from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.views import complete
 from ctlib.display.progress import Progress, counting
@@ -51,9 +52,10 @@ def train(parser: Parser) -> Runner:
     )
     parser.add_argument("--data", default="arrow", choices=DATASETS, metavar="NAME", help=data)
     parser.add_argument("--root", default="", help="the data set's folder; arrow needs none")
-    named = "such as ctnet_r50 or tsm_quickstart (default: %(default)s). Give any wrong name to see the list."
+    named = "such as ctnet_r50 or tsm_quickstart; in Python, ctlib.list_models() has all (default: %(default)s)"
     parser.add_argument("--model", default="ctnet_quickstart", choices=MODELS, metavar="NAME", help=named)
-    parser.add_argument("--recipe", default="", help=f"{', '.join(RECIPES)} (default: the data set's)")
+    recipe = f"{', '.join(RECIPES)} (default: the data set's; of folder and list, own)"
+    parser.add_argument("--recipe", default="", help=recipe)
     parser.add_argument("--start", default="", help="trained weights to start from: a file, or ctnet_quickstart_arrow")
     parser.add_argument("--name", default="", help="the run's name (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
@@ -66,6 +68,7 @@ def train(parser: Parser) -> Runner:
     parser.set_defaults(after_interrupt="the run is saved: the same command resumes")
 
     def run(options: Options) -> int:
+        _check_layout(options)
         first = os.environ.get("RANK", "0") == "0"  # among the processes that torchrun starts
         root = options.root and portable(Path(options.root).expanduser().resolve())  # a record is read in any folder
         given = {"name": options.name or None, "start": options.start, "seed": options.seed, "data.root": root}
@@ -130,6 +133,7 @@ def evaluate(parser: Parser) -> Runner:
     parser.set_defaults(after_interrupt="nothing was written")
 
     def run(options: Options) -> int:
+        _check_layout(options)
         checkpoints.check_exists(options.checkpoint)
         named, options.checkpoint = options.checkpoint, checkpoints.located(options.checkpoint)
         ours = checkpoints.load(options.checkpoint) if options.checkpoint.suffix == SUFFIX else None
@@ -158,6 +162,15 @@ def evaluate(parser: Parser) -> Runner:
         return 0
 
     return run
+
+
+def _check_layout(options: Options) -> None:
+    """Raise ValueError where clips of one's own are given as the data set that is the default."""
+    root = Path(options.root).expanduser()
+    if options.data != "arrow" or not options.root or not root.is_dir() or (root / "classes.txt").exists():
+        return
+    if any(videos_in(root / name)[0] for name in subfolders(root)):
+        raise ValueError(f"{options.root} has class folders and no classes.txt: did you mean --data folder?")
 
 
 @contextmanager

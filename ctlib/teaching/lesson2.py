@@ -150,7 +150,9 @@ def field(ways: np.ndarray, box: tuple[int, int, int], reached: np.ndarray, titl
         positions.text(box[2] * PIXEL[0] / 2 + number * step, -0.3 - 0.34 * number, label, ha="center", va="top")
     positions.set(xlim=(-0.2, long + 0.2), ylim=(box[1] + box[2] * PIXEL[1] + 0.2 - high - 1.2, None), aspect="equal")
     positions.axis("off")
-    positions.set_title(f"{(ways > 0).sum()} positions in frames {-(box[0] // 2)} to {box[0] // 2}", fontsize="medium")
+    count = int((ways > 0).sum())
+    title = f"{count} position{'s' * (count > 1)} in frames {-(box[0] // 2)} to {box[0] // 2}"
+    positions.set_title(title, fontsize="medium")
     return figure
 
 

@@ -25,13 +25,14 @@ from tests import ROOT
 def test_help_lists_the_commands():
     done = subprocess.run([sys.executable, "-m", "ctlib", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for command in ("arrow", "train", "check-videos", "prepare", "clear-cache", "costs", "export", "ablations"):
-        assert f"\n    {command}" in done.stdout
+    for command in COMMANDS:
+        assert re.search(rf"^    {command}\s", done.stdout, re.MULTILINE)
 
 
 def test_the_console_script_calls_itself_by_its_name():
     """As pip's wrapper does it: the entry point's function, under the script's name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"\nversion: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
     module, function = project["scripts"]["ctlib"].split(":")
     wrapper = f"import sys; sys.argv[0] = '/bin/ctlib'; from {module} import {function}; sys.exit({function}())"
 
@@ -224,6 +225,11 @@ def test_from_a_folder_of_clips_to_a_label_as_the_readme_says(tmp_path, monkeypa
             encoding.write_video(tmp_path / "clips" / name / f"{index}.mp4", frames, fps=8)
     shutil.copy(tmp_path / "clips" / "left" / "0.mp4", tmp_path / "new.mp4")
     monkeypatch.chdir(tmp_path)
+    for forgetful in (["train", "runs"], ["evaluate", "ctnet_quickstart_arrow"]):
+        assert main([*forgetful, "--root", "clips"]) == 2
+        assert capsys.readouterr().err.endswith(
+            "clips has class folders and no classes.txt: did you mean --data folder?\n"
+        )
     assert main([*train.replace("~/", "").split(), "--set", "recipe.epochs=1", "data.workers=0"]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert last == f"to label a video: ctlib {predict.replace('new.mp4', 'VIDEO')}"

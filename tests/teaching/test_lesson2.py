@@ -59,7 +59,8 @@ def test_the_view_counts_positions():
     view = lesson2.interaction(2, 5, channels=16)  # more sub-operations than there are: all
     assert view.numbers["positions inside it"] == "45 of 125" and view.numbers["channels after 2 of 2"] == "16 of 16"
     assert lesson2.interaction(3, 1, connection="serial").numbers["positions inside it"] == "27 of 27"
-    assert len(view.figure.axes) == 2
+    assert len(view.figure.axes) == 2 and view.figure.axes[1].get_title() == "45 positions in frames -2 to 2"
+    assert lesson2.interaction(2, 0).figure.axes[1].get_title() == "1 position in frames -2 to 2"
 
 
 def fields(module, channels):
