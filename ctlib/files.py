@@ -53,6 +53,18 @@ def split_words(text: str, exists: Callable[[str], bool]) -> list[str]:
     return next((words for words in readings if all(map(exists, words))), readings[-1])
 
 
+def matches(patterns: Iterable[str], root: str | Path = "") -> list[str]:
+    """The paths below `root` that match one of several patterns, in order; `**` matches any folders.
+
+    Brackets are read as they stand. If nothing matches then, `[01]` is one of these characters.
+    """
+    for read in (lambda pattern: pattern.replace("[", "[[]"), str):
+        below = (glob.glob(read(pattern), root_dir=root or None, recursive=True) for pattern in patterns)
+        if found := {os.path.join(root, match) for some in below for match in some}:
+            return sorted(found)
+    return []
+
+
 def quoted(value, most: int = 80) -> str:
     """A value as an error message quotes it: its `repr`, cut after `most` characters."""
     start = value[: most + 1] if isinstance(value, str) else value  # a line may have 100 MB

@@ -244,8 +244,8 @@ def clips_of(source: str, view: View, indices: np.ndarray) -> Iterator[torch.Ten
 def find_videos(paths: Sequence[str | os.PathLike]) -> list[str]:
     """The videos that are named, each once: files, folders of numbered images, all videos below other folders.
 
-    Of several names of one file the first counts. A pattern such as `clips/**/*.mp4` names the files that it matches,
-    unless a file has just this name.
+    Of several names of one file the first counts. A pattern such as `clips/**/*.mp4` names the files that it matches
+    (`files.matches`), unless a file has just this name.
 
     Raises:
         FileNotFoundError: a pattern that matches nothing, or a folder without a video.
@@ -255,9 +255,7 @@ def find_videos(paths: Sequence[str | os.PathLike]) -> list[str]:
     """
     chosen = []
     for path in map(os.path.expanduser, paths):
-        matches = (
-            [path] if os.path.exists(path) or not glob.has_magic(path) else sorted(glob.glob(path, recursive=True))
-        )
+        matches = [path] if os.path.exists(path) or not glob.has_magic(path) else files.matches([path])
         if not matches:
             raise FileNotFoundError(f"no video matches {path!r}")
         for match in matches:

@@ -158,6 +158,11 @@ def test_videos_are_found_by_file_folder_and_pattern(tmp_path):
         assert found("") == ["b.mp4", "c [1].mp4", "a/x.mov", "a/y/z.webm"]
     assert found("*.mp4") == ["b.mp4", "c [1].mp4"] and found("**/*.mov") == ["a/x.mov"]
     assert found("c [1].mp4", "b.mp4", "*.mp4", "./a/../b.mp4") == ["c [1].mp4", "b.mp4"]
+    (tmp_path / "my [2024]").mkdir()
+    (tmp_path / "my [2024]" / "b.mp4").touch()
+    assert found("my [2024]/*.mp4") == ["my [2024]/b.mp4"] == found("m[xy] [[]*/*.mp4") and found("[ab].mp4") == [
+        "b.mp4"
+    ]
     assert found("none.mp4") == ["none.mp4"]  # reading it says that it does not exist
     with pytest.raises(FileNotFoundError, match="no video matches '.*nothing"):
         found("nothing*")

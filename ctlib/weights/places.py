@@ -1,6 +1,5 @@
 """Where checkpoints lie: by path, pattern, shared folder, or the name of weights that ship."""
 
-import glob
 import os
 from pathlib import Path
 
@@ -34,19 +33,13 @@ def find(patterns: str, root: str | Path) -> list[Path]:
 
 
 def _matches(pattern: str, root: str | Path) -> list[Path]:
-    """The files that a pattern matches: read as a path, else with its brackets as they stand, else as a pattern."""
+    """The files that a pattern matches: read as a path, else as a pattern (`files.matches`)."""
     path = Path(pattern).expanduser()
     exact = Path(root) / path
     if exact.is_file() or existing(exact).is_file():
         return [exact if exact.is_file() else existing(exact)]
-    folder = Path(glob.escape(str(root)))
-    either = [path.with_suffix(suffix) for suffix in SUFFIXES] if path.suffix in SUFFIXES else [path]
-    for one in (lambda text: text.replace("[", "[[]"), str):
-        readings = [str(folder / one(str(path))) for path in either]
-        matches = [match for reading in readings for match in glob.glob(reading, recursive=True)]
-        if matches := {existing(match) for match in matches if os.path.isfile(match)}:
-            return sorted(matches)
-    return []
+    either = [str(path.with_suffix(suffix)) for suffix in SUFFIXES] if path.suffix in SUFFIXES else [str(path)]
+    return sorted({existing(match) for match in files.matches(either, root) if os.path.isfile(match)})
 
 
 def existing(path: str | Path) -> Path:
