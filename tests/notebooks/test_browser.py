@@ -30,6 +30,10 @@ RUN_ALL = """async () => {
     commands.execute('notebook:run-all-cells').finally(() => { window.ran = true; });
 }"""
 CELLS = "() => window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
+WITHOUT_OVERFLOW = """() => {
+    const {clientWidth, scrollWidth} = document.querySelector('.jp-OutputArea .ct-explorer');
+    return 200 < clientWidth && clientWidth < 390 && scrollWidth <= clientWidth;
+}"""
 SCROLL_TO = "index => window.jupyterapp.shell.currentWidget.content.scrollToItem(index, 'start')"
 
 
@@ -155,3 +159,9 @@ def test_a_slider_changes_figure_and_numbers(chromium, tmp_path):
         pictures = Path(os.environ.get("CTLIB_SCREENSHOTS", tmp_path))
         pictures.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=pictures / "jupyterlab.png")
+
+        page.evaluate("window.jupyterapp.shell.collapseLeft()")
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_function(WITHOUT_OVERFLOW)
+        assert figure.bounding_box()["y"] < numbers.bounding_box()["y"]  # one column
+        page.screenshot(path=pictures / "jupyterlab_narrow.png")
