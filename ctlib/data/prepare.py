@@ -228,12 +228,15 @@ def _record(out: Path, parameters: dict[str, int]) -> dict:
     """The record of `out`, a new one if `out` is new or empty.
 
     Raises:
-        ValueError: `out` was begun with other parameters, or is something else.
+        ValueError: `out` was begun with other parameters, or is something else, or its record is damaged.
     """
     versions = {name: files.version(name) for name in ("ctlib", "av")}
     record = {"parameters": parameters, "versions": versions, "splits": {}}
     if (out / RECORD).is_file():
         record = files.read_json(out / RECORD, record)
+        for name in ("parameters", "versions", "splits"):
+            if not isinstance(record[name], dict):
+                raise ValueError(f"{out / RECORD} is damaged: {name} must hold keys, got {files.quoted(record[name])}")
         if record["parameters"] != parameters:
             raise ValueError(f"{out} was begun with {record['parameters']}, not {parameters}: choose another folder")
     elif out.is_dir() and any(not path.name.startswith((f".{RECORD}.", ".lock")) for path in out.iterdir()):

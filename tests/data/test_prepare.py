@@ -169,6 +169,16 @@ def test_a_folder_whose_first_call_was_killed_or_found_no_room_is_not_refused(tm
     assert [path.name for path in out.glob(".*")] == [".lock"]
 
 
+@pytest.mark.parametrize("name", ["parameters", "versions", "splits"])
+def test_a_damaged_record_is_named(tmp_path, data, name):
+    record = {"parameters": {"short_side": 32, "gop": 8}, "versions": {}, "splits": {}}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "prepared.json").write_text(json.dumps(record | {name: 3}))
+    with pytest.raises(ValueError, match=rf"prepared\.json is damaged: {name} must hold keys, got 3"):
+        prepare(data, tmp_path / "out", 32)
+    assert not (tmp_path / "out" / "videos").exists()
+
+
 def test_two_calls_do_not_fill_one_folder(tmp_path, data):
     with files.locked(tmp_path / "out"), pytest.raises(ValueError, match="another process is writing to .*out"):
         prepare(data, tmp_path / "out", 32)
