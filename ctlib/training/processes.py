@@ -203,16 +203,18 @@ def _launch_config(processes: int) -> LaunchConfig:
 
 @contextmanager
 def _elastic_contained() -> Iterator[None]:
-    """torch elastic without its log, as errors are raised, and without the signal handlers that it leaves behind."""
+    """torch elastic without its logs, as errors are raised, and without the signal handlers that it leaves behind."""
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # a system need not have all of them
     before = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
-    log = logging.getLogger("torch.distributed.elastic")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
