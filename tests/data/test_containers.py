@@ -8,7 +8,7 @@ import pytest
 
 from ctlib.data.check import count_by_decoding
 from ctlib.data.video import VideoError, count_frames, iterate_frames, read_frames, readers
-from tests.data.videos import COUNT, coded, encode, numbers, remux
+from tests.data.videos import COUNT, coded, coded_frames, encode, numbers, remux
 
 # ---------------------------------------------------------------- key frames
 
@@ -193,6 +193,14 @@ def test_a_download_that_stopped_in_a_file_of_its_full_size_is_no_video(tmp_path
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
     with pytest.raises(VideoError, match=f"video.{suffix}: "):
+        count_frames(path)
+
+
+def test_a_file_whose_last_frame_alone_is_cut_is_truncated(tmp_path):
+    path = encode(tmp_path / "video.avi", "mpeg4", coded_frames(24))
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"00dc", 0, content.rindex(b"idx1")) + 12])
+    with pytest.raises(VideoError, match=r"video\.avi: truncated: its last frame is cut$"):
         count_frames(path)
 
 

@@ -160,16 +160,19 @@ class Packets:
         elif form in _STATING:
             seconds = stated_seconds(container, stream) or 0.0
             # Whole files fall short by a few frames too: dropped ones, or a last one without a stated duration.
-            short = not whole_last or end < seconds - max(0.25, 0.05 * seconds)
+            ends_early = end < seconds - max(0.25, 0.05 * seconds)
+            short = ends_early or not whole_last
             late = (container.start_time or 0) > 0
             # FFmpeg ignores the length that a cut ASF states, and an FLV's does not say whether it counts from 0.
             stated = _stated_bytes(self.path, form) if short or form == "asf" or late else 0
             if stated > held:
                 raise VideoError(f"{self.path}: truncated: the header states {stated:.0f} bytes, the file has {held}")
-            if short:
+            if ends_early:
                 lengths = f"the header states {seconds:.2f} seconds, the file ends at {end:.2f}"
                 remedy = "if it is whole, its header is wrong: remux it"
                 raise VideoError(f"{self.path}: truncated: {lengths} ({remedy})")
+            if short:
+                raise VideoError(f"{self.path}: truncated: its last frame is cut")
 
     def between(self, first: int, last: int) -> Iterator:
         """The packets `first` to `last`, by their place in decoding order."""
