@@ -170,7 +170,8 @@ def unquoted(value: str) -> str:
 def parse_pairs(text: str) -> dict[str, Any]:
     """The keys and values of "part.name=value" pairs (`split_pairs`); a value is JSON, or text.
 
-    Text in quotes is JSON too where a part of `RunConfig` does not take text: 'model.dims="[-1, 4]"'.
+    Text in quotes is JSON too where a field of `RunConfig` takes no text: 'model.dims="[-1, 4]"'. And what is JSON
+    remains text where a field takes that and no such value: data.checked=2024.
 
     Raises:
         ValueError: something that is no such pair.
@@ -180,9 +181,11 @@ def parse_pairs(text: str) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or "." not in key:
             raise ValueError(f"overrides are part.name=value separated by spaces, got {pair!r:.100}")
-        read = _json_or_text(value)
-        if isinstance(read, str) and read != value and not _takes_text(key):
+        read, hint = _json_or_text(value), _type_of(key)
+        if isinstance(read, str) and read != value and not _is_a("", hint):
             read = _json_or_text(read)
+        elif _is_a("", hint) and not _is_a(as_tuples(read), hint):
+            read = value
         pairs[key] = read
     return pairs
 
@@ -194,12 +197,12 @@ def _json_or_text(value: str) -> Any:
         return unquoted(value)
 
 
-def _takes_text(key: str) -> bool:
-    """Whether the field "part.name" of a run takes text; True for what is no such field."""
+def _type_of(key: str):
+    """The annotated type of the field "part.name" of a run; `object` for what is no such field."""
     part, _, name = key.partition(".")
     kind = typing.get_type_hints(RunConfig).get(part)
-    hint = typing.get_type_hints(kind).get(name, str) if isinstance(kind, type) and issubclass(kind, Config) else str
-    return _is_a("", hint)
+    is_part = isinstance(kind, type) and issubclass(kind, Config)
+    return typing.get_type_hints(kind).get(name, object) if is_part else object
 
 
 def pairs_of(values: dict, prefix: str = "") -> str:

@@ -113,6 +113,7 @@ def test_words_between_spaces_become_values():
         "model.dims": [-1, 4],
         "data.name": "list",
     }
+    assert parse_pairs("data.sampling=null synthetic.groups=3") == {"data.sampling": None, "synthetic.groups": 3}
     with pytest.raises(ValueError, match="overrides are part.name=value separated by spaces, got 'lr=1'"):
         parse_pairs("lr=1")
 
@@ -125,6 +126,8 @@ PATHS = [
     "/x=1/y",
     "/2024",
     "[]",
+    "2024",
+    "true",
     "/a  b",
     "/ä 二/c'd e'f",
 ]
@@ -134,7 +137,7 @@ PATHS = [
 def test_a_path_in_the_overrides_may_hold_spaces_quotes_and_brackets(path):
     expected = {"recipe.lr": 0.1, "data.lists": path, "model.dims": [-1, 4], "data.root": path}
     plain = "recipe.lr=0.1 data.lists={0} model.dims=[-1, 4] data.root={0}"
-    for quoted in ([path] if path != "[]" else []) + [json.dumps(path, ensure_ascii=False)]:
+    for quoted in (path, json.dumps(path, ensure_ascii=False)):
         assert parse_pairs(plain.format(quoted)) == expected
         assert parse_pairs(" ".join(reversed(split_pairs(plain.format(quoted))))) == expected
 
