@@ -25,7 +25,7 @@ from ctlib.excitation import TensorExcitation
 from ctlib.kernels import choice, folded
 from ctlib.kernels.graph import InferenceGraph
 from ctlib.kernels.layout import use_channels_last
-from ctlib.models import VideoClassifier, refuse_boxes
+from ctlib.models import VideoClassifier, check_finite, refuse_boxes
 from ctlib.tensorize import TensorSeparableConv, channel_shuffle
 
 
@@ -175,7 +175,8 @@ def export(
         ImportError: the packages onnx and onnxscript are not installed.
         FileNotFoundError: the folder to write to does not exist, or the checkpoint.
         IsADirectoryError: `path` is a folder.
-        ValueError: no size, frames that are too small for the backbone, no frame, or another number of classes.
+        ValueError: no size, frames that are too small for the backbone, no frame, another number of classes, or scores
+            that are not finite.
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise ImportError("export needs the packages onnx and onnxscript: pip install 'ctlib[onnx]'")
@@ -207,7 +208,9 @@ def export(
         warnings.warn("the checkpoint says no mean and std of its clips: ImageNet's are assumed", stacklevel=2)
     clips = torch.zeros(2, 3, num_frames, size, size)  # two, because one would become a fixed number
     with torch.no_grad():
-        network(clips[:1])  # its errors about shapes are clearer than the exporter's
+        check_finite(
+            network(clips[:1]), lambda _: "a grey clip"
+        )  # its errors about shapes are clearer than the exporter's
         program = _program(network, clips)
     program.model.metadata_props.update(
         {

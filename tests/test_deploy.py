@@ -225,6 +225,10 @@ def test_a_failed_export_leaves_what_was_there(tmp_path):
         deploy.export(network(), path, size=40, num_frames=0)
     with pytest.raises(ValueError, match="has 5 classes, got the names of 2"):
         deploy.export(network(), path, size=40, classes=("a", "b"))
+    broken = network()
+    nn.init.constant_(broken.fc.bias, float("inf"))
+    with pytest.raises(ValueError, match="scores are not finite for 1 of 1 clips or videos, the first of them a grey"):
+        deploy.export(broken, path, size=40)
     with pytest.raises(TypeError, match="got Linear"):
         deploy.export(nn.Linear(2, 2), path, size=40)
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere to write model.onnx to"):
