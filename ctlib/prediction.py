@@ -19,7 +19,7 @@ from ctlib.data.views import View, complete
 from ctlib.models import check_finite, unwrapped
 
 SHIPPED = "ctnet_quickstart_arrow"  # the network of `Weights` that labels where none is named
-AT_ONCE = 8  # windows whose frames are in memory at once
+AT_ONCE, AT_ONCE_BYTES = 8, 2**27  # windows whose frames are in memory at once, and their bytes unless one has more
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -235,10 +235,15 @@ def score(source: str | os.PathLike, trained: Checkpoint, windows: Windows = Win
 
 def clips_of(source: str, view: View, indices: np.ndarray) -> Iterator[torch.Tensor]:
     """The clips of windows, few at a time: indices (windows, T) -> (n, 3, T, size, size) each."""
-    for first in range(0, len(indices), AT_ONCE):
-        some = indices[first : first + AT_ONCE]
-        frames = video.read_frames(source, some.ravel())
-        yield torch.stack([view.transform(part) for part in np.split(frames, len(some))])
+    info = video.probe(source)
+    fitting = AT_ONCE_BYTES // max(1, 3 * info.height * info.width * view.num_frames)
+    step = max(1, min(AT_ONCE, fitting))
+    for first in range(0, len(indices), step):
+        some = indices[first : first + step]
+        # The frames have no name, which would keep them while the next ones are read.
+        yield torch.stack(
+            [view.transform(part) for part in np.split(video.read_frames(source, some.ravel()), len(some))]
+        )
 
 
 def find_videos(paths: Sequence[str | os.PathLike]) -> list[str]:

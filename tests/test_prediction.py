@@ -105,6 +105,20 @@ def test_windows_are_scored_alone_and_averaged_as_logits(folder, monkeypatch):
     assert same == scores.to_dict()
 
 
+def test_windows_of_large_frames_are_read_one_by_one(folder, monkeypatch):
+    trained, read, counts = prediction.opened(folder / "c.safetensors"), video.read_frames, []
+    expected = prediction.score(folder / "clip.mp4", trained, prediction.Windows(4)).logits
+    monkeypatch.setattr(
+        video, "read_frames", lambda source, indices: counts.append(len(indices)) or read(source, indices)
+    )
+    for most, read_at_once in ((5 * 2 * 40 * 48 * 3, [8]), (2 * 2 * 40 * 48 * 3, [4, 4]), (1, [2, 2, 2, 2])):
+        monkeypatch.setattr(prediction, "AT_ONCE_BYTES", most)
+        scores = prediction.score(folder / "clip.mp4", trained, prediction.Windows(4))
+        torch.testing.assert_close(scores.logits, expected, rtol=1e-4, atol=1e-4)
+        assert counts == read_at_once
+        counts.clear()
+
+
 def test_what_windows_cannot_be(folder):
     for given, text in (
         ({"windows": 25}, "has 24 frames, too few for 25 windows"),

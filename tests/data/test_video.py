@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ctlib.data.encoding import write_frames
-from ctlib.data.video import VideoError, VideoInfo, count_frames, iterate_frames, probe, read_frames
+from ctlib.data.video import VideoError, VideoInfo, count_frames, iterate_frames, probe, read_frames, readers
 from tests.data.videos import (
     COUNT,
     HEIGHT,
@@ -195,6 +195,13 @@ def test_a_spoiled_folder_is_an_error(tmp_path, case):
     spoil()
     with pytest.raises(VideoError, match=message):
         read_frames(folder, [0, 3])
+
+
+def test_a_frame_that_does_not_come_out_is_an_error(sources, monkeypatch):
+    frames = readers.TimedFrames.frames
+    monkeypatch.setattr(readers.TimedFrames, "frames", lambda self, indices: frames(self, indices[:1]))
+    with pytest.raises(VideoError, match="frame 7 did not come out"):
+        read_frames(sources / "h264 intra.mp4", [9, 7, 4, 7])
 
 
 # ---------------------------------------------------------------- files that are broken

@@ -116,9 +116,15 @@ def read_frames(
         outside = chosen[(chosen < 0) | (chosen >= count)]
         if outside.size:
             raise VideoError(f"{os.fspath(source)}: has {count} frames, asked for frame {outside[0]}")
-        frames = dict(video.frames(np.unique(chosen).tolist()))
-    _check_one_size(source, {frame.shape for frame in frames.values()})
-    return np.stack([frames[index] for index in chosen.tolist()])
+        frames, missing = None, set(chosen.tolist())
+        for index, frame in video.frames(sorted(missing)):
+            frames = np.empty((len(chosen), *frame.shape), np.uint8) if frames is None else frames
+            _check_one_size(source, {frames.shape[1:], frame.shape})
+            frames[chosen == index] = frame
+            missing.discard(index)
+    if missing:
+        raise VideoError(f"{os.fspath(source)}: frame {min(missing)} did not come out")
+    return frames
 
 
 def iterate_frames(source: str | os.PathLike) -> Iterator[np.ndarray]:
