@@ -130,10 +130,10 @@ def test_videos_left_out_and_skipped_are_in_the_record(config, arrow_root, tmp_p
     copy = tmp_path / "data"
     shutil.copytree(arrow_root, copy)
     names = (copy / "train.txt").read_text().split()[::3]
-    (copy / names[3]).write_bytes(b"")
+    (copy / names[3]).write_bytes(b"no video")
     data = dataclasses.replace(config.data, root=str(copy), on_error="skip", max_skipped=5.0)
     config = dataclasses.replace(config, data=data)
-    with pytest.warns(UserWarning, match="skipped: .*the file is empty"):
+    with pytest.warns(UserWarning, match="skipped: .*not a readable video"):
         result = train.train(config, tmp_path / "run")
     assert (result["train_videos"], result["train_listed"], result["train_skipped"], result["skipped"]) == (
         32,
@@ -362,13 +362,13 @@ def test_bad_data_stops_before_the_first_step(config, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_video_that_is_empty_stops_with_its_name(config, tmp_path, arrow_root, split):
+def test_a_video_that_is_damaged_stops_with_its_name(config, tmp_path, arrow_root, split):
     copy = tmp_path / "data"
     shutil.copytree(arrow_root, copy)
-    (copy / split / "000003_backward.mp4").write_bytes(b"")
+    (copy / split / "000003_backward.mp4").write_bytes(b"no video")
     broken = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(copy), workers=2))
     before = multiprocessing.active_children()
-    with pytest.raises(VideoError, match=f"^{copy}/{split}/000003_backward.mp4: the file is empty$"):
+    with pytest.raises(VideoError, match=f"^{copy}/{split}/000003_backward.mp4: not a readable video"):
         train.train(broken, tmp_path / "run")
     assert set(multiprocessing.active_children()) <= set(before)  # no loader process is left behind
 
