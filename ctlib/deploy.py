@@ -208,9 +208,8 @@ def export(
         warnings.warn("the checkpoint says no mean and std of its clips: ImageNet's are assumed", stacklevel=2)
     clips = torch.zeros(2, 3, num_frames, size, size)  # two, because one would become a fixed number
     with torch.no_grad():
-        check_finite(
-            network(clips[:1]), lambda _: "a grey clip"
-        )  # its errors about shapes are clearer than the exporter's
+        # The network's errors about shapes are clearer than the exporter's.
+        check_finite(network(clips[:1]), lambda _: "a grey clip")
         program = _program(network, clips)
     program.model.metadata_props.update(
         {
