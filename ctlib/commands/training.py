@@ -165,7 +165,7 @@ def evaluate(parser: Parser) -> Runner:
 
 
 def _check_layout(options: Options) -> None:
-    """Raise ValueError where clips of one's own are given as the data set that is the default."""
+    """Raise ValueError where a folder of class folders is given for the built-in data set."""
     root = Path(options.root).expanduser()
     if options.data != "arrow" or not options.root or not root.is_dir() or (root / "classes.txt").exists():
         return

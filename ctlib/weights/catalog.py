@@ -112,7 +112,7 @@ class Weights(WeightsEnum):
     TSN_QUICKSTART_ARROW = _Trained("arrow", "tsn_quickstart", "886afcbfe8b1626b")
 
     def __fspath__(self) -> str:
-        """The name, which stands for a checkpoint's path (`places.located`)."""
+        """The name, which serves as a checkpoint's path (`places.located`)."""
         return self.name.lower()
 
     @property

@@ -114,7 +114,7 @@ def load_samples(name: str, root: str | Path, split: str, checked: str | Path | 
 
 
 def load_splits(name: str, root: str | Path, checked: str | Path | None = None, **options) -> dict[str, Samples]:
-    """`load_samples` of both splits, by name, with a note and a warning if a video is in both, be it as a link.
+    """`load_samples` of both splits, by name, with a note and a warning if a video is in both. A link counts too.
 
     If `checked` holds digests, copies under another name are noted too.
     """
