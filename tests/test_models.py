@@ -267,9 +267,12 @@ def decomposed(network, clips):
 
 NETWORKS = ["ctnet", "tsn", "inception"]
 WAYS = [*((name, way) for name in NETWORKS for way in (compiled, exported)), ("ctnet", decomposed)]
+LONGER = ("inception", compiled)
 
 
-@pytest.mark.parametrize(("name", "way"), WAYS)
+@pytest.mark.parametrize(
+    ("name", "way"), [pytest.param(*one, marks=[pytest.mark.slow] if one == LONGER else []) for one in WAYS]
+)
 def test_compiled_and_exported_networks_give_the_same(name, way):
     network, clips = small(name).eval(), torch.randn(2, 3, 2, 76, 76)
     with torch.no_grad():

@@ -29,20 +29,19 @@ def test_help_lists_the_commands():
         assert re.search(rf"^    {command}\s", done.stdout, re.MULTILINE)
 
 
-def test_the_console_script_calls_itself_by_its_name():
+def test_the_console_script_calls_itself_by_its_name(capsys):
     """As pip's wrapper does it: the entry point's function, under the script's name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"\nversion: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
     module, function = project["scripts"]["ctlib"].split(":")
     wrapper = f"import sys; sys.argv[0] = '/bin/ctlib'; from {module} import {function}; sys.exit({function}())"
-
-    def typed(*words):
-        done = subprocess.run([sys.executable, "-c", wrapper, *words], capture_output=True, text=True)
-        return done.returncode, done.stdout, done.stderr
-
-    assert typed("--version") == (0, f"ctlib {project['version']}\n", "")
+    typed = [sys.executable, "-c", wrapper, "arrow", "--root", "x", "--num-frames", "50"]
+    done = subprocess.run(typed, capture_output=True, text=True)
     needed = "num_frames must be a multiple of 48, got 50"
-    assert typed("arrow", "--root", "x", "--num-frames", "50") == (2, "", f"ctlib arrow: {needed}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"ctlib arrow: {needed}\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"ctlib {project['version']}\n"
 
 
 def test_the_command_comes_first(capsys):

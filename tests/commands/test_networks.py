@@ -191,7 +191,7 @@ def test_predict_warns_of_doubtful_labels_in_a_line_each(checkpoint, clips, caps
 
 
 def test_predict_ends_quietly_when_nobody_reads_its_labels(checkpoint, clips):
-    command = f"{sys.executable} -m ctlib predict {clips}/[ac].mp4 --checkpoint {checkpoint} 2>&1 >&3 | cat >&2"
+    command = f"{sys.executable} -m ctlib predict {clips}/a.mp4 --checkpoint {checkpoint} 2>&1 >&3 | cat >&2"
     script = f"set -o pipefail; {{ {command}; }} 3> >(exec true); "
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.returncode == 141 and done.stderr == ""

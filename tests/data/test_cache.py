@@ -1,3 +1,4 @@
+import itertools
 import math
 import multiprocessing
 import os
@@ -313,7 +314,7 @@ def test_a_video_that_cannot_be_read_stops_at_once_or_is_skipped(tmp_path, arrow
     shutil.copytree(arrow_root, tmp_path / "data")
     (tmp_path / "data" / "val" / "000002_forward.mp4").write_bytes(b"")
     samples = Samples(
-        [(s.source.split("arrow/")[-1], s.label, 48) for s in val_samples],
+        [(s.source.split("arrow/")[-1], s.label, 48) for s in itertools.islice(val_samples, 8)],
         val_samples.classes,
         tmp_path / "data",
         "mirrored",
