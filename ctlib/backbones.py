@@ -120,6 +120,40 @@ class Backbone(nn.Module):
         return replaced_in(self)
 
 
+class VideoBackbone(Backbone):
+    """A network on clips in the place of a backbone: frames (N * T, 3, H, W) and T -> features (N * t, C, h, w).
+
+    Args:
+        body: clips (N, 3, T, H, W) -> (N, C, t, h, w).
+        out_channels: C; if not given, the body's attribute of this name.
+        num_frames, pooled: as in `Backbone`.
+    """
+
+    smallest = 1
+    can_recompute = False  # it is one block
+
+    def __init__(self, body: nn.Module, out_channels: int = 0, num_frames: int | None = None, pooled: bool = False):
+        super().__init__()
+        self.body, self.out_channels = body, out_channels or body.out_channels
+        self.num_frames, self.pooled = num_frames, pooled
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.body]
+
+    def replace(self, blocks: str | tuple, _make_module) -> None:
+        if blocks != "none":
+            raise ValueError(f"no block of a network on clips can be replaced: blocks must be 'none', got {blocks!r}")
+
+    def check_frames(self, num_frames: int) -> None:
+        getattr(self.body, "check_frames", super().check_frames)(num_frames)
+
+    def forward(self, frames, num_frames: int):
+        self.check_frames(num_frames)
+        features = self.body(clips_of(frames, num_frames))
+        self.frames_out = features.shape[2]
+        return frames_of(features)
+
+
 class ResNetBackbone(Backbone):
     """torchvision's bottleneck ResNet without its classifier, of any depth and width.
 

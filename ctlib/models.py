@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Set
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -136,8 +137,8 @@ def build_model(config: ModelConfig, seed: int | None = None) -> VideoClassifier
     if config.module in _SYSTEMS:
         if config.blocks != "all":
             raise ValueError(f"{config.module!r} is in all blocks: blocks must be 'all', got {config.blocks!r}")
-        frames = (config.num_frames,) if config.module in _FOR_FRAMES else ()
-        copied = _SYSTEMS[config.module](backbone, *frames)
+        system = _SYSTEMS[config.module]
+        copied = system.change(backbone, *([config.num_frames] if system.for_frames else []))
         loaded |= copied if loaded and copied else set()
     else:
         backbone.replace(config.blocks, make_module)
@@ -275,14 +276,20 @@ MODELS: dict[str, dict] = {
     "tsn_laptop_inception": {"backbone": "laptop_inception", "blocks": "none"},
 }
 OWN_DATA: dict[str, dict] = {}  # of these, what a network needs of its clips: fields of `DataConfig`
-_SYSTEMS: dict[str, Callable[[nn.Module], None]] = {}  # what changes a backbone, by the name of `ModelConfig.module`
-_FIT_NO_WEIGHTS: set[str] = set()  # of these, those with blocks of their own
-_FOR_FRAMES: set[str] = set()  # of these, those whose weights depend on T
+
+
+class _System(NamedTuple):
+    change: Callable[..., Set[nn.Parameter] | None]
+    keeps_weights: bool
+    for_frames: bool
+
+
+_SYSTEMS: dict[str, _System] = {}  # those on a 2D ResNet, as in `register`, by the name of `ModelConfig.module`
 
 
 def fits_weights(config: ModelConfig) -> bool:
     """Whether it keeps the convolutions of its backbone, so that pretrained weights fit."""
-    return config.module not in _FIT_NO_WEIGHTS
+    return config.module not in _SYSTEMS or _SYSTEMS[config.module].keeps_weights
 
 
 _BACKBONES_OF_SYSTEMS = "resnet50", "resnet101", "quickstart", "laptop"
@@ -311,14 +318,10 @@ def register(
         ValueError: another system has one of these names. A notebook may register its own again.
     """
     names = {f"{module}_{backbone.replace('resnet', 'r')}": backbone for backbone in _BACKBONES_OF_SYSTEMS}
-    again = module in _SYSTEMS and getattr(_SYSTEMS[module], "__module__", "") == getattr(change, "__module__", None)
+    again = module in _SYSTEMS and _SYSTEMS[module].change.__module__ == change.__module__
     if not again and (module in ("ct", *SPECIAL_CASES, *_SYSTEMS) or not MODELS.keys().isdisjoint(names)):
         raise ValueError(f"there is a system called {module!r} already: choose another name")
-    _SYSTEMS[module] = change
-    if for_frames:
-        _FOR_FRAMES.add(module)
-    if not keeps_weights:
-        _FIT_NO_WEIGHTS.add(module)
+    _SYSTEMS[module] = _System(change, keeps_weights, for_frames)
     for name, backbone in names.items():
         _name(name, {"backbone": backbone, "module": module, "blocks": "all"}, num_frames, data)
 

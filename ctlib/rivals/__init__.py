@@ -15,7 +15,7 @@ from ctlib.rivals.tdn import NEIGHBOURS
 from ctlib.weights import Weights, having, whole_network
 
 # On a 2D ResNet. Each has a file of its name, and in it a function of its name, which changes a backbone.
-SYSTEMS = ("tsm", "teinet", "tea", "stm", "smallbig", "non_local", "gsm", "pem", "tdn", "tanet")
+SYSTEMS = ("tsm", "teinet", "tea", "stm", "smallbig", "non_local", "gsm", "gsf", "pem", "tdn", "tanet")
 # Whole networks. Each family has a file, and in it `BACKBONES`.
 FAMILIES = ("video_resnet", "slowfast", "i3d", "nl_i3d", "gcn", "eco", "x3d", "c3d", "blvnet", "corrnet")
 FROM_SCRATCH = {"tea"}  # of the first, those whose blocks fit no weights of a ResNet

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
+from ctlib.backbones import VideoBackbone
 from ctlib.kernels.folded import OnFrames
-from ctlib.rivals.parts import TemporalConv, VideoBackbone
+from ctlib.rivals.parts import TemporalConv
 
 _conv = partial(Conv2dNormActivation, activation_layer=None)  # a convolution without bias, and batch norm
 ALPHA, BETA = 2, 4  # the little branch has one in alpha of the channels, and about one in beta of the blocks

@@ -8,7 +8,7 @@ which all networks have before their classifier.
 import torch
 from torch import nn
 
-from ctlib.rivals.parts import VideoBackbone
+from ctlib.backbones import VideoBackbone
 
 
 class Conv(nn.Conv3d):

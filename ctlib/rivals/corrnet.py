@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ctlib.rivals.parts import Residual, VideoBackbone, conv_bn, conv_bn_relu
+from ctlib.backbones import VideoBackbone
+from ctlib.rivals.parts import Residual, conv_bn, conv_bn_relu
 
 KERNEL, DILATION = 7, 2  # 7 x 7 positions around each, every second one, so that they span 13 x 13
 

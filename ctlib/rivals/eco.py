@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
+from ctlib.backbones import VideoBackbone
 from ctlib.kernels.folded import OnFrames
 from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.rivals.parts import VideoBackbone
 
 conv = partial(Conv2dNormActivation, bias=True)  # on frames: a convolution with a bias, batch norm and ReLU
 

@@ -9,7 +9,7 @@ without residual paths, are our reading.
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
+from torchvision.ops import box_iou, roi_align
 
 from ctlib.config import ModelConfig
 from ctlib.kernels.layout import frames_of
@@ -47,7 +47,7 @@ class RegionGraphs(nn.Module):
         every = nodes.flatten(1, 2)
         similar = self.query(every) @ self.key(every).mT  # (N, tK, tK)
         similar = similar.masked_fill(~there.flatten(1)[:, None], torch.finfo(similar.dtype).min).softmax(2)
-        overlap = intersection_over_union(boxes[:, :-1], boxes[:, 1:])  # (N, t - 1, K, K)
+        overlap = box_iou(boxes[:, :-1], boxes[:, 1:]).nan_to_num(0)  # (N, t - 1, K, K); NaN: of two empty boxes
         to_next, to_last = (graph / graph.sum(3, keepdim=True).clamp_min(1e-6) for graph in (overlap, overlap.mT))
         alike = beside = nodes
         for of_alike, of_beside in zip(self.alike, self.beside, strict=True):
@@ -56,15 +56,6 @@ class RegionGraphs(nn.Module):
             from_last = F.pad(to_last @ beside[:, :-1], (0, 0, 0, 0, 1, 0))
             beside = of_beside(from_next, from_last) * there[..., None]
         return (alike + beside).sum((1, 2)) / there.sum((1, 2)).clamp_min(1)[:, None]
-
-
-def intersection_over_union(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Of each pair: (..., K, 4) and (..., L, 4), as (left, top, right, bottom) -> (..., K, L); 0 for empty boxes."""
-    one, other = boxes.unsqueeze(-2), others.unsqueeze(-3)
-    sides = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])
-    common = sides.clamp_min(0).prod(-1)
-    areas = (one[..., 2:] - one[..., :2]).prod(-1) + (other[..., 2:] - other[..., :2]).prod(-1)
-    return common / (areas - common).clamp_min(1e-6)
 
 
 class RegionGraphClassifier(VideoClassifier):

@@ -8,7 +8,7 @@ where DeepMind's network first pools over windows of two frames.
 import torch
 from torch import nn
 
-from ctlib.rivals.parts import VideoBackbone
+from ctlib.backbones import VideoBackbone
 from ctlib.rivals.parts import conv_bn_relu as conv
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ctlib.backbones import VideoBackbone
 from ctlib.rivals.non_local import NonLocal
-from ctlib.rivals.parts import Bottleneck3d, VideoBackbone, conv_bn_relu
+from ctlib.rivals.parts import R50, R101, Bottleneck3d, conv_bn_relu
 
 SEE_NEIGHBOURS = ((0, 1, 2), (0, 2), (0, 2, 4), (1,))  # blocks whose first convolution is 3 x 1 x 1, by stage
 
@@ -70,7 +71,6 @@ class I3DBackbone(VideoBackbone):
         return {parameter for key, parameter in self.body.named_parameters() if key in state}
 
 
-R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 BACKBONES = {
     "i3d_r50": lambda: I3DBackbone(R50),
     "i3d_r101": lambda: I3DBackbone(R101),

@@ -10,15 +10,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 
 from ctlib.backbones import ClipModule, ResNetBackbone
-from ctlib.rivals.parts import Taken, bottlenecks
-
-
-class SmallStart(nn.Conv3d):
-    """A convolution that starts near zero."""
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=0.01)
-        nn.init.zeros_(self.bias)
+from ctlib.rivals.parts import SmallStart, Taken, resnet_stages
 
 
 class NonLocal(nn.Module):
@@ -57,8 +49,7 @@ class NonLocalBlock(Taken):
 
 def non_local(backbone: ResNetBackbone) -> None:
     """Put non-local blocks after blocks of stages 3 and 4: at most two and three, evenly spaced."""
-    bottlenecks(backbone)
-    for stage, most in zip(backbone.stages[1:3], (2, 3), strict=True):
+    for stage, most in zip(resnet_stages(backbone)[1:3], (2, 3), strict=True):
         step = max(2, len(stage) // most)
         for index in range(min(step, len(stage)) - 1, len(stage), step):
             stage[index] = NonLocalBlock(stage[index])

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import Conv3dNormActivation
 
-from ctlib.backbones import Backbone, ClipLayer, ClipModule, ResNetBackbone
+from ctlib.backbones import ClipLayer, ClipModule, ResNetBackbone
 from ctlib.kernels import operations
-from ctlib.kernels.layout import clips_of, frames_of
+
+R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)  # blocks of the stages of ResNet-50 and 101
 
 
 class ClipConv2d(nn.Conv2d):
@@ -31,10 +32,21 @@ class ClipConv2d(nn.Conv2d):
         return super().forward(self.before(frames))
 
 
-def before_conv1(backbone: ResNetBackbone, make_module: Callable[[int], nn.Module]) -> None:
-    """Put a module on clips, made for its channels, before the first convolution of each block's residual branch."""
-    for block in bottlenecks(backbone):
-        block.conv1 = ClipConv2d(make_module(block.conv1.in_channels), block.conv1)
+def before_each(name: str, backbone: ResNetBackbone, make_module: Callable[[int], nn.Module], stages=slice(4)) -> None:
+    """Put a module on clips, made for its channels, before a convolution of each block in the stages.
+
+    The name is "conv1" for the first convolution of a block's residual branch, or "conv2" for its 3x3 convolution.
+    """
+    for block in [block for stage in resnet_stages(backbone)[stages] for block in stage]:
+        conv = getattr(block, name)
+        setattr(block, name, ClipConv2d(make_module(conv.in_channels), conv))
+
+
+def replace_each(backbone: ResNetBackbone, make_block: Callable[[Bottleneck], nn.Module], stages=slice(4)) -> None:
+    """Put another block, made from it, in the place of each in the stages."""
+    for stage in resnet_stages(backbone)[stages]:
+        for index, block in enumerate(stage):
+            stage[index] = make_block(block)
 
 
 class Taken(ClipLayer):
@@ -50,11 +62,23 @@ class Taken(ClipLayer):
         return x if self.downsample is None else self.downsample(x)
 
 
-def bottlenecks(backbone: ResNetBackbone) -> list[Bottleneck]:
-    """All blocks of a ResNet, in order. Raises ValueError for another backbone."""
+def resnet_stages(backbone: ResNetBackbone) -> list[nn.Sequential]:
+    """The four stages of a ResNet. Raises ValueError for another backbone."""
     if not isinstance(backbone, ResNetBackbone):
         raise ValueError(f"this system sits on a ResNet, got {type(backbone).__name__}")
-    return list(backbone.blocks())
+    return list(backbone.stages)
+
+
+class SmallStart(nn.Conv3d):
+    """A convolution that starts near zero: `std` is that of its first weights."""
+
+    def __init__(self, *shape, std: float = 0.01, **options):
+        self.std = std
+        super().__init__(*shape, **options)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
+        nn.init.zeros_(self.bias)
 
 
 class TemporalConv(nn.Module):
@@ -86,40 +110,6 @@ class TemporalConv(nn.Module):
 # Starts of a temporal convolution.
 SHIFT = ((1 / 8, (0.0, 0.0, 1.0)), (1 / 8, (1.0, 0.0, 0.0)), (3 / 4, (0.0, 1.0, 0.0)))  # TSM's
 QUARTERS = ((1 / 4, (1.0, 0.0, 0.0)), (1 / 2, (0.0, 1.0, 0.0)), (1 / 4, (0.0, 0.0, 1.0)))
-
-
-class VideoBackbone(Backbone):
-    """A network on clips in the place of a backbone: frames (N * T, 3, H, W) and T -> features (N * t, C, h, w).
-
-    Args:
-        body: clips (N, 3, T, H, W) -> (N, C, t, h, w).
-        out_channels: C; if not given, the body's attribute of this name.
-        num_frames, pooled: as in `Backbone`.
-    """
-
-    smallest = 1
-    can_recompute = False  # it is one block
-
-    def __init__(self, body: nn.Module, out_channels: int = 0, num_frames: int | None = None, pooled: bool = False):
-        super().__init__()
-        self.body, self.out_channels = body, out_channels or body.out_channels
-        self.num_frames, self.pooled = num_frames, pooled
-
-    def blocks(self) -> list[nn.Module]:
-        return [self.body]
-
-    def replace(self, blocks: str | tuple, _make_module) -> None:
-        if blocks != "none":
-            raise ValueError(f"no block of a network on clips can be replaced: blocks must be 'none', got {blocks!r}")
-
-    def check_frames(self, num_frames: int) -> None:
-        getattr(self.body, "check_frames", super().check_frames)(num_frames)
-
-    def forward(self, frames, num_frames: int):
-        self.check_frames(num_frames)
-        features = self.body(clips_of(frames, num_frames))
-        self.frames_out = features.shape[2]
-        return frames_of(features)
 
 
 # From channels in, channels out, kernel and stride: a 3D convolution without bias, batch norm, and maybe a ReLU. It is

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ctlib.backbones import ResNetBackbone
-from ctlib.rivals.parts import SHIFT, TemporalConv, before_conv1
+from ctlib.rivals.parts import SHIFT, TemporalConv, before_each
 
 
 class ProgressiveEnhancement(nn.Module):
@@ -41,22 +41,16 @@ class ProgressiveEnhancement(nn.Module):
         return clips * gates[:, :, :, None, None]
 
 
-def temporal_diversity(features: torch.Tensor, num_frames: int, share: float = 0.5) -> torch.Tensor:
+def temporal_diversity(features: torch.Tensor, num_frames: int) -> torch.Tensor:
     """TD loss: how alike the maps of a channel are in two frames of a clip, as the mean of cosine similarities.
 
-    Added to the loss with a small weight, it drives the frames' features apart. It is 1 for a still clip, and 0 where
-    maps are zero, are orthogonal, or there is only one frame.
-
-    Args:
-        features: frames of clips, (N * T, C, H, W).
-        num_frames: T.
-        share: of the channels, the first ones, that it is about: above 0 and up to 1.
+    Added to the loss with a small weight, it drives the frames' features apart: frames of clips, (N * T, C, H, W), the
+    first half of their channels. It is 1 for a still clip, and 0 where maps are zero, are orthogonal, or there is only
+    one frame.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be above 0 and at most 1, got {share}")
     if num_frames == 1:
         return features.new_zeros(())
-    chosen = features[:, : max(1, round(share * features.shape[1]))]
+    chosen = features[:, : max(1, features.shape[1] // 2)]
     maps = chosen.to(torch.promote_types(chosen.dtype, torch.float32)).flatten(2).unflatten(0, (-1, num_frames))
     unit = (maps / (maps.square().sum(3, keepdim=True) + 1e-12).sqrt()).transpose(1, 2)  # finite where a map is zero
     first, second = torch.triu_indices(num_frames, num_frames, 1, device=features.device)
@@ -68,5 +62,5 @@ WEIGHT = 0.1  # of the TD loss, on the last features: our choice, as neither is 
 
 def pem(backbone: ResNetBackbone) -> None:
     """Make a backbone that of PEM and TIM, trained with the TD loss."""
-    before_conv1(backbone, lambda c: nn.Sequential(ProgressiveEnhancement(c), TemporalConv(c, SHIFT)))
+    before_each("conv1", backbone, lambda c: nn.Sequential(ProgressiveEnhancement(c), TemporalConv(c, SHIFT)))
     backbone.extra_loss = lambda features, num_frames: WEIGHT * temporal_diversity(features, num_frames)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ctlib.rivals.parts import Bottleneck3d, VideoBackbone, conv_bn_relu, pooled_stem
+from ctlib.backbones import VideoBackbone
+from ctlib.rivals.parts import R50, R101, Bottleneck3d, conv_bn_relu, pooled_stem
 
 
 class Path(nn.Module):
@@ -61,7 +62,6 @@ class SlowFast(nn.Module):
         return torch.cat([slow, averaged], 1)
 
 
-R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 # The clip has 32 frames, and 64 for 16x8. A name says how many the slow path sees, and how far apart they are in the
 # video. Kernels, and blocks that see neighbouring frames, are those that give the published costs.
 BACKBONES = {

@@ -12,7 +12,7 @@ from torchvision.models.resnet import Bottleneck
 
 from ctlib.backbones import ResNetBackbone
 from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.rivals.parts import Taken, bottlenecks
+from ctlib.rivals.parts import Taken, replace_each
 
 
 class SmallBigBlock(Taken):
@@ -43,6 +43,4 @@ class SmallBigBlock(Taken):
 
 def smallbig(backbone: ResNetBackbone) -> None:
     """Make a backbone SmallBigNet's."""
-    for stage in backbone.stages[1:] if bottlenecks(backbone) else ():
-        for index, block in enumerate(stage):
-            stage[index] = SmallBigBlock(block)
+    replace_each(backbone, SmallBigBlock, slice(1, 4))

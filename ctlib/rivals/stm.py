@@ -12,7 +12,7 @@ from torchvision.models.resnet import Bottleneck
 
 from ctlib.backbones import ClipModule, ResNetBackbone
 from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.rivals.parts import QUARTERS, ClipConv2d, Taken, TemporalConv, bottlenecks
+from ctlib.rivals.parts import QUARTERS, ClipConv2d, Taken, TemporalConv, replace_each
 
 
 class MotionModule(nn.Module):
@@ -54,6 +54,4 @@ class STMBlock(Taken):
 
 def stm(backbone: ResNetBackbone) -> None:
     """Make a backbone STM's."""
-    for stage in backbone.stages if bottlenecks(backbone) else ():
-        for index, block in enumerate(stage):
-            stage[index] = STMBlock(block)
+    replace_each(backbone, STMBlock)

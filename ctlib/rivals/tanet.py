@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ctlib.backbones import ResNetBackbone
-from ctlib.rivals.parts import ClipConv2d, bottlenecks
+from ctlib.rivals.parts import before_each
 
 
 class TemporalAdaptive(nn.Module):
@@ -45,5 +45,4 @@ class TemporalAdaptive(nn.Module):
 
 def tanet(backbone: ResNetBackbone, num_frames: int) -> None:
     """Make a backbone TANet's, for clips of `num_frames` frames."""
-    for block in bottlenecks(backbone):
-        block.conv2 = ClipConv2d(TemporalAdaptive(block.conv2.in_channels, num_frames), block.conv2)
+    before_each("conv2", backbone, lambda channels: TemporalAdaptive(channels, num_frames))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ctlib.backbones import ClipLayer, ResNetBackbone, run_block
 from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.rivals.parts import SHIFT, ClipConv2d, TemporalConv, bottlenecks
+from ctlib.rivals.parts import SHIFT, TemporalConv, before_each
 
 NEIGHBOURS = 5  # frames of a segment
 
@@ -115,10 +115,7 @@ class TDNBackbone(ResNetBackbone):
 
 def tdn(backbone: ResNetBackbone) -> set[nn.Parameter]:
     """Make a backbone TDN's. Returns the new parameters that start as the backbone's."""
-    blocks = bottlenecks(backbone)
+    before_each("conv2", backbone, lambda c: nn.Sequential(LongTerm(c), TemporalConv(c, SHIFT)), slice(1, 4))
     backbone.short_term = ShortTerm(backbone)
-    for block in blocks[len(backbone.layer1) :]:
-        channels = block.conv2.in_channels
-        block.conv2 = ClipConv2d(nn.Sequential(LongTerm(channels), TemporalConv(channels, SHIFT)), block.conv2)
     backbone.__class__ = TDNBackbone  # another forward pass on the same layers
     return {backbone.short_term.conv.weight, *backbone.short_term.stage.parameters()}

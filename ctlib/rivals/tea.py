@@ -12,7 +12,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from ctlib.backbones import ClipModule, ResNetBackbone
 from ctlib.kernels.layout import clips_of, frames_of
-from ctlib.rivals.parts import TemporalConv, bottlenecks
+from ctlib.rivals.parts import TemporalConv, replace_each
 
 SAME = ((1, (0.0, 1.0, 0.0)),)
 NEXT_AND_LAST = ((1 / 2, (0.0, 0.0, 1.0)), (1 / 2, (1.0, 0.0, 0.0)))
@@ -74,6 +74,4 @@ class TEABlock(nn.Module):
 
 def tea(backbone: ResNetBackbone) -> None:
     """Make a backbone TEA's."""
-    for stage in backbone.stages if bottlenecks(backbone) else ():
-        for index, block in enumerate(stage):
-            stage[index] = TEABlock(block)
+    replace_each(backbone, TEABlock)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ctlib.backbones import ResNetBackbone
-from ctlib.rivals.parts import SHIFT, TemporalConv, before_conv1
+from ctlib.rivals.parts import SHIFT, TemporalConv, before_each
 
 
 class MotionEnhanced(nn.Module):
@@ -37,4 +37,4 @@ class MotionEnhanced(nn.Module):
 
 def teinet(backbone: ResNetBackbone) -> None:
     """Make a backbone TEINet's. TIM is a temporal convolution that starts as TSM's shift."""
-    before_conv1(backbone, lambda channels: nn.Sequential(MotionEnhanced(channels), TemporalConv(channels, SHIFT)))
+    before_each("conv1", backbone, lambda c: nn.Sequential(MotionEnhanced(c), TemporalConv(c, SHIFT)))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ctlib.backbones import ResNetBackbone
-from ctlib.rivals.parts import ClipConv2d, bottlenecks
+from ctlib.rivals.parts import ClipConv2d, resnet_stages
 
 
 class TemporalShift(nn.Module):
@@ -30,6 +30,6 @@ class TemporalShift(nn.Module):
 
 def tsm(backbone: ResNetBackbone) -> None:
     """Make a backbone TSM's."""
-    for stage in backbone.stages if bottlenecks(backbone) else ():
+    for stage in resnet_stages(backbone):
         for block in stage[:: 2 if len(stage) >= 23 else 1]:
             block.conv1 = ClipConv2d(TemporalShift(), block.conv1)

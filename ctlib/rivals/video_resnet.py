@@ -10,9 +10,10 @@ number of frames three times.
 """
 
 from torch import nn
-from torchvision.models.video.resnet import BasicBlock, Bottleneck, VideoResNet
+from torchvision.models.video.resnet import BasicBlock, Bottleneck, Conv2Plus1D, VideoResNet
 
-from ctlib.rivals.parts import VideoBackbone, conv_bn, conv_bn_relu, pooled_stem
+from ctlib.backbones import VideoBackbone
+from ctlib.rivals.parts import conv_bn, conv_bn_relu, pooled_stem
 
 
 class Depthwise(nn.Conv3d):
@@ -21,7 +22,7 @@ class Depthwise(nn.Conv3d):
     def __init__(self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1):
         super().__init__(in_planes, out_planes, 3, stride, padding=1, groups=in_planes, bias=False)
 
-    get_downsample_stride = staticmethod(lambda stride: (stride, stride, stride))
+    get_downsample_stride = staticmethod(Conv2Plus1D.get_downsample_stride)
 
 
 class PointwiseDepthwise(nn.Sequential):
@@ -30,18 +31,15 @@ class PointwiseDepthwise(nn.Sequential):
     def __init__(self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1):
         super().__init__(*conv_bn(in_planes, out_planes, 1), Depthwise(out_planes, out_planes, midplanes, stride))
 
-    get_downsample_stride = staticmethod(Depthwise.get_downsample_stride)
+    get_downsample_stride = staticmethod(Conv2Plus1D.get_downsample_stride)
 
 
-class SpaceThenTime(nn.Sequential):
+class SpaceThenTime(Conv2Plus1D):
     """1 x 3 x 3, and then 3 x 1 x 1."""
 
     def __init__(self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1):
         between = 27 * in_planes * out_planes // (9 * in_planes + 3 * out_planes)
-        in_time = nn.Conv3d(between, out_planes, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False)
-        super().__init__(*conv_bn_relu(in_planes, between, (1, 3, 3), (1, stride, stride)), in_time)
-
-    get_downsample_stride = staticmethod(Depthwise.get_downsample_stride)
+        super().__init__(in_planes, out_planes, between, stride)
 
 
 class Network(VideoResNet):

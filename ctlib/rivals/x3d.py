@@ -5,19 +5,18 @@ stem, over five frames. Every other block weighs its channels by their means ove
 to the end, where they are averaged before the last hidden layer.
 """
 
+from functools import partial
 from math import ceil
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models._utils import _make_divisible
 
-from ctlib.rivals.parts import Residual, VideoBackbone, conv_bn, conv_bn_relu
+from ctlib.backbones import VideoBackbone
+from ctlib.rivals.parts import Residual, conv_bn, conv_bn_relu
 
-
-def eights(channels: float) -> int:
-    """The nearest multiple of 8 from 8 on, or the next one if that took away more than a tenth."""
-    nearest = max(8, int(channels + 4) // 8 * 8)
-    return nearest + 8 if nearest < 0.9 * channels else nearest
+eights = partial(_make_divisible, divisor=8)  # the nearest multiple of 8, or the next if that takes away over a tenth
 
 
 class SqueezeExcitation(nn.Module):

@@ -96,7 +96,8 @@ SMALL = {
     "SlowFast": "slowfast_small", "ir-CSN": "ir_csn_small", "ip-CSN": "ip_csn_small", "TSM": "tsm_quickstart",
     "STM": "stm_quickstart", "bLVNet-TAM": "blvnet_tam_small", "TEINet": "teinet_quickstart", "TEA": "tea_quickstart",
     "SmallBigNet": "smallbig_quickstart", "PEM + TD loss": "pem_quickstart", "CorrNet": "corrnet_small",
-    "X3D": "x3d_small", "GSM": "gsm_quickstart", "TANet": "tanet_quickstart", "TDN": "tdn_quickstart",
+    "X3D": "x3d_small", "GSM": "gsm_quickstart", "GSF": "gsf_quickstart", "TANet": "tanet_quickstart",
+    "TDN": "tdn_quickstart",
 }  # fmt: skip
 _CLASSES = {"3": 174, "4": 400, "5": 101}  # Something-Something, Kinetics, UCF101
 NEAR = 0.01  # of the published number

@@ -3,12 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import box_iou
 
 from ctlib import cost
 from ctlib.config import ModelConfig
 from ctlib.models import VideoClassifier
-from ctlib.rivals.gcn import BACKBONES, RegionBackbone, RegionGraphs, intersection_over_union
+from ctlib.rivals.gcn import BACKBONES, RegionBackbone, RegionGraphs
 from ctlib.study.systems import on_clips_alone
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -94,12 +93,6 @@ def test_boxes_that_overlap_nothing_have_no_neighbours():
     nodes.grad = None
     graphs(nodes, boxes[:, [0, 2, 1]], there).square().sum().backward()
     assert nodes.grad[0, :2].any() and not nodes.grad[0, 2].any()
-
-
-def test_overlaps_are_those_of_torchvision():
-    boxes, others = random_boxes(3), random_boxes(5).flip(0)
-    torch.testing.assert_close(intersection_over_union(boxes, others), box_iou(boxes, others), rtol=1e-6, atol=1e-9)
-    assert not intersection_over_union(torch.zeros(1, 4), torch.zeros(2, 4)).any()
 
 
 def test_every_parameter_has_a_gradient_and_the_backbone_is_an_nl_i3d():

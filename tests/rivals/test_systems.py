@@ -16,6 +16,7 @@ from ctlib.deploy import export, optimize
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import build_model, model_config, name_of
 from ctlib.rivals import FROM_SCRATCH, SYSTEMS
+from ctlib.rivals.gsf import GateShiftFuse
 from ctlib.rivals.gsm import GateShift
 from ctlib.rivals.non_local import NonLocal
 from ctlib.rivals.parts import QUARTERS, SHIFT, TemporalConv
@@ -203,6 +204,7 @@ COSTS = [
     ("stm_r50", 174, 16, 224, 66.51, 24.036),
     ("smallbig_r101", 400, 32, 256, 545.53, 43.415),  # published: 546
     ("gsm_r50", 174, 8, 224, 33.32, 23.974),  # not published
+    ("gsf_r50", 174, 8, 224, 34.16, 24.303),  # not published
     ("smallbig_r50", 174, 8, 224, 52.18, 23.908),
     ("non_local_r50", 174, 8, 224, 55.14, 31.223),
 ]
@@ -411,17 +413,30 @@ def test_a_smallbig_non_local_or_gate_shift_network_starts_as_tsn():
         network.load_state_dict(state)
         torch.testing.assert_close(network(clips), tsn(clips), **CLOSE)
     features = random_clips(2, 8, 4, 3, 3)
-    halves = GateShift(8).double()(features)  # all stays, and the halves are interleaved
-    assert torch.equal(halves, features[:, [0, 4, 1, 5, 2, 6, 3, 7]])
+    halves = GateShift(8).double()(features)  # all stays, and the channels of each half are interleaved
+    assert torch.equal(halves, features[:, [0, 2, 1, 3, 4, 6, 5, 7]])
 
 
 def test_a_gate_shift_moves_what_its_gates_let_through():
     module, clips = GateShift(4).double().eval(), random_clips(1, 4, 3, 2, 2)
     nn.init.constant_(module.gate.bias, 20.0)  # tanh is 1: all moves
-    moved = module(clips)[:, [0, 2, 1, 3]]
-    torch.testing.assert_close(moved[:, :2, 1:], clips[:, :2, :2], **CLOSE)
-    torch.testing.assert_close(moved[:, 2:, :2], clips[:, 2:, 1:], **CLOSE)
-    assert moved[:, :2, 0].abs().max() < 1e-12 and moved[:, 2:, 2].abs().max() < 1e-12
+    moved = module(clips)
+    torch.testing.assert_close(moved[:, :2, :2], clips[:, :2, 1:], **CLOSE)
+    torch.testing.assert_close(moved[:, 2:, 1:], clips[:, 2:, :2], **CLOSE)
+    assert moved[:, :2, 2].abs().max() < 1e-12 and moved[:, 2:, 0].abs().max() < 1e-12
+
+
+def test_gate_shift_fuse_weighs_what_moved_against_what_stayed():
+    module, clips = GateShiftFuse(4).double().eval(), random_clips(1, 4, 3, 2, 2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+        module.gate.bias.copy_(torch.tensor([0.5, 1 - 1e-15], dtype=torch.double).atanh())  # gates of 1/2 and of 1
+        module.fuse[0].weight[0, 0, 1, 1] = 1.0  # the weight is the sigmoid of the mean of what moved
+    moved = nn.functional.pad(clips[:, :2, 1:] / 2, (0, 0, 0, 0, 0, 1))
+    weights = moved.mean((3, 4), keepdim=True).sigmoid()
+    torch.testing.assert_close(module(clips)[:, :2], weights * moved + (1 - weights) * clips[:, :2] / 2, **CLOSE)
+    torch.testing.assert_close(module(clips)[:, 2:, 1:], clips[:, 2:, :2] / 2, **CLOSE)  # its weights are 1/2
 
 
 def test_a_non_local_block_is_attention_over_all_positions_of_the_clip():
