@@ -57,8 +57,8 @@ class SlowFast(nn.Module):
         for to_slow, slow_stage, fast_stage in zip(self.lateral, self.slow.stages, self.fast.stages, strict=True):
             slow, fast = slow_stage(torch.cat([slow, to_slow(fast)], 1)), fast_stage(fast)
         several, over = divmod(fast.shape[2], slow.shape[2])
-        # The plain pool can be exported.
-        averaged = F.adaptive_avg_pool3d(fast, slow.shape[2:]) if over else F.avg_pool3d(fast, (several, 1, 1))
+        # A mean can be exported, and computed in bfloat16.
+        averaged = F.adaptive_avg_pool3d(fast, slow.shape[2:]) if over else fast.unflatten(2, (-1, several)).mean(3)
         return torch.cat([slow, averaged], 1)
 
 

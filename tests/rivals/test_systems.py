@@ -99,6 +99,12 @@ def test_every_parameter_has_a_gradient(name):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
 
 
+def test_it_computes_in_bfloat16(name):
+    network, clips = drawn(name).float(), random_clips(1, 3, frames_of(name, 4), 32, 32).float()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert network(clips).isfinite().all()
+
+
 def test_its_start_depends_on_the_seed_alone(name):
     states = []
     for other in (1, 2):
