@@ -63,7 +63,7 @@ report:  ## compare the ablations' results with the paper (15 seconds)
 accuracy:  ## plot accuracy against GFLOPs and time, published and measured (1 minute)
 pretrain:  ## make the laptop backbone's weights of Still Shapes again (20 minutes)
 rivals:  ## train the systems that the paper compares with, small, and look at what each can see (1 hour)
-saliency:  ## show where each network looks, and measure whether the object is there (36 minutes beside other work)
+saliency:  ## show where each network looks, and measure whether the object is there (a minute after make ablations; else 40, to train five networks first)
 
 .PHONY: $(ONE_NOTEBOOK)
 $(ONE_NOTEBOOK): NOTEBOOK = $@

@@ -174,6 +174,7 @@ class ResNetBackbone(Backbone):
     def __init__(self, depths: tuple[int, int, int, int], width: int = 64, last_stride: int = 2):
         super().__init__()
         self.depths, self.out_channels = depths, 8 * width * Bottleneck.expansion
+        self.stride = 16 * last_stride  # pixels between the centres of what neighbouring features see
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

@@ -47,7 +47,8 @@ def saliency_tubes(
     classifier's weights of one class, resized to the clip. The scale is our choice.
 
     The receptive field of position i of a ResNet's map is centred on pixel 32 i. Resizing shows it at 32 i + 15.5,
-    16 pixels further down and right. `placement` chooses; notebooks/saliency_tubes.ipynb measures both.
+    16 pixels further down and right. Where the last stage has no stride, both are half of that. `placement` chooses;
+    notebooks/saliency_tubes.ipynb measures both.
 
     Args:
         model: a `models.VideoClassifier`, also compiled or wrapped for several processes, or a checkpoint. It runs
@@ -145,7 +146,8 @@ def resized(maps: torch.Tensor, size: Sequence[int], stride: int | None = None) 
 def stride_of(model: nn.Module | Checkpoint) -> int | None:
     """Pixels between the centres of neighbouring receptive fields, the first at pixel 0; None unless a ResNet."""
     network = _network(model)
-    return 32 if isinstance(unwrapped(getattr(network, "backbone", network)), ResNetBackbone) else None
+    backbone = unwrapped(getattr(network, "backbone", network))
+    return backbone.stride if isinstance(backbone, ResNetBackbone) else None
 
 
 def normalised(maps: torch.Tensor, threshold: float = 0.0, per: str = "clip") -> torch.Tensor:

@@ -118,7 +118,7 @@ def pairs(measured: pd.DataFrame, tables: Sequence[str] = TABLES, scale: str = "
 
 
 def _of_table(of_table: pd.DataFrame, table: str, scale: str) -> pd.DataFrame:
-    top1, at_scale, alike = _top1(of_table), published_at_scale(table, scale), _measurements(scale)
+    top1, at_scale, alike = accuracies(of_table), published_at_scale(table, scale), _measurements(scale)
     compared = []
     for pair in _published_pairs(table):
         both = [pair.higher, pair.lower]
@@ -136,7 +136,7 @@ def _of_table(of_table: pd.DataFrame, table: str, scale: str) -> pd.DataFrame:
     return compared
 
 
-def _top1(of_table: pd.DataFrame) -> pd.DataFrame:
+def accuracies(of_table: pd.DataFrame) -> pd.DataFrame:
     """The accuracies of a table: one row per block, one column per row."""
     return of_table.pivot_table(index="seed", columns="row", values="top1", sort=False).sort_index()
 
@@ -217,7 +217,7 @@ def differences(measured: pd.DataFrame, table: str) -> pd.DataFrame:
     """
     check(measured)
     of_table, reference = measured[measured.table == table], REFERENCES[table]
-    top1, columns = _top1(of_table), ["blocks", "difference", "low", "high"]
+    top1, columns = accuracies(of_table), ["blocks", "difference", "low", "high"]
     rows = top1.columns.drop(reference) if reference in top1 else []
     compared = pd.DataFrame({"higher": rows, "lower": reference, "gap": 0.0, "key": rows}, index=rows)
     if compared.empty:
@@ -239,7 +239,7 @@ def residuals(measured: pd.DataFrame) -> pd.DataFrame:
     check(measured)
     records = {}
     for table, of_table in measured.groupby("table", sort=False):
-        top1 = _top1(of_table).dropna(thresh=2)  # a block of one row says nothing
+        top1 = accuracies(of_table).dropna(thresh=2)  # a block of one row says nothing
         if top1.count().sum() > sum(top1.shape) - 1:
             model = statistics.block_model(top1, 100 / of_table.videos.iloc[0])
             records[table] = model.std, model.df, *top1.shape[::-1]

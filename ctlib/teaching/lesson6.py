@@ -32,12 +32,6 @@ def check(measured: pd.DataFrame, table: str, margin: float) -> pd.DataFrame:
     return measured
 
 
-def by_seed(measured: pd.DataFrame, table: str) -> pd.DataFrame:
-    """The accuracies of a table in percent: one row per seed, one column per row of the table."""
-    of_table = measured[measured.table == table]
-    return of_table.pivot_table(index="seed", columns="row", values="top1", sort=False).sort_index()
-
-
 # ---------------------------------------------------------------- explorer
 
 
@@ -48,36 +42,22 @@ def result(low: float, high: float, margin: float) -> str:
     return EQUAL if -margin <= low and high <= margin else INCONCLUSIVE
 
 
-def against(top1: pd.DataFrame, reference: str, margin: float, least_std: float) -> pd.DataFrame:
-    """Each row of a table minus its reference, by the model of the whole table (`statistics.block_model`).
-
-    Args:
-        top1: percent, as from `by_seed`, missing where a row was not run.
-        margin: points; differences within it are equality.
-
-    Returns:
-        Indexed by row: `seeds` (in common), `difference`, `low`, `high` (points, 95 % interval) and `result`.
+def against(compared: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """Rows of a table minus its reference, as from `comparisons.differences`, with their `result`.
 
     Raises:
-        ValueError: the reference was not run, or no row has two seeds in common with it.
+        ValueError: no row has two seeds in common with the reference.
     """
-    if reference not in top1:
-        raise ValueError(f"the reference {reference!r} is needed, there are {', '.join(top1)}")
-    common = top1.drop(columns=reference).notna().mul(top1[reference].notna(), axis=0).sum()
-    rows = list(common.index[common > 1])
-    if not rows:
-        raise ValueError(f"two seeds of {reference!r} and of another row are needed")
-    model = statistics.block_model(top1[[reference, *rows]], least_std)
-    compared = model.contrasts([(row, reference) for row in rows], margin).set_axis(rows)
-    said = [result(one.low, one.high, margin) for one in compared.itertuples()]
-    return compared[["difference", "low", "high"]].assign(seeds=common[rows], result=said)
+    compared = compared[compared.blocks > 1]
+    if compared.empty:
+        raise ValueError("no row has two seeds in common with the reference of its table")
+    return compared.assign(result=[result(one.low, one.high, margin) for one in compared.itertuples()])
 
 
-def intervals(top1: pd.DataFrame, reference: str, seeds: int, margin: float, least_std: float) -> View:
-    """The differences of `against` from the first `seeds` seeds, with their intervals and what these say."""
-    compared = against(top1.sort_index().iloc[:seeds], reference, margin, least_std)
+def intervals(compared: pd.DataFrame, reference: str, seeds: int, margin: float) -> View:
+    """The differences of `against` from `seeds` seeds, with their intervals and what these say."""
     counts = compared.result.value_counts()
-    numbers = {"seeds": ", ".join(map(str, sorted(top1.index)[:seeds])), "reference": reference}
+    numbers = {"seeds": str(seeds), "reference": reference}
     numbers |= {name: str(counts.get(name, 0)) for name in FILLS}
     widths = (compared.high - compared.low) / 2
     numbers["half of an interval"] = f"up to {widths.max():.1f} points"
@@ -108,7 +88,7 @@ def _forest(compared: pd.DataFrame, reference: str, margin: float) -> Figure:
             continue
         axes.plot((row.low, row.high), (place, place), color="0.3", lw=1.4)
         axes.plot(row.difference, place, "o", ms=8, mfc=FILLS[row.result], mec="0.2")
-    axes.set_yticks(range(len(compared)), [f"{row.Index} ({row.seeds})" for row in compared.itertuples()], fontsize=9)
+    axes.set_yticks(range(len(compared)), [f"{row.Index} ({row.blocks})" for row in compared.itertuples()], fontsize=9)
     axes.set(xlim=(-reach, reach), ylim=(len(compared) - 0.4, -0.6), title=f"row (seeds in common) minus {reference}")
     axes.set_xlabel("points of top-1, lines: 95 % interval, band: margin")
     axes.grid(axis="y", visible=False)

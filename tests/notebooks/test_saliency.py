@@ -11,7 +11,7 @@ from ctlib.study import saliency_networks
 from tests.notebooks import run_here
 
 TINY = (
-    "model.num_frames=4 data.workers=0 recipe.epochs=1 recipe.warmup=0 arrow.train_clips=16 arrow.val_clips=16 "
+    "data.workers=0 recipe.epochs=1 recipe.test_epochs=1 recipe.warmup=0 arrow.train_clips=16 arrow.val_clips=16 "
     "arrow.size=32 data.size=64 compute.device=cpu"
 )
 
@@ -25,14 +25,17 @@ def explained(run, tmp_path_factory):
             patch.setattr(saliency_networks, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
         shown = run(
             "saliency_tubes", networks="CSN, CT-Net", overrides=TINY, clips="3 8",
-            out_dir=str(folder / "out"),
+            num_clips=16, runs_dir=str(folder / "runs"), out_dir=str(folder / "out"),
         )  # fmt: skip
     return folder, shown
 
 
 def test_networks_are_trained_shown_and_measured_beside_their_controls(explained):
     folder, (text, html, kinds, *_) = explained
-    assert "CSN, seed 0: top-1" in text and "arrow: 16 test videos, 1 clip x 1 crop, 4 frames of 64 x 64" in text
+    assert (
+        "2a CSN-Module (csn), seed 0: top-1" in text
+        and "arrow: 16 test videos, 1 clip x 1 crop, 8 frames of 64 x 64" in text
+    )
     table = pd.read_csv(folder / "out" / "localisation.csv")
     names = ["CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights"]
     assert sorted(set(table.network)) == names and len(table) == 12 and set(table.clips) == {16}
@@ -47,7 +50,7 @@ def test_networks_are_trained_shown_and_measured_beside_their_controls(explained
     stills = {f"{name}.png" for name in ("clip_3", "clip_8", "tube_3", "localisation")}
     assert figures == stills | {"clip_3.gif", "clip_8.gif"}
     with Image.open(folder / "out" / "figures" / "clip_3.gif") as moving:
-        assert moving.n_frames == 4
+        assert moving.n_frames == 8
     assert not any("widget" in kind for kind in kinds)
 
 
@@ -55,11 +58,11 @@ def test_given_networks_are_explained_and_nothing_is_measured_where_no_object_is
     folder, _ = explained
     (root,) = (path for path in (folder / "cache").iterdir() if path.is_dir())
     text = run_here(
-        "saliency_tubes", checkpoints=str(folder / "out" / "*" / "seed0" / "checkpoint.pt"), data="list",
+        "saliency_tubes", checkpoints=str(folder / "runs" / "*" / "seed0" / "checkpoint.pt"), data="list",
         root=str(root), classes="true", overrides="data.size=32 saliency.threshold=0.3 compute.device=cpu",
         clips=f"1 {root / 'val' / '000002_backward.mp4'}", out_dir=str(folder / "other"),
     ).text  # fmt: skip
-    assert "shown, not measured" in text and "000002_backward.mp4: CT-Net_half" in text
+    assert "shown, not measured" in text and "000002_backward.mp4: ctnet predicts" in text
     assert not (folder / "other" / "localisation.csv").exists()
 
 

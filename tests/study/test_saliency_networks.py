@@ -1,39 +1,40 @@
-"""The small networks whose saliency is measured."""
+"""The networks whose saliency is measured."""
 
-import dataclasses
 import shlex
 
 import pytest
 
 from ctlib.study import saliency_networks
 from ctlib.study.saliency_networks import NETWORKS
+from ctlib.study.scales import Study
+from tests.study.conftest import STUDY
 
 
-def test_the_networks_differ_in_what_replaces_the_convolution_and_train_on_one_data_set():
-    runs = {name: saliency_networks.trainings(name, 2, overrides="recipe.epochs=1") for name in NETWORKS}
-    for name, (small, large) in runs.items():
-        half, whole = small.arrow, large.arrow
-        assert (half, whole) == tuple(run.arrow for run in runs["TSN"])
-        assert whole.size == large.data.size == 128 and half.size == small.data.size == 64
-        assert (half.seed, half.difficulty, half.val_clips) == (whole.seed, whole.difficulty, whole.val_clips)
-        assert small.model == large.model and small.seed == large.seed == 2
-        assert small.name == f"{name}_half" and large.name == name
-    small, large = saliency_networks.trainings("CSN", 0, "data.size=66 compute.device=cpu")
-    assert (small.data.size, small.arrow.size, large.data.size, large.arrow.size) == (32, 32, 66, 66)
-    assert small.compute.device == large.compute.device == "cpu"
-    models = [large.model for _, large in runs.values()]
-    assert [model.module for model in models] == ["ct", "c3d", "r2plus1d", "csn", "ct"]
-    assert models[0].blocks == "none" and len({dataclasses.replace(model, module="ct") for model in models[1:]}) == 1
+def test_the_networks_are_runs_of_the_study_and_differ_in_what_replaces_the_convolution():
+    found = saliency_networks.of_study(", ".join(NETWORKS), 2, Study(overrides="recipe.epochs=1"))
+    assert list(found) == [(name, seed) for name in NETWORKS for seed in (0, 1)]
+    assert [found[name, 0].config.name for name in NETWORKS] == ["tsn", "c3d", "r2plus1d", "csn", "ctnet"]
+    models = [found[name, 0].config.model for name in NETWORKS]
+    assert models[0].blocks == "none" and [one.module for one in models] == ["ct", "c3d", "r2plus1d", "csn", "ct"]
+    assert {job.config.recipe.epochs for job in found.values()} == {1} and found["CSN", 1].config.seed == 1
     with pytest.raises(ValueError, match="unknown network 'CTNet': did you mean 'CT-Net'"):
-        saliency_networks.trainings("CTNet", 0)
-
-
-def test_networks_are_trained_with_each_seed_from_0():
-    runs = saliency_networks.all_trainings("CSN, CT-Net", 2, overrides="recipe.epochs=1")
-    assert list(runs) == [("CSN", 0), ("CSN", 1), ("CT-Net", 0), ("CT-Net", 1)]
-    assert runs["CSN", 1] == saliency_networks.trainings("CSN", 1, overrides="recipe.epochs=1")
+        saliency_networks.of_study("TSN, CTNet", 1, Study())
     with pytest.raises(ValueError, match="num_seeds must be at least 1, got 0"):
-        saliency_networks.all_trainings("CSN", 0)
+        saliency_networks.of_study("CSN", 0, Study())
+
+
+def test_finished_runs_are_read_and_nothing_is_started(small_study, monkeypatch):
+    monkeypatch.setattr(saliency_networks, "ProcessPoolExecutor", lambda *_: pytest.fail("started processes"))
+    ((job, result),) = saliency_networks.train_all(saliency_networks.of_study("CT-Net", 1, STUDY).values(), small_study)
+    assert job.config.name == "ctnet" and 0 <= result["top1"] <= 100
+
+
+def test_the_first_clips_of_a_list_are_a_list(val_samples):
+    few = saliency_networks.first(val_samples, 3)
+    assert [few[index] for index in range(3)] == [val_samples[index] for index in range(3)] and len(few) == 3
+    assert few.classes == val_samples.classes and len(saliency_networks.first(val_samples, 10**6)) == len(val_samples)
+    with pytest.raises(ValueError, match="num_clips must be at least 1, got 0"):
+        saliency_networks.first(val_samples, 0)
 
 
 def test_clips_are_shown_by_number_beside_files_or_one_of_each_of_three_actions():

@@ -25,32 +25,33 @@ def test_what_an_interval_says(low, high, said):
     assert lesson6.result(low, high, 1) == said
 
 
-def test_rows_against_the_reference_are_the_model_s():
-    compared = lesson6.against(TOP1, "base", 1, 0.05)
-    own = statistics.block_model(TOP1, 0.05).contrasts([("better", "base"), ("same", "base")], 1)
-    assert np.allclose(compared[["difference", "low", "high"]], own[["difference", "low", "high"]])
-    assert list(compared.result) == ["different", "equal"] and list(compared.seeds) == [4, 4]
+def differences(top1):
+    """From the base, as `comparisons.differences` gives them."""
+    rows = list(top1.columns.drop("base"))
+    contrasts = statistics.block_model(top1, 0.05).contrasts([(row, "base") for row in rows], 1).set_axis(rows)
+    return contrasts[["difference", "low", "high"]].assign(blocks=len(top1))
 
 
-def test_a_row_with_one_seed_in_common_is_left_out():
-    top1 = TOP1.assign(late=[np.nan, np.nan, np.nan, 90.0])
-    assert list(lesson6.against(top1, "base", 1, 0.05).index) == ["better", "same"]
-    with pytest.raises(ValueError, match="two seeds of 'base' and of another row"):
-        lesson6.against(top1[["base", "late"]], "base", 1, 0.05)
-    with pytest.raises(ValueError, match="the reference 'none' is needed, there are base, better"):
-        lesson6.against(top1, "none", 1, 0.05)
+def test_rows_with_two_seeds_in_common_have_a_result():
+    compared = differences(TOP1)
+    assert list(lesson6.against(compared, 1).result) == ["different", "equal"]
+    assert list(lesson6.against(compared.assign(blocks=[1, 2]), 1).index) == ["same"]
+    with pytest.raises(ValueError, match="no row has two seeds in common with the reference"):
+        lesson6.against(compared.assign(blocks=1), 1)
 
 
 def test_more_seeds_narrow_the_intervals_of_the_view():
-    few, all_four = (lesson6.intervals(TOP1, "base", seeds, 0.3, 0.05) for seeds in (2, 4))
-    assert few.numbers["seeds"] == "0, 1" and all_four.numbers["seeds"] == "0, 1, 2, 3"
+    few, all_four = (
+        lesson6.intervals(lesson6.against(differences(TOP1[:seeds]), 0.3), "base", seeds, 0.3) for seeds in (2, 4)
+    )
+    assert few.numbers["seeds"] == "2" and all_four.numbers["seeds"] == "4"
     assert few.numbers["inconclusive"] == "1" and all_four.numbers["inconclusive"] == "0"
     assert "better +3.0 (+2.9 to +3.1), different" in all_four.alt
 
 
 def test_a_far_row_is_a_number_at_the_edge_and_leaves_the_others_their_room():
-    figure = lesson6.intervals(TOP1.assign(far=TOP1.base - 60), "base", 4, 1, 0.05).figure
-    (axes,) = figure.axes
+    compared = lesson6.against(differences(TOP1.assign(far=TOP1.base - 60)), 1)
+    (axes,) = lesson6.intervals(compared, "base", 4, 1).figure.axes
     assert axes.get_xlim()[1] < 5 and "-60.0, different" in [text.get_text() for text in axes.texts]
 
 
