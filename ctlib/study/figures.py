@@ -197,7 +197,7 @@ def splits_compared(splits: pd.DataFrame, histories: dict[tuple[str, str, int], 
 
 
 def localised(table: pd.DataFrame) -> Figure:
-    """Saliency on the object and in time, one point per network and training, beside the three controls.
+    """Saliency on the object and in time, one point per network and seed, beside the three controls.
 
     Args:
         table: of `localisation.summary`; networks with random weights are called "..., random weights".
@@ -215,10 +215,11 @@ def localised(table: pd.DataFrame) -> Figure:
         "random weights": (table[own & random], 0.2, {"fmt": "s", "color": "C2", "mfc": "none"}),
     }
     names, entries = list(table.network[~random].unique()), {}
+    apart = 0.14 * (table.seed / max(table.seed.max(), 1) - 0.5 * (table.seed.max() > 0))  # or seeds hide each other
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 1.6 + 0.75 * len(names)), sharey=True)
     for axis, (measure, (label, area)) in zip(axes.flat, panels.items(), strict=True):
         for kind, (rows, offset, look) in kinds.items():
-            places = rows.network.str.removesuffix(RANDOM).map(names.index) + offset
+            places = rows.network.str.removesuffix(RANDOM).map(names.index) + offset + apart[rows.index]
             margins = rows[f"{measure}_margin"]
             entries[kind] = axis.errorbar(rows[measure], places, xerr=margins, capsize=3, ms=6, **look)
         uniform = axis.axvline(table[area].mean(), color="0.3", ls="--", lw=1.2)

@@ -200,8 +200,8 @@ def differences(clips: pd.DataFrame, reference: str, of: str = OWN) -> pd.DataFr
 
     Returns:
         One row per network and measure: `of`, `mean` (reference minus the other, seeds averaged), `margin` of its 95 %
-        t interval over mirrored pairs of videos, `std` over seeds (missing with one), `seeds`, and `significant`:
-        whether the mean exceeds both. With one seed no difference is significant.
+        t interval over mirrored pairs of videos, `margin_seeds` of that over seeds (missing with one), `seeds`, and
+        `significant`: whether the mean exceeds both. With one seed no difference is significant.
     """
     own = clips[clips.of == of]
     own = own.assign(pair=own.source.map(arrow.pair_of))
@@ -213,11 +213,9 @@ def differences(clips: pd.DataFrame, reference: str, of: str = OWN) -> pd.DataFr
                 continue  # no clip in which the object acts in a part of the frames
             each = 100 * (each[reference] - each[other]).dropna()
             pairs, by_seed = each.groupby("pair").mean(), each.groupby("seed").mean()
-            margin = mean_interval(pairs).margin
-            beyond = abs(pairs.mean()) > max(margin, by_seed.std())
-            row = {"network": other, "of": of, "measure": name, "mean": pairs.mean(), "margin": margin}
-            row |= {"std": by_seed.std(), "seeds": len(by_seed), "significant": bool(len(by_seed) > 1 and beyond)}
-            rows.append(row)
+            margins = {"margin": mean_interval(pairs).margin, "margin_seeds": mean_interval(by_seed).margin}
+            row = {"network": other, "of": of, "measure": name, "mean": pairs.mean(), **margins, "seeds": len(by_seed)}
+            rows.append(row | {"significant": all(abs(pairs.mean()) > margin for margin in margins.values())})
     return pd.DataFrame(rows)
 
 

@@ -213,14 +213,14 @@ def compared(*gains, others=("CSN",)):
     return pd.concat(parts)
 
 
-def test_a_difference_is_significant_only_with_several_seeds_and_beyond_margin_and_std():
+def test_a_difference_is_significant_only_with_several_seeds_and_beyond_both_margins():
     one = localisation.differences(compared(0.3), "CT-Net").set_index("measure").loc["share"]
     assert one["mean"] == pytest.approx(30) and one.margin == pytest.approx(2.484, abs=1e-3)
-    assert one["mean"] > one.margin and not one.significant and np.isnan(one["std"])
+    assert one["mean"] > one.margin and not one.significant and np.isnan(one.margin_seeds)
     steady = localisation.differences(compared(0.3, 0.28), "CT-Net").set_index("measure").loc["share"]
-    assert steady.significant and steady["std"] == pytest.approx(np.sqrt(2)) and steady.seeds == 2
+    assert steady.significant and steady.margin_seeds == pytest.approx(12.706, abs=1e-3) and steady.seeds == 2
     unsteady = localisation.differences(compared(0.3, -0.1), "CT-Net").set_index("measure").loc["share"]
-    assert not unsteady.significant and unsteady["std"] == pytest.approx(28.28, abs=0.01)
+    assert not unsteady.significant and unsteady.margin_seeds == pytest.approx(20 * 12.706, abs=0.01)
     seen = [part.assign(of=localisation.SEEN) for part in (clips_of([0.2, 0.4]), clips_of([0.3, 0.4], "CSN"))]
     placed = localisation.differences(pd.concat([*seen, clips_of([0.9, 0.9])]), "CT-Net", localisation.SEEN)
     assert placed.set_index("measure")["mean"]["share"] == pytest.approx(-5)
