@@ -58,7 +58,7 @@ ONE_NOTEBOOK := costs videos evaluate transfer report accuracy saliency pretrain
 costs:  ## count every cost that the paper publishes (2 minutes)
 videos:  ## train and test a network on a folder of video clips, here synthetic ones (3 minutes)
 evaluate:  ## test the quickstart's networks with more views and as an ensemble (1 minute)
-transfer:  ## fine-tune a trained network on other data sets, here synthetic ones (5 minutes)
+transfer:  ## fine-tune a trained network on other data sets, here synthetic ones (4 minutes)
 report:  ## compare the ablations' results with the paper (15 seconds)
 accuracy:  ## plot accuracy against GFLOPs and time, published and measured (1 minute)
 pretrain:  ## make the laptop backbone's weights of Still Shapes again (20 minutes)

@@ -14,11 +14,8 @@ from ctlib.training.statistics import mean_interval
 
 TUNED, SCRATCH = "fine-tuned", "from scratch"
 
-# What differs from the recipe "laptop": on the synthetic data, chosen with their test lists in view, and in training
-# the network from which they are fine-tuned.
+# What differs from the recipe "laptop" on the synthetic data, chosen with their test lists in view.
 SYNTHETIC = {"data.size": 32, "recipe.batch": 8, "recipe.lr": 0.112, "recipe.epochs": 9}
-_START = {"data.size": 32, "recipe.batch": 8, "recipe.epochs": 7}
-_START |= {"arrow.train_clips": 960, "arrow.val_clips": 160, "arrow.difficulty": 0.0}
 
 
 def parse_folds(text: str) -> tuple[int, ...]:
@@ -27,17 +24,13 @@ def parse_folds(text: str) -> tuple[int, ...]:
     return tuple(sorted(parse_words(text, {str(fold): fold for fold in FOLDS}.__getitem__, needed)))
 
 
-def start_run(model: str, overrides: str = "", seed: int = 0) -> RunConfig:
-    """A minute's training on Arrow of Time, to fine-tune from where there is no better start."""
-    return run_config("arrow", model, "laptop", overrides, name="start", seed=seed, **_START)
-
-
 def configs(
     roots: Mapping[str, str],
     folds: Sequence[int],
     model: str,
     overrides: str = "",
-    start: str = "",
+    *,
+    start: str,
     scratch: bool = False,
     **given,
 ) -> dict[tuple[str, str, int], RunConfig]:
@@ -46,7 +39,7 @@ def configs(
     Args:
         roots: data set -> its folder.
         model, overrides, given: as in `recipes.run_config`.
-        start: the checkpoint to fine-tune from; empty: it does not exist yet.
+        start: the checkpoint to fine-tune from.
         scratch: train each split a second time, from random weights.
 
     Returns:

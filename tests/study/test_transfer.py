@@ -30,7 +30,7 @@ def test_the_runs_differ_only_in_their_start():
     assert (tuned.data.fold, tuned.data.root, tuned.recipe.lr) == (3, "h", 0.01)
     assert len(transfer.configs(roots, (2,), "ctnet_quickstart", start="a.pt")) == 2
     with pytest.raises(ValueError, match="leave data.fold=2 out of overrides"):
-        transfer.configs(roots, (1, 2), "ctnet_quickstart", "data.fold=2")
+        transfer.configs(roots, (1, 2), "ctnet_quickstart", "data.fold=2", start="a.pt")
 
 
 RESOLVED = {"micro_batch": 8, "precision": "fp32", "num_classes": 5, "fingerprint": "aa", "start_digest": ""}
