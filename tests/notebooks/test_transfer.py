@@ -41,9 +41,9 @@ def test_transfer_trains_both_synthetic_data_sets_on_each_split_from_a_start_and
 def test_transfer_finds_what_is_finished_and_takes_data_sets_from_their_folders(transferred):
     folder, _ = transferred
     text, tables, *_ = run_here(
-        "transfer", start="ctnet_quickstart_arrow", model="ctnet_quickstart", folds="2",
-        roots=f"hmdb51={folder / 'out' / 'synthetic' / 'hmdb51_4x1'}", recipe="laptop", overrides=TINY + " recipe.batch=8 recipe.lr=0.112", scratch=False,
-        out_dir=str(folder / "out"),
+        "transfer", start="ctnet_quickstart_arrow", model="ctnet_quickstart", recipe="laptop", folds="2",
+        roots=f"hmdb51={folder / 'out' / 'synthetic' / 'hmdb51_4x1'}", scratch=False,
+        overrides=f"{TINY} recipe.batch=8 recipe.lr=0.112", out_dir=str(folder / "out"),
     )  # fmt: skip
     shown = "".join(tables)
     assert "1 trainings on the splits, 1 of them finished" in text and "not run: ucf101" in text
