@@ -39,6 +39,7 @@ include_patterns = [
     "results/README.md",
     "results/first_edition/notes.md",
     "results/ablations/plan.md",
+    "results/ablations/notes.md",
 ]
 exclude_patterns = [".venv", ".git", ".ipynb_checkpoints", "tests", "lab", "results/site", "results/runs", "docs/_*"]
 
