@@ -197,7 +197,10 @@ def splits_compared(splits: pd.DataFrame, histories: dict[tuple[str, str, int], 
 
 
 def localised(table: pd.DataFrame) -> Figure:
-    """Saliency on the object and in time, one point per network and seed, beside the three controls.
+    """Saliency on the object and in time, one mark per network, beside the three controls.
+
+    With one seed whiskers are 95 % intervals over videos. With several, a mark is the mean with its 95 % interval over
+    seeds, and each seed is a dot.
 
     Args:
         table: of `localisation.summary`; networks with random weights are called "..., random weights".
@@ -208,20 +211,24 @@ def localised(table: pd.DataFrame) -> Figure:
         "share_time": ("while it acts, % of a clip's saliency", "area_time"),
         "hit_time": ("strongest frame while it acts, % of clips", "area_time"),
     }
-    random, own = table.network.str.endswith(RANDOM), table.of == OWN
+    random, own, several = table.network.str.endswith(RANDOM), table.of == OWN, len(table.seed.unique()) > 1
     kinds = {
         "trained": (table[own & ~random], -0.2, {"fmt": "o", "color": "C0"}),
         SHUFFLED: (table[~random & (table.of == SHUFFLED)], 0, {"fmt": "x", "color": "C1"}),
         "random weights": (table[own & random], 0.2, {"fmt": "s", "color": "C2", "mfc": "none"}),
     }
     names, entries = list(table.network[~random].unique()), {}
-    apart = 0.14 * (table.seed / max(table.seed.max(), 1) - 0.5 * (table.seed.max() > 0))  # or seeds hide each other
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 1.6 + 0.75 * len(names)), sharey=True)
     for axis, (measure, (label, area)) in zip(axes.flat, panels.items(), strict=True):
         for kind, (rows, offset, look) in kinds.items():
-            places = rows.network.str.removesuffix(RANDOM).map(names.index) + offset + apart[rows.index]
-            margins = rows[f"{measure}_margin"]
-            entries[kind] = axis.errorbar(rows[measure], places, xerr=margins, capsize=3, ms=6, **look)
+            places = rows.network.str.removesuffix(RANDOM).map(names.index) + offset
+            values, margins = rows[measure], rows[f"{measure}_margin"]
+            if several:
+                axis.plot(values, places, ".", ms=4, alpha=0.6, color=look["color"])
+                by_network = values.groupby(places)
+                values, margins = by_network.mean(), by_network.agg(lambda each: mean_interval(each).margin)
+                places = values.index
+            entries[kind] = axis.errorbar(values, places, xerr=margins, capsize=3, ms=6, **look)
         uniform = axis.axvline(table[area].mean(), color="0.3", ls="--", lw=1.2)
         entries["uniform over the map, or over all frames"] = uniform
         axis.set(xlabel=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
