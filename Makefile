@@ -129,7 +129,7 @@ bench-listing: .venv/installed  ## time and memory to list 240,000 videos (2 min
 
 .PHONY: test test-all lint format lab clean
 test: .venv/installed .venv-snakemake/installed  ## all tests except the slow ones (at most 6 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 15
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --durations 15
 
 # Two of them compare SlowFast and X3D with pytorchvideo, which is old. So it lies apart, with what it needs beside ours.
 .venv/pytorchvideo: .venv/installed

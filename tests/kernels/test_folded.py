@@ -11,6 +11,7 @@ def test_with_the_biases_apart_a_folded_sub_operation_is_the_same():
     equal_in("plain")
 
 
+@pytest.mark.slow
 def test_four_kernels_for_one_clip_give_what_the_sub_operation_gave():
     """Through Triton's interpreter, which must be asked for before Triton is imported."""
     pytest.importorskip("triton")

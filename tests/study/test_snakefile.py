@@ -51,6 +51,7 @@ def test_profiles_repeat_no_finished_run_and_continue_after_a_failure(name):
 
 
 @needs_snakemake
+@pytest.mark.slow
 def test_a_dry_run_lists_every_run_once(tmp_path):
     records, output = planned(tmp_path, tables="2a 2c")
     counts = {line.split()[0]: int(line.split()[1]) for line in output.splitlines() if line[:4] in ("run ", "all ")}
