@@ -63,7 +63,7 @@ report:  ## compare the ablations' results with the paper (15 seconds)
 accuracy:  ## plot accuracy against GFLOPs and time, published and measured (1 minute)
 pretrain:  ## make the laptop backbone's weights of Still Shapes again (20 minutes)
 rivals:  ## train the systems that the paper compares with, small, and look at what each can see (1 hour)
-saliency:  ## show where each network looks, and measure whether the object is there (a minute after make ablations; else 40, to train five networks first)
+saliency:  ## show where each network looks, and measure whether the object is there (a minute after make ablations; else an estimated 30 to train five networks)
 
 .PHONY: $(ONE_NOTEBOOK)
 $(ONE_NOTEBOOK): NOTEBOOK = $@
@@ -127,6 +127,7 @@ bench-loading: .venv/installed  ## clips per second that one core loads, here an
 bench-listing: .venv/installed  ## time and memory to list 240,000 videos (2 minutes)
 	@$(BIN)/python benchmarks/listing.py
 
+# Three processes on two cores, because some tests wait for others' processes.
 .PHONY: test test-all lint format lab clean
 test: .venv/installed .venv-snakemake/installed  ## all tests except the slow ones (at most 6 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --durations 15
