@@ -32,10 +32,8 @@ def explained(run, tmp_path_factory):
 
 def test_networks_are_trained_shown_and_measured_beside_their_controls(explained):
     folder, (text, html, kinds, *_) = explained
-    assert (
-        "2a CSN-Module (csn), seed 0: top-1" in text
-        and "arrow: 16 test videos, 1 clip x 1 crop, 8 frames of 64 x 64" in text
-    )
+    assert "2a CSN-Module (csn), seed 0: top-1" in text
+    assert "arrow: 16 test videos, 1 clip x 1 crop, 8 frames of 64 x 64" in text
     table = pd.read_csv(folder / "out" / "localisation.csv")
     names = ["CSN", "CSN, random weights", "CT-Net", "CT-Net, random weights"]
     assert sorted(set(table.network)) == names and len(table) == 12 and set(table.clips) == {16}
