@@ -170,8 +170,8 @@ def unquoted(value: str) -> str:
 def parse_pairs(text: str) -> dict[str, Any]:
     """The keys and values of "part.name=value" pairs (`split_pairs`); a value is JSON, or text.
 
-    Text in quotes is JSON too where a field of `RunConfig` takes no text: 'model.dims="[-1, 4]"'. And what is JSON
-    remains text where a field takes that and no such value: data.checked=2024.
+    Text in quotes is JSON too where a field of `RunConfig` takes no text: 'model.dims="[-1, 4]"'. Where a
+    field takes text and not the JSON value, the text is kept: data.checked=2024.
 
     Raises:
         ValueError: something that is no such pair.
