@@ -1,6 +1,7 @@
 """Orientation, depth and colour: frames as a player shows them."""
 
 import io
+import sys
 from fractions import Fraction
 
 import av
@@ -14,6 +15,7 @@ from ctlib.data.clips import ClipDataset
 from ctlib.data.encoding import write_frames
 from ctlib.data.prepare import prepare
 from ctlib.data.video import VideoError, iterate_frames, read_frames
+from ctlib.data.video.pixels import display_matrix
 from tests.data.videos import coded_frames, encode, filtered, save_images, set_display_matrix
 
 EXIF_ORIENTATION = 0x0112
@@ -98,6 +100,17 @@ def test_what_the_stream_states_of_its_orientation_holds_up_to_the_next_key_fram
     for call in (lambda: read_frames(path, [50, 3]), lambda: list(iterate_frames(path))):
         with pytest.raises(VideoError, match=rf"{name}: frame (24|50) is to be turned or mirrored otherwise than"):
             call()
+
+
+@pytest.mark.parametrize("matrix", MIRRORED[:2])
+def test_looking_at_the_orientation_keeps_no_frame_in_memory(sources, tmp_path, matrix):
+    (tmp_path / "video.mp4").write_bytes(set_display_matrix((sources / "h264 intra.mp4").read_bytes(), matrix))
+    for path in (sources / "h264 intra.mp4", tmp_path / "video.mp4"):
+        with av.open(path) as container:
+            frame = next(container.decode(video=0))
+        references = sys.getrefcount(frame)
+        assert display_matrix(frame) in (None, matrix)
+        assert sys.getrefcount(frame) == references
 
 
 def test_a_turn_by_an_odd_angle_is_refused(sources, tmp_path):

@@ -36,7 +36,7 @@ from ctlib.data.video.readers import (
     DecordFrames,
     Images,
     TimedFrames,
-    image_files,
+    image_names,
     order_contradicts,
 )
 
@@ -72,9 +72,9 @@ def probe(source: str | os.PathLike) -> VideoInfo:
     """
     source = os.fspath(source)
     if os.path.isdir(source):
-        files = image_files(source)
-        height, width, _ = read_image(files[0]).shape
-        return VideoInfo("images", len(files), height, width, None, None)
+        names = image_names(source)
+        height, width, _ = read_image(os.path.join(source, names[0])).shape
+        return VideoInfo("images", len(names), height, width, None, None)
     with opened(source) as (container, stream):
         seconds = stated_seconds(container, stream)
         codec = stream.codec_context.codec.canonical_name

@@ -79,7 +79,10 @@ def read_image(path: str) -> np.ndarray:
         try:
             with Image.open(path, formats=_IMAGES) as image:
                 orientation = _orientation(image)
-                pixels = _sixteen_bits(image) if image.mode.startswith("I") else np.asarray(image.convert("RGB"))
+                if image.mode.startswith("I"):
+                    pixels = _sixteen_bits(image)
+                else:  # converting would copy what is RGB already
+                    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         except Image.DecompressionBombError as error:
             raise ValueError(error) from None
     return _shown(pixels, _turns(_EXIF.get(orientation)))
@@ -155,10 +158,13 @@ def _shown(pixels: np.ndarray, turns: tuple[bool, int, int]) -> np.ndarray:
 
 def display_matrix(frame) -> Matrix | None:
     """How a player turns and mirrors a decoded frame; None: not at all."""
+    from av.sidedata.sidedata import SideDataContainer
+
     try:
-        data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # beside it lies data of a type that PyAV does not know, such as EXIF
-        data = _without_exif(frame).side_data.get("DISPLAYMATRIX")
+        beside = SideDataContainer(frame)  # `frame.side_data` refers back to its frame, which then stays in memory
+    except ValueError:  # data of a type that PyAV does not know, such as EXIF
+        beside = SideDataContainer(_without_exif(frame))
+    data = beside.get("DISPLAYMATRIX") if len(beside) else None
     if data is None:
         return None
     a, b, _, c, d = (np.frombuffer(bytes(data), np.int32)[:5] / 2**16).tolist()

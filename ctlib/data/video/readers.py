@@ -22,15 +22,15 @@ class Images:
     """The frames of a folder."""
 
     def __init__(self, source: str):
-        self.files = image_files(source)
-        self.length = len(self.files)
+        self.source, self.names = source, image_names(source)
+        self.length = len(self.names)
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        return ((index, read_image(self.files[index])) for index in indices)
+        return ((index, read_image(os.path.join(self.source, self.names[index]))) for index in indices)
 
 
-def image_files(folder: str) -> list[str]:
-    """Paths of the frames in the order of their numbers, which start at 0 or 1 and have no gap."""
+def image_names(folder: str) -> list[str]:
+    """File names of the frames in the order of their numbers, which start at 0 or 1 and have no gap."""
     numbered, prefixes = {}, set()
     with decoding(folder, "not a readable folder"):
         names = os.listdir(folder)
@@ -48,7 +48,7 @@ def image_files(folder: str) -> list[str]:
     for number in range(first, last):
         if number not in numbered:
             raise VideoError(f"{folder}: frame number {number} is missing, of {first} to {last}")
-    return [os.path.join(folder, numbered[number]) for number in range(first, last + 1)]
+    return [numbered[number] for number in range(first, last + 1)]
 
 
 class TimedFrames:
