@@ -264,10 +264,13 @@ class DecordFrames:
         return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
     def _key_frame(self, start: int):
-        frame = self.video.key_frame(next(self.video.packets.between(start, start)))
+        packet = next(self.video.packets.between(start, start))
+        frame = self.video.key_frame(packet)
         if frame is None:
             self._refuse("it starts at a frame that is no key frame")
         self._refuse(_other_in_decord(self.stream, frame))
+        with decoding(self.path, "not a readable video"):
+            self._refuse("it may be interlaced" if _may_be_interlaced(self.stream, packet) else "")
         self.real_starts.add(start)
         return frame
 
@@ -289,6 +292,23 @@ def _other_in_decord(stream, frame) -> str:
         return "its colours have more than 8 bits"
     a, b, c, d = display_matrix(frame) or (1, 0, 0, 1)
     return "it is to be mirrored" if a * d < b * c else ""
+
+
+def _may_be_interlaced(stream, packet) -> bool:
+    """Whether any frame from this key frame to the next may be (frame_mbs_only_flag; H.264, 7.4.2.1.1)."""
+    import av
+    from av.bitstream import BitStreamFilterContext
+
+    if stream.codec_context.codec.canonical_name != "h264":
+        return False
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)  # at which the filter says what is in the headers
+    try:
+        with av.logging.Capture() as messages:
+            BitStreamFilterContext("trace_headers", stream).filter(av.Packet(bytes(packet)))
+    finally:
+        av.logging.set_level(level)
+    return any("frame_mbs_only_flag" in text and text.endswith("= 0\n") for _, _, text in messages)
 
 
 def _first_line(error: Exception) -> str:
