@@ -117,25 +117,27 @@ def dots(top1: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def half_width(std: float, seeds: int) -> float:
+def half_width(std: float, seeds: int, networks: int = 2) -> float:
     """Half of the 95 % interval of a difference of two networks that share `seeds` seeds, in points.
 
-    `std` is the residual standard deviation in points: of one run, beyond network and seed.
+    Their table has `networks`, and a residual standard deviation of `std` points: of one run, beyond network and seed.
     """
-    return float(stats.t.ppf((1 + statistics.LEVEL) / 2, seeds - 1) * std * math.sqrt(2 / seeds))
+    freedom = (networks - 1) * (seeds - 1)
+    return float(stats.t.ppf((1 + statistics.LEVEL) / 2, freedom) * std * math.sqrt(2 / seeds))
 
 
-def widths(stds: pd.Series, margin: float, most: int = 20) -> Figure:
-    """`half_width` by the number of seeds, one curve per residual deviation, with a line at the margin."""
+def widths(residuals: pd.DataFrame, margin: float, most: int = 20) -> Figure:
+    """`half_width` by the number of seeds, one curve per row of `comparisons.residuals`, with a line at the margin."""
     figure = canvas(7.4, 3.4, left=0.1, right=0.74)
     axes, counts = figure.add_subplot(), np.arange(3, most + 1)
-    for index, (name, std) in enumerate(stds.items()):
-        each = [half_width(std, count) for count in counts]
-        axes.plot(counts, each, f"-{marker(index)}", ms=4, label=f"Table {name}: {std:.1f} points")
+    for index, (name, std, networks) in enumerate(residuals[["std", "rows"]].itertuples(name=None)):
+        each = [half_width(std, count, networks) for count in counts]
+        axes.plot(counts, each, f"-{marker(index)}", ms=4, label=f"Table {name}: {std:.1f} points, {networks} rows")
     axes.axhline(margin, color="0.3", ls="--", lw=1.2, label=f"margin: {margin:g}")
     axes.set(xlabel="seeds", ylabel="half of an interval, points", yscale="log", title="How wide an interval is")
     axes.set_xticks(range(4, most + 1, 4))
-    ticks = [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if tick <= 2 * half_width(stds.max(), counts[0])]
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1), title="deviation in")

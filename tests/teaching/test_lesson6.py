@@ -60,3 +60,10 @@ def test_half_of_an_interval_is_that_of_the_paired_differences():
     first, second = rng.normal(size=(2, 6))
     std = np.std(first - second, ddof=1) / np.sqrt(2)
     assert lesson6.half_width(std, 6) == pytest.approx(statistics.mean_interval(first - second).margin)
+
+
+def test_and_in_a_table_of_more_rows_that_of_the_study():
+    compared = differences(TOP1.assign(third=TOP1.base + [1.0, -2.0, 0.5, 0.0]))
+    halves = (compared.high - compared.low) / 2
+    std = statistics.block_model(TOP1.assign(third=TOP1.base + [1.0, -2.0, 0.5, 0.0]), 0).std
+    assert lesson6.half_width(std, 4, len(TOP1.columns) + 1) == pytest.approx(halves.to_numpy())
