@@ -295,13 +295,18 @@ def start_from(path: str | Path, model: VideoClassifier, classes: Sequence[str])
     if "model" not in content:
         load_released(model, content, fresh_head=True).train()
         return
-    _, own, state = _ours(content, path)
-    same = sorted(own) == sorted(classes)
+    config, own, state = _ours(content, path)
+    same, (saved, wanted) = sorted(own) == sorted(classes), map(name_of, (config, model.config))
     for key in HEAD:
         head = state.pop(key)
         if same:
             state[key] = head[[own.index(name) for name in classes]]
-    _fill(model, state, path, allowed=() if same else HEAD)
+    try:
+        _fill(model, state, path, allowed=() if same else HEAD)
+    except CheckpointError:
+        if saved == wanted:
+            raise
+        raise CheckpointError(f"{path} is a network {saved}, needed {wanted}") from None
 
 
 def _read(path: str | Path) -> dict:

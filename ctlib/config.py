@@ -59,13 +59,18 @@ RENAMED = {
 
 
 def unknown_name(kind: str, name: str, known) -> str:
-    """The text of an error: what is unknown, what replaced it or the nearest known name, and all known names."""
+    """The text of an error: what is unknown, what replaced it or the nearest known name, and the known ones if few."""
     known = [str(one) for one in known]
     if name in RENAMED:
         return f"{kind} {name!r:.100} was replaced: write {RENAMED[name]}"
     near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r:.100}: {hint}known are {', '.join(known)}"
+    listed = (
+        f"{len(known)} are known, such as {', '.join(known[:4])}"
+        if len(known) > 40
+        else f"known are {', '.join(known)}"
+    )
+    return f"unknown {kind} {name!r:.100}: {hint}{listed}"
 
 
 def check_choice(kind: str, name, known) -> None:

@@ -23,7 +23,6 @@ from ctlib.data.sampling import SAMPLINGS
 from ctlib.data.views import complete
 from ctlib.display.progress import Progress, counting
 from ctlib.files import one_line, portable, quoted
-from ctlib.models import MODELS
 from ctlib.training.evaluate import Evaluation, Scores, score
 from ctlib.training.own_clips import fitted_config, underfit
 from ctlib.training.plan import make_plan
@@ -43,26 +42,37 @@ def train(parser: Parser) -> Runner:
     """Train and test a network, in a terminal or under torchrun.
 
     The record is written to OUT/NAME/seed<N>, with the network in checkpoint.safetensors. A stopped run resumes when
-    the same command is given again. With --data folder, ROOT has one folder of videos per class. On several machines:
+    the same command is given again. With --data folder, ROOT has one folder of videos per class, as in
+    `ctlib train runs --data folder --root ~/clips`. On several machines:
     `torchrun --nnodes ... --nproc-per-node ... -m ctlib train ...`, with --processes left at 1.
     """
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder of the records")
     data = (
-        f"{', '.join(DATASETS)} (default: %(default)s, synthetic videos, written on first use); `list`: named in files"
+        f"{', '.join(DATASETS)} (default: %(default)s, synthetic videos, written on first use); "
+        "the videos of a `list` are named in text files"
     )
     parser.add_argument("--data", default="arrow", choices=DATASETS, metavar="NAME", help=data)
     parser.add_argument("--root", default="", help="the data set's folder; arrow needs none")
     named = "such as ctnet_r50 or tsm_quickstart; in Python, ctlib.list_models() has all (default: %(default)s)"
-    parser.add_argument("--model", default="ctnet_quickstart", choices=MODELS, metavar="NAME", help=named)
-    recipe = f"{', '.join(RECIPES)} (default: the data set's; of folder and list, own)"
+    parser.add_argument("--model", default="ctnet_quickstart", metavar="NAME", help=named)
+    recipe = (
+        f"{', '.join(RECIPES)}: epochs, learning rate and so on (default: that of the data set; for a folder or list, "
+        "own, which fits the number of clips)"
+    )
     parser.add_argument("--recipe", default="", help=recipe)
-    parser.add_argument("--start", default="", help="trained weights to start from: a file, or ctnet_quickstart_arrow")
+    parser.add_argument(
+        "--start",
+        default="",
+        help="trained weights to start from: a file, or some that ship, such as ctnet_quickstart_arrow",
+    )
     parser.add_argument("--name", default="", help="the run's name (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
-    parser.add_argument("--processes", type=int, default=1, help="on this machine; 0: one for each GPU (default: 1)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="that train together here; 0: one per GPU (default: 1)"
+    )
     overrides = (
-        "settings: choices, flips and epochs, such as recipe.epochs=70 data.flip=true model.dims=3 (K, sides of the "
-        "channel grid); all are in ctlib/config.py, and explained in ctlib/training/README.md"
+        "other settings, such as recipe.epochs=70 data.flip=true model.dims=3 (K, sides of the channel grid); all are "
+        "in ctlib/config.py, and explained in ctlib/training/README.md"
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="PART.NAME=VALUE", help=overrides)
     parser.set_defaults(after_interrupt="the run is saved: the same command resumes")
@@ -77,7 +87,7 @@ def train(parser: Parser) -> Runner:
         folder.check_writable()
         clips = counting("Arrow of Time, clips written") if first else None
         resolved = resolve(config, Machine(options.processes), clips)
-        if first:
+        if first and not folder.is_finished(resolved):
             plan = make_plan(resolved, reasons=reasons)
             for what, value in plan.table().items():
                 print(f"{what:<24}{value}", flush=True)
@@ -122,9 +132,7 @@ def evaluate(parser: Parser) -> Runner:
     for name in ("size", "short-side"):
         parser.add_argument(f"--{name}", type=int, metavar="PIXELS", help="of a frame (default: the checkpoint's)")
     parser.add_argument("--sampling", choices=SAMPLINGS, help="which frames (default: the checkpoint's)")
-    parser.add_argument(
-        "--released", default="", choices=MODELS, metavar="NAME", help="of an authors' file, its network"
-    )
+    parser.add_argument("--released", default="", metavar="NAME", help="of an authors' file, its network")
     parser.add_argument("--frames", type=int, metavar="T", help="of an authors' file, if its path does not say it")
     parser.add_argument("--workers", type=int, default=2, help="processes that load videos (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: a GPU if there is one")
@@ -142,7 +150,7 @@ def evaluate(parser: Parser) -> Runner:
         root = data.root
         if not root:
             if data.name != "arrow":
-                raise ValueError(f"--root must be the folder in which {data.name} lies")
+                raise ValueError(f"--root must name the folder of the data: {data.name}")
             root = arrow.ensure(ArrowConfig(), None if options.json else counting("Arrow of Time, clips written"))
         given = data.options()
         samples = load_samples(data.name, root, options.split, given.pop("checked", None), **given)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -153,7 +154,7 @@ def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -
     points = _with_heights(points.sort_values("top1", ascending=False, kind="stable", ignore_index=True))
     panels = {"gflops": "GFLOPs of one view"}
     if "milliseconds" in points:
-        panels["milliseconds"] = f"milliseconds per call: {conditions}"
+        panels["milliseconds"] = "\n".join(["milliseconds per call", *textwrap.wrap(conditions, 28)])
     figure = plt.figure(figsize=(WIDTH, max(6, 1.2 + 0.24 * len(points))))
     widths = [1] * len(panels) + [0.25 + 0.25 * len(panels)]
     *axes_of, key = figure.subplots(1, len(widths), width_ratios=widths)
@@ -170,7 +171,7 @@ def measured_tradeoff(points: pd.DataFrame, ylabel: str, conditions: str = "") -
         _cost_axis(axes, pd.concat(ends))
         axes.set(xlabel=label, ylim=_with_margin(pd.concat([drawn.height - std, drawn.height + std])))
         axes.tick_params(labelleft=axes is axes_of[0])
-    axes_of[0].set_ylabel(ylabel)
+    axes_of[0].set_ylabel(textwrap.fill(ylabel, 55))
     _draw_key(key, points)
     handles = [Line2D([], [], color="0.45", ls="--", label="Pareto front of the means")]
     handles.append(Line2D([], [], color="C0", marker="|", label="standard deviation over seeds; range of the times"))
@@ -273,7 +274,7 @@ def _label(axes, points: pd.DataFrame, names: Sequence[str], weights: Sequence[s
         force_explode=(0, 0),
         force_pull=(0, 0),
         force_text=(0.3, 0.6),
-        expand=(1.02, 1.1),
+        expand=(1.1, 1.15),
         max_move=4,
         min_arrow_len=14,
         iter_lim=1000,

@@ -110,7 +110,7 @@ class RunFolder:
         if differing:
             raise ValueError(
                 f"{self.path} holds {'a' if finished else 'an unfinished'} run with other parameters "
-                f"({differing}): delete it, or choose another folder"
+                f"({differing}): delete it, or choose another name or folder"
             )
         return finished
 

@@ -214,7 +214,8 @@ def _load(config: RunConfig, on_clips: Callable[[int, int], None] | None) -> dic
     data, root = config.data, config.data.root
     if not root:
         if data.name != "arrow":
-            raise ValueError(f"root must be the folder in which {data.name} lies, got ''")
+            has = "has one folder of videos per class" if data.name == "folder" else f"holds the data set {data.name}"
+            raise ValueError(f"root must be the folder that {has}, got ''")
         # Errors that would otherwise come after the minutes of writing it.
         check_fits(ARROW_SAMPLING if data.sampling is None else data.sampling, config.model.num_frames, data.clips)
         _check_batch(config.recipe.batch, config.arrow.train_clips)

@@ -76,8 +76,10 @@ def check_exists(path: str | os.PathLike) -> None:
     file = located(path)
     if file.is_file():
         return
-    if file.parent == Path(path).expanduser():
-        raise FileNotFoundError(f"no checkpoint in the folder {path}: it has none of {', '.join(IN_FOLDER)}")
+    if file.parent == (folder := Path(path).expanduser()):
+        run = next((seed for seed in sorted(folder.glob("**/seed*")) if (seed / "config.json").is_file()), None)
+        hint = f"; a run in it is {run}" if run else ""
+        raise FileNotFoundError(f"no checkpoint in the folder {path}: it has none of {', '.join(IN_FOLDER)}{hint}")
     other = existing(file)
     hint = f"; {other.name} lies there" if other != file else catalog.hint(path)
     raise FileNotFoundError(f"no checkpoint {path}{hint}")

@@ -268,7 +268,7 @@ def test_evaluate_says_what_is_missing(trained, checkpoint, arrow_root, tmp_path
     checkpoints.save(old, trained[0], [f"class {index}" for index in range(16)])
     for arguments, text in (
         ([str(old), "--root", str(arrow_root)], "does not say at which size its network was tested: give --size"),
-        ([checkpoint, "--data", "folder"], "--root must be the folder in which folder lies"),
+        ([checkpoint, "--data", "folder"], "--root must name the folder of the data: folder"),
         (
             [str(old), "--root", str(arrow_root), "--size", "32"],
             "has 16 classes, other ones than the 16 of the data: 16 that it does not have",

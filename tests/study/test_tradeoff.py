@@ -106,7 +106,7 @@ def test_measured_points_bear_numbers_that_a_key_beside_the_panels_explains():
     assert texts[::3] == [str(number) for number in range(1, len(points) + 1)]
     timed = points.assign(milliseconds=100 * points.gflops, low=99 * points.gflops, high=102 * points.gflops)
     left, right, _ = tradeoff.measured_tradeoff(timed, "top-1, %", "batch 1, fp32").axes
-    assert right.get_xlabel() == "milliseconds per call: batch 1, fp32" and left.get_ylim() == right.get_ylim()
+    assert right.get_xlabel() == "milliseconds per call\nbatch 1, fp32" and left.get_ylim() == right.get_ylim()
     for axes in (left, right):
         boxes = named(axes)
         assert {name.split(" ")[0] for name in boxes} == set(texts[::3]) and len(overlapping(boxes)) < 3

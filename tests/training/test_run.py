@@ -68,7 +68,7 @@ def test_the_built_in_data_is_written_where_no_folder_is_given(config, tmp_path,
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        ({"data": "something-v1"}, "root must be the folder in which something-v1 lies, got ''"),
+        ({"data": "something-v1"}, "root must be the folder that holds the data set something-v1, got ''"),
         ({"start": "no/such.pt"}, "no checkpoint no/such.pt"),
         ({"overrides": "recipe.batch=5000"}, "batch must be at most the 1280 training videos, got 5000"),
         ({"overrides": "model.num_frames=7"}, "mirrored sampling needs an even number of frames per clip, got 7"),
