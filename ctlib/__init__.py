@@ -36,7 +36,7 @@ __version__ = "0.2.0"
 
 def __getattr__(name: str):
     if name not in _PLACES:
-        raise AttributeError(f"module 'ctlib' has no attribute {name!r}")
+        raise AttributeError(f"module 'ctlib' has no attribute {name!r} (networks: ctlib.create_model or ctlib.rivals)")
     module, _, attribute = _PLACES[name].partition(":")
     place = import_module(f"ctlib.{module}")
     return getattr(place, attribute) if attribute else place

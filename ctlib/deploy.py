@@ -32,8 +32,8 @@ from ctlib.tensorize import TensorSeparableConv, channel_shuffle
 def optimize(model: VideoClassifier) -> VideoClassifier:
     """A copy of a network for inference, on the same device: scores as in evaluation mode, up to rounding.
 
-    The copy cannot be trained, and its weights are not a checkpoint. Networks without CT-Modules only lose their
-    batch norms.
+    The copy cannot be trained, and its weights are not a checkpoint. Networks without CT-Modules only lose batch
+    norms, those that follow a convolution in the same module.
 
     Raises:
         TypeError: not a network of this package.

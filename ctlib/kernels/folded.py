@@ -20,13 +20,13 @@ from ctlib.kernels.passes import Gate, Gates
 def fold_batch_norms(model: nn.Module) -> None:
     """Put each batch norm into the convolution before it, which is its neighbour in the same parent module.
 
-    Where a module has `keeps_batch_norms`, or something else stands before a batch norm, it stays.
+    It stays where something else stands before it, or where the parent has its name in `keeps_batch_norms`.
     """
     for parent in model.modules():
         conv = None
         for name, child in list(parent.named_children()):
-            convolved = conv is not None and hasattr(conv, "weight") and not getattr(parent, "keeps_batch_norms", False)
-            if isinstance(child, BATCH_NORMS) and convolved:
+            stays = not hasattr(conv, "weight") or name in getattr(parent, "keeps_batch_norms", ())
+            if isinstance(child, BATCH_NORMS) and not stays:
                 norm = child.running_mean, child.running_var, child.eps, child.weight, child.bias
                 conv.weight, conv.bias = nn.utils.fusion.fuse_conv_bn_weights(conv.weight, conv.bias, *norm)
                 setattr(parent, name, nn.Identity())

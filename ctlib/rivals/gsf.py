@@ -33,7 +33,7 @@ class GateShiftFuse(GateShift):
 class GSFBlock(Taken):
     """A bottleneck with the module after its last convolution."""
 
-    keeps_batch_norms = True  # the last does not follow its convolution
+    keeps_batch_norms = ("bn3",)  # it does not follow its convolution
 
     def __init__(self, block: Bottleneck):
         super().__init__(block)

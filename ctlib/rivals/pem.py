@@ -6,6 +6,8 @@ released, and details come from others who cite the paper. The form of the memor
 difference, and the pairs of frames in the loss are our reading; GFLOPs are as published.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -41,12 +43,11 @@ class ProgressiveEnhancement(nn.Module):
         return clips * gates[:, :, :, None, None]
 
 
-def temporal_diversity(features: torch.Tensor, num_frames: int) -> torch.Tensor:
+def temporal_diversity(features: torch.Tensor, num_frames: int, weight: float = 1.0) -> torch.Tensor:
     """TD loss: how alike the maps of a channel are in two frames of a clip, as the mean of cosine similarities.
 
-    Added to the loss with a small weight, it drives the frames' features apart: frames of clips, (N * T, C, H, W), the
-    first half of their channels. It is 1 for a still clip, and 0 where maps are zero, are orthogonal, or there is only
-    one frame.
+    Added to the loss, it drives the frames' features apart: frames of clips, (N * T, C, H, W), the first half of their
+    channels. It is `weight` for a still clip, and 0 where maps are zero, are orthogonal, or there is only one frame.
     """
     if num_frames == 1:
         return features.new_zeros(())
@@ -54,13 +55,11 @@ def temporal_diversity(features: torch.Tensor, num_frames: int) -> torch.Tensor:
     maps = chosen.to(torch.promote_types(chosen.dtype, torch.float32)).flatten(2).unflatten(0, (-1, num_frames))
     unit = (maps / (maps.square().sum(3, keepdim=True) + 1e-12).sqrt()).transpose(1, 2)  # finite where a map is zero
     first, second = torch.triu_indices(num_frames, num_frames, 1, device=features.device)
-    return (unit @ unit.mT)[:, :, first, second].mean()
-
-
-WEIGHT = 0.1  # of the TD loss, on the last features: our choice, as neither is published
+    return weight * (unit @ unit.mT)[:, :, first, second].mean()
 
 
 def pem(backbone: ResNetBackbone) -> None:
     """Make a backbone that of PEM and TIM, trained with the TD loss."""
     before_each("conv1", backbone, lambda c: nn.Sequential(ProgressiveEnhancement(c), TemporalConv(c, SHIFT)))
-    backbone.extra_loss = lambda features, num_frames: WEIGHT * temporal_diversity(features, num_frames)
+    # On the last features, with a weight of 0.1: our choice, as neither is published.
+    backbone.extra_loss = partial(temporal_diversity, weight=0.1)

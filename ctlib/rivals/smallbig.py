@@ -18,7 +18,7 @@ from ctlib.rivals.parts import Taken, replace_each
 class SmallBigBlock(Taken):
     """A bottleneck whose convolutions have a small and a big view."""
 
-    keeps_batch_norms = True  # two follow each convolution
+    keeps_batch_norms = ("bn1", "bn2", "bn3", "big1", "big2", "big3")  # two follow each convolution
 
     def __init__(self, block: Bottleneck):
         super().__init__(block)

@@ -41,6 +41,17 @@ def test_products_are_those_that_were_published(name, frames, counted, params):
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 3) == params
 
 
+def test_tsn_on_bn_inception_scores_the_mean_of_its_frames():
+    torch.manual_seed(1)
+    backbone = BACKBONES["tsn_bn_inception"]()
+    model = VideoClassifier(backbone, ModelConfig(backbone="tsn_bn_inception", blocks="none", num_classes=5)).double()
+    clips = random_clips(1, 3, 2, 64, 64)
+    with torch.no_grad():
+        scores, alone = model.eval()(clips), [model(clips[:, :, [t]]) for t in range(2)]
+    torch.testing.assert_close(scores, sum(alone) / 2, rtol=1e-9, atol=1e-12)
+    assert scores.std() > 0
+
+
 def test_four_eco_lite_cost_what_was_published_for_the_ensemble():
     model = on_meta("eco_lite", 174)
     assert round(sum(gflops(model, frames) for frames in (16, 20, 24, 32)), 2) == 267.30  # published: 267

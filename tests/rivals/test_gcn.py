@@ -1,11 +1,15 @@
 """NL-I3D + GCN: scores of clips and of the boxes in them."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ctlib import cost
+import ctlib
+from ctlib import checkpoints, cost
 from ctlib.config import ModelConfig
+from ctlib.deploy import optimize
+from ctlib.kernels import BATCH_NORMS
 from ctlib.models import VideoClassifier
 from ctlib.rivals.gcn import BACKBONES, RegionBackbone, RegionGraphs
 from ctlib.study.systems import on_clips_alone
@@ -106,3 +110,18 @@ def test_every_parameter_has_a_gradient_and_the_backbone_is_an_nl_i3d():
     network(random_clips(2, 3, 8, 32, 32), random_boxes(2, 4, 3, size=32)).square().sum().backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+
+
+def test_it_is_saved_optimized_and_computed_in_bfloat16(tmp_path):
+    torch.manual_seed(0)
+    network = ctlib.create_model("nl_i3d_gcn_small", 5).eval().requires_grad_(False)
+    nn.init.normal_(network.fc.weight)
+    given = random_clips(2, 3, 8, 32, 32).float(), random_boxes(2, 4, 3, size=32).float()
+    checkpoints.save(tmp_path / "c.safetensors", network, np.array(list("abcde")))
+    assert torch.equal(checkpoints.load(tmp_path / "c.safetensors").model.eval()(*given), network(*given))
+    optimized = optimize(network.double())
+    assert not any(isinstance(part, BATCH_NORMS) for part in optimized.modules())
+    given = [part.double() for part in given]
+    torch.testing.assert_close(optimized(*given), network(*given), rtol=1e-7, atol=1e-9)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network.float()(*(part.float() for part in given)).isfinite().all()

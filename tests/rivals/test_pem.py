@@ -65,6 +65,9 @@ def test_the_td_loss_is_one_for_a_still_clip_and_zero_for_orthogonal_maps():
     orthogonal = torch.eye(16, dtype=torch.double)[:4, None].expand(-1, 6, -1).unflatten(2, (4, 4))
     assert temporal_diversity(orthogonal, 4) == 0
     assert temporal_diversity(still[:2], 1) == 0
+    backbone = ResNetBackbone((1, 1, 1, 1), width=8)
+    pem(backbone)
+    assert abs(backbone.extra_loss(still, 5) - 0.1) < 1e-9
 
 
 def test_the_gradient_of_the_td_loss_is_finite_where_maps_are_zero():

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 import ctlib
 from ctlib import checkpoints, cost, rivals
@@ -16,7 +18,7 @@ from ctlib.deploy import export, optimize
 from ctlib.kernels import BATCH_NORMS
 from ctlib.models import build_model, model_config, name_of
 from ctlib.rivals import FROM_SCRATCH, SYSTEMS
-from ctlib.rivals.gsf import GateShiftFuse
+from ctlib.rivals.gsf import GateShiftFuse, GSFBlock
 from ctlib.rivals.gsm import GateShift
 from ctlib.rivals.non_local import NonLocal
 from ctlib.rivals.parts import QUARTERS, SHIFT, TemporalConv
@@ -149,10 +151,22 @@ def test_it_is_saved_and_loaded_with_its_classes(name, tmp_path):
     assert name_of(trained.model.config) == named(name)
 
 
+# Batch norms that no convolution can take, of the small networks.
+LEFT = {"smallbig": 36, "gsm": 8, "gsf": 16, "ip_csn": 4, "r2plus1d": 8, "eco": 6}
+
+
 def test_optimized_for_inference_it_scores_the_same(name):
     network, clips = drawn(name), random_clips(2, 3, frames_of(name, 4), 32, 32)
+    optimized = optimize(network)
     with torch.no_grad():
-        torch.testing.assert_close(optimize(network)(clips), network(clips), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(optimized(clips), network(clips), rtol=1e-7, atol=1e-9)
+    assert sum(isinstance(part, BATCH_NORMS) for part in optimized.modules()) == LEFT.get(name, 0)
+
+
+def test_it_is_pickled(name):
+    network, clips = drawn(name), random_clips(1, 3, frames_of(name, 4), 32, 32)
+    with torch.no_grad():
+        assert torch.equal(pickle.loads(pickle.dumps(network))(clips), network(clips))
 
 
 def test_it_is_explained_by_tubes_of_the_clip_s_size(name):
@@ -229,6 +243,7 @@ PRODUCTS = [
     ("slowfast_r101_16x8", 400, 64, 256, 213.04, 53.775),  # 213
     ("i3d_inception_s3d", 400, 64, 224, 107.9, 12.078),  # 108
     ("i3d_inception", 400, 64, 224, 111.15, 12.697),  # not published
+    ("tsn_bn_inception", 101, 25, 224, 50.79, 10.374),  # not published
 ]
 
 
@@ -254,14 +269,17 @@ def test_names_are_listed_by_pattern_and_unknown_ones_are_refused():
     assert rivals.tsm_quickstart(num_classes=3).fc.out_features == 3
     with pytest.raises(AttributeError, match="no attribute 'tsm_r5'"):
         rivals.tsm_r5(3)
+    with pytest.raises(AttributeError, match="no attribute 'tsm_r50' .networks: ctlib.create_model or ctlib.rivals"):
+        ctlib.tsm_r50(174)
     with pytest.raises(ValueError, match="tsm_r5"):
         ctlib.create_model("tsm_r5", 10)
     with pytest.raises(ValueError, match="'tsm' is in all blocks: blocks must be 'all', got 'stage5'"):
         ctlib.create_model("tsm_r50", 10, blocks="stage5")
     with pytest.raises(ValueError, match="no block of a network on clips can be replaced"):
         ctlib.create_model("ir_csn_small", 10, blocks="stage5")
-    with pytest.raises(ValueError, match="the backbone 'ir_csn_101' has no ImageNet weights"):
-        ctlib.create_model("ir_csn_101", 10, weights="imagenet")
+    for name in ("ir_csn_101", "i3d_inception"):
+        with pytest.raises(ValueError, match=f"the backbone '{name}' has no ImageNet weights"):
+            ctlib.create_model(name, 10, weights="imagenet")
     with pytest.raises(ValueError, match="'tea' has blocks of its own: weights must be None, got 'shapes'"):
         ctlib.create_model("tea_quickstart", 10, weights="shapes")
     with pytest.raises(ValueError, match="excitation are parts of the CT-Module, which 'tsm' does not have"):
@@ -410,7 +428,7 @@ def test_a_temporal_convolution_starts_with_a_quarter_from_before_and_a_quarter_
     torch.testing.assert_close(out[:, 6:, :2], clips[:, 6:, 1:], **CLOSE)
 
 
-def test_a_smallbig_non_local_or_gate_shift_network_starts_as_tsn():
+def test_a_smallbig_or_non_local_network_starts_as_tsn():
     clips, tsn = random_clips(1, 3, 4, 32, 32), drawn("tsn")
     for name in ("smallbig", "non_local"):
         network = build_model(model_config(f"{name}_quickstart", num_classes=5), seed=0).double().eval()
@@ -418,9 +436,16 @@ def test_a_smallbig_non_local_or_gate_shift_network_starts_as_tsn():
         state.update(tsn.state_dict())
         network.load_state_dict(state)
         torch.testing.assert_close(network(clips), tsn(clips), **CLOSE)
+
+
+INTERLEAVED = [0, 2, 1, 3, 4, 6, 5, 7]  # eight channels after a gate shift
+
+
+def test_a_gate_shift_network_starts_blind_to_order():
     features = random_clips(2, 8, 4, 3, 3)
-    halves = GateShift(8).double()(features)  # all stays, and the channels of each half are interleaved
-    assert torch.equal(halves, features[:, [0, 2, 1, 3, 4, 6, 5, 7]])
+    assert torch.equal(GateShift(8).double()(features), features[:, INTERLEAVED])  # all stays in its frame
+    network = build_model(model_config("gsm_quickstart", num_classes=5), seed=0).double().eval()
+    assert max(frame_order.apart(network, 8).values()) < 1e-12
 
 
 def test_a_gate_shift_moves_what_its_gates_let_through():
@@ -438,11 +463,26 @@ def test_gate_shift_fuse_weighs_what_moved_against_what_stayed():
         for parameter in module.parameters():
             nn.init.zeros_(parameter)
         module.gate.bias.copy_(torch.tensor([0.5, 1 - 1e-15], dtype=torch.double).atanh())  # gates of 1/2 and of 1
-        module.fuse[0].weight[0, 0, 1, 1] = 1.0  # the weight is the sigmoid of the mean of what moved
+        module.fuse[0].weight[0, 0, 1, 2] = 1.0  # the weight is the sigmoid of the next frame's mean of what moved
     moved = nn.functional.pad(clips[:, :2, 1:] / 2, (0, 0, 0, 0, 0, 1))
-    weights = moved.mean((3, 4), keepdim=True).sigmoid()
+    means = moved.mean((3, 4), keepdim=True)
+    weights = nn.functional.pad(means[:, :, 1:], (0, 0, 0, 0, 0, 1)).sigmoid()
     torch.testing.assert_close(module(clips)[:, :2], weights * moved + (1 - weights) * clips[:, :2] / 2, **CLOSE)
     torch.testing.assert_close(module(clips)[:, 2:, 1:], clips[:, 2:, :2] / 2, **CLOSE)  # its weights are 1/2
+
+
+def test_gate_shift_fuse_stands_between_the_last_convolution_of_a_block_and_its_batch_norm():
+    torch.manual_seed(1)
+    plain = Bottleneck(8, 2).double().eval()
+    nn.init.normal_(plain.bn3.bias)
+    plain.bn3.running_mean.normal_()
+    block = GSFBlock(copy.deepcopy(plain)).double().eval()
+    for parameter in block.shift.parameters():
+        nn.init.zeros_(parameter)  # gates of 0 and weights of 1/2: half of what is there
+    block.shift.num_frames = 3
+    plain.conv3.register_forward_hook(lambda layer, given, out: out[:, INTERLEAVED] / 2)
+    frames = random_clips(3, 8, 4, 4)
+    torch.testing.assert_close(block(frames), plain(frames), **CLOSE)
 
 
 def test_a_non_local_block_is_attention_over_all_positions_of_the_clip():
