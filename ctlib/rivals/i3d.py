@@ -2,7 +2,8 @@
 
 Two variants are published. DeepMind's has 3x3x3 convolutions in both branches of a block that mix neighbours. In the
 one that the S3D paper counts (107.9 GFLOPs), the second of them is 1x1x1. Scores are means over all positions here,
-where DeepMind's network first pools over windows of two frames.
+where DeepMind's network first pools over windows of two frames. I3D could start from GoogLeNet's weights,
+inflated, and does not here.
 """
 
 import torch

@@ -83,6 +83,7 @@ def published_at_224() -> pd.DataFrame:
     """`published_points` of Something-Something V1 at one view of 8 frames and 224 x 224 pixels, with `SUCCESSORS`.
 
     CT-Net's point is that of Table 2h. So all points have the same resolution, which those of Table 3 have not.
+    bLVNet-TAM sees 16 frames.
     """
     points = published_points("3", "top1_v1")
     points = points[(points["size"] == "224") & points.name.str.contains(r"8 frames|8x2 frames")]
