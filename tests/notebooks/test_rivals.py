@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from ctlib.study import systems
+from ctlib.training import recipes
 from tests import ROOT
 from tests.notebooks import run_here
 
@@ -48,6 +49,12 @@ def test_every_system_has_a_picture_and_three_sentences():
     for text in texts:
         plain = re.sub(r"\s+", " ", text.replace("**", ""))
         assert len(re.findall(r"\.(?= |$|\))", plain)) >= 3 and "cost" in plain, plain
+
+
+def test_it_says_how_many_trainings_there_are():
+    text = nbformat.read(ROOT / "notebooks" / "rivals.ipynb", 4).cells[0].source
+    pretrained = [name for name in systems.SMALL.values() if recipes.run_config("arrow", name, "laptop").model.weights]
+    assert f", {3 * len(pretrained)} trainings of" in text  # three seeds
 
 
 @pytest.mark.parametrize(
