@@ -52,6 +52,9 @@ OUT = os.path.expanduser(text("out_dir", "results/runs"))
 SEEDS = words("seeds", "0 1 2")
 if "{" in OUT or "}" in OUT:
     raise WorkflowError(f"out_dir of --config must be without braces, which are Snakemake's wildcards, got {OUT}")
+existing = next(path for path in (Path(OUT).absolute(), *Path(OUT).absolute().parents) if path.exists())
+if not existing.is_dir():
+    raise WorkflowError(f"out_dir of --config must be a folder, and {existing} is none")
 
 # ctlib is imported from this project, wherever Snakemake was called.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BASE), os.environ.get("PYTHONPATH")]))

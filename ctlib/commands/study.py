@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+from ctlib import files
 from ctlib.commands.command import Options, Parser, Runner
 from ctlib.config import unknown_name
 from ctlib.display.progress import Progress, counting
@@ -92,6 +93,8 @@ def ablations(parser: Parser) -> Runner:
                 return jobs.jobs(study, options.tables, seeds=jobs.parse_seeds(" ".join(options.seeds)))
             return jobs.next_runs(study, options.out, options.tables)
 
+        if not options.list:
+            files.check_writable(options.out)
         if options.list or options.run:
             every = wanted()
             chosen = [job for job in every if options.run in ("", job.config.name)]

@@ -160,7 +160,10 @@ def truth(root: str | Path, source: str | Path) -> Truth:
     if not name:
         raise ValueError(f"needed a video of Arrow of Time, such as val/000003_backward.mp4, got {source}")
     split, pair, direction = name.groups()
-    config = ArrowConfig.from_dict(values)
+    try:
+        config = ArrowConfig.from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{stamp} is damaged: {error}") from None
     scene = _scene(config, split, int(pair))
     mask, acting = _mask(scene, config.size), (scene.progress > 0) & (scene.progress < 1)
     return Truth(mask[::-1], acting[::-1]) if direction == "backward" else Truth(mask, acting)

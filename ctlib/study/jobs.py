@@ -121,7 +121,7 @@ def state(job: Job, out_dir: str | Path) -> str:
     path = folder.path / "tests.json"
     if not path.is_file():
         return "to be tested"
-    tests = read_json(path, ["classes", "tests"])["tests"]
+    tests = results.read_tests(path)["tests"]
     kept = [test for test in tests if (folder.path / test["scores"]).is_file()]
     tested = {Views(*(test[name] for name in Views._fields)) for test in kept}
     return "finished" if tested >= job.tests.keys() else "to be tested"

@@ -21,16 +21,23 @@ _ARRAYS = ("label", "videos", "tests", "predicted")  # of each test list
 
 
 def read(tables_dir: str | Path) -> dict[str, pd.DataFrame]:
-    """Test list -> one row per video: `label`, and the predicted classes of each test (`results.key`)."""
+    """Test list -> one row per video: `label`, and the predicted classes of each test (`results.key`).
+
+    Raises:
+        ValueError: the file is damaged; it is named.
+    """
     path = Path(tables_dir) / "predictions.npz"
     if not path.is_file():
         return {}
     predictions = {}
-    with np.load(path, allow_pickle=False) as content:
-        for name in map(str, content["lists"]):
-            label, videos, tests, predicted = (content[f"{name}/{part}"] for part in _ARRAYS)
-            predictions[name] = pd.DataFrame(predicted.T, videos, tests)
-            predictions[name].insert(0, "label", label)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            for name in map(str, content["lists"]):
+                label, videos, tests, predicted = (content[f"{name}/{part}"] for part in _ARRAYS)
+                predictions[name] = pd.DataFrame(predicted.T, videos, tests)
+                predictions[name].insert(0, "label", label)
+    except Exception as error:  # what damaged bytes raise is up to the reader
+        raise ValueError(f"{path} is damaged ({files.one_line(error)})") from None
     return predictions
 
 

@@ -20,7 +20,7 @@ from ctlib import files
 from ctlib.data.clips import SKIPPED
 from ctlib.study import comparisons, measurements, predictions
 from ctlib.study.predictions import NOT_READ
-from ctlib.study.scales import Study
+from ctlib.study.scales import Study, Views
 from ctlib.study.tables import ROWS, TABLES
 from ctlib.training import evaluate
 from ctlib.training.evaluate import Scores
@@ -33,6 +33,9 @@ fingerprint classes_digest coverage data precision micro_batch scale overrides h
 """.split()  # noqa: SIM905
 COLUMNS = ["table", "row", "seed"] + [name for name in RUNS if name not in ("seed", "rows", "test", "epochs", "config")]
 _TEXT = ("frames", "micro_batch", "overrides", "commit", "config", "fingerprint", "classes_digest")
+_NUMBERS = """
+seed top1 top5 videos gflops params train_seconds epochs size clips crops views coverage
+""".split()  # noqa: SIM905
 
 
 def measured(tables_dir: str | Path, tables: Sequence[str] = TABLES, chosen: Sequence[str] = ()) -> pd.DataFrame:
@@ -87,15 +90,43 @@ def read_runs(tables_dir: Path) -> pd.DataFrame:
     """runs.csv as it was written; empty if there is none.
 
     Raises:
-        ValueError: it has other columns.
+        ValueError: it has other columns, or is damaged; the row is named.
     """
     path = tables_dir / "runs.csv"
     if not path.is_file():
         return pd.DataFrame(columns=RUNS)
-    runs = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
+    runs = files.read_csv(path, (), _NUMBERS, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
     if list(runs.columns) != RUNS:
-        raise ValueError(f"{path} must have the columns {' '.join(RUNS)}, got {' '.join(runs.columns)}")
+        got = files.one_line(" ".join(map(str, runs.columns)), 200)
+        raise ValueError(f"{path} must have the columns {' '.join(RUNS)}, got {got}")
+    for number, text in enumerate(runs.rows, start=1):
+        if not _are_rows(text):
+            raise ValueError(
+                f"{path} is damaged: row {number}, rows must be [table, row] pairs, got {files.quoted(text)}"
+            )
     return runs
+
+
+def _are_rows(text: object) -> bool:
+    try:
+        return all(table in TABLES and isinstance(row, str) for table, row in json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+def read_tests(path: Path) -> dict:
+    """tests.json of a finished run: `classes`, and `tests`, each with its `rows`, its file of `scores` and its views.
+
+    Raises:
+        ValueError: it is damaged; the file is named.
+    """
+    content = files.read_json(path, ["classes", "tests"])
+    kinds = {"rows": list, "scores": str, **dict.fromkeys(Views._fields, int)}
+    tests = content["tests"] if isinstance(content["tests"], list) else [None]
+    for test in tests:
+        if not isinstance(test, dict) or any(not isinstance(test.get(key), kind) for key, kind in kinds.items()):
+            raise ValueError(f"{path} is damaged: a test needs {', '.join(kinds)}, got {files.quoted(test)}")
+    return content
 
 
 def by_row(runs: pd.DataFrame) -> pd.DataFrame:
@@ -198,7 +229,7 @@ def _networks(table: str, row: str) -> int:
 def _tests(folder: RunFolder, study: dict) -> list[_Test]:
     """The test at the end of a run, then its further tests."""
     result = folder.result(_RESULT)
-    listed = files.read_json(folder.path / "tests.json", ["classes", "tests"])
+    listed = read_tests(folder.path / "tests.json")
     elsewhere = [row for test in listed["tests"] for row in test["rows"]]
     row = {
         "run": folder.path.relative_to(folder.path.parents[1]).as_posix(),
@@ -287,10 +318,10 @@ def _merged_histories(tables_dir: Path, runs_dir: Path, new: pd.DataFrame) -> pd
     path = tables_dir / "histories.csv"
     parts = []
     if path.is_file():
-        old = pd.read_csv(path, dtype=str, keep_default_na=False)
+        old = files.read_csv(path, (), dtype=str, keep_default_na=False)
         parts.append(old[~old.run.isin(new.run)])
     for run in sorted(set(new.run[~new.run.str.contains(" + ", regex=False)])):
-        history = pd.read_csv(runs_dir / run / "history.csv", dtype=str, keep_default_na=False)
+        history = files.read_csv(runs_dir / run / "history.csv", (), dtype=str, keep_default_na=False)
         history.insert(0, "run", run)
         parts.append(history)
     return pd.concat(parts).sort_values("run", kind="stable")

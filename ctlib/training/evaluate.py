@@ -259,6 +259,7 @@ def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, in
     Raises:
         ValueError: as `Evaluation.protocol`, and for saved scores that are damaged.
         FileNotFoundError: videos that do not exist or are empty.
+        OSError: a folder that cannot be written.
         video.VideoError: a video that cannot be read.
     """
     trained = evaluation.load()
@@ -267,6 +268,7 @@ def score(evaluation: Evaluation, folder: str | Path, on_step: Callable[[int, in
     if path.is_file():
         return Scores.load(path)
     refuse_missing({"test": evaluation.samples}, evaluation.data)
+    files.check_writable(path.parent)
     accelerator = make_accelerator(evaluation.compute, protocol.precision)
     network = accelerator.prepare_model(trained.model, evaluation_mode=True)
     loader = accelerator.prepare(evaluation.loader(protocol, travels_raw(accelerator.device)))

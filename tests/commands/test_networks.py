@@ -229,6 +229,8 @@ def test_evaluate_tests_a_checkpoint_on_a_data_set(checkpoint, arrow_root, tmp_p
     assert f"top-1     {record['top1']:.2f} %" in text and "videos    32 of 32 listed of arrow" in text
     assert main([*command, "--clips", "2", "--sampling", "sparse"]) == 0
     assert json.loads(capsys.readouterr().out)["clips"] == 2 and len(list(tmp_path.iterdir())) == 2
+    assert main([*command[:-2], str(saved / "x")]) == 2  # below a file; said before a video is read
+    assert f"{saved / 'x'} cannot be made: {saved} is no folder\n" in capsys.readouterr().err
 
 
 def test_evaluate_says_how_much_of_a_folder_it_tests(trained, clips, tmp_path, capsys):

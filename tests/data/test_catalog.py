@@ -302,8 +302,28 @@ def test_a_folder_without_splits_is_split_by_name(tmp_path):
 
 def test_a_class_that_training_does_not_have(tmp_path):
     root = write(tmp_path, LAYOUTS["folder"] | {"val/jump/5.mp4": None})
-    with pytest.raises(ValueError, match="classes that train does not have: 'jump'"):
+    with pytest.raises(ValueError, match="classes that train does not have: 'jump'$"):
         load_samples("folder", root, "val")
+
+
+def test_a_class_that_training_writes_otherwise(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = write(
+        tmp_path, {f"{folder}/1.mp4": None for folder in (f"train/{composed}", "train/x", f"val/{decomposed}")}
+    )
+    with pytest.raises(ValueError, match=f"'{decomposed}'; there it is written '{composed}'"):
+        load_samples("folder", root, "val")
+
+
+def test_spaces_beside_a_kinetics_label_are_no_part_of_it(tmp_path):
+    files = {name: text for name, text in LAYOUTS["kinetics-400"].items() if name.endswith("csv")}
+    spaced = {name: text.replace(",", " , ") for name, text in files.items()}
+    videos = {name: text for name, text in LAYOUTS["kinetics-400"].items() if not name.endswith("csv")}
+    plain, other = (
+        load_samples("kinetics-400", write(tmp_path / f"{i}", videos | one), "train")
+        for i, one in enumerate((files, spaced))
+    )
+    assert plain.classes == other.classes and listed(plain) == listed(other)
 
 
 def test_the_built_in_data_set_is_read_from_its_lists(arrow_root):

@@ -102,6 +102,12 @@ def test_a_record_of_other_parameters_is_refused(small_study):
         ("result.json", '{"top1": 50}', "it lacks seconds"),
         ("result.json", "[]", "it holds list and no keys"),
         ("tests.json", "{}", "it lacks classes"),
+        ("tests.json", '{"classes": [], "tests": null}', "a test needs rows, scores, size"),
+        (
+            "tests.json",
+            '{"classes": [], "tests": [{"rows": [], "scores": "a.npz"}]}',
+            "a test needs rows, scores, size",
+        ),
     ],
 )
 def test_a_damaged_record_is_named(small_study, tmp_path, name, text, why):

@@ -1,6 +1,7 @@
 """The tables of the study, collected from run folders that are written here without training."""
 
 import json
+import random
 import shutil
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from ctlib import files
-from ctlib.study import comparisons, results
+from ctlib.study import comparisons, predictions, results
 from ctlib.study.results import collect
 from ctlib.training import evaluate
 from ctlib.training.evaluate import Protocol, Scores
+from tests.training.test_mutations import mutated
 
 VIDEOS = [f"val/{pair:06d}_{way}.mp4" for pair in range(20) for way in ("forward", "backward")]
 LABELS = torch.arange(40) % 4
@@ -187,6 +189,43 @@ def test_unfinished_runs_wait_and_damaged_ones_are_named(study):
     path.write_text(json.dumps({"top1": 3}))
     with pytest.raises(ValueError, match="plain/seed0/result.json is damaged: it lacks rows"):
         collect(runs, tables)
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "predictions.npz"])
+def test_tables_that_were_changed_are_read_or_refused_in_one_line(study, name):
+    _, tables = study
+    collect(*study)
+    path, draw, refused = tables / name, random.Random(1), 0
+    content = path.read_bytes()
+    for _ in range(60):
+        path.write_bytes(mutated(content, draw))
+        try:
+            results.measured(tables)
+            predictions.read(tables)
+        except ValueError as error:
+            refused += 1
+            text = str(error)
+            assert str(path) in text and len(text) < 700 and text.isprintable(), text
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        ("top1", "nan", "row 1, top1 must be a number, got 'nan'"),
+        ("gflops", "inf", "row 1, gflops must be a number, got inf"),
+        ("seed", "x", "row 1, seed must be a number, got 'x'"),
+        ("rows", '[["9z", "q"]]', r"row 1, rows must be \[table, row\] pairs, got '\[\[\"9z"),
+    ],
+)
+def test_a_value_that_is_none_is_named(study, column, value, text):
+    _, tables = study
+    collect(*study)
+    runs = pd.read_csv(tables / "runs.csv", dtype=str, keep_default_na=False)
+    runs.loc[0, column] = value
+    files.write_csv(tables / "runs.csv", runs)
+    with pytest.raises(ValueError, match=f"runs.csv is damaged: {text}"):
+        results.measured(tables)
 
 
 def test_nothing_collected_is_no_error(tmp_path):

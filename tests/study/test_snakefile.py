@@ -80,6 +80,7 @@ def test_what_a_finished_study_lacks_is_planned(tmp_path):
     [
         ({"tabels": "2a"}, "unknown key 'tabels' of --config: did you mean 'tables'? known are tables, seeds, "),
         ({"out_dir": "2024_01"}, "out_dir of --config must be text, and Snakemake reads int 202401: write a folder"),
+        ({"out_dir": "/dev/null/runs"}, "out_dir of --config must be a folder, and /dev/null is none"),
         ({"out_dir": "a{b}"}, "must be without braces, which are Snakemake's wildcards, got a{b}"),
     ],
 )

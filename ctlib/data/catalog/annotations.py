@@ -249,7 +249,7 @@ def read_kinetics(file: Path) -> Iterator[tuple[int, str, str, int, int]]:
     """Line number, class, YouTube id, and the clip's first and last second, of each line of a Kinetics CSV."""
     reader = csv.reader(io.StringIO(text_of(file), newline=""))
     try:
-        header = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]
         if missing := [column for column in KINETICS_COLUMNS if column not in header]:
             raise _error(file, 1, f"needed the columns {', '.join(KINETICS_COLUMNS)}, lacks {', '.join(missing)}")
         if twice := [column for column in KINETICS_COLUMNS if header.count(column) > 1]:
@@ -257,7 +257,7 @@ def read_kinetics(file: Path) -> Iterator[tuple[int, str, str, int, int]]:
         places = [header.index(column) for column in KINETICS_COLUMNS]
         last = max(places)
         for line in filter(None, reader):
-            name, identity, start, end = (line[place] for place in places) if len(line) > last else ("",) * 4
+            name, identity, start, end = (line[place].strip() for place in places) if len(line) > last else ("",) * 4
             if not name or not identity or not _is_number(start) or not _is_number(end):
                 raise _error(file, reader.line_num, f"needed a label, an id and two times, got {quoted(line)}")
             yield reader.line_num, name, identity, int(start), int(end)

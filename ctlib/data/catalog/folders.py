@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,13 +56,28 @@ def split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
     return splits, [name for name in names if name not in splits.values()]
 
 
+def _letters(name: str) -> str:
+    """A name whatever its case, and however its accents are stored."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _given_split(root: Path, splits: dict[str, str], split: str) -> Samples:
     labels = {name: label for label, name in enumerate(subfolders(root / splits["train"]))}
     rows, notes = [], ()
     for folder in splits.values() if split == ALL else [splits[split]]:
         names, left_out = subfolders(root / folder), _LeftOut(root / folder)
         if others := [name for name in names if name not in labels]:
-            raise ValueError(f"{root / folder}: classes that {splits['train']} does not have: {quoted_all(others)}")
+            alike = {_letters(name): name for name in labels}
+            hint = next(
+                (
+                    f"; there it is written {quoted(alike[_letters(name)])}"
+                    for name in others
+                    if _letters(name) in alike
+                ),
+                "",
+            )
+            text = f"classes that {splits['train']} does not have: {quoted_all(others)}{hint}"
+            raise ValueError(f"{root / folder}: {text}")
         found = [(f"{folder}/{name}/{video}", labels[name], None) for name in names for video in left_out.videos(name)]
         if not found:
             raise ValueError(f"{root / folder}: no videos in class folders{left_out.in_words()}")
