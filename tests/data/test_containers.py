@@ -86,14 +86,42 @@ def test_a_real_key_frame_is_found_however_far_back_it_lies(sources, tmp_path, m
     assert numbers(read_frames(wrong, [23, 40, 47])) == [23, 40, 47]
 
 
-def test_a_video_that_begins_within_a_group_begins_at_its_first_key_frame(sources, tmp_path):
-    with av.open(str(sources / "hevc.mp4")) as source, av.open(str(tmp_path / "late.mkv"), "w") as made:
+def part_of(path, out, first, last=None):
+    """The same compressed frames, without those before `first` and from `last` on."""
+    with av.open(str(path)) as source, av.open(str(out), "w") as made:
         copied = made.add_stream_from_template(source.streams.video[0])
-        for packet in [packet for packet in source.demux(video=0) if packet.size][5:]:
+        for packet in [packet for packet in source.demux(video=0) if packet.size][first:last]:
             packet.stream = copied
             made.mux(packet)
-    late = count_frames(tmp_path / "late.mkv")
-    assert numbers(read_frames(tmp_path / "late.mkv", range(late))) == list(range(COUNT - late, COUNT))
+    return out
+
+
+def test_a_video_that_begins_within_a_group_begins_at_its_first_key_frame(sources, tmp_path):
+    path = part_of(sources / "hevc.mp4", tmp_path / "late.mkv", 5)
+    late = count_frames(path)
+    assert numbers(read_frames(path, range(late))) == list(range(COUNT - late, COUNT))
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("mpeg4", "avi"), ("mpeg4", "mp4"), ("mpeg4", "mkv"), ("flv", "flv"), ("h263", "3gp"), ("wmv2", "wmv")]
+    + [("msmpeg4", "avi"), ("qtrle", "mov"), ("mpeg2video", "ts"), ("libx264", "ts")],
+)
+def test_frames_that_are_counted_begin_at_the_first_key_frame_too(tmp_path, codec, suffix):
+    """Some decoders show grey before it, or the last picture of what was decoded before."""
+    options = {"g": "12", "bf": "0", "sc_threshold": "0" if codec == "libx264" else "1000000000"}
+    frames = (np.pad(coded(number), ((0, 32), (0, 32), (0, 0))) for number in range(24))
+    pix_fmt = "rgb24" if codec == "qtrle" else "yuv420p"
+    whole = encode(tmp_path / f"whole.{suffix}", codec, frames, options, pix_fmt=pix_fmt)
+    late = part_of(whole, tmp_path / f"late.{suffix}", 1)
+    expected = read_frames(whole, range(24))[12:]
+    assert count_frames(late) == count_by_decoding(str(late)) == 12
+    assert np.array_equal(read_frames(late, range(12)), expected)
+    assert np.array_equal(read_frames(late, [3, 0]), expected[[3, 0]])
+    if codec != "qtrle":  # this decoder marks nothing, and an MP4 without marks counts as all key frames
+        faults = "has no key frame to start from|no frame could be decoded|decoding failed"
+        with pytest.raises(VideoError, match=f"none.{suffix}: ({faults})"):
+            count_frames(part_of(whole, tmp_path / f"none.{suffix}", 1, 9))
 
 
 @pytest.mark.parametrize("layout", ["h264 long GOP.mp4", "h264 open GOP.mp4", "hevc.mp4", "h264 refresh.mp4"])
@@ -252,6 +280,19 @@ def test_trimmed_videos_of_every_order_of_frames(sources, tmp_path, layout):
         (tmp_path / "trimmed.mp4").write_bytes(trimmed)
         assert np.array_equal(read_frames(tmp_path / "trimmed.mp4", range(COUNT - later)), expected[later:])
         assert np.array_equal(read_frames(tmp_path / "trimmed.mp4", [0])[0], expected[later])
+
+
+@pytest.mark.parametrize("bf", ["0", "2"])
+def test_trimmed_mpeg4_begins_where_it_did_though_that_is_no_key_frame(tmp_path, bf):
+    whole = encode(tmp_path / "whole.mp4", "mpeg4", options={"g": "12", "bf": bf, "qscale": "3"})
+    content = whole.read_bytes()
+    (scale,) = struct.unpack(">I", content[content.index(b"mdhd") + 16 :][:4])
+    for later in (3, 26):
+        trimmed = change_box(content, b"elst", 16, lambda before, later=later: before + scale * later // 25)
+        (tmp_path / "trimmed.mp4").write_bytes(trimmed)
+        count = count_frames(tmp_path / "trimmed.mp4")
+        assert numbers(read_frames(tmp_path / "trimmed.mp4", range(count))) == list(range(COUNT - count, COUNT))
+        assert COUNT - count in (later, later + 1)
 
 
 def test_a_video_of_which_nothing_is_shown_is_an_error(plain, tmp_path):

@@ -11,7 +11,7 @@ from ctlib.data.check import check, read_check
 from ctlib.data.clips import ClipDataset
 from ctlib.data.prepare import prepare
 from ctlib.data.video import VideoError, container, count_frames, iterate_frames, probe, read_frames
-from tests.data.videos import COUNT, coded, coded_frames, encode, encode_sound, moving, numbers, save_images
+from tests.data.videos import COUNT, coded, coded_frames, encode, encode_sound, filtered, moving, numbers, save_images
 
 # ---------------------------------------------------------------- streams
 
@@ -126,6 +126,39 @@ def test_decord_is_refused_where_a_video_turns_interlaced(tmp_path):
     assert numbers(read_frames(tmp_path / "video.mkv", range(24))) == [*range(12), *range(12)]
     with pytest.raises(VideoError, match="decord would read it otherwise .it may be interlaced"):
         read_frames(tmp_path / "video.mkv", [3], decoder="decord")
+
+
+def joined(path, parts):
+    """H.264 files one after the other in one stream, each with the headers of its own."""
+    with av.open(str(path), "w") as made:
+        stream, shift = None, 0
+        for part in parts:
+            with av.open(str(filtered(part, part.with_suffix(".h264"), "h264_mp4toannexb")), format="h264") as source:
+                stream = stream or made.add_stream_from_template(source.streams.video[0])
+                for packet in (packet for packet in source.demux(video=0) if packet.size):
+                    packet.pts = packet.dts = round(shift / 25 / packet.time_base)
+                    packet.stream, shift = stream, shift + 1
+                    made.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize(
+    ("size", "pix_fmt", "params"),
+    [((48, 64), "yuv420p", ""), ((64, 96), "yuv444p", ""), ((64, 96), "yuv420p", "colormatrix=bt709:")],
+)
+def test_decord_is_refused_where_size_or_colours_change(tmp_path, suffix, size, pix_fmt, params):
+    kinds = (("yuv420p", (64, 96), ""), (pix_fmt, size, params))
+    parts = []
+    for number, (form, (height, width), more) in enumerate(kinds):
+        options = {"x264-params": f"{more}bframes=0:keyint=8:scenecut=0"}
+        frames = (coded(number)[:height, :width] for number in range(16))
+        parts.append(encode(tmp_path / f"{number}.mp4", frames=frames, options=options, pix_fmt=form))
+    path = joined(tmp_path / f"joined.{suffix}", parts)
+    assert read_frames(path, [20, 28]).shape == (2, *size, 3)
+    for indices in ([3, 12], [20, 28]):
+        with pytest.raises(VideoError, match=r"decord would read it otherwise \(its size or colours change\)"):
+            read_frames(path, indices, decoder="decord")
 
 
 @pytest.mark.parametrize(("pix_fmt", "params"), SAME_IN_DECORD)

@@ -38,7 +38,7 @@ def moving(length=12, height=48, width=64):
     return np.stack([np.roll(noise, 2 * index, axis=1) for index in range(length)])
 
 
-def encode(path, codec="libx264", frames=None, options=None, times=None, container_options=None):
+def encode(path, codec="libx264", frames=None, options=None, times=None, container_options=None, pix_fmt="yuv420p"):
     """Write frames, at `times` in 25ths of a second if they do not follow one another."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = iter(coded_frames() if frames is None else frames)
@@ -46,7 +46,7 @@ def encode(path, codec="libx264", frames=None, options=None, times=None, contain
     with av.open(os.fspath(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else pix_fmt
         stream.codec_context.thread_count = 1
         for index, frame in enumerate(chain([first], frames)):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")

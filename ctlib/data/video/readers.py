@@ -16,6 +16,7 @@ _NUMBERED = re.compile(r"(?!\.|flow)(.*?)(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 _REORDERED = 32  # compressed frames that are decoded to see whether their order is that of their times
 _WINDOW = 256  # compressed frames in memory, while a real key frame is looked for
+_INTRA = 1  # FFmpeg's picture type I
 
 
 class Images:
@@ -61,8 +62,7 @@ class TimedFrames:
     def __init__(self, path: str, decoder, packets: Packets):
         self.path, self.decoder, self.packets, self.pixels = path, decoder, packets, ToPixels(path)
         self.entries = entries = packets.entries
-        # This decoder shows nothing before it can: not even a gradual refresh that has begun.
-        self.withholds = decoder.codec.canonical_name == "h264"
+        self.withholds = _withholds(decoder)
         self.starts = [place for place, entry in enumerate(entries) if entry.is_keyframe]
         if not (self.starts and self.starts[0] == 0) and self.key_frame(next(packets.between(0, 0))):
             self.starts.insert(0, 0)
@@ -162,13 +162,11 @@ def _not_discarded(packet):
 
 
 class CountedFrames:
-    """The frames of any other file, decoded from the first one on."""
+    """The frames of any other file, decoded and counted from the first key frame on."""
 
     def __init__(self, path: str, decoder, packets: Packets):
         self.path, self.decoder, self.packets, self.pixels = path, decoder, packets, ToPixels(path)
         self.length = sum(1 for _ in self._decoded())
-        if not self.length:
-            raise VideoError(f"{path}: no frame could be decoded")
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         wanted, last = set(indices), max(indices)
@@ -180,13 +178,31 @@ class CountedFrames:
 
     def _decoded(self) -> Iterator:
         self.decoder.flush_buffers()
-        index = 0
+        index, some, begun = 0, False, _withholds(self.decoder)
         for packet in chain(self.packets.between(0, len(self.packets.entries) - 1), [None]):
+            begun = begun or (packet is not None and packet.is_discard and packet.is_keyframe)  # which never comes out
             for frame in decode(self.path, self.decoder, packet, index):
+                some, begun = True, begun or _starts(frame, packet)
+                if not begun:  # decoded from grey, or from what a flush leaves in the decoder
+                    continue
                 check_intact(self.path, frame, index)
                 self.pixels.follow(frame)
                 yield frame
                 index += 1
+        if not index:
+            fault = "has no key frame to start from" if some else "no frame could be decoded"
+            raise VideoError(f"{self.path}: {fault}")
+
+
+def _withholds(decoder) -> bool:
+    """Whether a decoder shows nothing before it can: not even a gradual refresh that has begun."""
+    return decoder.codec.canonical_name == "h264"
+
+
+def _starts(frame, packet) -> bool:
+    """Whether a frame was decoded without others; some decoders do not say so, and their containers do."""
+    untyped = not frame.pict_type and packet is not None
+    return frame.key_frame or frame.pict_type == _INTRA or (untyped and packet.is_keyframe)
 
 
 def order_contradicts(path: str, decoder, packets: Packets) -> bool:
@@ -231,8 +247,9 @@ class DecordFrames:
         import decord
 
         self.path, self.length, self.stream, self.video = path, video.length, stream, video
-        self.errors, self.real_starts = (RuntimeError, decord.DECORDError), set()
+        self.errors, self.real_starts, self.form = (RuntimeError, decord.DECORDError), set(), None
         first = self._key_frame(video.starts[0])
+        self._key_frame(video.starts[-1])  # whose colours decord may give to earlier frames too
         decord.logging.set_level(decord.logging.QUIET)
         try:
             self.reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
@@ -268,7 +285,9 @@ class DecordFrames:
         frame = self.video.key_frame(packet)
         if frame is None:
             self._refuse("it starts at a frame that is no key frame")
-        self._refuse(_other_in_decord(self.stream, frame))
+        form = frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
+        self.form = self.form or form
+        self._refuse("its size or colours change" if form != self.form else _other_in_decord(self.stream, frame))
         with decoding(self.path, "not a readable video"):
             self._refuse("it may be interlaced" if _may_be_interlaced(self.stream, packet) else "")
         self.real_starts.add(start)
