@@ -1,7 +1,8 @@
 """Which videos of a data set can be read completely: each is decoded once, in a worker process, under a time limit.
 
-Two files keep the results: `good.csv` (path, frames) and `bad.csv` (path, reason). They grow by one row per video, so a
-killed check resumes where it was. Paths are below the data set's root, with forward slashes. No video is ever changed.
+Two files keep the results: `good.csv` (path, frames) and `bad.csv` (path, reason), each with the bytes and the time of
+change of what was checked. They grow by one row per video, so a killed check resumes where it was. Paths are below the
+data set's root, with forward slashes. No video is ever changed.
 """
 
 import csv
@@ -12,6 +13,7 @@ import math
 import os
 import re
 import signal
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -29,7 +31,8 @@ from ctlib.data import video
 from ctlib.files import quoted
 
 GOOD, BAD = "good.csv", "bad.csv"
-COLUMNS = {GOOD: ("path", "frames"), BAD: ("path", "reason")}
+COLUMNS = {GOOD: ("path", "frames", "bytes", "modified"), BAD: ("path", "reason", "bytes", "modified")}
+OPTIONAL = 2  # of these columns, the last ones, which earlier checks did not keep
 MISSING = "missing"
 
 
@@ -64,7 +67,7 @@ def check(
     again: str = "none",
     decode: Callable[[str], int] = count_by_decoding,
 ) -> Summary:
-    """Check every video of a list that has no result in `folder` yet.
+    """Check every video of a list that has no result in `folder` yet, or has changed since.
 
     A good video decodes from the first frame to the last, the way training reads it, and is as long as its container
     states and its annotation lists. Otherwise the reason begins with one of: missing, unreadable, no video stream,
@@ -90,13 +93,17 @@ def check(
         stack.enter_context(files.locked(folder))
         files.remove_partials(folder, "*.csv")  # of a killed call
         good, bad = read_check(folder)
+        if not samples.root.is_dir():
+            raise FileNotFoundError(f"the folder {samples.root} is gone; the results so far are kept")
+        stamps = {path: stamp(samples.root, path) for path in listed}  # before it is read
         stale = {"none": set(), "bad": listed.keys() & bad.keys(), "all": set(listed)}[again]
+        stale |= changed_since(read_stamps(folder), stamps)
         # This list may state more frames than the one that a video was checked with.
         stale |= {path for path, frames in good.items() if frames < (listed.get(path) or 0)}
-        if stale:
-            for name in (GOOD, BAD):
+        for name in (GOOD, BAD):
+            if stale or not _has_heading(folder / name, COLUMNS[name]):
                 drop_rows(folder / name, COLUMNS[name], stale)
-            good, bad = read_check(folder)
+        good, bad = read_check(folder) if stale else (good, bad)
         todo = {path: (listed[path],) for path in listed if path not in good and path not in bad}
         append = {name: stack.enter_context(journal(folder / name, COLUMNS[name])) for name in (GOOD, BAD)}
         results = run_each(partial(_check, decode), samples.root, todo, workers, limit_seconds)
@@ -105,7 +112,7 @@ def check(
         for done, (path, (frames, reason)) in enumerate(results, start=len(listed) - len(todo) + 1):
             if reason:
                 bad[path] = reason
-            append[BAD if reason else GOOD](path, reason or frames)
+            append[BAD if reason else GOOD](path, reason or frames, *stamps[path])
             on_done(done, len(listed))
     reasons = Counter(bad[path].partition(":")[0] for path in listed if path in bad)
     return Summary(len(todo), len(listed), len(listed) - reasons.total(), dict(reasons.most_common()))
@@ -123,12 +130,32 @@ def read_check(folder: str | Path) -> tuple[dict[str, int], dict[str, str]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} with the results of check-videos")
-    good, bad = {path: int(frames) for _, (path, frames) in read_rows(folder / GOOD, COLUMNS[GOOD])}, {}
-    for line, (path, reason) in read_rows(folder / BAD, COLUMNS[BAD]):
+    good, bad = {path: int(frames) for _, (path, frames, *_) in read_rows(folder / GOOD, COLUMNS[GOOD], OPTIONAL)}, {}
+    for line, (path, reason, *_) in read_rows(folder / BAD, COLUMNS[BAD], OPTIONAL):
         if path in good:
             raise ValueError(f"{folder / BAD}, line {line}: {quoted(path)} is in {GOOD} too")
         bad[path] = reason
     return good, bad
+
+
+def read_stamps(folder: str | Path) -> dict[str, tuple[int, int]]:
+    """`stamp` of each video when it was checked, where that is known."""
+    rows = (row for name in (GOOD, BAD) for _, row in read_rows(Path(folder) / name, COLUMNS[name], OPTIONAL))
+    return {path: (int(size), int(modified)) for path, _, size, modified in rows if size and modified}
+
+
+def stamp(root: Path, path: str) -> tuple[int, int]:
+    """Bytes and time of change (ns) of a video, or 0 and that of a folder of frames; zeros if it is missing."""
+    try:
+        status = os.stat(os.path.join(root, path))
+    except OSError:
+        return 0, 0
+    return 0 if stat.S_ISDIR(status.st_mode) else status.st_size, status.st_mtime_ns
+
+
+def changed_since(known: Mapping[str, tuple[int, int]], stamps: Mapping[str, tuple[int, int]]) -> set[str]:
+    """The paths whose stamp is known and is another now."""
+    return {path for path, now in stamps.items() if known.get(path, now) != now}
 
 
 # ---------------------------------------------------------------- one video
@@ -279,8 +306,18 @@ def journal(path: Path, columns: tuple[str, ...]) -> Iterator[Callable[..., None
         raise
 
 
-def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+def _has_heading(path: Path, columns: tuple[str, ...]) -> bool:
+    """Whether a journal is not begun yet, or has all columns."""
+    if not path.exists():
+        return True
+    with open(path, "rb") as file:
+        return file.readline().strip() in (b"", ",".join(columns).encode())
+
+
+def read_rows(path: Path, columns: tuple[str, ...], optional: int = 0) -> Iterator[tuple[int, list[str]]]:
     """(line number, row) of each whole row of a journal, without its heading; none if there is no file.
+
+    Of the last `optional` columns, rows may have none; they are "" then.
 
     Raises:
         ValueError: a line that does not have these columns, or holds something else in one.
@@ -291,15 +328,17 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
         text = file.read()
     rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""), strict=True)
     holds = [(place, *_HOLDS[name]) for place, name in enumerate(columns) if name in _HOLDS]
+    needed = len(columns) - optional
     try:
         for row in rows:
-            if rows.line_num == 1 and tuple(row) == columns or not row:
+            if rows.line_num == 1 and tuple(row) in (columns, columns[:needed]) or not row:
                 continue
+            row += [""] * optional if len(row) == needed < len(columns) else []
             if rows.line_num == 1 or len(row) != len(columns):
-                needed, got = f"'{','.join(columns)}'", ",".join(row)
-                raise ValueError(f"{path}, line {rows.line_num}: needed {needed}, got {quoted(got)}")
+                got = quoted(",".join(row))
+                raise ValueError(f"{path}, line {rows.line_num}: needed '{','.join(columns)}', got {got}")
             for place, words, matches in holds:
-                if not matches(row[place]):
+                if not matches(row[place]) and (row[place] or place < needed):
                     raise ValueError(f"{path}, line {rows.line_num}: needed {words}, got {quoted(row[place])}")
             yield rows.line_num, row
     except csv.Error as error:
@@ -307,8 +346,8 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
 
 
 def drop_rows(path: Path, columns: tuple[str, ...], paths: set[str]) -> None:
-    """Remove the rows of `paths` (the first column) from a journal."""
-    write_rows(path, columns, [row for _, row in read_rows(path, columns) if row[0] not in paths])
+    """Remove the rows of `paths` (the first column) from the results of a check."""
+    write_rows(path, columns, [row for _, row in read_rows(path, columns, OPTIONAL) if row[0] not in paths])
 
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence]) -> None:

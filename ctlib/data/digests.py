@@ -23,6 +23,7 @@ from ctlib.data.check import (
     read_rows,
     run_each,
     silent,
+    stamp,
     unread_reason,
     write_rows,
 )
@@ -92,7 +93,7 @@ def compare(
                         append(path, size, digest, datetime.now(UTC).isoformat(timespec="seconds"))
                     on_done(done, len(paths))
         finally:
-            _set_bad(folder, changed)
+            _set_bad(folder, changed, samples.root)
         rows = ((path, *digest) for path, digest in read_digests(folder).items())  # the last one of each path
         write_rows(folder / DIGESTS, DIGEST_COLUMNS, rows)
     return Comparison(kept, len(paths) - kept - len(changed), changed)
@@ -141,9 +142,10 @@ def same_content(folder: str | Path, train: Iterable[str], val: Iterable[str]) -
     return [(path, other) for path, other in pairs if other not in (None, path)]
 
 
-def _set_bad(folder: Path, changed: dict[str, str]) -> None:
+def _set_bad(folder: Path, changed: dict[str, str], root: Path) -> None:
     if changed:
-        drop_rows(folder / GOOD, COLUMNS[GOOD], set(changed))
+        for name in (GOOD, BAD):
+            drop_rows(folder / name, COLUMNS[name], set(changed))
         with journal(folder / BAD, COLUMNS[BAD]) as append:
-            for row in changed.items():
-                append(*row)
+            for path, reason in changed.items():
+                append(path, reason, *stamp(root, path))

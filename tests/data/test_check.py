@@ -165,6 +165,68 @@ def test_nothing_is_checked_twice_unless_asked(tmp_path):
         check(samples, folder, again="some")
 
 
+def of_size(source):
+    """A decoder for which a byte, or a file in a folder, is a frame; none is an error."""
+    frames = len(os.listdir(source)) if os.path.isdir(source) else os.path.getsize(source)
+    if not frames:
+        raise video.VideoError(f"{source}: empty")
+    return frames
+
+
+def test_what_changed_since_it_was_checked_is_checked_again(tmp_path):
+    root, folder = tmp_path / "data", tmp_path / "checked"
+    names = ["same", "longer", "touched", "gone", "repaired", "came", "frames"]
+    (root / "frames").mkdir(parents=True)
+    for name in ("same", "longer", "touched", "gone"):
+        (root / name).write_bytes(b"12345")
+    for name in ("repaired", "frames/1.jpg"):
+        (root / name).touch()
+    samples = samples_of(root, names)
+    assert check(samples, folder, decode=of_size).bad == {"unreadable": 1, "missing": 1}
+    assert check(samples, folder, decode=of_size).checked == 0 and samples.only_good(folder).notes == ()
+    (root / "longer").write_bytes(b"1234567")
+    os.utime(root / "touched", ns=(0, 5))
+    (root / "gone").unlink()
+    (root / "frames" / "2.jpg").touch()
+    for name in ("repaired", "came"):
+        (root / name).write_bytes(b"123")
+    kept = samples.only_good(folder)
+    assert kept.notes == ("6 of 7 videos have changed since they were checked, such as 'came': run check-videos again",)
+    assert {kept.path(index): kept[index].num_frames for index in range(len(kept))} == {
+        "same": 5,
+        **dict.fromkeys(("longer", "touched", "gone", "frames")),
+    }
+    assert check(samples, folder, decode=of_size).checked == 6
+    assert read_check(folder) == (
+        {"same": 5, "longer": 7, "touched": 5, "repaired": 3, "came": 3, "frames": 2},
+        {"gone": "missing"},
+    )
+    assert check(samples, folder, decode=of_size).checked == 0
+    assert samples.only_good(folder).notes == ()
+
+
+def test_results_of_earlier_checks_count_and_get_the_new_columns(tmp_path):
+    samples, folder = made(tmp_path / "data", ["n1", "n2", "broken"]), tmp_path / "checked"
+    folder.mkdir()
+    (folder / "good.csv").write_text("path,frames\nn1,1\n")
+    (folder / "bad.csv").write_text("path,reason\nbroken,truncated\n")
+    assert check(samples, folder, decode=count_or_fail).checked == 1
+    first, one, two = (folder / "good.csv").read_text().splitlines()
+    assert (first, one) == ("path,frames,bytes,modified", "n1,1,,") and two.startswith("n2,2,0,")
+    assert (folder / "bad.csv").read_text() == "path,reason,bytes,modified\nbroken,truncated,,\n"
+    assert read_check(folder) == ({"n1": 1, "n2": 2}, {"broken": "truncated"})
+    assert samples_of(samples.root, ["n1", "n2"]).only_good(folder).notes == ()
+
+
+def test_a_root_that_is_gone_costs_no_result(tmp_path):
+    samples, folder = made(tmp_path / "data", ["n1"]), tmp_path / "checked"
+    check(samples, folder, decode=count_or_fail)
+    shutil.rmtree(samples.root)
+    with pytest.raises(FileNotFoundError, match="data is gone; the results so far are kept"):
+        check(samples, folder, decode=count_or_fail)
+    assert read_check(folder) == ({"n1": 1}, {})
+
+
 def test_a_list_that_states_more_frames_has_its_videos_checked_again(tmp_path):
     samples, folder = made(tmp_path / "data", ["n5", "n9"]), tmp_path / "checked"
     check(samples, folder, decode=count_or_fail)
@@ -204,6 +266,9 @@ def test_other_errors_do_not_make_a_video_bad(tmp_path):
         ('path,frames\n"a"b,1\n', "", "good.csv, line 2"),
         ("path,frames\na,1\n", "path,reason\na,missing\n", "bad.csv, line 2: 'a' is in good.csv too"),
         ("", "path,reason\na,\n", "bad.csv, line 2"),
+        ("path,frames,bytes,modified\na,1,2\n", "", "good.csv, line 2"),
+        ("path,frames,bytes,modified\na,1,2,soon\n", "", "good.csv, line 2: needed a time in nanoseconds"),
+        ("path,frames,bytes,modified\na,,2,3\n", "", "good.csv, line 2: needed a number of frames"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path, good, bad, message):

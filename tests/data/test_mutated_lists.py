@@ -18,6 +18,7 @@ PREPARED = {
 DIGESTS = "path,bytes,digest,compared\n" + "".join(
     f"{path},7,sha256:0123,2026-01-31T12:00:00+00:00\n" for path in ("a b/1", "c.mp4", '"a ""quoted"", name.mp4"')
 )
+GOOD = "path,frames,bytes,modified\na b/1,30,0,1790000000000000000\nc.mp4,12,,\n视频/d.mp4,9,700,1790000000000000000\n"
 SETS = dict(LAYOUTS)
 SETS["list"] = LAYOUTS["list"] | {"prepared.json": json.dumps(PREPARED, indent=2), ".checked/digests.csv": DIGESTS}
 FILES = [(name, file) for name, files in SETS.items() for file, text in files.items() if text]
@@ -91,7 +92,7 @@ def check_mutations(root, name, file, seeds):
         (root / ".checked" / "digests.csv").unlink()
         (root / ".checked").rmdir()
         checked(root / ".checked", {"a b/1": 30, "c.mp4": 12, "视频/d.mp4": 9}, {"e.mp4": "truncated: 3 seconds"})
-        write(root, {".checked/digests.csv": DIGESTS})
+        write(root, {".checked/digests.csv": DIGESTS, ".checked/good.csv": GOOD})
     whole = (root / file).read_bytes()
     options = {"checked": root / ".checked"} if name == "list" else {}
     if fold := re.search(r"(?:list0|_split)(\d)", file):

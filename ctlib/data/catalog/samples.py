@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctlib.data.catalog.annotations import Row
-from ctlib.data.check import read_check
+from ctlib.data.check import changed_since, read_check, read_stamps, stamp
 from ctlib.data.digests import last_compared
 from ctlib.files import quoted
 
@@ -120,9 +120,15 @@ class Samples(Sequence):
         if not rows:
             raise ValueError(f"{checked} has no good video among the {len(self)} listed")
         kept = Samples(rows, self.classes, self.root, self.sampling, self.flip, self.listed, self.made_from)
+        changed = changed_since(read_stamps(checked), {path: stamp(self.root, path) for path in paths})
         for index, (path, _, annotated) in enumerate(rows):  # the fingerprint is of the annotated numbers
-            kept._frames[index] = annotated or good[path]
+            kept._frames[index] = annotated or (0 if path in changed else good[path])
         kept.notes, kept.compared = self.notes, last_compared(checked, [path for path, *_ in rows])
+        if changed:
+            kept.notes += (
+                f"{len(changed):,} of {len(self):,} videos have changed since they were checked, such as "
+                f"{quoted(min(changed))}: run check-videos again",
+            )
         return kept
 
 
