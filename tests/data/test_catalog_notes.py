@@ -85,6 +85,10 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
     root = write(tmp_path / "nested", videos("mine/train/jump", "mine/val/jump"))
     with pytest.raises(ValueError, match="mine/train: needed the frames of a video, got 'jump'"):
         load_samples("folder", root, "train")
+    frames = {f"jump/{name}/00001.jpg": None for name in ("a1", "a2", "b")} | {"jump/a0/.keep": None}
+    root = write(tmp_path / "late", videos("run") | frames | videos("jump/takes", "jump/b1"))
+    with pytest.raises(ValueError, match="jump/b1: needed the frames of a video, got '0.mp4'"):
+        load_samples("folder", root, "train")
     root = write(tmp_path / "sessions", videos("jump/monday", "run/monday"))
     with pytest.raises(ValueError, match="jump/monday: needed the frames of a video, got '0.mp4'; videos lie in class"):
         load_samples("folder", root, "train")
@@ -157,6 +161,55 @@ def test_so_is_a_link_to_a_video_or_to_a_folder_of_the_other_split(tmp_path):
         (note,) = load_splits("folder", root)["val"].notes
     assert note == "5 of 9 test videos are trained on too, such as 'val/jump/0.mp4'"
     assert [str(warning.message) for warning in warned] == [note]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("list", {"train.txt": "a/1.mp4 0\na/2.mp4 1\n", "val.txt": "a/1 0\na/3.mp4 1\n", "a/1/00001.jpg": None}),
+        ("list", {"train.txt": "a/1.mp4 0\na/2.mp4 1\n", "val.txt": "a/1.avi 0\na/3.mp4 1\n"} | videos("a")),
+        ("list", {"train.txt": "a/1.MP4 0\na/2.mp4 1\n", "val.txt": "a/1.webm 0\na/3.mp4 1\n"}),
+        (
+            "ucf101",
+            {
+                "classInd.txt": "1 A\n2 B\n",
+                "trainlist01.txt": "A/v_1 1\nB/v_3.avi 2\n",
+                "testlist01.txt": "A/v_1.avi\nB/v_4.avi\n",
+                "A/v_1.avi": None,
+                "A/v_1/00001.jpg": None,
+            },
+        ),
+        (
+            "kinetics-400",
+            {"train/abc.mp4": None, "val/abc.mp4": None}
+            | {"train.csv": f"{KINETICS}a,abc,1,11,train\n", "val.csv": f"{KINETICS}a,abc,5,15,val\na,x,1,2,val\n"},
+        ),
+    ],
+)
+def test_so_is_a_video_with_another_ending_or_under_its_id(tmp_path, name, files):
+    with pytest.warns(UserWarning):
+        notes = load_splits(name, write(tmp_path, files))["val"].notes
+    assert sum("1 of 2 test videos are trained on too, such as " in note for note in notes) == 1
+
+
+def test_so_is_a_hard_link(tmp_path):
+    root = write(tmp_path, videos("train/run", "val/run"))
+    os.link(root / "train" / "run" / "2.mp4", root / "val" / "run" / "again.mp4")
+    os.link(root / "train" / "run" / "3.mp4", root / "train" / "run" / "4.mp4")
+    with pytest.warns(UserWarning, match="1 of 5 test videos are trained on too, such as 'val/run/again.mp4'$"):
+        load_splits("folder", root)
+
+
+def test_files_of_one_video_fall_on_one_side_of_a_folder(tmp_path):
+    names = [f"jump/{number}" for number in range(12)]
+    more = {f"{name}.avi": None for name in names[::3]} | {f"{name}/00001.jpg": None for name in names[1::3]}
+    splits = load_splits("folder", write(tmp_path, {f"{name}.mp4": None for name in names} | more))
+    train, val = ({path.removesuffix(".mp4").removesuffix(".avi") for path in paths(part)} for part in splits.values())
+    assert len(val) == 2 and train | val == set(names) and not train & val and splits["val"].notes == ()
+    assert sum(map(len, splits.values())) == 20
+    root = write(tmp_path / "one", {"jump/1.mp4": None, "jump/1.avi": None})
+    with pytest.raises(ValueError, match="jump: a class needs at least 2 videos, one for testing, got 1"):
+        load_samples("folder", root, "train")
 
 
 @pytest.mark.parametrize("name", ["something-v1", "something-v2", "ucf101", "hmdb51"])

@@ -9,7 +9,7 @@ from ctlib.config import check_choice
 from ctlib.data.catalog import annotations, folders, published
 from ctlib.data.catalog.annotations import existing, find
 from ctlib.data.catalog.samples import Sample, Samples
-from ctlib.data.catalog.sources import Folders, refuse_missing
+from ctlib.data.catalog.sources import Folders, in_both_note, refuse_missing, stem_of
 from ctlib.data.digests import same_content
 from ctlib.files import quoted, quoted_all
 
@@ -67,12 +67,16 @@ def load_list(root: Path, split: str, lists: str | None = None) -> Samples:
 
 
 def _in_both(root: Path, train: Sequence[str], val: Sequence[str]) -> tuple[str, ...]:
+    """A note if a video is in both: under one path without its ending, or as a link or hard link."""
     folders = Folders(root)
-    known = set(map(folders.real_path, train))
-    both = [path for path in val if folders.real_path(path) in known]
-    if not both:
-        return ()
-    return (f"{len(both):,} of {len(val):,} test videos are trained on too, such as {quoted(both[0])}",)
+    known = {stem_of(folders.real_path(path)) for path in train}
+    linked = {folders.inode(path): path for path in train}
+
+    def is_known(path: str) -> bool:
+        other = linked.get(folders.inode(path), "")
+        return stem_of(folders.real_path(path)) in known or bool(other) and folders.is_same_file(path, other)
+
+    return in_both_note([path for path in val if is_known(path)], len(val))
 
 
 DATASETS: dict[str, Callable[..., Samples]] = {
@@ -114,7 +118,7 @@ def load_samples(name: str, root: str | Path, split: str, checked: str | Path | 
 
 
 def load_splits(name: str, root: str | Path, checked: str | Path | None = None, **options) -> dict[str, Samples]:
-    """`load_samples` of both splits, by name, with a note and a warning if a video is in both. A link counts too.
+    """`load_samples` of both splits, by name, with a note and a warning if a video is in both (`_in_both`).
 
     If `checked` holds digests, copies under another name are noted too.
     """

@@ -2,18 +2,29 @@
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from ctlib.data.catalog.annotations import Row
 from ctlib.data.catalog.samples import Samples
-from ctlib.data.catalog.sources import VIDEO_SUFFIXES, in_words, is_stray, is_video_file, subfolders, videos_in
+from ctlib.data.catalog.sources import (
+    VIDEO_SUFFIXES,
+    in_words,
+    is_stray,
+    is_video_file,
+    stem_of,
+    subfolders,
+    videos_in,
+)
 from ctlib.files import quoted, quoted_all
 
 ALL = "all"  # the videos of both splits
 VAL_SHARE = 0.2
+_LOOKS = 10  # folders of a class that are looked into, whether they hold frames
 # Names of the splits, in any case; of several folders to test on, the first of these counts.
 TRAIN = ("train", "training")
 TEST = ("val", "validation", "validate", "valid", "test", "testing")
@@ -90,14 +101,16 @@ def _split_by_name(root: Path, split: str, val_share: float) -> Samples:
         raise ValueError(f"val_share must be between 0 and 1, got {val_share}")
     classes, rows, left_out = subfolders(root), [], _LeftOut(root)
     for label, name in enumerate(classes):
-        videos = left_out.videos(name)
-        if len(videos) < 2 and split != ALL:
+        videos, by_stem = left_out.videos(name), {}
+        for video in videos:  # a video in two formats, or with its frames beside it, is one
+            by_stem.setdefault(stem_of(video), []).append(video)
+        if len(by_stem) < 2 and split != ALL:
             raise ValueError(
-                f"{root / name}: a class needs at least 2 videos, one for testing, got {len(videos)}"
+                f"{root / name}: a class needs at least 2 videos, one for testing, got {len(by_stem)}"
                 f"{left_out.in_words()}"
             )
-        order = sorted(videos, key=lambda video: hashlib.sha256(os.fsencode(video)).digest())
-        tested = set(order[: max(1, round(val_share * len(videos)))])
+        order = sorted(by_stem.values(), key=lambda same: hashlib.sha256(os.fsencode(same[0])).digest())
+        tested = set(chain.from_iterable(order[: max(1, round(val_share * len(order)))]))
         chosen = {"val": tested, "train": set(videos) - tested, ALL: set(videos)}[split]
         rows += [(f"{name}/{video}", label, None) for video in videos if video in chosen]
     if not rows:
@@ -122,15 +135,21 @@ class _LeftOut:
     def videos(self, name: str) -> list[str]:
         videos, others = videos_in(self.folder / name)
         self.others += others
-        # All folders of frames are made alike, so that one of them shows whether these are folders of frames.
-        first = next((video for video in videos if not is_video_file(video)), None)
-        if first is not None:
-            inside, images = videos_in(self.folder / name / first)
+        # Folders whose names differ in numbers alone are alike. Looking into all takes long on a network's storage.
+        alike, looks = set(), 0
+        for video in (video for video in videos if not is_video_file(video)):
+            kind = re.sub(r"\d+", "0", video)
+            if kind in alike or looks == _LOOKS:
+                continue
+            looks += 1
+            inside, images = videos_in(self.folder / name / video)
             if inside and not images:
                 raise ValueError(
-                    f"{self.folder / name / first}: needed the frames of a video, got {quoted(inside[0])}; "
+                    f"{self.folder / name / video}: needed the frames of a video, got {quoted(inside[0])}; "
                     "videos lie in class folders, and these in the root, or in its folders train and val"
                 )
+            if images:
+                alike.add(kind)
         return videos
 
     def in_words(self) -> str:

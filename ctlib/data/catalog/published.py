@@ -11,7 +11,7 @@ from ctlib.config import check_choice
 from ctlib.data.catalog import annotations
 from ctlib.data.catalog.annotations import Row, find, find_folder, join
 from ctlib.data.catalog.samples import Samples
-from ctlib.data.catalog.sources import as_they_lie, is_stray, stem_of, videos_in
+from ctlib.data.catalog.sources import as_they_lie, in_both_note, is_stray, stem_of, videos_in
 
 # The splits of Kinetics, and what their files and folders are called.
 _SPLITS = {"train": ("train",), "val": ("val", "validate", "validation")}
@@ -45,14 +45,18 @@ def load_kinetics(root: Path, split: str) -> Samples:
     """
     file = _kinetics_csv(root, split)
     lines = list(annotations.read_kinetics(file))
-    train = lines if split == "train" else annotations.read_kinetics(_kinetics_csv(root, "train"))
+    train = lines if split == "train" else list(annotations.read_kinetics(_kinetics_csv(root, "train")))
     classes = sorted({name for _, name, *_ in train})
     rows = annotations.Rows(file, root, classes)
     videos = _KineticsVideos(root, split, classes)
     for number, name, *clip in lines:
         rows.add(number, videos.path(name, *clip), name)
     videos.check_some_exist(file)
-    return Samples(rows.all(), classes, root, sampling="dense", flip=True)
+    samples = Samples(rows.all(), classes, root, sampling="dense", flip=True)
+    if split != "train":
+        trained = {identity for _, _, identity, *_ in train}
+        samples.notes = in_both_note([identity for _, _, identity, *_ in lines if identity in trained], len(lines))
+    return samples
 
 
 def load_mini_kinetics(root: Path, split: str) -> Samples:

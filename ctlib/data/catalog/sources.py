@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ctlib.config import DataConfig
@@ -89,6 +89,19 @@ class Folders:
             self._real[folder] = os.path.realpath(self.root / folder)
         return os.path.join(self._real[folder], name)
 
+    def inode(self, path: str) -> int:
+        """The number of the file in its file system, as its folder has it; 0 if it is not there."""
+        folder, name = os.path.split(path)
+        entry = self._entries(folder)[0].get(name)
+        return 0 if entry is None else entry.inode()
+
+    def is_same_file(self, path: str, other: str) -> bool:
+        """Whether two paths lead to one file, as hard links do."""
+        try:
+            return os.path.samefile(self.root / path, self.root / other)
+        except OSError:
+            return False
+
     def match(self, path: str) -> str:
         """The path, or if it does not exist that of the same video with another ending, or as a folder of frames.
 
@@ -116,6 +129,11 @@ class Folders:
                     by_stem.setdefault(entry.name, entry.name)
             self._read[folder] = {entry.name: entry for entry in entries}, by_stem
         return self._read[folder]
+
+
+def in_both_note(both: Sequence[str], tested: int) -> tuple[str, ...]:
+    """What is said of the test videos that are training videos too."""
+    return (f"{len(both):,} of {tested:,} test videos are trained on too, such as {quoted(both[0])}",) if both else ()
 
 
 def as_they_lie(rows: Iterable[Row], root: Path) -> tuple[list[Row], tuple[str, ...]]:
