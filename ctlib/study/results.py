@@ -100,17 +100,22 @@ def read_runs(tables_dir: Path) -> pd.DataFrame:
         got = files.one_line(" ".join(map(str, runs.columns)), 200)
         raise ValueError(f"{path} must have the columns {' '.join(RUNS)}, got {got}")
     for number, text in enumerate(runs.rows, start=1):
-        if not _are_rows(text):
+        try:
+            rows = json.loads(text)
+        except (ValueError, TypeError, RecursionError):
+            rows = None
+        if not _are_rows(rows):
             raise ValueError(
                 f"{path} is damaged: row {number}, rows must be [table, row] pairs, got {files.quoted(text)}"
             )
     return runs
 
 
-def _are_rows(text: object) -> bool:
+def _are_rows(rows: object) -> bool:
+    """Whether it is a list of rows of the paper's tables: [table, row]."""
     try:
-        return all(table in TABLES and isinstance(row, str) for table, row in json.loads(text))
-    except (ValueError, TypeError, RecursionError):
+        return isinstance(rows, list) and all(table in TABLES and isinstance(row, str) for table, row in rows)
+    except (ValueError, TypeError):
         return False
 
 
@@ -124,7 +129,8 @@ def read_tests(path: Path) -> dict:
     kinds = {"rows": list, "scores": str, **dict.fromkeys(Views._fields, int)}
     tests = content["tests"] if isinstance(content["tests"], list) else [None]
     for test in tests:
-        if not isinstance(test, dict) or any(not isinstance(test.get(key), kind) for key, kind in kinds.items()):
+        whole = isinstance(test, dict) and all(isinstance(test.get(key), kind) for key, kind in kinds.items())
+        if not whole or not _are_rows(test["rows"]):
             raise ValueError(f"{path} is damaged: a test needs {', '.join(kinds)}, got {files.quoted(test)}")
     return content
 

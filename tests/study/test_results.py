@@ -191,17 +191,18 @@ def test_unfinished_runs_wait_and_damaged_ones_are_named(study):
         collect(runs, tables)
 
 
-@pytest.mark.parametrize("name", ["runs.csv", "predictions.npz"])
+@pytest.mark.parametrize("name", ["tables/runs.csv", "tables/predictions.npz", "runs/small/seed0/tests.json"])
 def test_tables_that_were_changed_are_read_or_refused_in_one_line(study, name):
-    _, tables = study
+    runs, tables = study
     collect(*study)
-    path, draw, refused = tables / name, random.Random(1), 0
+    path, draw, refused = tables.parent / name, random.Random(1), 0
     content = path.read_bytes()
     for _ in range(60):
         path.write_bytes(mutated(content, draw))
         try:
             results.measured(tables)
             predictions.read(tables)
+            results.read_tests(runs / "small" / "seed0" / "tests.json")
         except ValueError as error:
             refused += 1
             text = str(error)
