@@ -128,11 +128,11 @@ def half_width(std: float, seeds: int, networks: int = 2) -> float:
 
 def widths(residuals: pd.DataFrame, margin: float, most: int = 20) -> Figure:
     """`half_width` by the number of seeds, one curve per row of `comparisons.residuals`, with a line at the margin."""
-    figure = canvas(7.4, 3.4, left=0.1, right=0.74)
+    figure = canvas(7.4, 3.4, left=0.1, right=0.68)
     axes, counts = figure.add_subplot(), np.arange(3, most + 1)
     for index, (name, std, networks) in enumerate(residuals[["std", "rows"]].itertuples(name=None)):
         each = [half_width(std, count, networks) for count in counts]
-        axes.plot(counts, each, f"-{marker(index)}", ms=4, label=f"Table {name}: {std:.1f} points, {networks} rows")
+        axes.plot(counts, each, f"-{marker(index)}", ms=4, label=f"{name}: {std:.1f} points, {networks} rows")
     axes.axhline(margin, color="0.3", ls="--", lw=1.2, label=f"margin: {margin:g}")
     axes.set(xlabel="seeds", ylabel="half of an interval, points", yscale="log", title="How wide an interval is")
     axes.set_xticks(range(4, most + 1, 4))
@@ -140,7 +140,7 @@ def widths(residuals: pd.DataFrame, margin: float, most: int = 20) -> Figure:
     ticks = [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1), title="deviation in")
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1), title="Table: deviation")
     return figure
 
 
