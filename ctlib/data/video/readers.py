@@ -288,8 +288,7 @@ class DecordFrames:
         form = frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
         self.form = self.form or form
         self._refuse("its size or colours change" if form != self.form else _other_in_decord(self.stream, frame))
-        with decoding(self.path, "not a readable video"):
-            self._refuse("it may be interlaced" if _may_be_interlaced(self.stream, packet) else "")
+        self._refuse("it may be interlaced" if _may_be_interlaced(self.stream, packet) else "")
         self.real_starts.add(start)
         return frame
 
@@ -314,7 +313,10 @@ def _other_in_decord(stream, frame) -> str:
 
 
 def _may_be_interlaced(stream, packet) -> bool:
-    """Whether any frame from this key frame to the next may be (frame_mbs_only_flag; H.264, 7.4.2.1.1)."""
+    """Whether any frame from this key frame to the next may be (frame_mbs_only_flag; H.264, 7.4.2.1.1).
+
+    That is not known, and so true, where the filter cannot read the headers; it is stricter than decoders are.
+    """
     import av
     from av.bitstream import BitStreamFilterContext
 
@@ -325,6 +327,8 @@ def _may_be_interlaced(stream, packet) -> bool:
     try:
         with av.logging.Capture() as messages:
             BitStreamFilterContext("trace_headers", stream).filter(av.Packet(bytes(packet)))
+    except av.FFmpegError:
+        return True
     finally:
         av.logging.set_level(level)
     return any("frame_mbs_only_flag" in text and text.endswith("= 0\n") for _, _, text in messages)
