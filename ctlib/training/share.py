@@ -11,6 +11,7 @@ from ctlib.training.evaluate import Evaluation, score
 from ctlib.training.records import IN_CHECKPOINT, RunFolder, remembered
 from ctlib.training.run import resolve
 from ctlib.training.summaries import accuracy
+from ctlib.weights.catalog import named
 from ctlib.weights.hub import check_free
 
 
@@ -36,6 +37,8 @@ def share(
         OSError: `out` cannot be written.
     """
     check_free(Path(out).expanduser())
+    if named(str(run)) and not Path(run).exists():
+        raise ValueError(f"{run} is no run, and ships already: ctlib.from_pretrained({str(run)!r}) reads it")
     folder = RunFolder(run)
     config, result = folder.config(), folder.result(IN_CHECKPOINT)
     asked = resolve(dataclasses.replace(config, compute=ComputeConfig()))

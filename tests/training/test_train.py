@@ -106,6 +106,8 @@ def test_a_run_is_shared_in_half_precision_as_it_is_tested_then(finished, config
     assert f"Top-1 is {record['top1']:.1f} %" in (tmp_path / "out" / "README.md").read_text()
     assert main(["share", str(tmp_path / "out"), str(tmp_path / "again")]) == 2
     assert "out is a shared network, not a run: name the folder of its run" in capsys.readouterr().err
+    assert main(["share", "ctnet_quickstart_arrow", str(tmp_path / "again")]) == 2
+    assert "ctnet_quickstart_arrow is no run, and ships already: ctlib.from_pretrained('ctnet_" in capsys.readouterr().err
 
 
 def test_a_run_is_not_shared_into_the_folder_of_a_run(finished, capsys):
