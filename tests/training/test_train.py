@@ -107,7 +107,7 @@ def test_a_run_is_shared_in_half_precision_as_it_is_tested_then(finished, config
     assert main(["share", str(tmp_path / "out"), str(tmp_path / "again")]) == 2
     assert "out is a shared network, not a run: name the folder of its run" in capsys.readouterr().err
     assert main(["share", "ctnet_quickstart_arrow", str(tmp_path / "again")]) == 2
-    assert "ctnet_quickstart_arrow is no run, and ships already: ctlib.from_pretrained('ctnet_" in capsys.readouterr().err
+    assert "is no run, and ships already: ctlib.from_pretrained('ctnet_quickstart_arrow')" in capsys.readouterr().err
 
 
 def test_a_run_is_not_shared_into_the_folder_of_a_run(finished, capsys):
