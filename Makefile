@@ -109,11 +109,13 @@ benchmark: .venv/installed  ## time and memory of CT-Net, TSN, a plain CT-Net an
 .PHONY: gpu
 gpu: MINUTES = 60
 gpu: OUT = results/runs
-gpu: .venv/installed  ## on a GPU: its tests, its benchmark (to results/benchmarks/gpu.json), then MINUTES of the study's plan
+gpu: .venv/installed  ## on a GPU: its tests, its benchmark (to results/benchmark/gpu.json), then MINUTES of the study's plan
 	-$(BIN)/python -m pytest -q -m "gpu and not slow"
-	-$(BIN)/python benchmarks/gpu.py --minutes 5 --record results/benchmarks/gpu.json
+	@mkdir -p results/benchmark
+	-$(BIN)/python benchmarks/gpu.py --minutes 5 --record results/benchmark/gpu.json
 	-command -v nvidia-cuda-mps-control > /dev/null && nvidia-cuda-mps-control -d
 	$(BIN)/python -m ctlib ablations $(OUT) --device cuda --side-by-side 18 --minutes $(MINUTES)
+	-command -v nvidia-cuda-mps-control > /dev/null && echo quit | nvidia-cuda-mps-control
 
 bench-saliency: .venv/installed  ## time of a Saliency Tube, relative to a forward pass
 	@$(BIN)/python benchmarks/saliency.py

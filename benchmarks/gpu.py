@@ -404,7 +404,7 @@ def main(arguments: list[str] | None = None) -> None:
     record["protocol"]["measured"] = f"{bench.rounds} rounds in turn after 2 to warm up; medians and quartiles"
     if options.add and options.record and options.record.exists():
         record = json.loads(options.record.read_text()) | record
-    sections = list(options.sections)
+    earlier, sections = dict(record), list(options.sections)
     while sections:
         name = sections.pop(0)
         print(name, flush=True)
@@ -413,7 +413,9 @@ def main(arguments: list[str] | None = None) -> None:
             if line.keys() & {"left_out", "failed"}:
                 print(f"  {line}", flush=True)
             record[name].append(line)
-            record["kernels"] = kernels.report().splitlines()
+            if name in earlier and record[name] == [line] and "left_out" in line:
+                record[name] = earlier[name]  # what was measured before stays
+            record["kernels"] = list(dict.fromkeys([*earlier.get("kernels", []), *kernels.report().splitlines()]))
             if options.record:
                 options.record.write_text(json.dumps(record, indent=1) + "\n")
         if sections and is_lost(bench.device):

@@ -31,6 +31,9 @@ def test_the_gpu_script_measures_inference_and_leaves_out_what_there_is_no_time_
     compared = {(line["batch"], line["name"]) for line in record["inference"] if "ratio" in line}
     assert compared == {(batch, name) for batch in (2, 1) for name in ("CT-Net", "CT-Net, plain ways")}
     assert record["roofline"][1]["over_floor"] > 0 and record["protocol"]["batch"] == 2
+    before = json.loads(path.read_text())
+    gpu.main(["--tiny", "--minutes", "0", "--add", "--record", str(path), "--sections", "inference"])
+    assert json.loads(path.read_text())["inference"] == before["inference"]
     gpu.main(["--tiny", "--minutes", "0", "--record", str(path), "--sections", "equal"])
     assert json.loads(path.read_text())["equal"] == [{"left_out": "no time was left"}]
 

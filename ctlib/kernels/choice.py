@@ -89,7 +89,10 @@ def report() -> str:
 
 def begin_record(ways: Mapping[str, str] = MappingProxyType({})) -> None:
     """From here on `recorded` counts. `ways`, of an earlier record, are taken without being timed."""
+    for key in [key for key, choice in _choices.items() if not choice.milliseconds]:
+        del _choices[key]  # of another run's record
     _used.clear()
+    _used.update(ways)  # a run that resumes after its last step meets them no more
     _choices.update({key: Choice(way) for key, way in ways.items()})
 
 

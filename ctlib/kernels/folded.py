@@ -42,7 +42,7 @@ class FrozenConv2d(nn.Conv2d):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.kept: dict[tuple, torch.Tensor] = {}  # merged weights
+        self.kept: dict[int, tuple[tuple, torch.Tensor]] = {}  # merge -> of which weight it is, and the merged one
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.convolve(x, self.bias)
@@ -58,11 +58,13 @@ class FrozenConv2d(nn.Conv2d):
     def _merged(self, merge: int) -> torch.Tensor:
         if torch.compiler.is_compiling():  # so that it is a constant of the compiled network
             return merged(self.weight, self.groups, merge)
-        key = merge, self.weight.dtype, self.weight.device, self.weight._version  # a change makes it anew
-        if key not in self.kept:
+        version = 0 if self.weight.is_inference() else self.weight._version
+        of = self.weight.dtype, self.weight.device, version  # a change makes it anew
+        if merge not in self.kept or self.kept[merge][0] != of:
             with torch.inference_mode(False), torch.no_grad():
-                self.kept = {key: merged(self.weight, self.groups, merge)}
-        return self.kept[key]
+                # Other merges stay: a CUDA graph of another shape reads them where they lie.
+                self.kept[merge] = of, merged(self.weight, self.groups, merge)
+        return self.kept[merge][1]
 
 
 def as_conv2d(weight: torch.Tensor, bias: torch.Tensor | None, groups: int) -> FrozenConv2d:
@@ -133,7 +135,8 @@ class FoldedSubOperation(nn.Module):
         if not chosen:
             return excite(spatial, temporal, self._gates())
         ways = self._ways(torch.is_grad_enabled() and clips.requires_grad)
-        return ways[choice.fastest("folded excitation", ways, spatial, temporal)](spatial, temporal)
+        operation = f"folded excitation of {self.spatial.groups} groups"  # not all group sizes have the same ways
+        return ways[choice.fastest(operation, ways, spatial, temporal)](spatial, temporal)
 
     def _gates(self) -> Gates:
         return tuple(Gate(gate) for gate in self.gates)

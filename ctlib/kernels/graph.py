@@ -89,6 +89,7 @@ class InferenceGraph:
         self.network = network
         self.clips: torch.Tensor | None = None
 
+    @torch.inference_mode(False)  # or what is captured under it could not be called outside
     @torch.no_grad()
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         if self.clips is None:

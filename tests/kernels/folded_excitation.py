@@ -34,8 +34,9 @@ def equal_in(way: str, device="cpu", dtype=torch.double, rtol=1e-10, shapes=SMAL
     taken = []
 
     def take(operation, ways, *inputs):
-        taken.append(operation)
-        return way if operation == "folded excitation" else next(iter(ways))
+        is_excitation = operation.startswith("folded excitation")
+        taken.append(is_excitation)
+        return way if is_excitation else next(iter(ways))
 
     choice.DEVICES, choice.fastest = {device}, take
     try:
@@ -47,7 +48,7 @@ def equal_in(way: str, device="cpu", dtype=torch.double, rtol=1e-10, shapes=SMAL
             assert (found.double().cpu() - expected).norm() <= rtol * expected.norm()
     finally:
         choice.DEVICES, choice.fastest = devices, fastest
-    assert "folded excitation" in taken
+    assert any(taken)
 
 
 if __name__ == "__main__":

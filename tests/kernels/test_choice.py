@@ -98,9 +98,31 @@ def test_every_shape_is_timed_once_and_the_fastest_way_is_taken(on_this_device, 
     assert choice.recorded() == dict.fromkeys(keys, "dense")
     assert f"{keys[0]}: dense (groups 9.000 ms, " in kernels.report()
     choice.begin_record({keys[0]: "groups"})
-    assert choice.recorded() == {}
+    assert choice.recorded() == {keys[0]: "groups"}  # also of a run that has no step left
     assert merging.fastest_merge(operations._convolve, x, weight.detach(), 8) == 1 and len(timed) == 9  # tried once
     assert choice.recorded() == {keys[0]: "groups"}
+
+
+def test_a_merged_weight_stays_where_a_graph_of_another_shape_reads_it(on_this_device, monkeypatch):
+    conv = folded.as_conv2d(torch.randn(64, 8, 1, 3, 3), None, 8)
+    merges = {1: 8, 8: 2}  # by the number of clips
+    monkeypatch.setattr(folded, "fastest_merge", lambda convolve, x, weight, groups: merges[len(x)])
+    small, large = torch.randn(1, 64, 4, 4), torch.randn(8, 64, 4, 4)
+    scores = conv(small)
+    lies_at = conv.kept[8][1].data_ptr()
+    conv(large)
+    assert torch.equal(conv(small), scores) and conv.kept[8][1].data_ptr() == lies_at
+    with torch.no_grad():
+        conv.weight.mul_(2)
+    assert torch.allclose(conv(small), 2 * scores)
+
+
+def test_a_record_of_one_run_does_not_decide_in_the_next(on_this_device):
+    x, ways = torch.ones(3, requires_grad=True), {"plain": lambda x: 2 * x, "fast": lambda x: x + x}
+    choice.begin_record({"double 3, float32, training": "fast"})
+    choice.begin_record()
+    assert choice.recorded() == {} and choice.fastest("double", ways, x) in ways
+    assert "from a record" not in kernels.report()
 
 
 def test_for_graphs_ways_are_chosen_apart(on_this_device):

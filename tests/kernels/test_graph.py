@@ -29,3 +29,10 @@ def test_scores_of_a_graph_stay_when_it_is_replayed():
     second = network(two)
     assert torch.equal(first, network.network(one)) and torch.equal(second, network.network(two))
     assert not first.requires_grad
+
+
+def test_a_graph_that_is_captured_in_inference_mode_serves_outside_too():
+    network, clips = graph.InferenceGraph(torch.nn.Linear(2, 3)), torch.ones(1, 2)
+    with torch.inference_mode():
+        inside = network(clips)
+    assert torch.equal(network(clips), inside)
