@@ -77,7 +77,8 @@ def check_exists(path: str | os.PathLike) -> None:
     if file.is_file():
         return
     if file.parent == (folder := Path(path).expanduser()):
-        run = next((seed for seed in sorted(folder.glob("**/seed*")) if (seed / "config.json").is_file()), None)
+        runs = (config.parent for depth in ("seed*", "*/seed*") for config in folder.glob(f"{depth}/config.json"))
+        run = next(runs, None)
         hint = f"; a run in it is {run}" if run else ""
         raise FileNotFoundError(f"no checkpoint in the folder {path}: it has none of {', '.join(IN_FOLDER)}{hint}")
     other = existing(file)
