@@ -113,9 +113,8 @@ gpu: .venv/installed  ## on a GPU: its tests, its benchmark (to results/benchmar
 	-$(BIN)/python -m pytest -q -m "gpu and not slow"
 	@mkdir -p results/benchmark
 	-$(BIN)/python benchmarks/gpu.py --minutes 5 --record results/benchmark/gpu.json
-	-command -v nvidia-cuda-mps-control > /dev/null && nvidia-cuda-mps-control -d
+	if nvidia-cuda-mps-control -d 2> /dev/null; then trap 'echo quit | nvidia-cuda-mps-control' EXIT; fi; \
 	$(BIN)/python -m ctlib ablations $(OUT) --device cuda --side-by-side 18 --minutes $(MINUTES)
-	-command -v nvidia-cuda-mps-control > /dev/null && echo quit | nvidia-cuda-mps-control
 
 bench-saliency: .venv/installed  ## time of a Saliency Tube, relative to a forward pass
 	@$(BIN)/python benchmarks/saliency.py
