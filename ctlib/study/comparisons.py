@@ -1,7 +1,8 @@
 """Comparisons: pairs of rows of the paper's tables, and what the measurements say about them.
 
 Two rows of one table whose published top-1 accuracies, on one data set, are at least `LEAST_GAP` points apart are a
-comparison. Its result comes from a model of the whole table: accuracy ~ network + block, where a block is a seed.
+comparison. Its result comes from a model of the whole table: accuracy ~ network + block, where a block is a seed. In
+Table 6 several rows are tests of the same trainings. There each comparison has a paired t-test of its own.
 Results are about the test videos that were used, not about others.
 """
 
@@ -33,6 +34,7 @@ LEAST_GAP = 0.5  # points of top-1 between two published rows that are compared
 MARGIN = 1.0  # points; differences within it are equality
 LOOKS = (5, 10, 20)  # blocks after which comparisons are tested
 ERROR = 0.05  # of each test, over all looks
+PAIRED = ("6",)  # tables whose rows are tests of the same trainings
 
 _SOMETHING = "Something-Something V1"
 _DATA_SETS = {
@@ -128,12 +130,13 @@ def _of_table(of_table: pd.DataFrame, table: str, scale: str) -> pd.DataFrame:
             key = " | ".join(sorted(alike[table, row] for row in both))
             compared.append(pair._replace(result=INCONCLUSIVE if set(both) <= set(top1) else NOT_RUN, key=key))
     compared = pd.DataFrame(compared, columns=Comparison._fields)
-    measurable = compared.result == INCONCLUSIVE
-    if measurable.any():
-        rows = [row for row in at_scale.index if row in top1]  # a custom row does not change the paper's comparisons
-        results = tested(top1[rows], compared[measurable], least_std=100 / of_table.videos.iloc[0])
-        compared = pd.concat([results, compared[~measurable]]).sort_index()
-    return compared
+    if of_table.empty:
+        return compared
+    not_run, measurable = compared.result == NOT_RUN, compared.result != NOT_AT_SCALE
+    rows = at_scale.index[at_scale.notna().any(axis=1)]  # a custom row does not change the paper's comparisons
+    least_std = 100 / of_table.videos.iloc[0]
+    compared[measurable] = tested(top1.reindex(columns=rows), compared[measurable], least_std, table in PAIRED)
+    return compared.assign(result=compared.result.mask(not_run, NOT_RUN))
 
 
 def accuracies(of_table: pd.DataFrame) -> pd.DataFrame:
@@ -162,31 +165,35 @@ def _measurements(scale: str) -> dict[tuple[str, str], str]:
     }
 
 
-def tested(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float) -> pd.DataFrame:
+def tested(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float, paired: bool = False) -> pd.DataFrame:
     """Comparisons of one table with their results, at every look that the blocks allow; the first decision stands.
 
-    A look takes the blocks with seeds below it. It needs all of them, of every row with an undecided comparison.
+    A look takes the blocks with seeds below it. The first needs all of them, of every row of the table, so that no
+    later run changes its decisions. The others need those of every row with an undecided comparison.
 
     Args:
         top1: percent, one row per block (its seed), one column per row of the table, missing where it was not run.
-        compared: the columns `higher`, `lower`, `gap` and `key` of `Comparison`.
+        compared: the columns `higher`, `lower`, `gap` and `key` of `Comparison`: all of the table.
         least_std: as in `statistics.block_model`.
+        paired: whether rows are tests of the same trainings.
     """
-    results = None
+    results, undecided, rows, before = None, None, list(top1), 0
     for look in LOOKS:
-        undecided = compared if results is None else results[~results.result.isin(DECIDED)]
-        rows = list({*undecided.higher, *undecided.lower})
+        running = top1.columns.isin(rows) | (top1.index.to_numpy() < before)[:, None]
+        top1 = top1.where(running)  # what a stopped row was run further than its last look does not count
         blocks = top1[top1.index < look]
         if not rows or len(blocks) < look or blocks[rows].isna().any(axis=None):
             break
-        now = _results(blocks, compared, least_std, error_share(look)).assign(look=look)
-        results = now if results is None else pd.concat([results.drop(undecided.index), now.loc[undecided.index]])
+        now = _results(blocks, compared, least_std, error_share(look), paired).assign(look=look)
+        results = now if results is None else now.where(undecided, results)
+        undecided = ~results.result.isin(DECIDED)
+        rows, before = list({*results.higher[undecided], *results.lower[undecided]}), look
     if results is None:
-        return _results(top1, compared, least_std, error_share(LOOKS[0])).assign(look=0)
-    return results.loc[compared.index]
+        return _results(top1, compared, least_std, error_share(LOOKS[0]), paired).assign(look=0)
+    return results
 
 
-def _results(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float, error: float) -> pd.DataFrame:
+def _results(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float, error: float, paired: bool) -> pd.DataFrame:
     """Comparisons with their results from all blocks in `top1`, each test at `error`."""
     differences = top1[compared.higher].to_numpy() - top1[compared.lower].to_numpy()
     blocks = np.isfinite(differences).sum(axis=0)
@@ -195,11 +202,13 @@ def _results(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float, error
     enough = compared.index[blocks > 1]
     if enough.empty:
         return compared.assign(result=INCONCLUSIVE)
-    both = compared.loc[enough, ["higher", "lower"]].itertuples(index=False, name=None)
-    contrasts = statistics.block_model(top1, least_std).contrasts(list(both), MARGIN).set_axis(enough)
-    compared.loc[enough, list(contrasts)] = contrasts
-    distinct = compared.loc[enough].groupby("key").p.first()
-    compared["p_holm"] = compared.key.map(statistics.holm(distinct)).where(blocks > 1)
+    if paired:
+        contrasts = statistics.paired_contrasts(differences[:, blocks > 1], MARGIN, least_std)
+    else:
+        both = compared.loc[enough, ["higher", "lower"]].itertuples(index=False, name=None)
+        contrasts = statistics.block_model(top1, least_std).contrasts(list(both), MARGIN)
+    compared.loc[enough, list(contrasts)] = contrasts.set_axis(enough)
+    compared["p_holm"] = compared.key.map(statistics.holm(compared.groupby("key").p.first()))
     significant, equal = compared.p_holm <= error, compared.p_equal <= error
     kinds = [significant & (compared.difference > 0), significant, equal & (compared.gap > MARGIN), equal]
     return compared.assign(result=np.select(kinds, [AGREES, DISAGREES, EQUAL_HERE, EQUAL], INCONCLUSIVE))
@@ -222,7 +231,7 @@ def differences(measured: pd.DataFrame, table: str) -> pd.DataFrame:
     compared = pd.DataFrame({"higher": rows, "lower": reference, "gap": 0.0, "key": rows}, index=rows)
     if compared.empty:
         return pd.DataFrame(columns=columns)
-    results = _results(top1, compared, 100 / of_table.videos.iloc[0], ERROR)
+    results = _results(top1, compared, 100 / of_table.videos.iloc[0], ERROR, table in PAIRED)
     return results[results.blocks > 0].reindex(columns=columns)
 
 
@@ -230,15 +239,15 @@ def residuals(measured: pd.DataFrame) -> pd.DataFrame:
     """How much a row's accuracy varies beyond network and block: the model of each table, over all blocks.
 
     Returns:
-        Indexed by table, without those that have too few blocks: `std` (residual standard deviation, points), `df`
-        (its degrees of freedom), `rows` and `blocks`.
+        Indexed by table, without those that have too few blocks or paired tests: `std` (residual standard deviation,
+        points), `df` (its degrees of freedom), `rows` and `blocks`.
 
     Raises:
         ValueError: as `measurements.check`.
     """
     check(measured)
     records = {}
-    for table, of_table in measured.groupby("table", sort=False):
+    for table, of_table in measured[~measured.table.isin(PAIRED)].groupby("table", sort=False):
         top1 = accuracies(of_table).dropna(thresh=2)  # a block of one row says nothing
         if top1.count().sum() > sum(top1.shape) - 1:
             model = statistics.block_model(top1, 100 / of_table.videos.iloc[0])
@@ -320,13 +329,14 @@ def predicted(
     Args:
         compared: of `pairs`.
         top1: percent, by table and row, as `measurements.averaged` gives them; comparisons of other rows are left out.
-        std: table -> residual standard deviation, as `residuals` gives it.
+        std: table -> residual standard deviation, as `residuals` gives it; other tables are left out.
 
     Returns:
         The groups of `summary`, and in each column (`LOOKS`) the percent decided.
     """
     generator, decided = np.random.default_rng(seed), []
-    for table, part in compared[compared.result != NOT_AT_SCALE].groupby("table", sort=False):
+    known = compared.table.isin(list(std.keys())) & (compared.result != NOT_AT_SCALE)
+    for table, part in compared[known].groupby("table", sort=False):
         of_table = top1[top1.index.get_level_values(0) == table].droplevel(0)
         part = part[part.higher.isin(of_table.index) & part.lower.isin(of_table.index)]
         for _ in range(draws if part.counted.any() else 0):

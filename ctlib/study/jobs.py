@@ -190,19 +190,21 @@ def undecided(study: Study, compared: pd.DataFrame) -> set[str]:
 def next_runs(study: Study, out_dir: str | Path, tables: Sequence[str] = TABLES) -> list[Job]:
     """The unfinished runs up to the plan's next look (`comparisons.LOOKS`), in order of blocks.
 
-    Every network runs to the first look, and after that those that are `undecided`. Empty: the plan is at its end.
+    Every network runs to the first look, and after that those that are `undecided`. Where all that is left to a look
+    waits for another kind of hardware, the runs to the one after it are added. Empty: the plan is at its end.
 
     Raises:
         ValueError: as `recorded` and `comparisons.pairs`.
     """
     measured = recorded(study, out_dir)
-    names = undecided(study, comparisons.pairs(measured, tables, study.scale))
+    names, left = undecided(study, comparisons.pairs(measured, tables, study.scale)), []
     for look in comparisons.LOOKS:
         wanted = jobs(study, tables, seeds=range(look))
         wanted = [job for job in wanted if look == comparisons.LOOKS[0] or job.config.name in names]
-        if left := [job for job in wanted if not is_finished(job, out_dir, measured)]:
-            return left
-    return []
+        left = [job for job in wanted if not is_finished(job, out_dir, measured)]
+        if {job.config.seed for job in left} - begun_elsewhere(left, out_dir, measured).keys():
+            break
+    return left
 
 
 def kind(name: str) -> str:

@@ -90,10 +90,7 @@ class BlockModel(NamedTuple):
         places = self.covariance.index.get_indexer
         shared = self.covariance.to_numpy()[places(first), places(second)]
         error = self.std * np.sqrt(own[first].to_numpy() + own[second].to_numpy() - 2 * shared)
-        low, high = stats.t.interval(LEVEL, self.df, difference, error)
-        p = 2 * stats.t.sf(np.abs(difference) / error, self.df)
-        p_equal = stats.t.sf((margin - np.abs(difference)) / error, self.df)
-        return pd.DataFrame({"difference": difference, "low": low, "high": high, "p": p, "p_equal": p_equal})
+        return _t_tests(difference, error, self.df, margin)
 
 
 def block_model(accuracies: pd.DataFrame, least_std: float) -> BlockModel:
@@ -122,8 +119,29 @@ def block_model(accuracies: pd.DataFrame, least_std: float) -> BlockModel:
     )
 
 
+def paired_contrasts(differences: np.ndarray, margin: float, least_std: float) -> pd.DataFrame:
+    """As `BlockModel.contrasts`, by the paired t-test of each pair of networks alone.
+
+    It is for tests of the same trainings: their accuracies do not vary independently, so no variance is shared.
+
+    Args:
+        differences: (blocks, pairs), points, missing where a block lacks one of the two; two blocks or more of each.
+        least_std: as in `block_model`: of one network, so a difference has its square root of two times.
+    """
+    blocks = np.isfinite(differences).sum(axis=0)
+    std = np.maximum(np.nanstd(differences, axis=0, ddof=1), math.sqrt(2) * least_std)
+    return _t_tests(np.nanmean(differences, axis=0), std / np.sqrt(blocks), blocks - 1, margin)
+
+
+def _t_tests(difference: np.ndarray, error: np.ndarray, df: int | np.ndarray, margin: float) -> pd.DataFrame:
+    low, high = stats.t.interval(LEVEL, df, difference, error)
+    p = 2 * stats.t.sf(np.abs(difference) / error, df)
+    p_equal = stats.t.sf((margin - np.abs(difference)) / error, df)
+    return pd.DataFrame({"difference": difference, "low": low, "high": high, "p": p, "p_equal": p_equal})
+
+
 def holm(p: pd.Series) -> pd.Series:
-    """p values corrected for their number, whatever their dependence (Holm, 1979)."""
+    """p values corrected for their number, whatever their dependence (Holm, 1979). Missing ones count, as ones."""
     ascending = p.sort_values()  # statsmodels' own collects garbage with every call, which takes longer than a model
     return (ascending * np.arange(len(p), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 

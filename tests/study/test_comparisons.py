@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.multitest import multipletests
 
@@ -162,6 +163,33 @@ def test_a_look_waits_for_all_blocks_of_the_rows_that_it_tests():
     assert (lacking["look"] == 0).all() and lacking.blocks.tolist() == [7, 7, 6, 6]
 
 
+def test_a_look_waits_for_every_row_of_the_table_and_holm_s_correction_counts_them_all():
+    """So a row that is run later takes no decision back."""
+    accuracies = around({"1D": 50, "2D": 80, "3D": 50.1, "4D": 50})
+    three = comparisons.pairs(lines({row: accuracies[row] for row in ("1D", "2D", "3D")}), ["2b"])
+    assert not comparisons.is_decided(three).any() and three.result.tolist()[2:] == [NOT_RUN, NOT_RUN]
+    pair = one(three, "3D", "1D")
+    assert pair.p > 0.1 and pair.p_holm == pytest.approx(min(3 * pair.p, 1))  # the second smallest of four
+    assert one(three, "2D", "1D").p_holm == pytest.approx(4 * one(three, "2D", "1D").p)
+    assert (comparisons.pairs(lines(accuracies), ["2b"])["look"] == 5).all()
+
+
+def test_rows_that_are_tests_of_the_same_trainings_are_compared_by_paired_tests():
+    generator, seeds = np.random.default_rng(0), range(5)
+    measured = study_of(["6"], seeds, noise=0.3)
+    noise = {(run, seed): generator.normal(0, 3) for run in ("8", "12", "16", "24") for seed in seeds}
+    measured["top1"] += [noise.get(training, 0) for training in zip(measured.frames, measured.seed, strict=True)]
+    found = comparisons.pairs(measured, ["6"])
+    pair, top1 = one(found[found.data == found.data[0]], "CT-Net 8x1x2", "CT-Net 8"), comparisons.accuracies(measured)
+    theirs = stats.ttest_rel(top1["CT-Net 8x1x2"], top1["CT-Net 8"])
+    assert pair.p == pytest.approx(theirs.pvalue) and pair.look == 5
+    assert (pair.low, pair.high) == pytest.approx(theirs.confidence_interval(0.95))
+    assert pair.difference == pytest.approx((top1["CT-Net 8x1x2"] - top1["CT-Net 8"]).mean())
+    against = comparisons.differences(measured, "6")
+    assert against.low["CT-Net 8x1x2"] == pytest.approx(pair.low)
+    assert comparisons.residuals(measured).empty  # views of one training differ by less than trainings
+
+
 def test_the_first_decision_stands_and_what_is_decided_may_stop():
     accuracies = around({"1D": 50, "2D": 80, "3D": 51, "4D": 50}, blocks=10, std=3)
     accuracies["2D"][5:] = [0.0] * 5  # the other way round, after it was decided
@@ -172,6 +200,9 @@ def test_the_first_decision_stands_and_what_is_decided_may_stop():
     accuracies["2D"][5:] = [None] * 5  # stopped
     stopped = comparisons.pairs(lines(accuracies), ["2b"])
     assert one(stopped, "2D", "1D") == both[0] and one(stopped, "3D", "1D").look == 10
+    accuracies["2D"][6] = 20.0  # begun for another table
+    pd.testing.assert_frame_equal(comparisons.pairs(lines(accuracies), ["2b"]), stopped)
+    accuracies["2D"][6] = None
     # Two rows with ten blocks, one with five: the model of all of them
     model = ols("top1 ~ C(row) + C(seed)", lines(accuracies)).fit()
     assert one(stopped, "3D", "1D").p == pytest.approx(float(model.t_test("C(row)[T.3D] = 0").pvalue))

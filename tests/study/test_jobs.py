@@ -206,12 +206,10 @@ def test_a_run_that_has_begun_costs_the_epochs_that_remain(tmp_path, on_epyc):
 # The plan.
 
 
-def write_tables(folder, measured):
+def write_tables(folder, measured, hardware="2 x EPYC"):
     rows = [json.dumps([[line.table, line.row]]) for line in measured.itertuples()]
     names = {key: job.config.name for job in jobs.jobs(Study()) for key in job.config.rows}
-    runs = measured.assign(
-        rows=rows, test="64px 1x1", size=64, top5=99.0, epochs=6, config="digest", hardware="2 x EPYC"
-    )
+    runs = measured.assign(rows=rows, test="64px 1x1", size=64, top5=99.0, epochs=6, config="digest", hardware=hardware)
     runs["run"] = [f"{names[line.table, line.row]}/seed{line.seed}" for line in measured.itertuples()]
     files.write_csv(folder / "runs.csv", runs[results.RUNS])
 
@@ -285,6 +283,14 @@ def test_a_block_belongs_to_the_kind_of_hardware_on_which_it_was_begun(tmp_path,
     finished(tmp_path, "any", 2, 60, "NVIDIA H200")
     assert jobs.begun_elsewhere(wanted, tmp_path, measured) == {0: "NVIDIA H100", 2: "NVIDIA H200"}
     assert jobs.begun_elsewhere([], tmp_path, measured) == {}
+
+
+def test_where_a_look_waits_for_another_kind_of_hardware_the_next_one_s_runs_are_added(tmp_path, on_epyc):
+    measured = lines({"1D": [50.0] * 5})
+    write_tables(tmp_path, measured[measured.seed < 4], "NVIDIA H100")
+    assert {job.config.seed for job in jobs.next_runs(Study(), tmp_path, ["2b"])} == set(range(5))
+    write_tables(tmp_path, measured, "NVIDIA H100")
+    assert {job.config.seed for job in jobs.next_runs(Study(), tmp_path, ["2b"])} == set(range(10))
 
 
 def test_tables_of_another_study_are_refused(tmp_path):

@@ -9,7 +9,14 @@ from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.weightstats import ttost_paired
 
-from ctlib.training.statistics import block_model, grouped_interval, holm, mean_interval, proportion_interval
+from ctlib.training.statistics import (
+    block_model,
+    grouped_interval,
+    holm,
+    mean_interval,
+    paired_contrasts,
+    proportion_interval,
+)
 
 DRAWS = [np.random.default_rng(seed).normal(1, 2, count) for seed, count in enumerate((2, 3, 5, 16, 240))]
 
@@ -92,6 +99,17 @@ def test_the_variance_is_pooled_over_all_networks_of_a_table():
     assert found.high[0] == pytest.approx(difference + stats.t.ppf(0.975, 12) * error)
     assert found.p.tolist() == pytest.approx([2 * stats.t.sf(abs(difference) / error, 12)] * 2)
     assert block_model(table + 100 * np.arange(5)[:, None], 0).std == pytest.approx(model.std)  # the block's own effect
+
+
+def test_paired_contrasts_are_the_model_of_each_pair_alone():
+    table = table_of(3, 6)
+    table.loc[5, "C"] = np.nan
+    pairs = [("B", "A"), ("C", "A"), ("C", "B")]
+    differences = np.stack([table[one] - table[other] for one, other in pairs], axis=1)
+    for least_std in (0, 3):
+        found = paired_contrasts(differences, 1, least_std)
+        alone = [block_model(table[list(pair)].dropna(), least_std).contrasts([pair], 1) for pair in pairs]
+        pd.testing.assert_frame_equal(found, pd.concat(alone, ignore_index=True))
 
 
 def test_networks_may_have_fewer_blocks_than_others():
