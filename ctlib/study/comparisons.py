@@ -364,17 +364,22 @@ def published_table(table: str) -> pd.DataFrame:
     return accuracies.join(printed[[column for column in names if column in printed]].rename(columns=names))
 
 
-def measured_table(means: pd.DataFrame, table: str) -> pd.DataFrame:
+def measured_table(means: pd.DataFrame, table: str, actions: pd.DataFrame) -> pd.DataFrame:
     """What was measured for a table.
 
     Args:
         means: of `measurements.averaged`, with rows of that table.
+        actions: of `predictions.by_action`; without those of the table, its two columns are left out.
     """
     rows = means.loc[table]
+    pairs = actions[actions.table == table].groupby("row")[["right_pair", "direction"]].mean()
+    pairs = pairs.rename(columns={"right_pair": "right pair, %", "direction": "direction, %"})
     costs = {"GFLOPs, all views": rows.gflops, "params, M": rows.params / 1e6}
     views = rows.crops.astype(str) + " x " + rows.clips.astype(str)
     protocol = {"frames": rows.frames, "size": rows["size"], "crops x clips": views}
-    return pd.DataFrame({"top-1, %": rows.top1, "std": rows["std"], "blocks": rows.seeds} | costs | protocol)
+    accuracies = pd.DataFrame({"top-1, %": rows.top1, "std": rows["std"], "blocks": rows.seeds})
+    shown = accuracies.join(pairs.astype(float)).join(pd.DataFrame(costs | protocol))
+    return shown.drop(columns=[] if len(pairs) else pairs.columns)
 
 
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:

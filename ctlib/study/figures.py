@@ -148,6 +148,24 @@ def actions(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
     return figure
 
 
+def epochs(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
+    """Accuracy after each epoch that was tested: a line per network from the first of them to the last.
+
+    Args:
+        table: of `results.by_epoch`.
+        names: (table, row) -> the name of a network; other rows are left out.
+    """
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.28 * len(names)))
+    top1 = table.pivot_table(index=["table", "row"], columns="epoch", values="top1", sort=False)
+    top1 = top1.reindex(list(names)).set_axis(list(names.values()))
+    axes.hlines(top1.index, top1.min(axis=1), top1.max(axis=1), color="0.7", lw=2, zorder=0)
+    for index, epoch in enumerate(top1):
+        axes.scatter(top1[epoch], top1.index, marker=marker(index), color=f"C{index}", label=f"epoch {epoch}")
+    axes.set(xlabel="top-1, %", ylim=(len(names) - 0.5, -0.5))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
 def plainness(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
     """Accuracy against how plain the action of a clip is, one line per network.
 

@@ -86,6 +86,21 @@ def correct(tables_dir: str | Path, table: str, row: str, seed: int) -> pd.Serie
     return frame.label == frame.predicted
 
 
+def by_epoch(tables_dir: str | Path, measured: pd.DataFrame) -> pd.DataFrame:
+    """The accuracy of each network after every epoch that was tested, the means over its seeds.
+
+    Returns:
+        One row per table and row (the first of the network: others may be further tests of it) and epoch: `top1`,
+        percent.
+    """
+    path = Path(tables_dir) / "histories.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=["table", "row", "epoch", "top1"])
+    histories = files.read_csv(path, ["epoch"], ["top1"])[["run", "epoch", "top1"]].dropna()
+    of_row = measured[["table", "row", "run"]].drop_duplicates("run").merge(histories, on="run")
+    return of_row.groupby(["table", "row", "epoch"], sort=False).top1.mean().reset_index()
+
+
 def read_runs(tables_dir: Path) -> pd.DataFrame:
     """runs.csv as it was written; empty if there is none.
 

@@ -25,7 +25,7 @@ def test_ablation_trains_a_table_and_shows_what_was_published_apart(run, tmp_pat
     lines = pd.read_csv(out / "runs.csv").set_index("rows")
     line = lines.loc['[["2h", "train 224, test 256"]]']
     assert (line.run, line["size"]) == ("ctnet_21px/seed0", 24)
-    assert {path.name for path in (out / "figures").iterdir()} == {"table_2h.png"}
+    assert {path.name for path in (out / "figures").iterdir()} == {"table_2h.png", "table_2h_actions.png"}
 
 
 @pytest.mark.parametrize(

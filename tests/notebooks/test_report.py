@@ -27,7 +27,7 @@ def write_tables(folder, lines):
 
 
 def test_the_report_of_an_unfinished_study_compares_what_it_has_and_lists_the_rest(run, tmp_path):
-    lines = study_of(["2b", "2c", "7"], seeds=range(5), noise=0.05, skip=[("2b", "4D")])
+    lines = study_of(["2b", "2c", "7"], seeds=range(5), noise=0.05, skip=[("7", "CSN-Module")])
     lines.loc[(lines.table == "2b") & (lines.row == "1D"), "top1"] += 5  # the other way round than published
     write_tables(tmp_path, lines)
     (tmp_path / "notes.md").write_text("# Notes\n\n## Table 2b\n\nThis is what the author says.\n")

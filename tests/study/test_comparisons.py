@@ -310,6 +310,13 @@ def test_the_tables_of_the_report_leave_out_what_needs_more_blocks():
     assert table.loc[("2D", "1D"), ["measured", "published gap"]].tolist() == ["+2.1", "0.8"]
     assert table.loc[("3D", "1D"), ["measured", "95 % interval", "p, equal"]].tolist() == ["+1.0", "", ""]
     assert table["result"]["3D", "4D"] == "not run"
-    assert comparisons.measured_table(averaged(measured), "2b")["crops x clips"].tolist() == ["1 x 1"] * 3
+    actions = pd.DataFrame(
+        [("2b", "1D", 40.0, 90.0), ("2b", "1D", 60.0, 80.0), ("2c", "1D", 0.0, 0.0)],
+        columns=["table", "row", "right_pair", "direction"],
+    )
+    shown = comparisons.measured_table(averaged(measured), "2b", actions)
+    assert shown["crops x clips"].tolist() == ["1 x 1"] * 3
+    assert shown.loc["1D", ["right pair, %", "direction, %"]].tolist() == [50, 85]
+    assert "direction, %" not in comparisons.measured_table(averaged(measured), "2b", actions[2:])
     assert comparisons.published_table("6").columns[0] == "top-1 on Something-Something V1, %"
     assert comparisons.comparison_table(comparisons.pairs(NOTHING)[:0]).empty

@@ -86,6 +86,16 @@ def test_a_heat_map_has_a_row_per_network_and_a_column_per_action():
     assert [label.get_text() for label in direction.get_xticklabels()] == ["push", "turn"]
 
 
+def test_accuracy_by_epoch_has_a_line_per_network():
+    rows = [("2a", "CT", 3, 70.0), ("2a", "CT", 4, 75.0), ("2a", "CSN", 3, 60.0), ("2a", "CSN", 4, 62.0)]
+    table = pd.DataFrame(rows, columns=["table", "row", "epoch", "top1"])
+    (axes,) = figures.epochs(table, {("2a", "CSN"): "CSN-Module", ("2a", "CT"): "CT-Module"}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["CSN-Module", "CT-Module"]
+    lines, *points = axes.collections
+    assert [segment[:, 0].tolist() for segment in lines.get_segments()] == [[60, 62], [70, 75]]
+    assert [of_epoch.get_offsets()[:, 0].tolist() for of_epoch in points] == [[60, 70], [62, 75]]
+
+
 def texts(axes):
     return [text.get_text() for text in axes.texts]
 

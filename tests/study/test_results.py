@@ -44,7 +44,7 @@ def write_run(runs_dir, name, seed, rows, tests=(), frames=8, **differing):
     predictions = pd.DataFrame(
         {"source": VIDEOS, "label": LABELS, "predicted": own.logits.argmax(1), "confidence": 0.5}
     )
-    history = pd.DataFrame({"epoch": [1, 2], "loss": [0.1 + 0.2, 1 / 3]})
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [0.1 + 0.2, 1 / 3], "top1": [None, 50 + seed]})
     files.write_csv(folder / "history.csv", history)
     files.write_csv(folder / "predictions.csv", predictions)
     asked = {"seed": seed, "data": {"root": "~/x"}, "rows": rows}
@@ -122,6 +122,10 @@ def test_the_tables_are_complete_without_the_run_folders(study):
     pd.testing.assert_frame_equal(after[after.row != "3D"].reset_index(drop=True), before)
     assert results.correct(tables, *ENSEMBLE, 0).equals(right)
     histories = pd.read_csv(tables / "histories.csv")
+    by_epoch = results.by_epoch(tables, after).set_index(["table", "row"])
+    assert set(by_epoch.epoch) == {2} and tuple(ENSEMBLE) not in by_epoch.index
+    assert by_epoch.top1["2b", "3D"] == 50 and by_epoch.top1["2h", "train 224, test 224"] == 50.5
+    assert ("2h", "train 224, test 256") not in by_epoch.index  # another test of the same network
     assert len(histories) == 2 * 9 and set(histories.loss) == {0.1 + 0.2, 1 / 3}
     found = pd.read_csv(tables / "comparisons.csv", dtype={"table": str})
     assert found.result.tolist() == comparisons.pairs(after).result.tolist() and len(found) == 250
