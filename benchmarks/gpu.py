@@ -4,9 +4,10 @@ Sections, in the order in which they run; one that is not begun within the minut
 
     equal      each way of a convolution and of the excitation beside the plain one
     training   a step of TSN, CT-Net (plain, as chosen), CT-Net without excitation, C3D and a plain CT-Net
-    inference  TSN and CT-Net, optimized, on a large batch and on one clip
-    graphs     the same steps and calls as CUDA graphs, which nothing launches one by one
+    inference  the same networks, optimized, on a large batch and on one clip
+    graphs     steps and calls of TSN and CT-Net as CUDA graphs, which nothing launches one by one
     roofline   time over the least that the measured rates of products and copies allow
+    ways       CT-Net in each way of its operations that was timed, beside the chosen ones
     small      a laptop-scale step, as it is and as a graph
     idle       how long the GPU waits for clips in an epoch that is decoded, and in one from its memory
     compiled   training and inference of TSN and CT-Net, compiled
@@ -15,7 +16,8 @@ Sections, in the order in which they run; one that is not begun within the minut
     python benchmarks/gpu.py [--minutes 6] [--record gpu.json] [--tiny]
 
 It needs no network, and runs from a source tree. What needs a compiler that is not there is left out. After an error
-that leaves the GPU unusable, the other sections run in a new process. `--tiny` takes small shapes, for a try on a CPU.
+that leaves the GPU unusable, the other sections run in a new process. What is compiled has a process of its own, which
+ends with the minutes. `--tiny` takes small shapes, for a try on a CPU.
 """
 
 import argparse
@@ -63,7 +65,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.ends = time.monotonic() + 60 * options.minutes
-        self.tiny = options.tiny
+        self.tiny, self.here = options.tiny, options.here
         for name, value in (ON_CPU if options.tiny else ON_GPU).items():
             setattr(self, name, value)
         self.precision = torch.float32 if options.tiny else torch.bfloat16
@@ -161,14 +163,16 @@ def in_ways(mode: str, call: Callable) -> Callable:
     return chosen
 
 
-def timed(bench: Bench, calls: dict, clips: torch.Tensor, reference: str = "TSN") -> Iterator[dict]:
-    """One line per call; one that fails is named, and the others are timed."""
+def timed(
+    bench: Bench, calls: dict, clips: torch.Tensor, reference: str = "TSN", graphs: bool = False
+) -> Iterator[dict]:
+    """One line per call; one that fails is named, and the others are timed. A graph's replay allocates no memory."""
     memory = {}
     for name, call in list(calls.items()):
         try:
             for _ in range(2):  # ways are chosen
                 call(clips)
-            memory[name] = bench.memory(call, clips)
+            memory[name] = None if graphs else bench.memory(call, clips)
         except Exception as error:
             del calls[name]
             yield {"name": name, "failed": f"{type(error).__name__}: {error}"[:300]}
@@ -188,10 +192,40 @@ def ready(bench: Bench) -> dict[str, nn.Module]:
 
 
 def inference_section(bench: Bench) -> Iterator[dict]:
-    calls = {name: inference(network, bench.precision) for name, network in ready(bench).items()}
+    others = {"CT-Net, no excitation": {"excitation": "none"}, "C3D": {"module": "c3d"}}
+    networks = ready(bench) | {
+        name: optimize(bench.network("ctnet", **parts)).to(bench.precision) for name, parts in others.items()
+    }
+    calls = {name: inference(network, bench.precision) for name, network in networks.items()}
     calls["CT-Net, plain ways"] = in_ways("plain", calls["CT-Net"])
+    if not bench.tiny:
+        plain = PlainCTNet(174, bench.frames).to(bench.device, bench.precision).eval()
+        calls["plain CT-Net"] = in_ways("plain", inference(plain, bench.precision))
     for batch in (bench.batch, 1):
         yield from timed(bench, dict(calls), bench.clips(batch))
+
+
+def ways(bench: Bench) -> Iterator[dict]:
+    clips = bench.clips(bench.batch)
+    labels = torch.arange(bench.batch, device=bench.device)
+    chosen = {
+        "training": stepping(bench.network("ctnet"), labels, bench.precision),
+        "inference": inference(optimize(bench.network("ctnet")).to(bench.precision), bench.precision),
+    }
+    for what, call in chosen.items():
+        for _ in range(2):  # ways are chosen
+            call(clips)
+        calls = {"as chosen": call} | {way: preferring(way, call) for way in choice.timed_ways()}
+        for line in timed(bench, calls, clips, "as chosen"):
+            yield {"what": what} | line
+
+
+def preferring(way: str, call: Callable) -> Callable:
+    def preferred(clips: torch.Tensor) -> object:
+        with choice.preferring(way):
+            return call(clips)
+
+    return preferred
 
 
 def graphs(bench: Bench) -> Iterator[dict]:
@@ -201,12 +235,12 @@ def graphs(bench: Bench) -> Iterator[dict]:
     clips, calls = bench.clips(bench.batch), {}
     for name, model, ways in (("TSN", "tsn", "auto"), ("CT-Net", "ctnet", "auto"), ("CT-Net, plain", "ctnet", "plain")):
         calls[name] = in_ways(ways, graphed_step(bench.network(model), bench.precision))
-    for line in timed(bench, calls, clips):
+    for line in timed(bench, calls, clips, graphs=True):
         yield {"what": "training"} | line
     del calls
     for batch in (bench.batch, 1):
         calls = {name: InferenceGraph(choice.in_graphs()(network)) for name, network in ready(bench).items()}
-        for line in timed(bench, calls, bench.clips(batch).to(bench.precision)):
+        for line in timed(bench, calls, bench.clips(batch).to(bench.precision), graphs=True):
             yield {"what": "inference"} | line
 
 
@@ -237,7 +271,23 @@ def graphed_step(network: nn.Module, precision: torch.dtype) -> Callable:
     return call
 
 
-def compiled_section(bench: Bench) -> Iterator[dict]:
+def compiled_apart(bench: Bench) -> Iterator[dict]:
+    """`compiled_here` in a process that ends with the minutes, as a compiler may take any time."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "compiled.json"
+        command = [sys.executable, __file__, "--sections", "compiled", "--here", "--record", str(record)]
+        command += ["--minutes", f"{bench.left() / 60:.2f}", *["--tiny"] * bench.tiny]
+        stopped = []
+        try:
+            subprocess.run(command, timeout=bench.left(), check=False)
+        except subprocess.TimeoutExpired:
+            stopped = [{"left_out": "the minutes were over"}]
+        if record.exists():
+            yield from json.loads(record.read_text())["compiled"]
+        yield from stopped or ([] if record.exists() else [{"failed": "its process ended without a record"}])
+
+
+def compiled_here(bench: Bench) -> Iterator[dict]:
     clips = bench.clips(bench.batch)
     step = partial(stepping, labels=torch.arange(bench.batch, device=bench.device), precision=bench.precision)
     steps = {}
@@ -262,7 +312,8 @@ def roofline(bench: Bench) -> Iterator[dict]:
     for name, model in (("CT-Net", "ctnet"), ("TSN", "tsn")):
         network = optimize(bench.network(model)).to(bench.precision)
         call, clips = inference(network, bench.precision), bench.clips(bench.batch)
-        call(clips)
+        for _ in range(2):  # ways are chosen
+            call(clips)
         seconds = statistics.median(bench.clock.once(call, clips) for _ in range(bench.rounds))
         yield {"name": f"{name}, optimized", **over_roofline(seconds, network, call, clips, least)}
 
@@ -304,7 +355,8 @@ def idle(bench: Bench) -> Iterator[dict]:
     shape = "" if bench.tiny else "data.size=224 arrow.size=256 arrow.train_clips=128"
     for cache in ("none", "gpu") if bench.device.type == "cuda" else ("none",):
         workers = 0 if cache == "gpu" or bench.tiny else min(8, os.cpu_count() or 1)
-        with trainer_of(bench, model, f"{shape} data.workers={workers} data.cache={cache}") as trainer:
+        as_graph = f"compute.graph={str(bench.device.type == 'cuda').lower()}"
+        with trainer_of(bench, model, f"{shape} data.workers={workers} data.cache={cache} {as_graph}") as trainer:
             loader = trainer.trainset
             steady = OneBatch(loader)
             for part in (loader, steady):
@@ -347,9 +399,10 @@ SECTIONS = {
     "inference": inference_section,
     "graphs": graphs,
     "roofline": roofline,
+    "ways": ways,
     "small": small,
     "idle": idle,
-    "compiled": compiled_section,
+    "compiled": compiled_apart,
     "notebook": notebook,
 }
 
@@ -360,7 +413,7 @@ def measured(name: str, bench: Bench) -> Iterator[dict]:
         yield {"left_out": "no time was left"}
         return
     try:
-        yield from SECTIONS[name](bench)
+        yield from (compiled_here if name == "compiled" and bench.here else SECTIONS[name])(bench)
         if bench.device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
@@ -392,6 +445,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--record", type=Path, help="write the record to this JSON file, line by line")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
     parser.add_argument("--add", action="store_true", help="keep the other sections of the record that is there")
+    parser.add_argument("--here", action="store_true", help="compile in this process, however long it takes")
     parser.add_argument("--tiny", action="store_true", help="small shapes, for a try")
     options = parser.parse_args(arguments)
     bench = Bench(options)

@@ -119,7 +119,8 @@ def compiled(model: VideoClassifier) -> nn.Module:
 class Compiled(nn.Module):
     """A network behind `torch.compile`, or small batches on a GPU as graphs. Shapes as in `VideoClassifier`."""
 
-    SMALL = 8
+    SMALL = 8  # clips of a batch that is a graph
+    MOST = 8  # graphs that are kept, as each has memory of its own; the oldest goes
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -144,7 +145,11 @@ class Compiled(nn.Module):
     def _graph_of(self, clips: torch.Tensor) -> InferenceGraph:
         precision = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else clips.dtype
         key = clips.shape, clips.dtype, precision
-        return self.graphs.setdefault(key, InferenceGraph(choice.in_graphs()(self.network)))
+        if key not in self.graphs:
+            if len(self.graphs) == self.MOST:
+                del self.graphs[next(iter(self.graphs))]
+            self.graphs[key] = InferenceGraph(choice.in_graphs()(self.network))
+        return self.graphs[key]
 
 
 def export(

@@ -28,8 +28,9 @@ def test_the_gpu_script_measures_inference_and_leaves_out_what_there_is_no_time_
     path = tmp_path / "gpu.json"
     gpu.main(["--tiny", "--minutes", "5", "--record", str(path), "--sections", "inference", "roofline"])
     record = json.loads(path.read_text())
+    names = "CT-Net", "CT-Net, plain ways", "CT-Net, no excitation", "C3D"
     compared = {(line["batch"], line["name"]) for line in record["inference"] if "ratio" in line}
-    assert compared == {(batch, name) for batch in (2, 1) for name in ("CT-Net", "CT-Net, plain ways")}
+    assert compared == {(batch, name) for batch in (2, 1) for name in names}
     assert record["roofline"][1]["over_floor"] > 0 and record["protocol"]["batch"] == 2
     before = json.loads(path.read_text())
     gpu.main(["--tiny", "--minutes", "0", "--add", "--record", str(path), "--sections", "inference"])
@@ -60,6 +61,7 @@ def test_all_sections_of_the_gpu_script_measure_and_record(gpu, tmp_path):
     assert all(line["equal"] for line in record["equal"]) and len(record["equal"]) == 20
     ratios = {line["name"]: line["ratio"] for line in record["training"] if "ratio" in line}
     assert {"CT-Net, as chosen", "CT-Net, plain ways", "CT-Net, no excitation", "C3D"} <= ratios.keys()
+    assert [line["name"] for line in record["ways"]] == ["as chosen"] * 2  # on a CPU nothing is timed
     assert [line["name"] for line in record["compiled"] if "ratio" in line] == ["CT-Net"]
     assert 0 <= record["idle"][0]["idle_percent"] < 100
     assert [line["graph"] for line in record["small"]] == [False, False]

@@ -33,6 +33,14 @@ def drawn(model):
     return model.eval()
 
 
+def test_few_graphs_are_kept_as_each_has_memory_of_its_own():
+    ready = deploy.Compiled(network())
+    first, *others = [ready._graph_of(torch.zeros(1, 3, 2, size, size)) for size in range(32, 32 + ready.MOST)]
+    assert ready._graph_of(torch.ones(1, 3, 2, 32, 32)) is first and ready.MOST == len(ready.graphs) == 8
+    ready._graph_of(torch.zeros(2, 3, 2, 32, 32))
+    assert list(ready.graphs.values())[:-1] == others
+
+
 def network(name="ctnet_quickstart", **parts):
     return drawn(build_model(model_config(name, num_classes=5, **parts)))
 

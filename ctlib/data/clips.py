@@ -151,8 +151,9 @@ class RawDataset(ClipDataset):
     """
 
     def item_bytes(self) -> int:
-        """How large an item is of a video whose boxes, or whose frames in testing, are about as large as a clip."""
-        return (1 if self.train else self.clips) * 3 * self.num_frames * self.size**2
+        """How large an item is of a video of 16:9 whose boxes, or in testing whose frames, need no resizing."""
+        pixels = self.size**2 if self.train else self.clips * self.short_side**2 * 16 // 9
+        return 3 * self.num_frames * pixels
 
     def collate(self, items: Sequence[tuple[torch.Tensor, bool, int]]) -> tuple[transforms.RawClips, torch.Tensor]:
         clips, flips, labels = zip(*items, strict=True)

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import torch
@@ -25,6 +25,12 @@ class Choice:
     way: str
     milliseconds: dict[str, float] = field(default_factory=dict)  # of each way; empty for one that was kept in a record
     failed: dict[str, str] = field(default_factory=dict)  # ways that cannot be had here, and why
+
+    def _replaced(self, way: str) -> "Choice":
+        """This way or the plain one, which was timed first."""
+        if not self.milliseconds:
+            return self
+        return replace(self, way=way if way in self.milliseconds else next(iter(self.milliseconds)))
 
 
 _choices: dict[str, Choice] = {}  # by operation, shapes, precision and whether gradients are asked for
@@ -56,6 +62,23 @@ def using(mode: str):
         yield
     finally:
         use(before)
+
+
+@contextmanager
+def preferring(way: str):
+    """Inside, what was timed takes this way where it could be had, and the plain way elsewhere: for benchmarks."""
+    global _choices
+    before = _choices
+    _choices = {key: choice._replaced(way) for key, choice in before.items()}
+    try:
+        yield
+    finally:
+        _choices = before
+
+
+def timed_ways() -> list[str]:
+    """The names of all ways that were timed in this process."""
+    return list(dict.fromkeys(way for choice in _choices.values() for way in choice.milliseconds))
 
 
 @contextmanager
@@ -182,7 +205,7 @@ def _milliseconds(way: Way, inputs: tuple[torch.Tensor, ...], backward: bool, ro
 
     times = []
     with kept_by_autograd():
-        timed = capture(call)[0] if _in_graphs and inputs[0].is_cuda else call
+        timed = capture(call, inputs[0].device)[0] if _in_graphs and inputs[0].is_cuda else call
         for number in range(rounds + 1):  # the first warms up
             _wait(inputs[0])
             began = time.perf_counter()

@@ -157,4 +157,5 @@ class FoldedSubOperation(nn.Module):
         from ctlib.kernels.one_clip_triton import excite_one_clip  # its import may fail, as a way may
 
         convolutions = [(gate[0], gate[2]) for gate in self.gates]
-        return excite_one_clip(spatial, temporal, (self.spatial.bias, self.temporal.bias), convolutions)
+        with torch.cuda.device_of(spatial):  # where Triton launches
+            return excite_one_clip(spatial, temporal, (self.spatial.bias, self.temporal.bias), convolutions)

@@ -48,4 +48,5 @@ def excite_ways() -> dict[str, Callable[..., torch.Tensor]]:
 def _excite_in_triton(spatial: torch.Tensor, temporal: torch.Tensor, gates: Gates) -> torch.Tensor:
     from ctlib.kernels.passes_triton import TRITON  # its import may fail, as a way may
 
-    return excite_in_passes(spatial, temporal, gates, TRITON)
+    with torch.cuda.device_of(spatial):  # where Triton launches
+        return excite_in_passes(spatial, temporal, gates, TRITON)

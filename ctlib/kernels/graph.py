@@ -42,7 +42,7 @@ class StepGraph:
             return self.step(*own)
 
         with untouched(self.model):
-            self.replay, self.output = capture(step)
+            self.replay, self.output = capture(step, own[0].device)
         self.inputs = own
 
 
@@ -75,7 +75,7 @@ class UpdateGraph:
             self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         momentum = [self.optimizer.state[parameter]["momentum_buffer"] for parameter in learned]
         with torch.no_grad(), restored([*learned, *(parameter.grad for parameter in learned), *momentum]):
-            self.replay, _ = capture(self.update)
+            self.replay, _ = capture(self.update, learned[0].device)
 
 
 class InferenceGraph:
@@ -94,7 +94,7 @@ class InferenceGraph:
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         if self.clips is None:
             own = clips.clone()
-            self.replay, self.scores = capture(lambda: self.network(own))
+            self.replay, self.scores = capture(lambda: self.network(own), own.device)
             self.clips = own
         self.clips.copy_(clips)
         self.replay()
@@ -124,17 +124,18 @@ def restored(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
             tensor.copy_(value)
 
 
-def capture(function: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
-    """What replays a function, and the tensor that holds its output then. It is called some times before."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
-            function()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    # On the same stream, where autograd has left what adds to gradients. A loader's thread pins memory meanwhile, which
-    # "global", the default, would take for a part of the capture.
-    with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-        output = function()
+def capture(function: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
+    """What replays a function on a GPU, and the tensor that holds its output then. It is called some times before."""
+    with torch.cuda.device(device):
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UPS):
+                function()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        # On the same stream, where autograd has left what adds to gradients. A loader's thread pins memory meanwhile,
+        # which "global", the default, would take for a part of the capture.
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            output = function()
     return graph.replay, output

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -13,6 +13,7 @@ from ctlib import cost
 from ctlib.data.catalog import Samples
 from ctlib.data.clips import train_loader, travels_raw
 from ctlib.kernels import choice
+from ctlib.kernels.graph import StepGraph, UpdateGraph
 from ctlib.training.network import make_network
 from ctlib.training.recipes import needed_steps
 from ctlib.training.run import Run, make_accelerator
@@ -161,20 +162,20 @@ def time_step(model: torch.nn.Module, run: Run) -> tuple[float, float | None]:
         ValueError: a micro-batch that does not fit into the GPU's memory.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), choice.using(run.config.compute.kernels):
         if device.type == "cpu":
             clips = min(2, run.micro_batch)  # not one: some batch norms cannot have a variance then
-            took = _step(model, optimizer, run, clips)
+            took = cost.timed(_step(model, run, clips), device)
             if took < _SLOW:
                 clips = min(_CPU_CLIPS, run.micro_batch)
-                took = _step(model, optimizer, run, clips)
+                took = cost.timed(_step(model, run, clips), device)
             return took / clips, None
         try:
-            _step(model, optimizer, run, run.micro_batch)  # the first one is slower, and ways are timed in it
+            step = _step(model, run, run.micro_batch)
             torch.cuda.reset_peak_memory_stats(device)
-            took = _step(model, optimizer, run, run.micro_batch)
+            cost.timed(step, device)  # slower: ways are timed in it, and graphs captured, which takes the most memory
+            took = cost.timed(step, device)
         except torch.cuda.OutOfMemoryError:
             raise ValueError(
                 f"micro-batches of {run.micro_batch} do not fit into the memory of "
@@ -183,17 +184,31 @@ def time_step(model: torch.nn.Module, run: Run) -> tuple[float, float | None]:
         return took / run.micro_batch, torch.cuda.max_memory_allocated(device) / 1e6
 
 
-def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, run: Run, clips: int) -> float:
-    """Seconds of a forward and a backward pass and an update."""
+def _step(model: torch.nn.Module, run: Run, clips: int) -> Callable[[], None]:
+    """A forward and a backward pass and an update; as graphs where the run takes its steps so."""
     device, size = next(model.parameters()).device, run.config.data.size
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learned, lr=0.0, momentum=0.9, fused=device.type == "cuda")
     noise = torch.randn(clips, 3, run.model.num_frames, size, size, device=device)
 
-    def step() -> None:
+    def both_ways(noise: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, cost.PRECISIONS[run.precision], enabled=run.precision != "fp32"):
             logits = model(noise)
             loss = F.cross_entropy(logits, logits.new_zeros(clips, dtype=torch.long))
         loss.backward()
+        return loss.detach()
+
+    def update() -> torch.Tensor:
         optimizer.step()
+        return noise.new_zeros(())
+
+    if run.config.compute.graph:
+        graph, finish = StepGraph(choice.in_graphs()(both_ways), model, adds=False), UpdateGraph(update, optimizer)
+        return lambda: (graph(noise), finish([0.0]))
+
+    def step() -> None:
+        both_ways(noise)
+        update()
         optimizer.zero_grad()
 
-    return cost.timed(step, device)
+    return step

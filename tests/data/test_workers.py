@@ -26,7 +26,8 @@ def free(monkeypatch, megabytes):
 def test_too_little_shared_memory_is_refused_before_a_process_starts(val_samples, tmp_path, monkeypatch, raw):
     monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
     config = DataConfig(size=112, clips=2, crops=3, workers=2)
-    batch = 16 // 6 * 2 * 3 * 8 * 112 * 112 / 1e6 * (1 if raw else 3 * 4)  # raw: frames of two clips, a byte each
+    pixels = 2 * 112 * 112 * 16 // 9 if raw else 2 * 3 * 112 * 112 * 4  # raw: frames of 16:9, a byte each
+    batch = 16 // 6 * 3 * 8 * pixels / 1e6
     free(monkeypatch, 4 * batch - 0.1)
     with pytest.raises(
         ValueError, match=f"{tmp_path} has .* MB free, .* need {4 * batch:.1f} MB: set data.workers=0, or"

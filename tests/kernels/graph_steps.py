@@ -9,8 +9,9 @@ from ctlib.kernels import graph
 from ctlib.models import build_model, model_config
 
 
-def replayed_on_the_cpu(function):
+def replayed_on_the_cpu(function, device):
     """`graph.capture` without a GPU: what is replayed is the function itself."""
+    assert device.type == "cpu"
     for _ in range(graph.WARM_UPS):
         function()
     output = function()

@@ -53,6 +53,23 @@ def test_merged_groups_convolve_as_before_and_have_the_same_gradients(kernel, si
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 1, 1), (1, 1, 1)])
+def test_merged_groups_are_as_close_as_the_plain_ones_in_half_precision(kernel):
+    x, weight = features(2, 64, 3, 5, 4), features(64, 8, *kernel)
+    x, weight = (value.detach().bfloat16().double().requires_grad_() for value in (x, weight))
+    upstream = torch.randn_like(x).bfloat16()
+
+    def values(merge, dtype):
+        given = [value.detach().to(dtype).requires_grad_() for value in (x, weight)]
+        out = operations._convolve(given[0], merging.merged(given[1], 8, merge) if merge > 1 else given[1], 8 // merge)
+        return [out.detach(), *torch.autograd.grad(out, given, upstream.to(dtype))]
+
+    exact, plain = values(1, torch.double), values(1, torch.bfloat16)
+    for merge in list(merging.merges(64, 8).values())[1:]:
+        for found, ours, wanted in zip(values(merge, torch.bfloat16), plain, exact, strict=True):
+            assert (found - wanted).norm() <= 1.5 * (ours - wanted).norm() + 0.005 * wanted.norm()
+
+
 @pytest.mark.parametrize("check", [same_in_double_precision, as_close_in_half_precision, nan_stays_nan])
 def test_excitation_in_six_passes_is_the_plain_one_with_its_gradients(check):
     check(PYTORCH)
@@ -115,6 +132,17 @@ def test_a_merged_weight_stays_where_a_graph_of_another_shape_reads_it(on_this_d
     with torch.no_grad():
         conv.weight.mul_(2)
     assert torch.allclose(conv(small), 2 * scores)
+
+
+def test_a_benchmark_may_ask_for_one_way_of_what_was_timed(on_this_device):
+    x = torch.randn(2, 64, 3, 5, 4, requires_grad=True)
+    for size in (8, 32):
+        operations.convolve(x, torch.randn(64, size, 1, 1, 1, requires_grad=True), None, 64 // size)
+    before = {key: kept.way for key, kept in choice._choices.items()}
+    assert choice.timed_ways() == ["groups", "blocks of 16", "blocks of 32", "dense"]
+    with choice.preferring("blocks of 16"):
+        assert [kept.way for kept in choice._choices.values()] == ["blocks of 16", "groups"]
+    assert {key: kept.way for key, kept in choice._choices.items()} == before
 
 
 def test_a_record_of_one_run_does_not_decide_in_the_next(on_this_device):

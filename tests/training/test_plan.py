@@ -2,11 +2,16 @@ import dataclasses
 import math
 
 import pytest
+import torch
 
 from ctlib.config import ComputeConfig, DataConfig, RecipeConfig, RunConfig
+from ctlib.kernels import graph
 from ctlib.models import build_model, model_config
+from ctlib.training import plan as plans
+from ctlib.training.network import make_network
 from ctlib.training.plan import make_plan
 from ctlib.training.run import resolve
+from tests.kernels.graph_steps import replayed_on_the_cpu
 
 
 @pytest.fixture
@@ -43,6 +48,19 @@ def test_a_plan_says_why_a_setting_was_chosen_and_when_steps_are_too_few(run):
     recipe = dataclasses.replace(run.config.recipe, epochs=60)
     longer = dataclasses.replace(run, config=dataclasses.replace(run.config, recipe=recipe))
     assert dataclasses.replace(plan, run=longer).too_few_steps() == ""
+
+
+def test_the_timed_step_of_a_run_with_graphs_is_one(run, monkeypatch):
+    monkeypatch.setattr(graph, "capture", replayed_on_the_cpu)
+    compute = dataclasses.replace(run.config.compute, graph=True)
+    with_graph = dataclasses.replace(run, config=dataclasses.replace(run.config, compute=compute))
+    model = make_network(run)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    step = plans._step(model, with_graph, 2)
+    for _ in range(2):
+        step()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_only_tested_epochs_take_the_time_of_a_test(run):
