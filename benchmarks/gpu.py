@@ -48,6 +48,7 @@ from ctlib import kernels
 from ctlib.deploy import compiled, optimize
 from ctlib.excitation import TensorExcitation
 from ctlib.kernels import choice, gating, merging, operations
+from ctlib.kernels.folded import FoldedSubOperation
 from ctlib.kernels.graph import InferenceGraph, StepGraph, UpdateGraph
 from ctlib.models import build_model, compile_blocks, model_config
 from ctlib.training import records
@@ -95,7 +96,7 @@ class Bench:
 
 
 def equal(bench: Bench) -> Iterator[dict]:
-    """The largest error of output and gradients, relative to the plain way in float64."""
+    """The largest error of output and gradients, relative to the plain way in float64; of what is folded, of output."""
     frames, size = bench.frames, bench.size // 4
     for channels, size_k in ((64, 8), (128, 16)):
         x = torch.randn(2, channels, frames, size, size, device=bench.device, requires_grad=True)
@@ -112,6 +113,14 @@ def equal(bench: Bench) -> Iterator[dict]:
             if name != "plain":
                 way = partial(way, gates=excitation.gates())
                 yield _compared(f"excitation {channels}, {name}", way, plain, *branches)
+    parts = [part for part in optimize(bench.network("ctnet")).modules() if isinstance(part, FoldedSubOperation)]
+    for channels, part in {part.spatial.out_channels: part for part in parts}.items():
+        branches = [torch.randn(1, channels, frames, 7, 7, device=bench.device) for _ in range(2)]
+        branches = [x.contiguous(memory_format=torch.channels_last_3d) for x in branches]
+        plain = copy.deepcopy(part).double().ways()["plain"]
+        for name, way in part.ways().items():
+            if name != "plain":
+                yield _compared(f"folded excitation {channels}, {name}", way, plain, *branches)
 
 
 def _merged(x: torch.Tensor, weight: torch.Tensor, groups: int, merge: int) -> torch.Tensor:
@@ -123,9 +132,10 @@ def _compared(name: str, way: Callable, plain: Callable, *inputs: torch.Tensor) 
     line = {"name": name}
     try:
         for precision, allowed in ((torch.float32, 1e-4), (torch.bfloat16, 0.03)):
-            given = [x.detach().to(precision).requires_grad_() for x in inputs]
+            learned = inputs[0].requires_grad
+            given = [x.detach().to(precision).requires_grad_(learned) for x in inputs]
             found = _values(way, given, precision)
-            exact = _values(plain, [x.detach().double().requires_grad_() for x in given], None)
+            exact = _values(plain, [x.detach().double().requires_grad_(learned) for x in given], None)
             error = max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True))
             line[str(precision).removeprefix("torch.")] = error
             line["equal"] = line.get("equal", True) and error <= allowed
@@ -139,6 +149,8 @@ def _values(way: Callable, inputs: list[torch.Tensor], precision: torch.dtype | 
     device = inputs[0].device.type
     with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
         out = way(*inputs)
+    if not out.requires_grad:
+        return [out]
     upstream = torch.linspace(-1, 1, out.numel(), device=out.device, dtype=out.dtype).view_as(out)
     return [out.detach(), *torch.autograd.grad(out, inputs, upstream)]
 

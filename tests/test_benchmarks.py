@@ -58,7 +58,7 @@ def test_all_sections_of_the_gpu_script_measure_and_record(gpu, tmp_path):
     assert record.pop("graphs") == [{"left_out": "a CPU has no graphs"}]
     lines = [line for name in gpu.SECTIONS for line in record.get(name, ())]
     assert not any("failed" in line or "left_out" in line for line in lines)
-    assert all(line["equal"] for line in record["equal"]) and len(record["equal"]) == 20
+    assert all(line["equal"] for line in record["equal"]) and len(record["equal"]) == 24
     ratios = {line["name"]: line["ratio"] for line in record["training"] if "ratio" in line}
     assert {"CT-Net, as chosen", "CT-Net, plain ways", "CT-Net, no excitation", "C3D"} <= ratios.keys()
     assert [line["name"] for line in record["ways"]] == ["as chosen"] * 2  # on a CPU nothing is timed

@@ -134,15 +134,15 @@ class FoldedSubOperation(nn.Module):
         temporal = clips_of_planes(self.temporal.convolve(planes_of(clips), biases[1]), clips.shape[3:])
         if not chosen:
             return excite(spatial, temporal, self._gates())
-        ways = self._ways(torch.is_grad_enabled() and clips.requires_grad)
+        ways = self.ways(torch.is_grad_enabled() and clips.requires_grad)
         operation = f"folded excitation of {self.spatial.groups} groups"  # not all group sizes have the same ways
         return ways[choice.fastest(operation, ways, spatial, temporal)](spatial, temporal)
 
     def _gates(self) -> Gates:
         return tuple(Gate(gate) for gate in self.gates)
 
-    def _ways(self, with_gradients: bool) -> dict[str, choice.Way]:
-        """Of both branches without their biases."""
+    def ways(self, with_gradients: bool = False) -> dict[str, choice.Way]:
+        """Of both branches without their biases to the output, by name."""
         ways = {name: partial(self._biased, way) for name, way in excite_ways().items()}
         if "triton" in ways and not with_gradients:
             ways["one clip"] = self._one_clip
