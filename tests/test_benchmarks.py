@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ctlib.kernels import gating
+from ctlib.kernels import folded, gating
 from ctlib.kernels.passes import PYTORCH, excite_in_passes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -18,7 +18,8 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("CTLIB_CACHE", str(tmp_path / "cache"))
     # In place of what a compiler makes, which takes long.
     ways = {"plain": gating.excite_plain, "passes": partial(excite_in_passes, passes=PYTORCH)}
-    monkeypatch.setattr(gating, "excite_ways", lambda: ways)
+    for module in (gating, folded):
+        monkeypatch.setattr(module, "excite_ways", lambda: ways)
     import gpu
 
     return gpu

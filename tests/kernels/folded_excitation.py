@@ -60,4 +60,4 @@ if __name__ == "__main__":
         part._one_clip(clips, clips)
     except ValueError as error:
         print(error)
-    print(sorted(part._ways(with_gradients=False)), sorted(part._ways(with_gradients=True)))
+    print(sorted(part.ways(with_gradients=False)), sorted(part.ways(with_gradients=True)))
