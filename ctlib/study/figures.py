@@ -135,12 +135,26 @@ def actions(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
         table: of `predictions.by_action`.
         names: (table, row) -> the name of a network; other rows are left out.
     """
-    panels = {"right_pair": "right pair of actions", "direction": "right direction, if the pair is right"}
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3 + 0.24 * len(names)), sharey=True)
-    for axis, (measure, title) in zip(axes, panels.items(), strict=True):
+    panels = {}
+    for measure, title in {
+        "right_pair": "right pair of actions",
+        "direction": "right direction, if the pair is right",
+    }.items():
         values = table.pivot_table(index=["table", "row"], columns="action", values=measure, sort=False, dropna=False)
-        values = values.reindex(list(names)).set_axis(list(names.values()))
-        look = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 9}, "cmap": "viridis", "cbar": False}
+        panels[title] = values.reindex(list(names)).set_axis(list(names.values()))
+    return heat_maps(panels)
+
+
+def heat_maps(panels: dict[str, pd.DataFrame]) -> Figure:
+    """Percentages of networks (rows) and actions (columns), which the panels share; a missing one is left blank.
+
+    Args:
+        panels: by title.
+    """
+    rows = len(next(iter(panels.values())))
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3 + 0.24 * rows), sharey=True)
+    look = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 9}, "cmap": "viridis", "cbar": False}
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
         sns.heatmap(values, vmin=0, vmax=100, ax=axis, **look)
         axis.set(title=f"{title}, %", xlabel="", ylabel="")
         axis.set_xticklabels(axis.get_xticklabels(), rotation=60, ha="right", fontsize="small")

@@ -5,7 +5,7 @@ Each number is shown beside three controls: the object's share of the picture, t
 shuffled, and a network with random weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from ctlib import saliency
 from ctlib.checkpoints import Checkpoint
 from ctlib.config import ModelConfig
 from ctlib.data import arrow, transforms
+from ctlib.data.actions import SETS, class_names
 from ctlib.data.clips import ClipDataset
 from ctlib.models import build_model
 from ctlib.training.statistics import grouped_interval, mean_interval
@@ -165,6 +166,30 @@ def by_clip(frames: pd.DataFrame) -> pd.DataFrame:
     in_time = timed.groupby(keys).agg({"area_time": "mean", "share_time": "sum", "hit_time": "mean"})
     in_time[in_time.area_time.isin([0, 1])] = np.nan
     return in_space.join(in_time, how="outer").reset_index()
+
+
+def by_action(clips: pd.DataFrame, classes: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """How often networks point at the object, and have their strongest frame while it acts, per action.
+
+    Args:
+        clips: of `by_clip`, with columns `network` and `seed`.
+        classes: those of the test list.
+
+    Returns:
+        Measure (its title in `MEASURES`) -> percent, one row per trained network and one column per action: the means
+        over clips and seeds, missing where the object acts in all frames. Empty for classes not of Arrow of Time.
+    """
+    known = next((names for names in SETS.values() if class_names(names) == tuple(classes)), None)
+    if known is None:
+        return {}
+    own = clips[(clips.of == OWN) & ~clips.network.str.endswith(RANDOM)]
+    own = own.assign(action=[known[label // 2] for label in own.label])
+    shown = [name for name in known if name in set(own.action)]
+    return {
+        MEASURES[name]: 100
+        * own.pivot_table(index="network", columns="action", values=name, sort=False, dropna=False)[shown]
+        for name in ("hit", "hit_time")
+    }
 
 
 def summary(clips: pd.DataFrame) -> pd.DataFrame:

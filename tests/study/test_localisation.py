@@ -7,6 +7,7 @@ import torch
 
 from ctlib import saliency
 from ctlib.data import arrow
+from ctlib.data.actions import class_names
 from ctlib.data.clips import ClipDataset
 from ctlib.models import build_model, model_config
 from ctlib.study import localisation
@@ -203,6 +204,20 @@ def test_the_summary_s_intervals_are_over_mirrored_pairs():
         pytest.approx(40), pytest.approx(10), pytest.approx(100 * 2 / 3), 6, 0,
     )  # fmt: skip
     assert row.share_margin == pytest.approx(4.302653 * 20 / np.sqrt(3), rel=1e-5) and np.isnan(row.share_time)
+
+
+def test_hits_are_shown_by_action_for_trained_networks_and_their_own_maps():
+    values = {"hit": [1.0, 0.5, 0.0, 0.25], "hit_time": [1.0, 0.0, np.nan, np.nan]}
+    clips = pd.DataFrame(
+        values | {"label": [0, 1, 2, 2], "of": localisation.OWN, "network": "TSN", "seed": [0, 1, 0, 1]}
+    )
+    others = clips.assign(network="TSN" + localisation.RANDOM), clips.assign(of=localisation.SHUFFLED)
+    found = localisation.by_action(pd.concat([clips, *others]), class_names("all"))
+    assert list(found) == ["pointing at it", "strongest frame while it acts"]
+    assert found["pointing at it"].loc["TSN"].to_dict() == {"push": 75, "fall": 12.5}
+    in_time = found["strongest frame while it acts"]
+    assert in_time.loc["TSN", "push"] == 50 and in_time.loc["TSN"].isna().tolist() == [False, True]
+    assert localisation.by_action(clips, ["run", "jump"]) == {}
 
 
 def compared(*gains, others=("CSN",)):
