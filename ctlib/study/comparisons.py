@@ -377,9 +377,9 @@ def measured_table(means: pd.DataFrame, table: str, actions: pd.DataFrame) -> pd
     costs = {"GFLOPs, all views": rows.gflops, "params, M": rows.params / 1e6}
     views = rows.crops.astype(str) + " x " + rows.clips.astype(str)
     protocol = {"frames": rows.frames, "size": rows["size"], "crops x clips": views}
-    accuracies = pd.DataFrame({"top-1, %": rows.top1, "std": rows["std"], "blocks": rows.seeds})
-    shown = accuracies.join(pairs.astype(float)).join(pd.DataFrame(costs | protocol))
-    return shown.drop(columns=[] if len(pairs) else pairs.columns)
+    shown = pd.DataFrame({"top-1, %": rows.top1, "std": rows["std"], "blocks": rows.seeds})
+    shown = shown.join(pairs.astype(float)) if len(pairs) else shown
+    return shown.join(pd.DataFrame(costs | protocol))
 
 
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
