@@ -112,8 +112,8 @@ gpu: OUT = results/runs
 gpu: .venv/installed  ## on a GPU: its tests, its benchmark (to results/benchmark/gpu.json), then MINUTES of the study's plan
 	-$(BIN)/python -m pytest -q -m "gpu and not slow"
 	@mkdir -p results/benchmark
-	-$(BIN)/python benchmarks/gpu.py --minutes 5 --record results/benchmark/gpu.json
 	if nvidia-cuda-mps-control -d 2> /dev/null; then trap 'echo quit | nvidia-cuda-mps-control' EXIT; fi; \
+	$(BIN)/python benchmarks/gpu.py --minutes 5 --record results/benchmark/gpu.json; \
 	$(BIN)/python -m ctlib ablations $(OUT) --device cuda --side-by-side 18 --minutes $(MINUTES)
 
 bench-saliency: .venv/installed  ## time of a Saliency Tube, relative to a forward pass

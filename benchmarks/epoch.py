@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ctlib.data.clips import DeviceClips
 from ctlib.training import records
 from ctlib.training.recipes import run_config
 from ctlib.training.run import make_accelerator, resolve
@@ -22,18 +23,24 @@ from ctlib.training.trainer import Trainer
 
 
 class OneBatch:
-    """A loader that gives the first batch of another, on the device, as often as the other gives one."""
+    """A loader that gives the first batch of another, on the device, as often as the other gives one.
+
+    What the device cuts itself (`DeviceClips`) is cut anew each time: that is no waiting.
+    """
 
     def __init__(self, loader):
         self.count = len(loader)
         loader.set_epoch(0)
-        self.clips, self.labels = next(iter(loader))
+        self.batch = next(iter(loader))
+        self.dataset = loader.dataset if isinstance(loader.dataset, DeviceClips) else None
+        self.keys = next(iter(loader.batch_sampler)) if self.dataset else None
 
     def set_epoch(self, epoch: int) -> None:
         pass
 
     def __iter__(self):
-        return iter([(self.clips, self.labels)] * self.count)
+        for _ in range(self.count):
+            yield self.dataset.__getitems__(self.keys) if self.dataset else self.batch
 
 
 def seconds_of_epoch(trainer: Trainer, loader) -> float:

@@ -8,10 +8,10 @@ Sections, in the order in which they run; one that is not begun within the minut
     graphs     steps and calls of TSN and CT-Net as CUDA graphs, which nothing launches one by one
     roofline   time over the least that the measured rates of products and copies allow
     ways       CT-Net in each way of its operations that was timed, beside the chosen ones
-    small      a laptop-scale step, as it is and as a graph
+    small      a laptop-scale step, as it is and as a graph; and processes of such steps side by side
     idle       how long the GPU waits for clips in an epoch that is decoded, and in one from its memory
-    compiled   training and inference of TSN and CT-Net, compiled
     notebook   train.ipynb under papermill
+    compiled   training and inference of TSN and CT-Net, compiled
 
     python benchmarks/gpu.py [--minutes 6] [--record gpu.json] [--tiny]
 
@@ -23,6 +23,7 @@ ends with the minutes. `--tiny` takes small shapes, for a try on a CPU.
 import argparse
 import copy
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -342,6 +343,35 @@ def small(bench: Bench) -> Iterator[dict]:
             line = {"name": name, "graph": as_graph, "steps_a_second": round(steady.count / seconds, 1)}
             print(f"  {line}", flush=True)
             yield line
+    yield from beside_each_other(bench)
+
+
+def beside_each_other(bench: Bench) -> Iterator[dict]:
+    """Steps a second of several processes together, as the sweep starts them; under NVIDIA's MPS they overlap."""
+    number, spawn = 2 if bench.tiny else 16, multiprocessing.get_context("spawn")
+    begin, rates = spawn.Barrier(number), spawn.Queue()
+    processes = [spawn.Process(target=_one_of_them, args=(bench.tiny, begin, rates)) for _ in range(number)]
+    try:
+        for process in processes:
+            process.start()
+        together = sum(rates.get(timeout=max(60, bench.left())) for _ in processes)
+    finally:
+        for process in processes:
+            process.kill()
+    line = {"name": "ctnet_laptop", "side_by_side": number, "steps_a_second": round(together, 1)}
+    print(f"  {line}", flush=True)
+    yield line
+
+
+def _one_of_them(tiny: bool, begin, rates) -> None:
+    bench = Bench(argparse.Namespace(tiny=tiny, here=False, minutes=1))
+    overrides = f"compute.graph={str(bench.device.type == 'cuda').lower()} data.workers=0"
+    with trainer_of(bench, "ctnet_laptop", overrides) as trainer:
+        steady = OneBatch(trainer.trainset)
+        seconds_of_epoch(trainer, steady)
+        begin.wait(timeout=120)
+        rates.put(steady.count / seconds_of_epoch(trainer, steady))
+        begin.wait(timeout=120)  # until all are timed
 
 
 @contextmanager
@@ -414,8 +444,8 @@ SECTIONS = {
     "ways": ways,
     "small": small,
     "idle": idle,
-    "compiled": compiled_apart,
     "notebook": notebook,
+    "compiled": compiled_apart,
 }
 
 

@@ -106,7 +106,7 @@ def compiled(model: VideoClassifier) -> nn.Module:
     every change does. It needs a C++ compiler (on a GPU, Triton).
 
     On a GPU, batches of at most `Compiled.SMALL` clips are CUDA graphs instead. They need no compiler, and a new shape
-    costs seconds.
+    costs seconds. A graph has one memory for its input: one thread and one stream may call it at a time.
 
     Raises:
         TypeError: not a network of this package.
@@ -128,6 +128,12 @@ class Compiled(nn.Module):
         self.module = torch.compile(network)
         self.graphs: dict[tuple, InferenceGraph] = {}  # by shape and type of clips
         self.met = set()  # shapes for which ways of operations were chosen; a compiler takes what was chosen before
+
+    def _apply(self, *arguments, **options):
+        """Of `to`, `half` and the like: graphs read the weights where they lay."""
+        self.graphs.clear()
+        self.met.clear()
+        return super()._apply(*arguments, **options)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         if clips.is_cuda and len(clips) <= self.SMALL:

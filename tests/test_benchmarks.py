@@ -65,7 +65,9 @@ def test_all_sections_of_the_gpu_script_measure_and_record(gpu, tmp_path):
     assert [line["name"] for line in record["ways"]] == ["as chosen"] * 2  # on a CPU nothing is timed
     assert [line["name"] for line in record["compiled"] if "ratio" in line] == ["CT-Net"]
     assert 0 <= record["idle"][0]["idle_percent"] < 100
-    assert [line["graph"] for line in record["small"]] == [False, False]
+    *alone, together = record["small"]
+    assert [line["graph"] for line in alone] == [False, False]
+    assert together["side_by_side"] == 2 and together["steps_a_second"] > 0
     assert record["notebook"][0]["model"] == "ctnet_quickstart"
 
 

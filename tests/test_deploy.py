@@ -39,6 +39,8 @@ def test_few_graphs_are_kept_as_each_has_memory_of_its_own():
     assert ready._graph_of(torch.ones(1, 3, 2, 32, 32)) is first and ready.MOST == len(ready.graphs) == 8
     ready._graph_of(torch.zeros(2, 3, 2, 32, 32))
     assert list(ready.graphs.values())[:-1] == others
+    ready.double()  # its weights lie elsewhere then
+    assert not ready.graphs
 
 
 def network(name="ctnet_quickstart", **parts):

@@ -306,7 +306,7 @@ def _loader(dataset: ClipDataset, config: DataConfig, **options) -> DataLoader:
         num_workers=workers,
         persistent_workers=workers > 0,
         timeout=600 if workers else 0,  # seconds; a decoder that hangs must not stop training silently
-        pin_memory=torch.cuda.is_available() and not on_device,
+        pin_memory=torch.cuda.is_available() and isinstance(dataset, RawDataset),  # what travels to a GPU
         collate_fn=_as_it_is if on_device else dataset.collate if isinstance(dataset, RawDataset) else None,
         generator=torch.Generator(),  # loaders sometimes draw from the global one, which would change dropout
         multiprocessing_context=workers_context() if workers else None,

@@ -45,6 +45,8 @@ _in_graphs = False
 def use(mode: str) -> None:
     """Time ways and take the fastest ("auto", the default), or take the plain way everywhere ("plain").
 
+    A training run has a setting of its own, `compute.kernels`. Only the plain way has gradients of gradients.
+
     Raises:
         ValueError: another mode.
     """

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ctlib.files import one_line
+
 WARM_UPS = 3  # calls before the capture, in which libraries choose algorithms and take memory
 
 
@@ -41,7 +43,7 @@ class StepGraph:
                 self.model.zero_grad(set_to_none=True)
             return self.step(*own)
 
-        with untouched(self.model):
+        with untouched(self.model), _one_line_error():
             self.replay, self.output = capture(step, own[0].device)
         self.inputs = own
 
@@ -74,7 +76,8 @@ class UpdateGraph:
         for parameter in learned:  # what a first step would begin with
             self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         momentum = [self.optimizer.state[parameter]["momentum_buffer"] for parameter in learned]
-        with torch.no_grad(), restored([*learned, *(parameter.grad for parameter in learned), *momentum]):
+        changed = [*learned, *(parameter.grad for parameter in learned), *momentum]
+        with torch.no_grad(), restored(changed), _one_line_error():
             self.replay, _ = capture(self.update, learned[0].device)
 
 
@@ -99,6 +102,17 @@ class InferenceGraph:
         self.clips.copy_(clips)
         self.replay()
         return self.scores.clone()
+
+
+@contextmanager
+def _one_line_error() -> Iterator[None]:
+    """What cannot be captured, such as a step that waits for the GPU, is a ValueError of one line."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(f"a step cannot be a CUDA graph ({one_line(error)}): set compute.graph=false") from error
 
 
 @contextmanager

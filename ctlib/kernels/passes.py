@@ -36,7 +36,7 @@ class Passes(NamedTuple):
 
 
 def excite_in_passes(spatial: torch.Tensor, temporal: torch.Tensor, gates: Gates, passes: Passes) -> torch.Tensor:
-    """As `gating.excite_plain`."""
+    """As `gating.excite_plain`, without gradients of gradients."""
     parameters = [parameter for gate in gates for parameter in gate.parameters]
     if torch.is_grad_enabled() and any(x.requires_grad for x in (spatial, temporal, *parameters)):
         return _Excite.apply(spatial, temporal, gates, passes, *parameters)
@@ -96,7 +96,8 @@ class _Inner:
     def backward(self, gradient: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """Of the averages, and of every parameter of the gate."""
         inputs = [self.mean, *self.parameters]
-        of_mean, *found = torch.autograd.grad(self.output, inputs, gradient.to(self.output.dtype))
+        # Kept for a caller who keeps the whole graph; it is small, and goes with it.
+        of_mean, *found = torch.autograd.grad(self.output, inputs, gradient.to(self.output.dtype), retain_graph=True)
         found = iter(found)
         return of_mean, [next(found) if wanted else None for wanted in self.wanted]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import torch
 
 from ctlib import files
 from ctlib.config import split_pairs
@@ -110,7 +112,7 @@ def sweep(
     A finished run is not done again, nor is one that the tables of the study have. One that fails stops no other, and
     one whose folder another process holds is left to that process. A block with runs on another kind of hardware is
     skipped. The output of a run is in its folder's log.txt. When this loop is interrupted or its time is over, the runs
-    save their snapshots, and the same call resumes them.
+    save their snapshots, and the same call resumes them. Of several GPUs each run gets the one with the fewest.
 
     Args:
         wanted: of `jobs.jobs` or `jobs.next_runs`.
@@ -139,6 +141,7 @@ def sweep(
         show(f"seed {seed} is skipped: its runs are on {kind}, and a block is not split over kinds of hardware")
     _write_data(waiting, on_clips)
     running: dict[subprocess.Popen, Job] = {}
+    gpus: dict[subprocess.Popen, str] = {}
     swept = Swept([], [], [], [job.label() for job in unfinished if job.config.seed in elsewhere])
     total, time_is_over = len(waiting), False
 
@@ -160,7 +163,9 @@ def sweep(
                 elif job.folder(out_dir).is_locked():
                     swept.locked.append(job.label())
                 else:
-                    running[_start(study, job, out_dir)] = job
+                    gpu = _least_used_gpu([gpus[process] for process in running])
+                    process = _start(study, job, out_dir, gpu)
+                    running[process], gpus[process] = job, gpu
             time.sleep(_LOOK)
             if running and minutes_left() <= 0 and not time_is_over:
                 time_is_over = True
@@ -238,11 +243,19 @@ def command(study: Study, job: Job, out_dir: str | Path) -> list[str]:
     return words + (["--set", *split_pairs(study.overrides)] if study.overrides else [])
 
 
-def _start(study: Study, job: Job, out_dir: str | Path) -> subprocess.Popen:
+def _least_used_gpu(used: Sequence[str]) -> str:
+    """The name of the next run's GPU, by those of the runs that go on; empty unless there are several."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return min(names, key=used.count) if len(names) > 1 else ""
+
+
+def _start(study: Study, job: Job, out_dir: str | Path, gpu: str) -> subprocess.Popen:
     folder = job.folder(out_dir).path
     folder.mkdir(parents=True, exist_ok=True)
+    sees = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
     with (folder / "log.txt").open("w") as log:
-        return subprocess.Popen(command(study, job, out_dir), stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command(study, job, out_dir), env=sees, stdout=log, stderr=subprocess.STDOUT)
 
 
 def _ended(job: Job, out_dir: str | Path, returncode: int) -> str:

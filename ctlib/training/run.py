@@ -45,7 +45,7 @@ class Machine:
             return compute.precision
         if self.on_cpu(compute):
             return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
     def shared_by(self, compute: ComputeConfig) -> int:
         """How many processes share a batch, on all machines.

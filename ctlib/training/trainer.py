@@ -57,8 +57,10 @@ class Trainer:
         if self.config.compute.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         on_cpu = accelerator.device.type == "cpu"
+        # A fused step that a scaler skips at first leaves momentum that nobody wrote.
+        self.fused = not on_cpu and accelerator.scaler is None
         optimizer = torch.optim.SGD(
-            parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, fused=not on_cpu
+            parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, fused=self.fused
         )
         cache.check_room(run.samples.values(), data)
         kept = {split: cache.keep(samples, data) for split, samples in run.samples.items()}
@@ -187,6 +189,8 @@ class Trainer:
         self.network.load_state_dict(state["model"])
         self.statistics.begin_step()
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # the run may have begun on another device
+            group["fused"] = self.fused
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for part in ("epoch", "step", "totals", "seconds", "history", "sessions"):

@@ -17,7 +17,10 @@ def excited(way, spatial, temporal, excitation, upstream):
     """The output, and gradients of both branches and of the gates' parameters, with equal batch norms before."""
     state = {name: value.clone() for name, value in excitation.state_dict().items()}
     out = way(spatial, temporal, excitation.gates())
-    gradients = torch.autograd.grad(out, [spatial, temporal, *excitation.parameters()], upstream)
+    learned = [spatial, temporal, *excitation.parameters()]
+    gradients = torch.autograd.grad(out, learned, upstream, retain_graph=True)
+    for again, before in zip(torch.autograd.grad(out, learned, upstream), gradients, strict=True):
+        assert torch.equal(again, before)
     statistics = [value.clone() for name, value in excitation.state_dict().items() if "running" in name]
     excitation.load_state_dict(state)
     with torch.no_grad():

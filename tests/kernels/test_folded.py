@@ -33,6 +33,7 @@ def test_the_kernels_compile_for_an_h100():
     from triton.compiler import ASTSource, compile
 
     from ctlib.kernels import one_clip_triton as kernels
+    from ctlib.kernels import passes_triton as passes
 
     def check(function, features, **constants):
         names = function.arg_names
@@ -46,3 +47,11 @@ def test_the_kernels_compile_for_an_h100():
     check(kernels._hidden, 9, **sizes, FRAMES=8, BLOCKS=16)
     check(kernels._gates, 9, **sizes, FRAMES=8)
     check(kernels._combine, 12, **sizes, BLOCKS=16)
+    block = {"BLOCK": passes.BLOCK, "SUM": tl.float32}
+    pixels = {"PIXELS": passes.PIXELS, "CHANNELS": passes.CHANNELS, "SUM": tl.float32}
+    check(passes._average_over_frames, 2, **block)
+    check(passes._average_over_pixels, 3, GATED=True, **pixels)
+    check(passes._combine, 6, **block)
+    check(passes._sums, 6, **pixels)
+    check(passes._map_gradient, 5, **block)
+    check(passes._branch_gradients, 11, **block)

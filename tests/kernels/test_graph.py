@@ -15,6 +15,20 @@ def test_steps_as_graphs_learn_the_same(adds):
     learns_as_without_graphs(adds, "cpu")
 
 
+def test_a_step_that_cannot_be_captured_is_refused_in_one_line(monkeypatch):
+    def refuses(function, device):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with ...")
+
+    monkeypatch.setattr(graph, "capture", refuses)
+    model = torch.nn.Linear(2, 2)
+    text = r"cannot be a CUDA graph \(.*not permitted when stream is capturing.*\): set compute.graph=false"
+    with pytest.raises(ValueError, match=text):
+        graph.StepGraph(lambda x: 2 * x, model)(torch.ones(3))
+    model(torch.ones(2)).sum().backward()
+    with pytest.raises(ValueError, match=text):
+        graph.UpdateGraph(lambda: torch.zeros(()), torch.optim.SGD(model.parameters(), 0.1))([0.1])
+
+
 def test_a_graph_takes_inputs_of_one_shape():
     step = graph.StepGraph(lambda x: 2 * x, torch.nn.Linear(2, 2))
     assert step(torch.ones(3)).tolist() == [2, 2, 2] and step(torch.zeros(3)).tolist() == [0, 0, 0]

@@ -15,7 +15,7 @@ from ctlib.kernels import choice
 from ctlib.kernels.graph import StepGraph, untouched
 from ctlib.models import build_model, model_config
 from ctlib.study import systems
-from ctlib.training import records, train
+from ctlib.training import processes, records, train
 from tests.kernels.excitation_in_passes import as_close_in_half_precision, same_in_double_precision
 from tests.kernels.folded_excitation import LARGE, SMALL, equal_in
 from tests.kernels.graph_steps import learns_as_without_graphs
@@ -97,6 +97,54 @@ def test_a_run_takes_its_steps_as_graphs(kernels, tmp_path):
         train.train(dataclasses.replace(config, compute=compute), tmp_path / str(graph))
         losses.append(records.RunFolder(tmp_path / str(graph)).history().loss[0])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def trained(folder, tmp_path, compute, **data) -> list[float]:
+    """The losses of two epochs of two steps each."""
+    few = ArrowConfig(train_clips=16, val_clips=4, size=32)
+    config = RunConfig(
+        model=model_config("ctnet_quickstart", num_classes=16, num_frames=4, dropout=0.0),
+        data=DataConfig(root=str(arrow.write(few, tmp_path / "arrow", workers=0)), size=32, workers=0, **data),
+        recipe=RecipeConfig(epochs=2, batch=8, warmup=0, lr=0.01),
+        compute=ComputeConfig(**compute),
+    )
+    train.train(config, tmp_path / folder)
+    return records.RunFolder(tmp_path / folder).history().loss.tolist()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_half_precision_with_a_scaler_learns_as_single_precision(graph, tmp_path):
+    """Its first steps may be skipped, as the scale is too large; what is left of them must not be random memory."""
+    single = trained("fp32", tmp_path, {"precision": "fp32"})
+    half = trained("fp16", tmp_path, {"precision": "fp16", "graph": graph})
+    assert half == pytest.approx(single, rel=0.2)
+
+
+@pytest.mark.parametrize(("compute", "data"), [({"micro_batch": 4}, {}), ({}, {"cache": "gpu"})])
+def test_a_run_with_graphs_learns_in_micro_batches_and_from_the_gpu_s_memory(compute, data, tmp_path):
+    same = {"precision": "fp32", "kernels": "plain"} | compute
+    plain, graph = (trained(str(on), tmp_path, same | {"graph": on}, **data) for on in (False, True))
+    assert graph == pytest.approx(plain, rel=0.05)
+
+
+def test_a_run_that_was_begun_on_a_cpu_goes_on_as_graphs(tmp_path, monkeypatch):
+    stopping = []
+
+    def stop_after(step, *_):
+        stopping.append(step)
+        if len(stopping) == 1:
+            processes.stop()
+
+    begun = train.train
+
+    def interrupted(config, folder):
+        begun(config, folder, on_step=stop_after)
+
+    monkeypatch.setattr(train, "train", interrupted)
+    with pytest.raises(processes.Interrupted):
+        trained("run", tmp_path, {"device": "cpu", "precision": "fp32"})
+    monkeypatch.setattr(train, "train", begun)
+    assert len(trained("run", tmp_path, {"precision": "fp32", "graph": True})) == 2
 
 
 @pytest.mark.parametrize("name", sorted(systems.SMALL.values()))

@@ -130,6 +130,15 @@ def test_every_run_is_done_once_and_a_failure_is_one_line_and_stops_nothing(loop
     assert lines[0] == "6 runs, 5 of them finished" and len(lines) == 2 and not swept.failed
 
 
+def test_runs_are_spread_over_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for count, used, expected in ((0, [], ""), (1, [""], ""), (3, [], "0"), (3, ["0", "1", "0"], "2")):
+        monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda count=count: count)
+        assert sweep._least_used_gpu(used) == expected
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert sweep._least_used_gpu(["4"]) == "6"
+
+
 def test_a_locked_run_is_left_to_the_process_that_holds_it(loop, tmp_path):
     job = jobs(STUDY, ["2c"])[0]
     with files.locked(job.folder(tmp_path / "out").path):

@@ -103,7 +103,7 @@ def test_what_is_wrong_is_an_error_before_any_work(tmp_path, monkeypatch, parame
 )
 def test_precision_follows_the_device(monkeypatch, precision, device, gpu, bf16, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     assert Machine().precision(ComputeConfig(precision=precision, device=device)) == expected
 
 

@@ -24,7 +24,7 @@ from ctlib.kernels import graph
 from ctlib.models import model_config
 from ctlib.training import network as network_of_run
 from ctlib.training import processes, records, share, train, trainer
-from ctlib.training.run import resolve
+from ctlib.training.run import make_accelerator, resolve
 from tests.kernels.graph_steps import replayed_on_the_cpu
 
 
@@ -460,6 +460,18 @@ def test_a_step_as_a_graph_trains_to_the_same_weights(config, micro_batch, tmp_p
     )
     one, two = (load_file(folder.checkpoint) for folder in (one, two))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_the_optimizer_of_a_run_that_goes_on_elsewhere_is_that_of_the_device(config, tmp_path):
+    run = resolve(config)
+    begun = trainer.Trainer(run, make_accelerator(config.compute, run.precision), records.RunFolder(tmp_path))
+    state = {"model": begun.network.state_dict(), "optimizer": begun.optimizer.state_dict(), "scaler": None}
+    state |= {part: getattr(begun, part) for part in ("epoch", "step", "totals", "seconds", "history", "sessions")}
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True  # as on a GPU
+    begun._restore(state)
+    assert not any(group["fused"] for group in begun.optimizer.param_groups)
+    begun.close()
 
 
 def test_what_a_backbone_adds_to_the_loss_is_learned_and_not_recorded(config, tmp_path, monkeypatch):
