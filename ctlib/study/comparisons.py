@@ -322,13 +322,14 @@ def predicted(
 ) -> pd.DataFrame:
     """Which share of distinct comparisons the plan will have decided after each look: simulated, by its own tests.
 
-    It assumes that `top1` is true, that runs vary normally with one deviation per table, and that no network stops.
+    It assumes that `top1` is true, that runs vary normally with one deviation per table, and that a table has no other
+    rows than those in `top1`.
     Accuracies that few blocks measured lie further apart than the true ones, so they promise too much. Equal accuracies
     (`0 * top1`) show how much equality can decide.
 
     Args:
         compared: of `pairs`.
-        top1: percent, by table and row, as `measurements.averaged` gives them; comparisons of other rows are left out.
+        top1: percent, by table and row, as `measurements.averaged` gives them.
         std: table -> residual standard deviation, as `residuals` gives it; other tables are left out.
 
     Returns:

@@ -152,9 +152,9 @@ def heat_maps(panels: dict[str, pd.DataFrame]) -> Figure:
         panels: by title.
     """
     rows = len(next(iter(panels.values())))
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3 + 0.24 * rows), sharey=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3 + 0.24 * rows), sharey=True, squeeze=False)
     look = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 9}, "cmap": "viridis", "cbar": False}
-    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+    for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
         sns.heatmap(values, vmin=0, vmax=100, ax=axis, **look)
         axis.set(title=f"{title}, %", xlabel="", ylabel="")
         axis.set_xticklabels(axis.get_xticklabels(), rotation=60, ha="right", fontsize="small")
@@ -163,7 +163,7 @@ def heat_maps(panels: dict[str, pd.DataFrame]) -> Figure:
 
 
 def epochs(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
-    """Accuracy after each epoch that was tested: a line per network from the first of them to the last.
+    """Accuracy after the last two epochs: a line per network.
 
     Args:
         table: of `results.by_epoch`.
@@ -172,6 +172,7 @@ def epochs(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.28 * len(names)))
     top1 = table.pivot_table(index=["table", "row"], columns="epoch", values="top1", sort=False)
     top1 = top1.reindex(list(names)).set_axis(list(names.values()))
+    top1 = top1[sorted(top1)[-2:]]
     axes.hlines(top1.index, top1.min(axis=1), top1.max(axis=1), color="0.7", lw=2, zorder=0)
     for index, epoch in enumerate(top1):
         axes.scatter(top1[epoch], top1.index, marker=marker(index), color=f"C{index}", label=f"epoch {epoch}")

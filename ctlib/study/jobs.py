@@ -178,7 +178,10 @@ def undecided(study: Study, compared: pd.DataFrame) -> set[str]:
     Args:
         compared: of `comparisons.pairs`.
     """
-    needing = compared[compared.counted & ~comparisons.is_decided(compared)]
+    at_scale = (
+        compared.result != comparisons.NOT_AT_SCALE
+    )  # those that count elsewhere too, or a look would wait for them
+    needing = compared[at_scale & ~comparisons.is_decided(compared)]
     return {
         study.run(network, pair.table).name
         for pair in needing.itertuples()

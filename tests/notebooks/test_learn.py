@@ -84,7 +84,7 @@ def test_its_exercises_are_current_and_blank(path):
         ("5_arrow_of_time", {"train_pairs": 3}, "train_pairs must be at least 4"),
         ("6_read_an_ablation_table", {"tables": "2g"}, "unknown parameter 'tables': did you mean 'table'"),
         ("6_read_an_ablation_table", {"table": "3"}, "unknown table '3'"),
-        ("6_read_an_ablation_table", {"table": "6"}, "unknown table '6'"),
+        ("6_read_an_ablation_table", {"table": "6"}, "table must be one with a model, Table 6 has paired tests"),
         ("6_read_an_ablation_table", {"tables_dir": "docs"}, f"the study's tables, {ROOT}/docs has none"),
         ("6_read_an_ablation_table", {"margin": -1.0}, "margin must be at least 0, got -1.0"),
     ],

@@ -253,6 +253,17 @@ def test_after_a_look_networks_stop_whose_comparisons_are_all_decided(tmp_path):
     }  # fmt: skip
 
 
+def test_a_comparison_that_counts_in_another_table_keeps_its_networks_running(tmp_path):
+    """Corrected within each table, it may be decided in one and not in the other, whose look waits for all of them."""
+    accuracies = around(dict.fromkeys(("C3D-Module", "R(2+1)D-Module", "CSN-Module", "CT-Module"), 50))
+    measured = pd.concat([lines(accuracies, "2a"), lines(accuracies, "7")])
+    compared = comparisons.pairs(measured, ["2a", "7"]).assign(result=comparisons.AGREES, look=5)
+    assert not jobs.undecided(Study(), compared)
+    (first, *_) = compared.index[(compared.table == "7") & ~compared.counted]
+    compared.loc[first, "result"] = comparisons.INCONCLUSIVE
+    assert len(jobs.undecided(Study(), compared)) == 2
+
+
 def test_the_plan_goes_on_to_the_next_look_and_ends(tmp_path, monkeypatch, on_epyc):
     done = set()
     monkeypatch.setattr(jobs, "is_finished", lambda job, *_: (job.config.name, job.config.seed) in done)
