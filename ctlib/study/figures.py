@@ -169,10 +169,10 @@ def epochs(table: pd.DataFrame, names: dict[tuple[str, str], str]) -> Figure:
         table: of `results.by_epoch`.
         names: (table, row) -> the name of a network; other rows are left out.
     """
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.28 * len(names)))
     top1 = table.pivot_table(index=["table", "row"], columns="epoch", values="top1", sort=False)
-    top1 = top1.reindex(list(names)).set_axis(list(names.values()))
-    top1 = top1[sorted(top1)[-2:]]
+    names = {row: name for row, name in names.items() if row in top1.index}
+    top1 = top1.loc[list(names), sorted(top1)[-2:]].set_axis(list(names.values()))
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.28 * len(names)))
     axes.hlines(top1.index, top1.min(axis=1), top1.max(axis=1), color="0.7", lw=2, zorder=0)
     for index, epoch in enumerate(top1):
         axes.scatter(top1[epoch], top1.index, marker=marker(index), color=f"C{index}", label=f"epoch {epoch}")

@@ -89,7 +89,8 @@ def test_a_heat_map_has_a_row_per_network_and_a_column_per_action():
 def test_accuracy_by_epoch_has_a_line_per_network():
     rows = [("2a", "CT", 3, 70.0), ("2a", "CT", 4, 75.0), ("2a", "CSN", 3, 60.0), ("2a", "CSN", 4, 62.0)]
     table = pd.DataFrame(rows, columns=["table", "row", "epoch", "top1"])
-    (axes,) = figures.epochs(table, {("2a", "CSN"): "CSN-Module", ("2a", "CT"): "CT-Module"}).axes
+    names = {("2a", "CSN"): "CSN-Module", ("2h", "CT"): "another test of it", ("2a", "CT"): "CT-Module"}
+    (axes,) = figures.epochs(table, names).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["CSN-Module", "CT-Module"]
     lines, *points = axes.collections
     assert [segment[:, 0].tolist() for segment in lines.get_segments()] == [[60, 62], [70, 75]]

@@ -16,8 +16,8 @@ import pytest
 from ctlib import files
 from ctlib.commands import main
 from ctlib.data.workers import STOPS
-from ctlib.study import jobs as study_jobs
 from ctlib.study import comparisons, results, sweep
+from ctlib.study import jobs as study_jobs
 from ctlib.study.jobs import is_finished, jobs, state, tables_dir
 from ctlib.study.scales import Study
 from tests.study.conftest import STUDY
