@@ -45,7 +45,7 @@ def test_networks_are_trained_shown_and_measured_beside_their_controls(explained
     placed = pd.read_csv(folder / "out" / "differences.csv").of.value_counts()
     assert placed["network"] == placed["placed where seen"]
     figures = {path.name for path in (folder / "out" / "figures").iterdir()}
-    stills = {f"{name}.png" for name in ("clip_3", "clip_8", "tube_3", "localisation")}
+    stills = {f"{name}.png" for name in ("clip_3", "clip_8", "tube_3", "localisation", "by_action")}
     assert figures == stills | {"clip_3.gif", "clip_8.gif"}
     with Image.open(folder / "out" / "figures" / "clip_3.gif") as moving:
         assert moving.n_frames == 8
