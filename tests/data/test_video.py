@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -130,13 +131,14 @@ def test_no_reader_outlives_a_call(sources, tmp_path):
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("needs /proc")
     (tmp_path / "text.mp4").write_text("not a video")
+    gc.collect()  # what earlier tests left open
     before = len(os.listdir("/proc/self/fd"))
     for layout in LAYOUTS:
         read_frames(sources / layout, [5])
         next(iterate_frames(sources / layout))
     with pytest.raises(VideoError):
         read_frames(tmp_path / "text.mp4", [0])
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("name", ["a:b.mp4", "%03d.mp4", "视频 '1'.mp4", "-y.mp4", "http:x.mp4"])
