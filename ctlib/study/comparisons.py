@@ -70,14 +70,14 @@ class Comparison(NamedTuple):
     key: str = ""  # the two sets of runs and their tests, whatever their table, column and seeds
 
 
-def error_share(look: int) -> float:
+def error_share(look: int, looks: Sequence[int] = LOOKS) -> float:
     """The error of each test at a look: the shares of all looks add up to `ERROR`.
 
     It is in proportion to the blocks that the look adds. By Bonferroni's inequality the error over all looks is then at
     most `ERROR`, for tests of a difference and of equality alike, however their looks depend on each other.
     """
-    before = max((earlier for earlier in LOOKS if earlier < look), default=0)
-    return ERROR * (look - before) / LOOKS[-1]
+    before = max((earlier for earlier in looks if earlier < look), default=0)
+    return ERROR * (look - before) / looks[-1]
 
 
 def published(table: str) -> pd.DataFrame:
@@ -165,7 +165,13 @@ def _measurements(scale: str) -> dict[tuple[str, str], str]:
     }
 
 
-def tested(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float, paired: bool = False) -> pd.DataFrame:
+def tested(
+    top1: pd.DataFrame,
+    compared: pd.DataFrame,
+    least_std: float,
+    paired: bool = False,
+    looks: Sequence[int] = LOOKS,
+) -> pd.DataFrame:
     """Comparisons of one table with their results, at every look that the blocks allow; the first decision stands.
 
     A look takes the blocks with seeds below it. The first needs all of them, of every row of the table, so that no
@@ -176,20 +182,21 @@ def tested(top1: pd.DataFrame, compared: pd.DataFrame, least_std: float, paired:
         compared: the columns `higher`, `lower`, `gap` and `key` of `Comparison`: all of the table.
         least_std: as in `statistics.block_model`.
         paired: whether rows are tests of the same trainings.
+        looks: blocks after which comparisons are tested, in order.
     """
     results, undecided, rows, before = None, None, list(top1), 0
-    for look in LOOKS:
+    for look in looks:
         running = top1.columns.isin(rows) | (top1.index.to_numpy() < before)[:, None]
         top1 = top1.where(running)  # what a stopped row was run further than its last look does not count
         blocks = top1[top1.index < look]
         if not rows or len(blocks) < look or blocks[rows].isna().any(axis=None):
             break
-        now = _results(blocks, compared, least_std, error_share(look), paired).assign(look=look)
+        now = _results(blocks, compared, least_std, error_share(look, looks), paired).assign(look=look)
         results = now if results is None else now.where(undecided, results)
         undecided = ~results.result.isin(DECIDED)
         rows, before = list({*results.higher[undecided], *results.lower[undecided]}), look
     if results is None:
-        return _results(top1, compared, least_std, error_share(LOOKS[0]), paired).assign(look=0)
+        return _results(top1, compared, least_std, error_share(looks[0], looks), paired).assign(look=0)
     return results
 
 
@@ -318,7 +325,12 @@ def _marked(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def predicted(
-    compared: pd.DataFrame, top1: pd.Series, std: Mapping[str, float], draws: int = 100, seed: int = 0
+    compared: pd.DataFrame,
+    top1: pd.Series,
+    std: Mapping[str, float],
+    draws: int = 100,
+    seed: int = 0,
+    looks: Sequence[int] = LOOKS,
 ) -> pd.DataFrame:
     """Which share of distinct comparisons the plan will have decided after each look: simulated, by its own tests.
 
@@ -331,9 +343,10 @@ def predicted(
         compared: of `pairs`.
         top1: percent, by table and row, as `measurements.averaged` gives them.
         std: table -> residual standard deviation, as `residuals` gives it; other tables are left out.
+        looks: those of a longer plan, say, whose errors at each look are smaller (`error_share`).
 
     Returns:
-        The groups of `summary`, and in each column (`LOOKS`) the percent decided.
+        The groups of `summary`, and in each column (`looks`) the percent decided.
     """
     generator, decided = np.random.default_rng(seed), []
     known = compared.table.isin(list(std.keys())) & (compared.result != NOT_AT_SCALE)
@@ -341,14 +354,14 @@ def predicted(
         of_table = top1[top1.index.get_level_values(0) == table].droplevel(0)
         part = part[part.higher.isin(of_table.index) & part.lower.isin(of_table.index)]
         for _ in range(draws if part.counted.any() else 0):
-            noise = generator.normal(0, std[table], (LOOKS[-1], len(of_table)))
+            noise = generator.normal(0, std[table], (looks[-1], len(of_table)))
             drawn = pd.DataFrame(of_table.to_numpy() + noise, columns=of_table.index)
-            decided.append(tested(drawn, part, least_std=0.0))
+            decided.append(tested(drawn, part, least_std=0.0, looks=looks))
     decided = pd.concat(decided, ignore_index=True) if decided else compared[:0]
     groups = {name: of_group[of_group.counted.astype(bool)] for name, of_group in _groups(decided).items()}
     shares = {
         look: {name: 100 * (is_decided(part) & (part["look"] <= look)).mean() for name, part in groups.items()}
-        for look in LOOKS
+        for look in looks
     }
     return pd.DataFrame(shares).dropna()
 

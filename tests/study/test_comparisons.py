@@ -292,6 +292,8 @@ def test_the_share_of_decided_comparisons_is_predicted_by_the_plan_s_own_tests()
     assert large[5] < 5 and large.is_monotonic_increasing and large[20] < 12  # equality needs a smaller deviation
     again = comparisons.predicted(found, 0 * top1, {"2b": 2.0, "2e": 2.0}, draws=40).loc["outside Table 6"]
     pd.testing.assert_series_equal(large, again)
+    longer = comparisons.predicted(found, 0 * top1, {"2b": 2.0, "2e": 2.0}, draws=10, looks=(5, 100, 200))
+    assert longer.loc["outside Table 6", 5] < 5 and longer.loc["outside Table 6", 200] > 90  # 20 are too few
 
 
 def test_nothing_measured_is_no_error():
