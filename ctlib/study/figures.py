@@ -81,7 +81,8 @@ def reproduced(counts: pd.DataFrame, title: str) -> Figure:
         look = {"color": colour, "hatch": hatch, "edgecolor": "0.25", "lw": 0.6, "label": result}
         bars = axes.barh(places, share, left=start, **look)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1} if hatch else None
-        numbers = counts[result].where(share > 3, "")
+        numbers = counts[result].astype(str)
+        numbers = numbers.where(share > 1.5 * numbers.str.len(), "")  # where they fit
         text = {"fontsize": 9, "color": "white" if result == AGREES else "black", "bbox": box}
         axes.bar_label(bars, numbers, label_type="center", **text)
         start += share
