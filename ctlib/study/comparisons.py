@@ -174,8 +174,8 @@ def tested(
 ) -> pd.DataFrame:
     """Comparisons of one table with their results, at every look that the blocks allow; the first decision stands.
 
-    A look takes the blocks with seeds below it. The first needs all of them, of every row of the table, so that no
-    later run changes its decisions. The others need those of every row with an undecided comparison.
+    The first look takes the first blocks, in order of seeds, that have every row of the table. A later look adds the
+    next ones that have every row with an undecided comparison. So no run of a later block changes a decision.
 
     Args:
         top1: percent, one row per block (its seed), one column per row of the table, missing where it was not run.
@@ -184,17 +184,18 @@ def tested(
         paired: whether rows are tests of the same trainings.
         looks: blocks after which comparisons are tested, in order.
     """
-    results, undecided, rows, before = None, None, list(top1), 0
+    results, undecided, rows, seeds = None, None, list(top1), []
     for look in looks:
-        running = top1.columns.isin(rows) | (top1.index.to_numpy() < before)[:, None]
+        running = top1.columns.isin(rows) | top1.index.isin(seeds)[:, None]
         top1 = top1.where(running)  # what a stopped row was run further than its last look does not count
-        blocks = top1[top1.index < look]
-        if not rows or len(blocks) < look or blocks[rows].isna().any(axis=None):
+        complete = top1.index[top1[rows].notna().all(axis=1)]
+        seeds = [*seeds, *complete.difference(seeds)][:look]
+        if not rows or len(seeds) < look:
             break
-        now = _results(blocks, compared, least_std, error_share(look, looks), paired).assign(look=look)
+        now = _results(top1.loc[seeds], compared, least_std, error_share(look, looks), paired).assign(look=look)
         results = now if results is None else now.where(undecided, results)
         undecided = ~results.result.isin(DECIDED)
-        rows, before = list({*results.higher[undecided], *results.lower[undecided]}), look
+        rows = list({*results.higher[undecided], *results.lower[undecided]})
     if results is None:
         return _results(top1, compared, least_std, error_share(looks[0], looks), paired).assign(look=0)
     return results

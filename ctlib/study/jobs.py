@@ -134,13 +134,13 @@ def tables_dir(out_dir: str | Path) -> Path:
 
 
 def recorded(study: Study, out_dir: str | Path) -> pd.DataFrame:
-    """What the tables of a study hold, as `results.measured` gives it.
+    """Everything that the tables of a study hold, with the columns of `results.measured`.
 
     Raises:
         ValueError: they hold another scale, other overrides, or tests at another size than this scale's.
     """
     folder = tables_dir(out_dir)
-    measured = results.measured(folder)
+    measured = results.by_row(results.read_runs(folder))
     if len(measured):
         study.check_same(measured.iloc[0], folder)
     for table, row, size in measured[["table", "row", "size"]].drop_duplicates().itertuples(index=False):

@@ -98,7 +98,7 @@ def place(table: str, row: str) -> tuple[int, int]:
 
 
 def networks(means: pd.DataFrame) -> pd.DataFrame:
-    """Single networks tested in one view, each once: rows with the same runs and size are one network.
+    """Single networks tested in one view, each once: rows with runs of one name and size are one network.
 
     Args:
         means: of `averaged`.
@@ -111,9 +111,10 @@ def networks(means: pd.DataFrame) -> pd.DataFrame:
     single = means[(means.clips * means.crops == 1) & ~ensemble]
     single = single.reset_index().astype({"gflops": float, "top1": float, "std": float})
     single["name"] = single.table + " " + single.row
-    of_network = single.groupby(["runs", "size"], sort=False)
+    single["run"] = single.runs.str[0].str.rsplit("/", n=1).str[0]
+    of_network = single.groupby(["run", "size"], sort=False)
     single["also"] = of_network["name"].transform(lambda names: ", ".join(names.iloc[1:]))
-    return single.drop_duplicates(["runs", "size"]).reset_index(drop=True)
+    return single.drop_duplicates(["run", "size"]).drop(columns="run").reset_index(drop=True)
 
 
 def conditions(measured: pd.DataFrame) -> pd.DataFrame:

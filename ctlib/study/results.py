@@ -41,6 +41,8 @@ seed top1 top5 videos gflops params train_seconds epochs size clips crops views 
 def measured(tables_dir: str | Path, tables: Sequence[str] = TABLES, chosen: Sequence[str] = ()) -> pd.DataFrame:
     """What was measured: one row per table, row and seed, in the paper's order; custom rows last.
 
+    A block that one row of a table has alone is left out, where others have several: it compares nothing.
+
     Args:
         tables_dir: the folder of the tables; empty or absent: nothing was measured.
         tables: which.
@@ -54,8 +56,9 @@ def measured(tables_dir: str | Path, tables: Sequence[str] = TABLES, chosen: Seq
         `micro_batch`, `scale`, `overrides`, `hardware` and `commit`. `attrs["tables_dir"]` is the folder.
     """
     everything = by_row(read_runs(Path(tables_dir)))
-    wanted = everything.table.isin(tables) & (everything.row.isin(chosen) | (not chosen))
-    found = everything[wanted].reset_index(drop=True)
+    wanted = everything[everything.table.isin(tables) & (everything.row.isin(chosen) | (not chosen))]
+    rows = wanted.groupby(["table", "seed"]).row.transform("nunique")
+    found = wanted[(rows > 1) | (rows.groupby(wanted.table).transform("max") == 1)].reset_index(drop=True)
     found.attrs["tables_dir"] = str(tables_dir)
     return found
 
@@ -67,7 +70,7 @@ def missing(tables_dir: str | Path, scale: str, seeds: Sequence[int], tables: Se
         ValueError: an unknown table or scale.
     """
     names = ["table", "row", "seed"]
-    existing = set(measured(tables_dir, tables)[names].itertuples(index=False, name=None))
+    existing = set(by_row(read_runs(Path(tables_dir)))[names].itertuples(index=False, name=None))
     asked = [(table, row, seed) for table in tables for row in Study(scale).rows(table) for seed in seeds]
     return pd.DataFrame([one for one in asked if one not in existing], columns=names)
 

@@ -148,19 +148,21 @@ def test_before_the_first_look_nothing_is_decided():
     assert (found["look"] == 0).all() and not comparisons.is_decided(found).any()
     assert comparisons.counts(found).loc["2b", ["decided", "before the first look"]].tolist() == [0, 4]
     assert "agrees (before the first look)" in comparisons.comparison_table(found).result.tolist()
-    late = measured.assign(seed=measured.seed + 20)  # blocks of no look
-    assert (comparisons.pairs(pd.concat([late, late.assign(seed=40)[:0]]), ["2b"])["look"] == 0).all()
 
 
-def test_a_look_waits_for_all_blocks_of_the_rows_that_it_tests():
+def test_a_look_takes_the_first_blocks_that_have_every_row():
     accuracies = around({"1D": 50, "2D": 80, "3D": 50, "4D": 50}, blocks=7)
     found = comparisons.pairs(lines(accuracies), ["2b"])
     assert (found["look"] == 5).all() and (found.blocks == 5).all()  # the next look is at 10
     first = comparisons.pairs(lines({row: top1[:5] for row, top1 in accuracies.items()}), ["2b"])
     pd.testing.assert_frame_equal(found, first)
     accuracies["4D"][2] = None
-    lacking = comparisons.pairs(lines(accuracies), ["2b"])
-    assert (lacking["look"] == 0).all() and lacking.blocks.tolist() == [7, 7, 6, 6]
+    lacking = comparisons.pairs(lines(accuracies), ["2b"])  # of seeds 0, 1, 3, 4 and 5
+    others = {row: [top1[seed] for seed in (0, 1, 3, 4, 5)] for row, top1 in accuracies.items()}
+    pd.testing.assert_frame_equal(lacking, comparisons.pairs(lines(others), ["2b"]))
+    accuracies["4D"][3] = accuracies["1D"][6] = None
+    waiting = comparisons.pairs(lines(accuracies), ["2b"])
+    assert (waiting["look"] == 0).all() and waiting.blocks.tolist() == [6, 6, 5, 5]
 
 
 def test_a_look_waits_for_every_row_of_the_table_and_holm_s_correction_counts_them_all():
@@ -203,6 +205,10 @@ def test_the_first_decision_stands_and_what_is_decided_may_stop():
     accuracies["2D"][6] = 20.0  # begun for another table
     pd.testing.assert_frame_equal(comparisons.pairs(lines(accuracies), ["2b"]), stopped)
     accuracies["2D"][6] = None
+    shifted = {row: [None, *top1] for row, top1 in accuracies.items()}
+    shifted["3D"][0] = shifted["1D"][0] = 0.0  # an earlier block, which the first look could not take
+    later = comparisons.pairs(lines(shifted), ["2b"])
+    assert one(later, "2D", "1D") == both[0] and one(later, "3D", "1D").look == 10
     # Two rows with ten blocks, one with five: the model of all of them
     model = ols("top1 ~ C(row) + C(seed)", lines(accuracies)).fit()
     assert one(stopped, "3D", "1D").p == pytest.approx(float(model.t_test("C(row)[T.3D] = 0").pvalue))

@@ -66,6 +66,9 @@ def test_networks_are_rows_of_one_network_and_view_once_each():
     measured.loc[measured.row == "CT-Net 8", "run"] = measured.run[measured.row == "2D"].to_numpy()
     found = measurements.networks(measurements.averaged(measured)).set_index("name")
     assert found.also["2b 2D"] == "6 CT-Net 8" and "6 CT-Net 8" not in found.index
+    fewer = measured[(measured.table == "6") | (measured.seed == 0)]  # of the network's two runs, Table 2b has one
+    fewer = measurements.networks(measurements.averaged(fewer)).set_index("name")
+    assert fewer.also["2b 2D"] == "6 CT-Net 8" and fewer.seeds["2b 2D"] == 1 and "6 CT-Net 8" not in fewer.index
     assert found.index.tolist() == [f"2b {k}D" for k in (1, 2, 3, 4)] + [
         f"6 CT-Net {frames}" for frames in (12, 16, 24)
     ]

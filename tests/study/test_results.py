@@ -132,6 +132,21 @@ def test_the_tables_are_complete_without_the_run_folders(study):
     assert "key" not in found and found.counted.sum() == 90
 
 
+def test_a_block_that_one_row_has_alone_is_not_measured_but_recorded(study):
+    runs, tables = study
+    collect(runs, tables)
+    before = results.measured(tables)
+    write_run(runs, "plain", 2, [["2b", "2D"], ["2a", "CT-Module"]])
+    write_run(runs, "plain", 3, [["2b", "2D"]])
+    write_run(runs, "plain_1d", 3, [["2b", "1D"]])
+    assert collect(runs, tables) == 3
+    after = results.measured(tables).set_index(["table", "row"])
+    assert after.seed["2b", "2D"].tolist() == [0, 1, 3] and after.seed["2b", "1D"].tolist() == [0, 1, 3]
+    assert after.seed["2a", "CT-Module"].tolist() == [0, 1, 2]  # the only row of its table
+    assert results.measured(tables, ["2b"], ["2D"]).seed.tolist() == [0, 1, 2, 3]  # the only one asked for
+    assert len(results.by_row(results.read_runs(tables))) == len(after) + 1 == len(before) + 4
+
+
 def test_a_run_that_was_trained_again_replaces_its_rows_and_outdated_ensembles(study):
     runs, tables = study
     collect(runs, tables)
