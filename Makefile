@@ -80,7 +80,7 @@ $(ONE_NOTEBOOK): %: .venv/installed
 
 .PHONY: ablations
 ablations: OUT = results/runs
-ablations: .venv/installed  ## do the next runs of the study's plan, two at a time (an estimated 3 hours per seed; SEEDS="0 1" chooses); runs go to results/runs
+ablations: .venv/installed  ## do the next runs of the study's plan, two at a time (about 3.5 hours per seed; SEEDS="0 1" chooses); runs go to results/runs
 	@$(KEEP_MEMORY) $(BIN)/python -m ctlib ablations $(OUT) $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: teach html
