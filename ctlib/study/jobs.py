@@ -194,20 +194,42 @@ def next_runs(study: Study, out_dir: str | Path, tables: Sequence[str] = TABLES)
     """The unfinished runs up to the plan's next look (`comparisons.LOOKS`), in order of blocks.
 
     Every network runs to the first look, and after that those that are `undecided`. Where all that is left to a look
-    waits for another kind of hardware, the runs to the one after it are added. Empty: the plan is at its end.
+    waits for another kind of hardware, the runs to the one after it are added. What a table's first look went without
+    is left out: completed later, it would change that look. Empty: the plan is at its end.
 
     Raises:
         ValueError: as `recorded` and `comparisons.pairs`.
     """
     measured = recorded(study, out_dir)
     names, left = undecided(study, comparisons.pairs(measured, tables, study.scale)), []
+    passed_over = _passed_over(study, measured)
     for look in comparisons.LOOKS:
         wanted = jobs(study, tables, seeds=range(look))
         wanted = [job for job in wanted if look == comparisons.LOOKS[0] or job.config.name in names]
         left = [job for job in wanted if not is_finished(job, out_dir, measured)]
+        left = [job for job in left if not _lacks(job, measured) <= passed_over]
         if {job.config.seed for job in left} - begun_elsewhere(left, out_dir, measured).keys():
             break
     return left
+
+
+def _passed_over(study: Study, measured: pd.DataFrame) -> set[tuple[str, int]]:
+    """The tables and seeds of incomplete blocks before the last one that the table's first look took."""
+    passed_over = set()
+    for table, of_table in measured.groupby("table"):
+        blocks = comparisons.accuracies(of_table).reindex(columns=list(study.rows(table))).dropna()
+        taken = blocks.index[: comparisons.LOOKS[0]]
+        if len(taken) == comparisons.LOOKS[0]:
+            passed_over |= {(table, seed) for seed in set(range(taken[-1])) - set(taken)}
+    return passed_over
+
+
+def _lacks(job: Job, measured: pd.DataFrame) -> set[tuple[str, int]]:
+    """The tables that lack a row of a run, each with its seed."""
+    seed = job.config.seed
+    existing = measured[measured.seed == seed]
+    rows = set(job.config.rows) - set(zip(existing.table, existing.row, strict=True))
+    return {(table, seed) for table, _ in rows}
 
 
 def kind(name: str) -> str:

@@ -304,6 +304,22 @@ def test_where_a_look_waits_for_another_kind_of_hardware_the_next_one_s_runs_are
     assert {job.config.seed for job in jobs.next_runs(Study(), tmp_path, ["2b"])} == set(range(10))
 
 
+def test_what_a_first_look_went_without_is_not_run_later(tmp_path, on_epyc):
+    (plain,) = (job for job in jobs.jobs(Study(), ["2b"]) if job.config.name == "ctnet_plain" and not job.config.seed)
+    elsewhere = [lines({row: [50.0] * 10}, table) for table, row in plain.config.rows if table != "2b"]
+
+    def left(accuracies):
+        write_tables(tmp_path, pd.concat([lines(accuracies), *elsewhere]))
+        return {(job.config.name, job.config.seed) for job in jobs.next_runs(Study(), tmp_path, ["2b"])}
+
+    accuracies = around({"1D": 50, "2D": 50.3, "3D": 80, "4D": 20}, blocks=7)
+    accuracies["1D"][2] = accuracies["4D"][6] = None  # so the look takes seeds 0, 1, 3, 4 and 5
+    undecided = {"ctnet_plain_1d", "ctnet_plain"}
+    assert left(accuracies) == {(name, seed) for name in undecided for seed in (7, 8, 9)}
+    accuracies["4D"][5] = None  # four complete blocks are no look
+    assert left(accuracies) == {("ctnet_plain_1d", 2)}
+
+
 def test_tables_of_another_study_are_refused(tmp_path):
     write_tables(tmp_path, lines({"1D": [50.0]}))
     with pytest.raises(ValueError, match="holds another study .scale 'laptop', and 'gpu' was asked for"):
