@@ -5,8 +5,9 @@ SEEDS  ?=
 
 BIN := .venv/bin
 # Let glibc keep the memory of large tensors between steps: a CPU step of the quickstart's CT-Net took 12 to 16 % less
-# time in three pairs of runs (2 cores; no record kept). Other C libraries ignore these variables.
-KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
+# time in three pairs of runs (2 cores; no record kept). Huge pages for it took 3 to 18 % more off a step of the study's
+# CT-Net in four pairs (2 cores, two at a time; no record kept). Other C libraries ignore these variables.
+KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 # Print only what the notebook prints; a failed notebook still shows its error.
 RUN := $(KEEP_MEMORY) $(BIN)/papermill --kernel python3 --no-progress-bar --log-level ERROR --stdout-file -
 PAGE := $(BIN)/jupyter nbconvert --config docs/_nbconvert/config.py --log-level ERROR --to html
