@@ -160,13 +160,19 @@ def is_finished(job: Job, out_dir: str | Path, measured: pd.DataFrame) -> bool:
     Args:
         measured: of `recorded`.
     """
-    of_seed = measured[measured.seed == job.config.seed]
-    if set(job.config.rows) <= set(zip(of_seed.table, of_seed.row, strict=True)):
+    if not _lacks(job, measured):
         return True
     try:
         return state(job, out_dir) == "finished"
     except ValueError:
         return False
+
+
+def _lacks(job: Job, measured: pd.DataFrame) -> set[tuple[str, int]]:
+    """The tables that lack a row of a run, each with its seed."""
+    of_seed = measured[measured.seed == job.config.seed]
+    rows = set(job.config.rows) - set(zip(of_seed.table, of_seed.row, strict=True))
+    return {(table, job.config.seed) for table, _ in rows}
 
 
 # The plan: blocks, one after the other, and after each look only networks with an undecided comparison.
@@ -222,14 +228,6 @@ def _passed_over(study: Study, measured: pd.DataFrame) -> set[tuple[str, int]]:
         if len(taken) == comparisons.LOOKS[0]:
             passed_over |= {(table, seed) for seed in set(range(taken[-1])) - set(taken)}
     return passed_over
-
-
-def _lacks(job: Job, measured: pd.DataFrame) -> set[tuple[str, int]]:
-    """The tables that lack a row of a run, each with its seed."""
-    seed = job.config.seed
-    existing = measured[measured.seed == seed]
-    rows = set(job.config.rows) - set(zip(existing.table, existing.row, strict=True))
-    return {(table, seed) for table, _ in rows}
 
 
 def kind(name: str) -> str:
