@@ -182,7 +182,7 @@ def test_compiled_by_inductor_gives_the_same_scores():
 
 
 @needs_onnx
-@pytest.mark.parametrize("parts", [{}, {"excitation": "se", "dims": 3}])
+@pytest.mark.parametrize("parts", [{}, pytest.param({"excitation": "se", "dims": 3}, marks=pytest.mark.slow)])
 def test_an_exported_network_agrees_at_any_batch(tmp_path, parts):
     import onnxruntime
 

@@ -267,7 +267,7 @@ def decomposed(network, clips):
 
 NETWORKS = ["ctnet", "tsn", "inception"]
 WAYS = [*((name, way) for name in NETWORKS for way in (compiled, exported)), ("ctnet", decomposed)]
-LONGER = [("inception", compiled), ("ctnet", compiled)]
+LONGER = [("inception", compiled), ("ctnet", compiled), ("ctnet", decomposed)]
 
 
 @pytest.mark.parametrize(
@@ -288,6 +288,7 @@ def test_a_compiled_network_takes_another_number_of_frames():
             torch.testing.assert_close(fast(some), network(some), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exported_with_any_number_of_clips_frames_and_pixels():
     network = small("ctnet").eval()
     dim = torch.export.Dim
@@ -342,7 +343,9 @@ def test_a_layout_is_no_part_of_a_state_dict_or_of_a_cost(tmp_path):
     assert torch.equal(other(CLIPS), network(CLIPS))
 
 
-@pytest.mark.parametrize("name", ["ctnet_quickstart", "tsn_quickstart", "ctnet_inception_v3"])
+@pytest.mark.parametrize(
+    "name", ["ctnet_quickstart", "tsn_quickstart", pytest.param("ctnet_inception_v3", marks=pytest.mark.slow)]
+)
 def test_recomputing_blocks_trains_the_same_to_the_bit(name):
     """Batch norms follow a batch once: their running statistics and their count of batches are compared too."""
     network = double(name, dropout=0.5)

@@ -2,6 +2,7 @@
 
 import ast
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import papermill
@@ -13,7 +14,7 @@ from ctlib.config import ModelConfig
 from ctlib.data import shapes
 from ctlib.display.parameters import ParameterError
 from ctlib.models import build_model
-from ctlib.study import systems
+from ctlib.study import systems, tradeoff
 from ctlib.training import records
 from tests import ROOT
 from tests.notebooks import execute, processes, run_here
@@ -64,7 +65,7 @@ def test_quickstart_shows_what_the_records_say(run, trained):
     assert figures == {f"{name}.png" for name in names}
 
 
-def test_runs_on_any_data_set_are_shown_and_drawn_against_their_cost(arrow_root, tmp_path):
+def test_runs_on_any_data_set_are_shown_and_drawn_against_their_cost(arrow_root, tmp_path, monkeypatch):
     runs, out = tmp_path / "runs", tmp_path / "out"
     given = {"data": "list", "root": str(arrow_root), "epochs": 1, "out_dir": str(runs)}
     few = f"{SMALL} recipe.warmup=0 model.weights=null"
@@ -73,6 +74,7 @@ def test_runs_on_any_data_set_are_shown_and_drawn_against_their_cost(arrow_root,
     assert "right in the last epoch: train longer, with recipe.epochs=120;" in text
     shown = run_here("quickstart", runs_dir=str(runs))
     assert "mine: top-1" in shown.text and "right pair" not in shown.html[0]
+    monkeypatch.setattr(tradeoff, "published_tradeoff", lambda *_: plt.figure())  # test_report.py draws them
     shown = run_here("accuracy_vs_gflops", runs_dir=str(runs), seconds=0.01, device="cpu", out_dir=str(out))
     assert "measured: milliseconds: mine" in shown.text and (out / "figures" / "measured.png").is_file()
     assert "mine" in shown.html[-1]

@@ -40,7 +40,7 @@ def products(build, frames, size):
 @pytest.mark.parametrize(
     ("name", "gflops", "params"),
     [
-        ("nl_i3d_r101", 359.11, 54.394),  # published: 359, 54.3
+        pytest.param("nl_i3d_r101", 359.11, 54.394, marks=pytest.mark.slow),  # published: 359, 54.3
         ("nl_i3d_r50", 281.53, 35.402),  # 282, 35.3
         ("i3d_r50", 173.09, 28.043),  # parameters: 28.0
     ],

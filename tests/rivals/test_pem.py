@@ -21,9 +21,9 @@ def random_clips(*shape):
     ("classes", "frames", "size", "gflops", "params"),
     [
         (174, 8, 224, 33.04, 26.905),  # published GFLOPs: 33
-        (174, 16, 224, 66.07, 26.905),  # 66
+        pytest.param(174, 16, 224, 66.07, 26.905, marks=pytest.mark.slow),  # 66
         (174, 8, 256, 43.14, 26.905),  # 259 of six views
-        (400, 16, 256, 86.29, 27.369),  # 86
+        pytest.param(400, 16, 256, 86.29, 27.369, marks=pytest.mark.slow),  # 86
     ],
 )
 def test_costs_are_those_that_were_published(classes, frames, size, gflops, params):

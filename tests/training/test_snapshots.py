@@ -277,7 +277,7 @@ def train_on_a_disk_that_fills(config, folder, bytes_left, messages):
         messages.put(str(error))
 
 
-@pytest.mark.parametrize("bytes_left", [0, 200_000])
+@pytest.mark.parametrize("bytes_left", [0, pytest.param(200_000, marks=pytest.mark.slow)])
 def test_a_full_disk_ends_in_an_error_and_leaves_the_last_snapshot_whole(config, whole, tmp_path, bytes_left):
     messages = SERVER.SimpleQueue()
     process = child(train_on_a_disk_that_fills, config, tmp_path / "run", bytes_left, messages)
@@ -307,7 +307,7 @@ def load_with_workers_told_to_stop(samples, start, answers):
         answers.put(repr(error))
 
 
-@pytest.mark.parametrize("start", ["fork", "forkserver"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_a_notice_does_not_end_workers_that_are_just_starting(config, start):
     answers = SERVER.SimpleQueue()
     process = child(load_with_workers_told_to_stop, load_samples("arrow", config.data.root, "val"), start, answers)

@@ -511,7 +511,7 @@ def test_clips_that_travel_as_bytes_train_and_test_as_others(plain, tmp_path, mo
     [
         {"channels_last": False},
         {"recompute": True},
-        {"compile": "eager"},
+        pytest.param({"compile": "eager"}, marks=pytest.mark.slow),
         pytest.param({"compile": "eager", "recompute": True}, marks=pytest.mark.slow),
         pytest.param({"threads": 2}, marks=pytest.mark.slow),  # threads wait for each other where cores are busy
     ],
